@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# `make run`: from whatever is here to registered models and a summary. Environment and PATH come from the Makefile.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if ! git rev-parse --git-dir >/dev/null 2>&1; then
+    echo "make run: this folder is no git repository, and DVC versions data beside git. Clone the project, or run" >&2
+    echo "  git init && git add -A && git commit -m 'Start'" >&2
+    exit 2
+fi
+if [ ! -e data ]; then
+    if [ -e data.dvc ] && dvc pull --quiet data.dvc 2>/dev/null; then
+        echo "data/ was pulled from the DVC remote"
+    else
+        clipbert sample-data
+    fi
+fi
+started=$(date +%s)
+dvc repro
+echo "dvc repro took $(($(date +%s) - started)) s"
+clipbert summary
