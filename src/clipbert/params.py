@@ -1,0 +1,284 @@
+"""params.yaml, typed: every knob of every stage, with its default, its range and its meaning."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from clipbert.errors import ClipBertError
+
+TASKS = ("retrieval", "open_qa")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: unknown keys and silent conversions are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class IngestParams(Section):
+    """How `data/` is probed."""
+
+    timeout_s: Seconds = Field(20.0, description="one file's probe is killed after this many seconds")
+    max_quarantined_fraction: Fraction = Field(0.05, description="more unreadable files than this fail the stage")
+    workers: int | None = Field(None, ge=1, description="probing processes; null: one per core")
+
+
+class ValidateParams(Section):
+    """The gate between the manifest and everything after it."""
+
+    max_text_chars: int = Field(2000, ge=1, description="a longer caption or question is an error in the data")
+    min_videos_per_split: int = Field(1, ge=0, description="fewer media in train, val or test fail the gate")
+
+
+class FramesParams(Section):
+    """The sampled-frame cache: candidate frames, from which training and evaluation draw their clips."""
+
+    fps: float = Field(2.0, gt=0, le=240, description="candidate frames for each second of video")
+    size: int = Field(112, ge=8, le=4096, description="pixels of the short side; smaller videos are not enlarged")
+    quality: int = Field(90, ge=1, le=100, description="JPEG quality")
+    shard_mb: float = Field(64.0, gt=0, le=16384, description="a shard is closed at about this size")
+    max_frames: int = Field(64, ge=1, description="candidates of one video at most, spread over its duration")
+    timeout_s: Seconds = Field(60.0, description="decoding one file is killed after this many seconds")
+
+
+class ModelParams(Section):
+    """A preset, and what to change in it; null keeps the preset's value."""
+
+    preset: Literal["tiny", "base"] = Field("tiny", description="tiny: CPU minutes; base: the paper's model")
+    image_size: int | None = Field(None, ge=32, le=2048, description="pixels of the square the model sees")
+    clips: int | None = Field(None, ge=1, le=64, description="clips of a video in one training step")
+    frames_per_clip: int | None = Field(None, ge=1, le=64, description="frames of a clip, averaged by the model")
+    score_aggregation: Literal["lse", "mean", "max"] | None = Field(None, description="how clips' scores are fused")
+    hidden_size: int | None = Field(None, ge=16, le=4096)
+    num_hidden_layers: int | None = Field(None, ge=1, le=64)
+    num_attention_heads: int | None = Field(None, ge=1, le=64)
+    max_text_length: int | None = Field(None, ge=4, le=512, description="tokens; longer texts are cut")
+    vocab_size: int = Field(8192, ge=64, description="of the WordPiece vocabulary learned from the training texts")
+
+    def overrides(self) -> dict[str, Any]:
+        """The fields that replace the preset's values."""
+        chosen = self.model_dump(exclude={"preset", "vocab_size"}, exclude_none=True)
+        if "hidden_size" in chosen:
+            chosen["intermediate_size"] = 4 * chosen["hidden_size"]
+        return chosen
+
+
+class TrainParams(Section):
+    """The optimisation, the same for every task."""
+
+    batch_size: int = Field(32, ge=1, description="videos (retrieval) or questions (QA) in a step")
+    lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of the transformer and heads")
+    vision_lr: float | None = Field(None, gt=0, le=1, description="of the convolutions; null: the same as lr")
+    weight_decay: float = Field(0.05, ge=0, le=1, description="of matrices; biases and norms have none")
+    warmup_fraction: Fraction = Field(0.1, description="share of the steps in which the learning rate rises")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; the weights stay fp32")
+    checkpoint_every_steps: int = Field(100, ge=1, description="besides one at the end of each epoch")
+    workers: int = Field(0, ge=0, le=256, description="loader processes; 0 loads in the training process")
+
+
+class RetrievalParams(Section):
+    """Text-to-video retrieval."""
+
+    epochs: int = Field(20, ge=1)
+    negatives: int = Field(1, ge=1, le=64, description="unmatched texts for each video in a step")
+    hard_negatives: Fraction = Field(0.5, description="share of them drawn by likeness, the rest at random")
+    contrastive_weight: float = Field(1.0, ge=0, description="of the in-batch contrastive term; 0 leaves it out")
+
+
+class OpenQAParams(Section):
+    """Open-ended question answering over a vocabulary of answers."""
+
+    epochs: int = Field(12, ge=1)
+    questions_per_video: int = Field(4, ge=1, le=64, description="of a video drawn for one step")
+    caption_weight: float = Field(
+        1.0, ge=0, description="of the contrastive term, if all training videos have captions"
+    )
+    max_answers: int = Field(1500, ge=2, description="the most frequent training answers are the classes")
+
+
+class TasksParams(Section):
+    """What belongs to one task alone."""
+
+    retrieval: RetrievalParams = RetrievalParams()
+    open_qa: OpenQAParams = OpenQAParams()
+
+
+class EvaluateParams(Section):
+    """How a trained model is measured."""
+
+    clips: int = Field(4, ge=1, le=64, description="uniform clips of a video")
+    batch_size: int = Field(256, ge=1, description="text-video pairs in one forward pass")
+
+
+class ReleaseParams(Section):
+    """The promotion gate: a paired bootstrap over the test items."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the interval whose lower end must exceed min_gain")
+    min_gain: float = Field(0.0, ge=0, le=1, description="improvement of the mean item score that counts as better")
+    bootstrap_samples: int = Field(10_000, ge=100)
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: int = Field(0, ge=0, lt=2**32)
+    ingest: IngestParams = IngestParams()
+    validate_: ValidateParams = Field(ValidateParams(), alias="validate")
+    frames: FramesParams = FramesParams()
+    model: ModelParams = ModelParams()
+    train: TrainParams = TrainParams()
+    tasks: TasksParams = TasksParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    release: ReleaseParams = ReleaseParams()
+
+    @model_validator(mode="after")
+    def _frames_large_enough(self) -> "Params":
+        if self.frames.size < self.image_size:
+            raise ValueError(
+                f"frames.size = {self.frames.size} is smaller than the model's image_size = {self.image_size}: "
+                f"cached frames would be enlarged; set frames.size to {self.image_size} or more"
+            )
+        return self
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of the square the model sees."""
+        return self.model.image_size or {"tiny": 96, "base": 448}[self.model.preset]
+
+    def flat(self) -> dict[str, Any]:
+        """{"train.lr": 0.001, ...}: every leaf under its dotted path."""
+        return dict(_leaves(self.model_dump(by_alias=True), ""))
+
+
+def load_params(path: Path = Path("params.yaml"), overrides: list[str] | None = None) -> Params:
+    """Read a parameter file and apply `key=value` overrides (`--set`), the values written as in YAML.
+
+    Raises:
+        ClipBertError: a missing or unreadable file, an unknown key, a wrong type, a value out of range; each with
+            its path, its value and what is allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ClipBertError(
+            f"{path}: no such parameter file. Run the command in the project's folder, or name the file with --params."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClipBertError(f"{path}: cannot be read ({error}); expected a UTF-8 YAML file.") from error
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ClipBertError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ClipBertError(f"{path}: expected sections such as `train:`, found {type(values).__name__}.")
+    for override in overrides or []:
+        _apply(values, override)
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_describe(problem)}" for problem in error.errors())
+        raise ClipBertError(f"{path}: {error.error_count()} wrong parameter(s):\n{problems}") from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ClipBertError(f"--set {override}: expected KEY=VALUE, for example --set train.lr=0.001")
+    *sections, name = key.strip().split(".")
+    place = values
+    for section in sections:
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ClipBertError(f"--set {override}: {section} is a value, not a section.")
+        place = inner
+    place[name] = yaml.safe_load(text)
+
+
+def _leaves(value: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, inner in value.items():
+        path = f"{prefix}{key}"
+        found += _leaves(inner, f"{path}.") if isinstance(inner, dict) else [(path, inner)]
+    return found
+
+
+def _field(section: type[BaseModel], name: int | str) -> FieldInfo | None:
+    return next((f for key, f in section.model_fields.items() if (f.alias or key) == name), None)
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The pydantic class that holds the keys of `location`'s parent."""
+    section: type[BaseModel] = Params
+    for key in location:
+        field = _field(section, key)
+        annotation = field.annotation if field is not None else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        section = annotation
+    return section
+
+
+def _describe(problem: ErrorDetails) -> str:
+    location, value = problem["loc"], problem["input"]
+    path = ".".join(str(part) for part in location)
+    if not location:
+        return problem["msg"].removeprefix("Value error, ")
+    section = _section_at(location[:-1])
+    if problem["type"] == "extra_forbidden":
+        known = [field.alias or name for name, field in section.model_fields.items()]
+        parent = ".".join(str(part) for part in location[:-1])
+        nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        everywhere = [key for key, _ in _leaves(Params().model_dump(by_alias=True), "")]
+        elsewhere = [key for key in everywhere if key.rsplit(".", 1)[-1] == str(location[-1])]
+        hint = f"did you mean {parent}{'.' if parent else ''}{nearest[0]}? " if nearest else ""
+        if not nearest and elsewhere:
+            hint = f"did you mean {elsewhere[0]}? "
+        return f"{path}: unknown parameter; {hint}Known here: {', '.join(known)}."
+    field = _field(section, location[-1])
+    what = f" ({field.description})" if field is not None and field.description else ""
+    message = problem["msg"].removeprefix("Input should be ")
+    if isinstance(value, str) and problem["type"].startswith("float") and _is_number(value):
+        message += f"; YAML reads {value} as text, write {float(value)!r}"
+    return f"{path} = {value!r}: expected {message}{what}."
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_task(task: str) -> str:
+    """`task` itself when there is such a task.
+
+    Raises:
+        ClipBertError: otherwise, with the tasks there are.
+    """
+    if task not in TASKS:
+        nearest = difflib.get_close_matches(task, TASKS, n=1)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        raise ClipBertError(f"{task}: no such task; expected one of {', '.join(TASKS)}.{hint}")
+    return task
+
+
+def explain(params: Params) -> list[tuple[str, Any, str]]:
+    """(dotted path, value, meaning with its range) of every parameter."""
+    rows = []
+    for key, value in params.flat().items():
+        *sections, name = key.split(".")
+        field = _field(_section_at((*sections, "")), name)
+        limits = [str(limit) for limit in field.metadata] if field is not None else []
+        meaning = (field.description or "") if field is not None else ""
+        rows.append((key, value, meaning + (f" [{', '.join(limits)}]" if limits else "")))
+    return rows
