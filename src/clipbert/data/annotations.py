@@ -1,0 +1,253 @@
+"""The canonical annotation files below data/: one JSON object a line, checked key by key."""
+
+import difflib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from clipbert.data.manifest import SPLITS
+from clipbert.errors import ClipBertError
+
+MAX_ERRORS = 10
+MAX_LINE_BYTES = 16 * 2**20
+SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One line of an annotation file, normalised: a row of the texts table and the place it came from."""
+
+    id: str
+    kind: str
+    media: str
+    text: str
+    split: str
+    file: Path
+    line: int
+    answer: str | None = None
+    options: list[str] | None = None
+    answer_index: int | None = None
+    answer_type: str | None = None
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """What one annotation file holds: the kind of its texts, the key of the text, the other keys."""
+
+    name: str
+    kind: str
+    text_key: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+FILES = (
+    AnnotationFile("captions.jsonl", "caption", "text", ("id", "media", "text", "split")),
+    AnnotationFile(
+        "open_qa.jsonl", "open_qa", "question", ("id", "media", "question", "answer", "split"), ("answer_type",)
+    ),
+    AnnotationFile(
+        "multiple_choice.jsonl",
+        "multiple_choice",
+        "question",
+        ("id", "media", "question", "options", "answer", "split"),
+    ),
+)
+
+
+class LineError(Exception):
+    """What is wrong with one line."""
+
+
+class ErrorList:
+    """Collects line errors so that a user mends them in one go; gives up after ten."""
+
+    def __init__(self) -> None:
+        self._messages: list[str] = []
+
+    def add(self, message: str) -> None:
+        """Keep a message.
+
+        Raises:
+            ClipBertError: it is the tenth.
+        """
+        self._messages.append(message)
+        if len(self._messages) >= MAX_ERRORS:
+            self._fail(f"{MAX_ERRORS} wrong annotation lines (there may be more):")
+
+    def raise_any(self) -> None:
+        """Raise a ClipBertError that lists the messages, if there are any."""
+        if self._messages:
+            count = len(self._messages)
+            self._fail(f"{count} wrong annotation line{'s' if count > 1 else ''}:")
+
+    def _fail(self, title: str) -> None:
+        lines = "\n".join(f"  {message}" for message in self._messages)
+        raise ClipBertError(f"{title}\n{lines}\nMend them and run the command again; nothing was written.")
+
+
+def annotation_files(data: Path) -> list[tuple[AnnotationFile, Path]]:
+    """The annotation files there are, in a fixed order.
+
+    Raises:
+        ClipBertError: there is none.
+    """
+    found = [(file, data / file.name) for file in FILES if (data / file.name).is_file()]
+    if not found:
+        names = ", ".join(file.name for file in FILES)
+        others = sorted(path.name for path in data.iterdir() if path.suffix in {".json", ".jsonl", ".csv", ".txt"})
+        hint = f" There is {', '.join(others[:5])}: rename or convert it." if others else ""
+        raise ClipBertError(f"{data}: no annotation file; expected at least one of {names}.{hint}")
+    return found
+
+
+def stream_texts(data: Path, on_error: Callable[[str], None]) -> Iterator[Text]:
+    """Stream every valid text of every annotation file.
+
+    Args:
+        on_error: called with "FILE:LINE: what is wrong" for a line that is left out; it may raise.
+
+    Raises:
+        ClipBertError: there is no annotation file, or one cannot be opened.
+    """
+    for file, path in annotation_files(data):
+        first_lines: dict[str, int] = {}
+        for number, raw in _lines(path):
+            try:
+                text = _parse(raw, file, path, number)
+                if text is None:
+                    continue
+                first = first_lines.setdefault(text.id, number)
+                if first != number:
+                    raise LineError(f"id {_show(text.id)} was used before, on line {first}; ids are unique in a file")
+            except LineError as error:
+                on_error(f"{path}:{number}: {error}")
+                continue
+            yield text
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while raw := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                yield number, raw
+                while len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
+                    raw = file.readline(MAX_LINE_BYTES + 1)
+    except OSError as error:
+        raise ClipBertError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def _parse(raw: bytes, file: AnnotationFile, path: Path, number: int) -> Text | None:
+    if len(raw) > MAX_LINE_BYTES:
+        raise LineError(f"longer than {MAX_LINE_BYTES // 2**20} MiB; expected one JSON object a line")
+    try:
+        line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise LineError(
+            f"not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1}); save the file as UTF-8"
+        ) from None
+    if not line.strip():
+        return None
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise LineError(f"not valid JSON: {error.msg} at column {error.colno}") from None
+    except (RecursionError, ValueError) as error:
+        raise LineError(f"not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise LineError(f"expected a JSON object such as {{{', '.join(file.required)}}}, found {_name(value)}")
+    _check_keys(value, file)
+    return Text(
+        id=_string(value, "id"),
+        kind=file.kind,
+        media=_media(value),
+        text=_string(value, file.text_key),
+        split=_split(value),
+        file=path,
+        line=number,
+        **_answer(value, file.kind),
+    )
+
+
+def _check_keys(value: dict[str, Any], file: AnnotationFile) -> None:
+    known = (*file.required, *file.optional)
+    for key in value:
+        if key not in known:
+            absent = [name for name in known if name not in value]
+            nearest = difflib.get_close_matches(key, absent, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else "."
+            raise LineError(f"unknown key {_show(key)}{hint} Known: {', '.join(known)}.")
+    missing = [key for key in file.required if key not in value]
+    if missing:
+        raise LineError(f"missing {', '.join(missing)}; every line has {', '.join(file.required)}")
+
+
+def _string(value: dict[str, Any], key: str) -> str:
+    return _clean(value[key], key)
+
+
+def _clean(value: Any, name: str) -> str:
+    """A non-empty string with its white space collapsed."""
+    if not isinstance(value, str):
+        raise LineError(f"{name} is {_show(value)} ({_name(value)}); expected a string")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise LineError(f"{name} holds half of a surrogate pair; write the character itself") from None
+    cleaned = " ".join(value.split())
+    if not cleaned:
+        raise LineError(f"{name} is empty")
+    return cleaned
+
+
+def _media(value: dict[str, Any]) -> str:
+    """A path below data/, kept character for character but for doubled slashes and dots."""
+    _clean(value["media"], "media")
+    media: str = value["media"]
+    path = PurePosixPath(media)
+    if path.is_absolute() or PureWindowsPath(media).is_absolute():
+        raise LineError(f"media {_show(media)} is an absolute path; expected a path below data/, as videos/a.mp4")
+    if ".." in path.parts or ".." in PureWindowsPath(media).parts:
+        raise LineError(f"media {_show(media)} leads out of data/ with '..'; expected a path below data/")
+    return path.as_posix()
+
+
+def _split(value: dict[str, Any]) -> str:
+    split = value["split"]
+    if split not in SPLITS:
+        raise LineError(f"split is {_show(split)}; expected one of {', '.join(SPLITS)}")
+    return str(split)
+
+
+def _answer(value: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The fields of a Text that only questions have."""
+    if kind == "caption":
+        return {}
+    if kind == "open_qa":
+        answer_type = _string(value, "answer_type") if value.get("answer_type") is not None else None
+        return {"answer": _string(value, "answer"), "answer_type": answer_type}
+    options, index = value["options"], value["answer"]
+    if not isinstance(options, list):
+        raise LineError(f"options is {_show(options)} ({_name(options)}); expected a list of strings")
+    if len(options) < 2:
+        raise LineError(f"options has {len(options)} entries; expected at least 2")
+    cleaned = [_clean(option, f"options[{position}]") for position, option in enumerate(options)]
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise LineError(f"answer is {_show(index)} ({_name(index)}); expected the position of the right option, from 0")
+    if not 0 <= index < len(options):
+        raise LineError(f"answer is {index}, but there are {len(options)} options; expected 0 to {len(options) - 1}")
+    return {"options": cleaned, "answer_index": index}
+
+
+def _name(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _show(value: Any) -> str:
+    shown = json.dumps(value, ensure_ascii=True)
+    return shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 3]}..."

@@ -1,0 +1,54 @@
+"""Which decoder serves a video: decord where it is exact, PyAV where decord is known to return wrong frames."""
+
+from dataclasses import dataclass
+
+DECORD_CONTAINERS = frozenset({"mov", "matroska", "flv"})
+DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mjpeg"})
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The packets of a video stream, counted without decoding.
+
+    `hidden`: frames an edit list does not show. `untimed`: packets without a time stamp. `leading`: frames shown before
+    the key frame they follow in the file. `start_s`, `end_s`: the shown frames, in seconds; `whole_end_s`: the end of
+    the last stream of the file.
+    """
+
+    packets: int = 0
+    hidden: int = 0
+    untimed: int = 0
+    leading: int = 0
+    starts_on_key: bool = True
+    ends_corrupt: bool = False
+    start_s: float | None = None
+    end_s: float | None = None
+    whole_end_s: float | None = None
+
+
+def choose_decoder(container: str, codec: str, scan: Scan, mirrored: bool) -> tuple[str, str]:
+    """Which decoder is exact on such a file, and why: ("decord" or "pyav", reason).
+
+    decord gives random access at once, but counts and seeks by packets: where packets and shown frames differ it
+    returns wrong frames without an error. The rest is decoded in sequence by PyAV.
+
+    Args:
+        container: the demuxer's short name: mov (mp4 too), matroska (webm too), avi, ...
+        codec: h264, vp9, ...
+        mirrored: the display matrix flips the picture.
+    """
+    if container not in DECORD_CONTAINERS:
+        return "pyav", f"decord is not exact in {container}"
+    if codec not in DECORD_CODECS:
+        return "pyav", f"decord is not exact on {codec} or cannot open it"
+    if scan.untimed:
+        return "pyav", f"{scan.untimed} frames have no time stamp"
+    if scan.hidden:
+        return "pyav", f"an edit list hides {scan.hidden} frames that decord returns"
+    if not scan.starts_on_key:
+        return "pyav", "it starts between two key frames"
+    if scan.leading:
+        return "pyav", f"open groups of pictures: {scan.leading} frames are shown before their key frame"
+    if mirrored:
+        return "pyav", "it is stored mirrored, which decord ignores"
+    return "decord", f"{codec} in {container}, closed groups of pictures"

@@ -1,0 +1,131 @@
+"""The manifest: what every later stage knows about the data. Two parquet tables, their schemas, reading and writing."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipbert.errors import ClipBertError
+
+VIDEOS_FILE = "videos.parquet"
+TEXTS_FILE = "texts.parquet"
+QUARANTINE_FILE = "quarantine.jsonl"
+DROPPED_TEXTS_FILE = "dropped_texts.json"
+
+SPLITS = ("train", "val", "test")
+KINDS = ("caption", "open_qa", "multiple_choice")
+ROWS_PER_BATCH = 4096
+
+
+def _column(name: str, kind: pa.DataType, meaning: str, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"meaning": meaning})
+
+
+VIDEOS_SCHEMA = pa.schema(
+    [
+        _column("media", pa.string(), "path below data/, the key"),
+        _column("kind", pa.string(), "video or image; an image is a one-frame video"),
+        _column("split", pa.string(), "the split of its texts; null when no text names it", nullable=True),
+        _column("sha256", pa.string(), "of the file's bytes"),
+        _column("bytes", pa.int64(), "size of the file"),
+        _column("container", pa.string(), "mp4, webm, avi, ...; for an image its format"),
+        _column("codec", pa.string(), "h264, vp9, ...; for an image its format"),
+        _column("width", pa.int32(), "pixels, upright and with square pixels"),
+        _column("height", pa.int32(), "pixels, upright and with square pixels"),
+        _column("fps", pa.float64(), "frames a second, the mean when the rate varies"),
+        _column("duration_s", pa.float64(), "seconds shown"),
+        _column("num_frames", pa.int64(), "frames the container holds and shows", nullable=True),
+        _column("rotation", pa.int32(), "degrees counter-clockwise that turn the stored picture upright"),
+        _column("path_taken", pa.string(), "which decoder serves it: decord, pyav or pil"),
+        _column("path_reason", pa.string(), "why that decoder"),
+    ]
+)
+
+TEXTS_SCHEMA = pa.schema(
+    [
+        _column("id", pa.string(), "unique among the texts of its kind"),
+        _column("kind", pa.string(), "caption, open_qa or multiple_choice"),
+        _column("media", pa.string(), "a key of the videos table"),
+        _column("text", pa.string(), "the caption or the question"),
+        _column("answer", pa.string(), "open_qa: the answer", nullable=True),
+        _column("options", pa.list_(pa.string()), "multiple_choice: the options", nullable=True),
+        _column("answer_index", pa.int32(), "multiple_choice: the right option, from 0", nullable=True),
+        _column("answer_type", pa.string(), "open_qa: a label of the question", nullable=True),
+        _column("split", pa.string(), "train, val or test"),
+    ]
+)
+
+
+class TableWriter:
+    """Rows in, a parquet file out, a few thousand rows in memory at a time."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self._writer = writer
+        self._schema = schema
+        self._rows: list[Mapping[str, Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row whose keys are the schema's columns."""
+        self._rows.append(row)
+        if len(self._rows) >= ROWS_PER_BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows held back."""
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+
+@contextlib.contextmanager
+def write_table(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
+    """Open a parquet file for rows of `schema`; the caller provides the atomic folder it lies in."""
+    with pq.ParquetWriter(path, schema, compression="zstd") as parquet:
+        writer = TableWriter(parquet, schema)
+        yield writer
+        writer.flush()
+
+
+def read_videos(manifest_dir: Path) -> pd.DataFrame:
+    """The videos table, one row a usable media file, sorted by `media`.
+
+    `num_frames` is a nullable integer column; a missing `split` is NaN.
+
+    Raises:
+        ClipBertError: there is no manifest, it cannot be read, or another version of the program wrote it.
+    """
+    frame = _read(manifest_dir / VIDEOS_FILE, VIDEOS_SCHEMA)
+    return frame.astype({"num_frames": "Int64"})
+
+
+def read_texts(manifest_dir: Path) -> pd.DataFrame:
+    """The texts table, one row a caption or question, in the order of the annotation files.
+
+    `answer_index` is a nullable integer column; `options` holds lists or None.
+
+    Raises:
+        ClipBertError: there is no manifest, it cannot be read, or another version of the program wrote it.
+    """
+    frame = _read(manifest_dir / TEXTS_FILE, TEXTS_SCHEMA).astype({"answer_index": "Int32"})
+    options = [None if value is None else list(value) for value in frame["options"]]
+    frame["options"] = pd.Series(options, index=frame.index, dtype=object)
+    return frame
+
+
+def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
+    if not path.is_file():
+        raise ClipBertError(f"{path}: no such file. Make the manifest first: clipbert ingest")
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ClipBertError(f"{path}: cannot be read ({error}). Make the manifest again: clipbert ingest") from error
+    if not table.schema.equals(schema):
+        raise ClipBertError(
+            f"{path}: its columns are {', '.join(table.column_names)}; expected {', '.join(schema.names)}. "
+            "Another version wrote it; make the manifest again: clipbert ingest"
+        )
+    return table.to_pandas()

@@ -1,0 +1,81 @@
+"""Which frames are candidates, and which candidates make a clip (ClipBERT, section 3: sparse sampling): arithmetic.
+
+The cache holds `frames.fps` candidate frames for each second of a video. A clip is T consecutive candidates, a short
+span of the video; a step of training sees K clips at random places, evaluation K clips spread evenly.
+"""
+
+import math
+
+import numpy as np
+
+# containers round timestamps to milliseconds and decoders hold them as float32
+TIME_TOLERANCE_S = 1e-3
+
+
+def candidate_times(duration_s: float, fps: float, max_frames: int) -> np.ndarray:
+    """The moments of a video that are kept, (N,) float64 seconds from its start, 1 <= N <= max_frames.
+
+    (i + 1/2) / fps for as long as the video lasts; when those are too many, or none, the middles of equal parts of it.
+    """
+    number = max(1, math.ceil(duration_s * fps - 0.5))
+    spacing = 1 / fps
+    if number > max_frames or spacing / 2 > duration_s:
+        number = min(number, max_frames)
+        spacing = duration_s / number
+    return (np.arange(number) + 0.5) * spacing
+
+
+def shown_at(starts: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """The index of the frame on screen at each of `times`: the last that starts by then; (N,) int64.
+
+    Args:
+        starts: (frames,) ascending seconds; before the first of them the first frame counts as shown.
+        times: (N,) seconds.
+    """
+    return np.maximum(np.searchsorted(starts, times + TIME_TOLERANCE_S, side="right") - 1, 0).astype(np.int64)
+
+
+def random_clips(num_frames: int, clips: int, frames_per_clip: int, generator: np.random.Generator) -> np.ndarray:
+    """K random clips of T consecutive frames, (K, T) int64 indices below `num_frames`, in time order.
+
+    The clips do not overlap when the video has room for that (num_frames >= K * T), and every such placement is
+    equally likely; in a shorter video they are drawn independently, and one shorter than a clip repeats frames.
+
+    Raises:
+        ValueError: an argument is below 1.
+    """
+    _check(num_frames, clips, frames_per_clip)
+    if num_frames >= clips * frames_per_clip:
+        # choosing K of the places left when each clip is shrunk to one frame, then growing them back
+        shrunk = generator.choice(num_frames - clips * (frames_per_clip - 1), size=clips, replace=False, shuffle=False)
+        starts = np.sort(shrunk) + np.arange(clips) * (frames_per_clip - 1)
+    else:
+        starts = np.sort(generator.integers(0, max(num_frames - frames_per_clip, 0) + 1, size=clips))
+    return _clips_at(starts, num_frames, frames_per_clip)
+
+
+def uniform_clips(num_frames: int, clips: int, frames_per_clip: int) -> np.ndarray:
+    """K clips of T consecutive frames, one centred in each of K equal parts of the video; (K, T) int64, in time order.
+
+    Always the same for the same arguments. A short video's clips overlap, and one shorter than a clip repeats frames.
+
+    Raises:
+        ValueError: an argument is below 1.
+    """
+    _check(num_frames, clips, frames_per_clip)
+    # centre (k + 1/2) N / K less half a clip, in exact integers
+    starts = ((2 * np.arange(clips) + 1) * num_frames - clips * frames_per_clip) // (2 * clips)
+    return _clips_at(np.clip(starts, 0, max(num_frames - frames_per_clip, 0)), num_frames, frames_per_clip)
+
+
+def _check(num_frames: int, clips: int, frames_per_clip: int) -> None:
+    for name, value in (("num_frames", num_frames), ("clips", clips), ("frames_per_clip", frames_per_clip)):
+        if value < 1:
+            raise ValueError(f"{name}: {value}; at least 1 is needed")
+
+
+def _clips_at(starts: np.ndarray, num_frames: int, frames_per_clip: int) -> np.ndarray:
+    offsets = np.arange(frames_per_clip)
+    if num_frames < frames_per_clip:
+        offsets = offsets * num_frames // frames_per_clip
+    return (starts[:, None] + offsets[None, :]).astype(np.int64)

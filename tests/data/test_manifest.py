@@ -1,0 +1,100 @@
+"""The manifest tables: what is written is read back; what is missing or foreign is said."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipbert.data.manifest import (
+    ROWS_PER_BATCH,
+    TEXTS_FILE,
+    TEXTS_SCHEMA,
+    VIDEOS_FILE,
+    VIDEOS_SCHEMA,
+    read_texts,
+    read_videos,
+    write_table,
+)
+from clipbert.errors import ClipBertError
+
+VIDEO: dict[str, Any] = {
+    "media": "videos/a.mp4",
+    "kind": "video",
+    "split": None,
+    "sha256": "00",
+    "bytes": 2**40,
+    "container": "mp4",
+    "codec": "h264",
+    "width": 64,
+    "height": 48,
+    "fps": 8.0,
+    "duration_s": 2.0,
+    "num_frames": None,
+    "rotation": 0,
+    "path_taken": "decord",
+    "path_reason": "plain",
+}
+TEXT: dict[str, Any] = {
+    "id": "c0",
+    "kind": "caption",
+    "media": "videos/a.mp4",
+    "text": "a red ball",
+    "answer": None,
+    "options": None,
+    "answer_index": None,
+    "answer_type": None,
+    "split": "train",
+}
+
+
+def test_videos(tmp_path: Path) -> None:
+    with write_table(tmp_path / VIDEOS_FILE, VIDEOS_SCHEMA) as table:
+        table.add(VIDEO)
+        table.add({**VIDEO, "media": "videos/b.mp4", "split": "val", "num_frames": 16})
+    videos = read_videos(tmp_path)
+    assert list(videos.columns) == VIDEOS_SCHEMA.names
+    assert list(videos["split"].isna()) == [True, False]
+    assert videos["num_frames"].isna().tolist() == [True, False]
+    assert videos["num_frames"][1] == 16
+    assert videos["bytes"][0] == 2**40
+
+
+def test_texts(tmp_path: Path) -> None:
+    with write_table(tmp_path / TEXTS_FILE, TEXTS_SCHEMA) as table:
+        table.add(TEXT)
+        table.add({**TEXT, "kind": "multiple_choice", "options": ["a", "b"], "answer_index": 1})
+    texts = read_texts(tmp_path)
+    assert texts["options"].tolist() == [None, ["a", "b"]]
+    assert pd.isna(texts["answer_index"][0])
+    assert texts["answer_index"][1] == 1
+
+
+def test_many_rows_are_written_in_batches(tmp_path: Path) -> None:
+    count = 2 * ROWS_PER_BATCH + 1
+    with write_table(tmp_path / TEXTS_FILE, TEXTS_SCHEMA) as table:
+        for index in range(count):
+            table.add({**TEXT, "id": str(index)})
+    assert pq.ParquetFile(tmp_path / TEXTS_FILE).num_row_groups == 3
+    assert read_texts(tmp_path)["id"].tolist() == [str(index) for index in range(count)]
+
+
+def test_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(
+        ClipBertError, match=r"videos\.parquet: no such file\. Make the manifest first: clipbert ingest"
+    ):
+        read_videos(tmp_path)
+
+
+def test_damaged_manifest(tmp_path: Path) -> None:
+    (tmp_path / TEXTS_FILE).write_bytes(b"PAR1 nothing")
+    with pytest.raises(ClipBertError, match=r"texts\.parquet: cannot be read"):
+        read_texts(tmp_path)
+
+
+def test_manifest_of_another_version(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"media": ["a"]}), tmp_path / VIDEOS_FILE)
+    with pytest.raises(ClipBertError, match="its columns are media; expected media, kind"):
+        read_videos(tmp_path)
