@@ -1,0 +1,30 @@
+"""ClipBERT (Lei et al., CVPR 2021) as transformers models: configuration, models, processor."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForMultipleChoice, AutoModelForPreTraining, AutoProcessor
+
+from clipbert.model.configuration import ClipBertConfig
+from clipbert.model.heads import ClipBertForMultipleChoice, ClipBertForOpenQA, ClipBertForRetrieval, ClipBertOutput
+from clipbert.model.load import load
+from clipbert.model.modeling import ClipBertModel, ClipBertModelOutput
+from clipbert.model.pretraining import ClipBertForPreTraining, ClipBertPreTrainingOutput
+from clipbert.model.processor import ClipBertProcessor
+
+__all__ = [
+    "ClipBertConfig",
+    "ClipBertForMultipleChoice",
+    "ClipBertForOpenQA",
+    "ClipBertForPreTraining",
+    "ClipBertForRetrieval",
+    "ClipBertModel",
+    "ClipBertModelOutput",
+    "ClipBertOutput",
+    "ClipBertPreTrainingOutput",
+    "ClipBertProcessor",
+    "load",
+]
+
+AutoConfig.register(ClipBertConfig.model_type, ClipBertConfig)
+AutoModel.register(ClipBertConfig, ClipBertModel)
+AutoModelForMultipleChoice.register(ClipBertConfig, ClipBertForMultipleChoice)
+AutoModelForPreTraining.register(ClipBertConfig, ClipBertForPreTraining)
+AutoProcessor.register(ClipBertConfig, ClipBertProcessor)

@@ -1,0 +1,207 @@
+"""The configuration of a ClipBERT model: one flat set of fields, checked when it is made."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+AGGREGATIONS = ("lse", "mean", "max")
+RETRIEVAL_LOSSES = ("ce", "ranking")
+BACKBONES = ("resnet",)
+POSITIVE = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "image_size",
+    "max_grid_rows",
+    "max_grid_cols",
+    "clips",
+    "frames_per_clip",
+    "max_text_length",
+)
+
+# ResNet-50 of the paper: the stride sits in the first 1x1 convolution of each stage's first block.
+RESNET50 = {
+    "model_type": "resnet",
+    "embedding_size": 64,
+    "hidden_sizes": [256, 512, 1024, 2048],
+    "depths": [3, 4, 6, 3],
+    "layer_type": "bottleneck",
+    "downsample_in_bottleneck": True,
+    "downsample_in_first_stage": False,
+}
+RESNET_TINY = {
+    "model_type": "resnet",
+    "embedding_size": 16,
+    "hidden_sizes": [32, 64, 128],
+    "depths": [1, 1, 1],
+    "layer_type": "basic",
+    "downsample_in_bottleneck": False,
+    "downsample_in_first_stage": False,
+}
+
+
+class ClipBertConfig(PreTrainedConfig):
+    """Everything that fixes a ClipBERT's shape and behaviour. The defaults are the paper's (section 4 and its release).
+
+    Text encoder, which is also the cross-modal encoder: the fields of BERT (`hidden_size`, `num_hidden_layers`, ...).
+    Vision: `vision` is the dictionary of a transformers backbone configuration with its `model_type`;
+    `freeze_batch_norm` keeps its batch norms at their stored statistics, untrained. `image_mean` and `image_std` are
+    on the scale of pixels, 0 to 255, RGB. `image_size` is the longer side in pixels.
+    Clips: `clips` x `frames_per_clip` is how the processor samples a video; `score_aggregation` joins their logits.
+    Heads: `answers` is the vocabulary of open-ended QA in the order of its logits; `retrieval_loss` is "ce" (2 labels)
+    or "ranking" (1 label, sigmoid, `ranking_margin`); `projection_size` adds the contrastive projections (None: none);
+    `pixel_random_sampling_size` is how many grid cells pretraining keeps while training (None: all).
+
+    Raises:
+        ValueError: naming the field, its value and what is allowed.
+    """
+
+    model_type = "clipbert"
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    is_decoder: bool = False
+    add_cross_attention: bool = False
+    tie_word_embeddings: bool = True
+
+    vision: dict[str, Any] | None = None
+    freeze_batch_norm: bool = True
+    image_size: int = 448
+    image_mean: list[float] | tuple[float, ...] = (123.675, 116.28, 103.53)
+    image_std: list[float] | tuple[float, ...] = (1.0, 1.0, 1.0)
+    max_grid_rows: int = 100
+    max_grid_cols: int = 100
+
+    clips: int = 8
+    frames_per_clip: int = 2
+    max_text_length: int = 32
+    score_aggregation: str = "lse"
+
+    answers: list[str] | None = None
+    retrieval_loss: str = "ce"
+    ranking_margin: float = 0.2
+    projection_size: int | None = None
+    pixel_random_sampling_size: int | None = 100
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.vision = {**RESNET50} if self.vision is None else dict(self.vision)
+        self.image_mean, self.image_std = list(self.image_mean), list(self.image_std)
+        super().__post_init__(**kwargs)
+        self._check()
+
+    @classmethod
+    def base(cls, **overrides: Any) -> "ClipBertConfig":
+        """The paper: ResNet-50 with frozen batch norm, BERT-base, 448 pixels, 8 clips of 2 frames."""
+        return cls(**overrides)
+
+    @classmethod
+    def tiny(cls, **overrides: Any) -> "ClipBertConfig":
+        """About 1.3 million parameters, trained from scratch on a CPU in minutes: 96 pixels, one clip of 2 frames."""
+        tiny: dict[str, Any] = {
+            "vocab_size": 2048,
+            "hidden_size": 128,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 512,
+            "max_position_embeddings": 128,
+            "max_text_length": 64,
+            "initializer_range": 0.08,
+            "hidden_dropout_prob": 0.1,
+            "attention_probs_dropout_prob": 0.0,
+            "vision": RESNET_TINY,
+            "freeze_batch_norm": False,
+            "image_size": 96,
+            "image_mean": [127.5, 127.5, 127.5],
+            "image_std": [63.75, 63.75, 63.75],
+            "clips": 1,
+            "projection_size": 128,
+        }
+        return cls(**(tiny | overrides))
+
+    def _check(self) -> None:
+        for name in POSITIVE:
+            _require(_is_int(getattr(self, name)) and getattr(self, name) > 0, self, name, "an integer above 0")
+        for name in ("projection_size", "pixel_random_sampling_size"):
+            value = getattr(self, name)
+            _require(value is None or (_is_int(value) and value > 0), self, name, "None or an integer above 0")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            _require(_is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
+        for name in ("initializer_range", "layer_norm_eps"):
+            _require(_is_number(getattr(self, name)) and getattr(self, name) > 0, self, name, "a number above 0")
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            self,
+            "hidden_size",
+            f"a multiple of num_attention_heads ({self.num_attention_heads})",
+        )
+        padded_text = -(-self.max_text_length // 8) * 8
+        _require(
+            padded_text <= self.max_position_embeddings,
+            self,
+            "max_text_length",
+            f"at most max_position_embeddings ({self.max_position_embeddings}) after padding to a multiple of 8",
+        )
+        _require(self.score_aggregation in AGGREGATIONS, self, "score_aggregation", f"one of {list(AGGREGATIONS)}")
+        _require(self.retrieval_loss in RETRIEVAL_LOSSES, self, "retrieval_loss", f"one of {list(RETRIEVAL_LOSSES)}")
+        _require(_is_number(self.ranking_margin) and self.ranking_margin >= 0, self, "ranking_margin", "0 or more")
+        for name in ("image_mean", "image_std"):
+            value = getattr(self, name)
+            _require(len(value) == 3 and all(_is_number(v) for v in value), self, name, "3 numbers (R, G, B)")
+        _require(all(v > 0 for v in self.image_std), self, "image_std", "3 numbers above 0")
+        answers = self.answers
+        _require(
+            answers is None
+            or (
+                isinstance(answers, list)
+                and all(isinstance(answer, str) and answer for answer in answers)
+                and len(set(answers)) == len(answers)
+            ),
+            self,
+            "answers",
+            "None or a list of different non-empty strings",
+        )
+        self._check_vision()
+
+    def _check_vision(self) -> None:
+        vision = self.vision
+        assert vision is not None
+        kind = vision.get("model_type")
+        if kind not in BACKBONES:
+            raise ValueError(f"vision.model_type is {kind!r}: expected one of {list(BACKBONES)}.")
+        for name in ("hidden_sizes", "depths"):
+            value = vision.get(name, RESNET50[name])
+            if not isinstance(value, list | tuple) or not value or not all(_is_int(v) and v > 0 for v in value):
+                raise ValueError(f"vision.{name} is {value!r}: expected a list of integers above 0.")
+        sizes, depths = (vision.get(name, RESNET50[name]) for name in ("hidden_sizes", "depths"))
+        if len(sizes) != len(depths):
+            raise ValueError(f"vision.depths is {depths!r}: expected as many as vision.hidden_sizes ({len(sizes)}).")
+        if vision.get("layer_type", "bottleneck") not in ("basic", "bottleneck"):
+            raise ValueError(f"vision.layer_type is {vision['layer_type']!r}: expected 'basic' or 'bottleneck'.")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _require(met: bool, config: ClipBertConfig, name: str, allowed: str) -> None:
+    if not met:
+        raise ValueError(f"{name} is {getattr(config, name)!r}: expected {allowed}.")

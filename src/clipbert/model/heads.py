@@ -1,0 +1,199 @@
+"""The task heads: from pooled states to logits a clip, logits a text, and the loss (section 3.2)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from clipbert.model.configuration import ClipBertConfig
+from clipbert.model.contrast import ContrastiveHead
+from clipbert.model.inputs import check_labels, check_text, check_visual_embeds
+from clipbert.model.losses import IGNORED, aggregate, cross_entropy, ranking_loss
+from clipbert.model.modeling import ClipBertModel, ClipBertPreTrainedModel
+
+
+@dataclass
+class ClipBertOutput(ModelOutput):
+    """`loss` (), `logits` (N, labels) over the clips together, `clip_logits` (N, K, labels) a clip alone."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    clip_logits: Tensor | None = None
+
+
+class Classifier(nn.Sequential):
+    """The head of the paper's fine-tuning tasks: hidden to twice the hidden size, ReLU, to the labels."""
+
+    def __init__(self, config: ClipBertConfig, labels: int) -> None:
+        super().__init__(
+            nn.Linear(config.hidden_size, config.hidden_size * 2),
+            nn.ReLU(),
+            nn.Linear(config.hidden_size * 2, labels),
+        )
+
+
+class _ForClassification(ClipBertPreTrainedModel):
+    """A ClipBERT with a classifier of `labels` outputs over the pooled state of each (text, clip).
+
+    With `config.projection_size`, also a vector for each text and each video alone.
+    """
+
+    def __init__(self, config: ClipBertConfig, labels: int) -> None:
+        super().__init__(config)
+        self.clipbert = ClipBertModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = Classifier(config, labels)
+        self.contrast = None if config.projection_size is None else ContrastiveHead(config)
+
+    def encode_video(self, pixel_values: Tensor) -> Tensor:
+        """Visual tokens (B, K, V, hidden), to be given as `visual_embeds` with any number of texts."""
+        return self.clipbert.encode_video(pixel_values)
+
+    def clip_logits(
+        self,
+        pixel_values: Tensor | None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        texts_per_video: Tensor | None,
+        visual_embeds: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The classifier's outputs (N, K, labels) and the visual tokens (B, K, V, hidden) they were made from."""
+        output = self.clipbert(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
+        return self.classifier(self.dropout(output.pooler_output)), output.visual_embeds
+
+    def text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Unit vectors (N, P) of texts (N, L) alone: the encoder over the text, mean over its tokens, projected.
+
+        Raises:
+            ValueError: the configuration has no `projection_size`, or the text has a wrong shape.
+        """
+        head = self._contrastive_head()
+        mask = check_text(input_ids, attention_mask, self.config)
+        return head.text(self.clipbert.encode(self.clipbert.embeddings(input_ids=input_ids), mask), mask)
+
+    def video_features(self, visual_embeds: Tensor) -> Tensor:
+        """Unit vectors (B, P) of videos alone: the encoder over a clip's tokens, mean over tokens and clips, projected.
+
+        `visual_embeds` (B, K, V, hidden) comes from `encode_video`.
+
+        Raises:
+            ValueError: the configuration has no `projection_size`, or the tokens have a wrong shape.
+        """
+        head = self._contrastive_head()
+        check_visual_embeds(visual_embeds, self.config.hidden_size)
+        clips = visual_embeds.flatten(0, 1)
+        states = self.clipbert.encode(clips, torch.ones(clips.shape[:2], dtype=torch.long, device=clips.device))
+        return head.video(states.view(visual_embeds.shape))
+
+    def similarity(self, text_features: Tensor, video_features: Tensor) -> Tensor:
+        """Scaled cosine similarities (N, B): the logits of the contrastive term."""
+        return self._contrastive_head().scale() * text_features @ video_features.T
+
+    def _contrastive_head(self) -> ContrastiveHead:
+        if self.contrast is None:
+            raise ValueError("projection_size is None: this model has no contrastive projections; set it to have them.")
+        return self.contrast
+
+
+class ClipBertForRetrieval(_ForClassification):
+    """Does this text belong to this video?"""
+
+    def __init__(self, config: ClipBertConfig) -> None:
+        super().__init__(config, labels=2 if config.retrieval_loss == "ce" else 1)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        texts_per_video: Tensor | None = None,
+        visual_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> ClipBertOutput:
+        """Arguments as `ClipBertModel.forward`; `labels` (N,): 1 for a matched text, 0 for an unmatched one.
+
+        `logits` are (N, 2) with the ce loss, (N, 1) with the ranking loss: `match_scores` makes a score of either.
+        """
+        clip_logits, visual = self.clip_logits(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
+        logits = aggregate(clip_logits, self.config.score_aggregation)
+        loss = None
+        if labels is not None:
+            check_labels(labels, "labels", (logits.shape[0],), classes=2)
+            if self.config.retrieval_loss == "ce":
+                loss = cross_entropy(logits, labels)
+            else:
+                owner = torch.arange(visual.shape[0], device=logits.device)
+                if texts_per_video is not None:
+                    owner = torch.repeat_interleave(owner, texts_per_video.to(owner.device))
+                loss = ranking_loss(logits[:, 0].sigmoid(), labels, owner, self.config.ranking_margin)
+        return ClipBertOutput(loss=loss, logits=logits, clip_logits=clip_logits)
+
+    def match_scores(self, logits: Tensor) -> Tensor:
+        """(N, 1 or 2) logits to (N,) log odds of matched: they rank as the probabilities do and never saturate."""
+        return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+
+
+class ClipBertForOpenQA(_ForClassification):
+    """Answers a question about a video with one of `config.answers`."""
+
+    def __init__(self, config: ClipBertConfig) -> None:
+        if not config.answers:
+            raise ValueError(f"answers is {config.answers!r}: open QA needs the list of answers in config.answers.")
+        super().__init__(config, labels=len(config.answers))
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        texts_per_video: Tensor | None = None,
+        visual_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> ClipBertOutput:
+        """Arguments as `ClipBertModel.forward`; `labels` (N,): indices into `config.answers`, -100 ignored."""
+        clip_logits, _ = self.clip_logits(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
+        logits = aggregate(clip_logits, self.config.score_aggregation)
+        loss = None
+        if labels is not None:
+            check_labels(labels, "labels", (logits.shape[0],), classes=logits.shape[1], ignored=IGNORED)
+            loss = cross_entropy(logits, labels)
+        return ClipBertOutput(loss=loss, logits=logits, clip_logits=clip_logits)
+
+
+class ClipBertForMultipleChoice(_ForClassification):
+    """Chooses among a question's options; each option is one text of its video."""
+
+    def __init__(self, config: ClipBertConfig) -> None:
+        super().__init__(config, labels=1)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        texts_per_video: Tensor | None = None,
+        visual_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> ClipBertOutput:
+        """Arguments as `ClipBertModel.forward`, with as many texts for each video; `labels` (B,): the right option.
+
+        `clip_logits` are (B * options, K, 1) and `logits` (B, options).
+
+        Raises:
+            ValueError: videos with different numbers of options, or an argument of a wrong shape.
+        """
+        if texts_per_video is not None and len(set(texts_per_video.flatten().tolist())) > 1:
+            raise ValueError(
+                f"texts_per_video is {texts_per_video.tolist()}: expected the same number of options for each video."
+            )
+        clip_logits, visual = self.clip_logits(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
+        logits = aggregate(clip_logits, self.config.score_aggregation).view(visual.shape[0], -1)
+        loss = None
+        if labels is not None:
+            check_labels(labels, "labels", (logits.shape[0],), classes=logits.shape[1])
+            loss = cross_entropy(logits, labels)
+        return ClipBertOutput(loss=loss, logits=logits, clip_logits=clip_logits)

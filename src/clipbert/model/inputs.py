@@ -1,0 +1,107 @@
+"""What a ClipBERT model accepts: checks that name the argument, its shape and what was expected."""
+
+import torch
+from torch import Tensor
+
+from clipbert.model.configuration import ClipBertConfig
+
+
+def check_pixel_values(pixel_values: Tensor) -> None:
+    """Check frames to be (B videos, K clips, T frames, 3, H, W), uint8 or floating point.
+
+    Raises:
+        ValueError: another rank, another channel order, an empty dimension or another type.
+    """
+    shape = tuple(pixel_values.shape)
+    expected = "expected (videos, clips, frames, 3, height, width)"
+    if pixel_values.ndim != 6:
+        raise ValueError(f"pixel_values has shape {shape}: {expected}.")
+    if shape[3] != 3:
+        hint = " The channels look last: permute the frames to channels first." if shape[5] == 3 else ""
+        raise ValueError(f"pixel_values has shape {shape}: {expected}.{hint}")
+    if 0 in shape:
+        raise ValueError(f"pixel_values has shape {shape}, with an empty dimension: {expected}.")
+    if pixel_values.dtype != torch.uint8 and not pixel_values.is_floating_point():
+        raise ValueError(f"pixel_values has type {pixel_values.dtype}: expected uint8 or floating point, 0 to 255.")
+
+
+def check_visual_embeds(visual_embeds: Tensor, hidden_size: int) -> None:
+    """Check visual tokens to be (B videos, K clips, V tokens, hidden).
+
+    Raises:
+        ValueError: another rank or width.
+    """
+    shape = tuple(visual_embeds.shape)
+    if visual_embeds.ndim != 4 or shape[3] != hidden_size or 0 in shape:
+        raise ValueError(f"visual_embeds has shape {shape}: expected (videos, clips, tokens, {hidden_size}).")
+
+
+def check_text(input_ids: Tensor, attention_mask: Tensor | None, config: ClipBertConfig) -> Tensor:
+    """Check token ids (N texts, L) and their mask; returns the mask, all ones when it was None.
+
+    Raises:
+        ValueError: another rank, a mask of another shape, texts longer than the position embeddings, or a token id
+            outside the vocabulary.
+    """
+    shape = tuple(input_ids.shape)
+    if input_ids.ndim != 2 or 0 in shape:
+        raise ValueError(f"input_ids has shape {shape}: expected (texts, length).")
+    if shape[1] > config.max_position_embeddings:
+        raise ValueError(
+            f"input_ids has shape {shape}: expected a length of at most {config.max_position_embeddings}, "
+            "config.max_position_embeddings."
+        )
+    low, high = (int(bound) for bound in input_ids.aminmax())
+    if input_ids.is_floating_point() or low < 0 or high >= config.vocab_size:
+        raise ValueError(
+            f"input_ids has type {input_ids.dtype} and holds {low} to {high}: expected integers from 0 to "
+            f"{config.vocab_size - 1}. Is this the tokenizer the model was trained with?"
+        )
+    if attention_mask is None:
+        return torch.ones_like(input_ids)
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}: expected that of input_ids, {shape}."
+        )
+    return attention_mask
+
+
+def video_of_text(texts_per_video: Tensor | None, videos: int, texts: int) -> Tensor | None:
+    """The index of each text's video, (N,); None when every video has exactly one text.
+
+    Raises:
+        ValueError: counts of another shape, below zero, or that do not sum to the number of texts.
+    """
+    if texts_per_video is None:
+        if texts != videos:
+            raise ValueError(f"texts_per_video is missing: needed with {texts} texts for {videos} videos.")
+        return None
+    shape = tuple(texts_per_video.shape)
+    if shape != (videos,):
+        raise ValueError(f"texts_per_video has shape {shape}: expected ({videos},), one count a video.")
+    if texts_per_video.is_floating_point() or bool((texts_per_video < 0).any()):
+        raise ValueError(f"texts_per_video is {texts_per_video.tolist()}: expected integers of 0 or more.")
+    total = int(texts_per_video.sum())
+    if total != texts:
+        raise ValueError(f"texts_per_video sums to {total}: expected {texts}, the number of texts in input_ids.")
+    return torch.repeat_interleave(torch.arange(videos, device=texts_per_video.device), texts_per_video)
+
+
+def check_labels(
+    labels: Tensor, name: str, expected: tuple[int, ...], classes: int, ignored: int | None = None
+) -> None:
+    """Check class indices: their shape and that each is in [0, classes) or the ignored one.
+
+    Raises:
+        ValueError: naming the argument, its shape or its range, and what was expected.
+    """
+    if tuple(labels.shape) != expected or labels.is_floating_point():
+        raise ValueError(
+            f"{name} has shape {tuple(labels.shape)} and type {labels.dtype}: expected integers of shape {expected}."
+        )
+    wrong = (labels < 0) | (labels >= classes)
+    if ignored is not None:
+        wrong &= labels != ignored
+    if bool(wrong.any()):
+        also = "" if ignored is None else f" or {ignored} (ignored)"
+        raise ValueError(f"{name} holds {int(labels[wrong][0])}: expected 0 to {classes - 1}{also}.")

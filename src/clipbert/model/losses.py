@@ -1,0 +1,45 @@
+"""Clips joined, and the losses of the tasks (sections 3.2 and 3.3 of the paper)."""
+
+import torch
+from torch import Tensor, nn
+
+IGNORED = -100
+
+
+def aggregate(clip_logits: Tensor, how: str) -> Tensor:
+    """Logits (N, K, labels) of the clips to those of the video (N, labels): logsumexp, mean or maximum over the clips.
+
+    Cross entropy of the logsumexp is the multi-clip loss of the paper: logsumexp over (clips, labels) minus logsumexp
+    over the clips of the true label.
+    """
+    clip_logits = _at_least_float32(clip_logits)
+    if how == "lse":
+        return torch.logsumexp(clip_logits, dim=1)
+    return clip_logits.mean(dim=1) if how == "mean" else clip_logits.amax(dim=1)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross entropy over the labels that are not -100; zero, with a gradient, where all are."""
+    total = nn.functional.cross_entropy(_at_least_float32(logits), labels.long(), ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp(min=1)
+
+
+def ranking_loss(scores: Tensor, labels: Tensor, owner: Tensor, margin: float) -> Tensor:
+    """Hinge of every matched against every unmatched text of the same video, averaged over those pairs.
+
+    Args:
+        scores: (N,) in [0, 1].
+        labels: (N,) 1 for a matched text.
+        owner: (N,) the index of each text's video.
+
+    Raises:
+        ValueError: no video has both a matched and an unmatched text.
+    """
+    pairs = (owner[:, None] == owner[None, :]) & (labels[:, None] == 1) & (labels[None, :] == 0)
+    if not bool(pairs.any()):
+        raise ValueError("labels: the ranking loss needs a video with both a matched and an unmatched text.")
+    return torch.relu(margin + scores[None, :] - scores[:, None])[pairs].mean()
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,144 @@
+"""ClipBERT without a head: frames and texts to the cross-modal encoder's states (section 3.1 of the paper)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertEncoder, BertLMPredictionHead, BertPooler
+from transformers.utils import ModelOutput
+
+from clipbert.model.configuration import ClipBertConfig
+from clipbert.model.contrast import ContrastiveHead
+from clipbert.model.fusion import VisualEmbeddings
+from clipbert.model.inputs import check_pixel_values, check_text, check_visual_embeds, video_of_text
+from clipbert.model.vision import GridEncoder, Normalize
+
+
+@dataclass
+class ClipBertModelOutput(ModelOutput):
+    """States of N texts, each with the K clips of its video: L text positions, then V visual tokens.
+
+    `last_hidden_state` (N, K, L + V, hidden), `pooler_output` (N, K, hidden), `visual_embeds` (B, K, V, hidden).
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    visual_embeds: Tensor | None = None
+
+
+class ClipBertPreTrainedModel(PreTrainedModel):
+    """What every ClipBERT model shares: configuration, initialisation, attention backends."""
+
+    config_class = ClipBertConfig
+    base_model_prefix = "clipbert"
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ("BertEmbeddings", "BertLayer", "VisualEmbeddings")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, BertLMPredictionHead):
+            init.zeros_(module.bias)
+        elif isinstance(module, BertEmbeddings):
+            init.copy_(module.position_ids, torch.arange(module.position_ids.shape[-1]).expand((1, -1)))
+            init.zeros_(module.token_type_ids)
+        elif isinstance(module, Normalize):
+            init.copy_(module.mean, module.values("image_mean"))
+            init.copy_(module.std, module.values("image_std"))
+        elif isinstance(module, ContrastiveHead):
+            init.constant_(module.logit_scale, module.INITIAL_LOGIT_SCALE)
+
+
+class ClipBertModel(ClipBertPreTrainedModel):
+    """Vision, text embeddings, and the BERT encoder over text followed by visual tokens."""
+
+    def __init__(self, config: ClipBertConfig) -> None:
+        super().__init__(config)
+        self.vision = GridEncoder(config)
+        self.visual_embeddings = VisualEmbeddings(config)
+        self.embeddings = BertEmbeddings(config)
+        self.encoder = BertEncoder(config)
+        self.pooler = BertPooler(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings.word_embeddings = value
+
+    def encode_video(self, pixel_values: Tensor, keep: int | None = None) -> Tensor:
+        """Visual tokens (B, K, V, hidden) of frames (B, K, T, 3, H, W); `keep`: that many random cells of each clip.
+
+        Computed once, they serve any number of texts as `visual_embeds`.
+
+        Raises:
+            ValueError: frames of a wrong shape or type, or too large or too small for the grid.
+        """
+        check_pixel_values(pixel_values)
+        videos, clips, frames = pixel_values.shape[:3]
+        grids = self.vision(pixel_values.flatten(0, 2))
+        grids = grids.view(videos * clips, frames, *grids.shape[1:])
+        return self.visual_embeddings(grids, keep).view(videos, clips, -1, self.config.hidden_size)
+
+    def encode(self, embeds: Tensor, attention_mask: Tensor) -> Tensor:
+        """The encoder over token embeddings (M, S, hidden) under a padding mask (M, S)."""
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
+        return self.encoder(embeds, attention_mask=mask).last_hidden_state
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        texts_per_video: Tensor | None = None,
+        visual_embeds: Tensor | None = None,
+    ) -> ClipBertModelOutput:
+        """Encode N texts, each with every clip of its video.
+
+        Args:
+            pixel_values: (B, K, T, 3, H, W) RGB, uint8 or float in [0, 255]; or else
+            visual_embeds: (B, K, V, hidden) from `encode_video`.
+            input_ids: (N, L).
+            attention_mask: (N, L), 1 for a token and 0 for padding; None: no padding.
+            texts_per_video: (B,) how many consecutive texts belong to each video; None: one each.
+
+        Raises:
+            ValueError: naming the argument, its shape and what was expected.
+        """
+        if (pixel_values is None) == (visual_embeds is None):
+            raise ValueError("pixel_values and visual_embeds: exactly one of them must be given.")
+        if input_ids is None:
+            raise ValueError("input_ids is missing: expected (texts, length).")
+        text_mask = check_text(input_ids, attention_mask, self.config)
+        if pixel_values is not None:
+            check_pixel_values(pixel_values)
+            owner = video_of_text(texts_per_video, pixel_values.shape[0], input_ids.shape[0])
+            visual_embeds = self.encode_video(pixel_values)
+        else:
+            assert visual_embeds is not None
+            check_visual_embeds(visual_embeds, self.config.hidden_size)
+            owner = video_of_text(texts_per_video, visual_embeds.shape[0], input_ids.shape[0])
+        visual = visual_embeds if owner is None else visual_embeds.index_select(0, owner.to(visual_embeds.device))
+        texts, clips, tokens, hidden = visual.shape
+        text = self.embeddings(input_ids=input_ids)
+        length = text.shape[1]
+        text = text[:, None].expand(texts, clips, length, hidden)
+        joint = torch.cat([text, visual], dim=2).flatten(0, 1)
+        mask = torch.cat([text_mask, text_mask.new_ones(texts, tokens)], dim=1).repeat_interleave(clips, dim=0)
+        states = self.encode(joint, mask)
+        return ClipBertModelOutput(
+            last_hidden_state=states.view(texts, clips, length + tokens, hidden),
+            pooler_output=self.pooler(states).view(texts, clips, hidden),
+            visual_embeds=visual_embeds,
+        )

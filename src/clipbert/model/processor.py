@@ -1,0 +1,215 @@
+"""Frames and texts to the tensors a ClipBERT model takes."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import BatchFeature, PreTrainedTokenizerFast
+
+from clipbert.errors import ClipBertError
+from clipbert.files import write_json
+from clipbert.frames.sampling import uniform_clips
+from clipbert.model.configuration import ClipBertConfig
+from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
+
+logger = logging.getLogger(__name__)
+
+PROCESSOR_FILE = "processor_config.json"
+SETTINGS = ("image_size", "clips", "frames_per_clip", "max_text_length")
+PAD_TO_MULTIPLE_OF = 8
+
+Frames = NDArray[np.uint8] | Sequence[Image.Image]
+ClipIndices = NDArray[np.integer[Any]] | Sequence[Sequence[int]]
+
+
+class ClipBertProcessor:
+    """Frames of videos and texts to `pixel_values`, `input_ids` and `attention_mask`.
+
+    A frame's longer side is resized to `image_size`, the rest of the square filled with zeros at the right and bottom
+    (the paper's released code); the pixels stay uint8 in 0 to 255, the model normalises them. Texts are cut after
+    `max_text_length` tokens and padded to the longest, rounded up to a multiple of 8.
+    """
+
+    train_tokenizer = staticmethod(train_tokenizer)
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        image_size: int = 448,
+        clips: int = 8,
+        frames_per_clip: int = 2,
+        max_text_length: int = 32,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.image_size = image_size
+        self.clips = clips
+        self.frames_per_clip = frames_per_clip
+        self.max_text_length = max_text_length
+        self._warned = False
+        for name in SETTINGS:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}: expected an integer above 0.")
+
+    @classmethod
+    def for_config(cls, config: ClipBertConfig, tokenizer: PreTrainedTokenizerFast) -> "ClipBertProcessor":
+        """The processor that goes with a model of this configuration."""
+        return cls(tokenizer, **{name: getattr(config, name) for name in SETTINGS})
+
+    def __call__(
+        self,
+        frames: Sequence[Frames] | None = None,
+        texts: Sequence[str] | None = None,
+        clip_indices: Sequence[ClipIndices] | None = None,
+    ) -> BatchFeature:
+        """Tensors for B videos and N texts, either of which may be left out.
+
+        Args:
+            frames: for each video its frames in time order: a (N, H, W, 3) uint8 RGB array or a list of PIL images.
+            texts: the texts of all videos, in their order.
+            clip_indices: for each video a (K, T) array of indices into its frames; None: `clips` x `frames_per_clip`
+                spread evenly over the video.
+
+        Returns:
+            `pixel_values` (B, K, T, 3, image_size, image_size) uint8, `input_ids` and `attention_mask` (N, L) int64.
+
+        Raises:
+            ValueError: an argument of a wrong type or shape, an index outside the video, an empty text.
+        """
+        data: dict[str, torch.Tensor] = {}
+        if frames is not None:
+            data["pixel_values"] = self._pixels(frames, clip_indices)
+        elif clip_indices is not None:
+            raise ValueError("clip_indices are given without frames.")
+        if texts is not None:
+            data["input_ids"], data["attention_mask"] = self._tokens(texts)
+        if not data:
+            raise ValueError("frames and texts: at least one of them must be given.")
+        return BatchFeature(data)
+
+    def square(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
+        """One RGB frame of any size to (image_size, image_size, 3): longer side resized, zeros at right and bottom."""
+        picture = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
+        width, height = picture.size
+        scale = self.image_size / max(width, height)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        if size != picture.size:
+            picture = picture.resize(size, Image.Resampling.BILINEAR)
+        square = np.zeros((self.image_size, self.image_size, 3), dtype=np.uint8)
+        square[: size[1], : size[0]] = np.asarray(picture)
+        return square
+
+    def _pixels(self, videos: Sequence[Frames], clip_indices: Sequence[ClipIndices] | None) -> torch.Tensor:
+        if len(videos) == 0:
+            raise ValueError("frames is empty: expected the frames of at least one video.")
+        if isinstance(videos, np.ndarray) and videos.ndim == 4:
+            raise ValueError(f"frames has shape {videos.shape}: one video goes into a list, frames=[video].")
+        if clip_indices is not None and len(clip_indices) != len(videos):
+            raise ValueError(f"clip_indices is given for {len(clip_indices)} videos: expected {len(videos)}.")
+        batch = []
+        for number, video in enumerate(videos):
+            images = _check_frames(video, number)
+            if clip_indices is None:
+                indices = uniform_clips(len(images), self.clips, self.frames_per_clip)
+            else:
+                indices = _check_indices(clip_indices[number], len(images), number)
+            wanted, inverse = np.unique(indices, return_inverse=True)
+            squares = np.stack([self.square(images[index]) for index in wanted])
+            batch.append(squares[inverse.reshape(-1)].reshape(*indices.shape, *squares.shape[1:]))
+        shapes = {clip.shape for clip in batch}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"clip_indices has shapes {sorted(shape[:2] for shape in shapes)}: expected the same clips x frames "
+                "for every video of the batch."
+            )
+        return torch.from_numpy(np.stack(batch)).permute(0, 1, 2, 5, 3, 4).contiguous()
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        if isinstance(texts, str) or len(texts) == 0 or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"texts is {_short(texts)}: expected a list of strings, not empty.")
+        for number, text in enumerate(texts):
+            if not text.strip():
+                raise ValueError(f"texts[{number}] is {_short(text)}: expected a text that is not empty.")
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_length)
+        if not self._warned and any(encoding.overflowing for encoding in encoded.encodings):
+            self._warned = True
+            logger.warning(
+                "texts longer than max_text_length (%d tokens) are cut; this is said once.", self.max_text_length
+            )
+        longest = max(len(ids) for ids in encoded["input_ids"])
+        length = -(-longest // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
+        input_ids = torch.full((len(texts), length), self.tokenizer.pad_token_id, dtype=torch.long)
+        attention_mask = torch.zeros((len(texts), length), dtype=torch.long)
+        for row, ids in enumerate(encoded["input_ids"]):
+            input_ids[row, : len(ids)] = torch.tensor(ids)
+            attention_mask[row, : len(ids)] = 1
+        return input_ids, attention_mask
+
+    def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
+        """Write the tokenizer's files and `processor_config.json` into a folder, beside the model's."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(str(folder))
+        settings = {name: getattr(self, name) for name in SETTINGS}
+        write_json(folder / PROCESSOR_FILE, {"processor_class": type(self).__name__, **settings})
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **overrides: Any) -> "ClipBertProcessor":
+        """The processor saved in a folder; keyword arguments that name a setting replace it.
+
+        Raises:
+            ClipBertError: `processor_config.json` or the tokenizer's files are missing or unreadable.
+        """
+        path = Path(source) / PROCESSOR_FILE
+        for file in (path, Path(source) / "tokenizer.json"):
+            if not file.is_file():
+                raise ClipBertError(
+                    f"{file}: not found: {source} is no complete ClipBERT model folder. Train or convert the model "
+                    "again, or point at a folder written by save_pretrained."
+                )
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            settings = {name: stored[name] for name in SETTINGS}
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ClipBertError(f"{path}: no ClipBERT processor file ({error!r}). Save the processor again.") from error
+        settings |= {name: value for name, value in overrides.items() if name in SETTINGS}
+        return cls(load_tokenizer(source), **settings)
+
+
+def _check_frames(video: Frames, number: int) -> Frames:
+    if isinstance(video, np.ndarray):
+        if video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape or video.dtype != np.uint8:
+            raise ValueError(
+                f"frames[{number}] has shape {video.shape} and type {video.dtype}: expected (frames, height, width, 3) "
+                "of type uint8, RGB."
+            )
+        return video
+    if not isinstance(video, list | tuple) or not video or not all(isinstance(image, Image.Image) for image in video):
+        raise ValueError(
+            f"frames[{number}] is {_short(video)}: expected a (frames, height, width, 3) uint8 array or a list of "
+            "PIL images."
+        )
+    return video
+
+
+def _check_indices(indices: ClipIndices, available: int, number: int) -> NDArray[np.integer[Any]]:
+    array = np.asarray(indices)
+    if array.ndim != 2 or 0 in array.shape or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"clip_indices[{number}] has shape {array.shape} and type {array.dtype}: expected integers (clips, frames)."
+        )
+    if array.min() < 0 or array.max() >= available:
+        wrong = int(array.max() if array.max() >= available else array.min())
+        raise ValueError(f"clip_indices[{number}] holds {wrong}: expected 0 to {available - 1}, the video's frames.")
+    return array
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
