@@ -1,0 +1,21 @@
+"""Runs, registered models and their promotion: all that knows MLflow."""
+
+import os
+from importlib.util import find_spec
+
+from clipbert.errors import ClipBertError
+
+# Read by mlflow while it is imported, so set before any module of this package does that.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+# Without the package, `import mlflow` would find the project's folder of that name.
+if (_spec := find_spec("mlflow")) is None or _spec.origin is None:
+    raise ClipBertError("The package mlflow is not installed in this environment. Run `make install`.")

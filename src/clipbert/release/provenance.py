@@ -1,0 +1,106 @@
+"""What made a model: code, data, command and machine, read from the project's folder as plain text."""
+
+import getpass
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipbert import __version__
+from clipbert.files import sha256_file
+
+NONE = "none"
+GIT_TIMEOUT_S = 20.0
+
+
+def provenance(root: Path) -> dict[str, str]:
+    """The tags of every run and model version; "none" stands for what the folder does not have.
+
+    `git_dirty` leaves dvc.lock out: DVC writes it while the run goes on, and `dvc_lock` is its hash.
+    """
+    return {
+        "clipbert.version": __version__,
+        "clipbert.git_commit": git_commit(root),
+        "clipbert.git_dirty": git_dirty(root),
+        "clipbert.dvc_lock": lock_digest(root),
+        "clipbert.data_digest": data_digest(root),
+        "clipbert.command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "clipbert.host": platform.node() or NONE,
+        "clipbert.pid": str(os.getpid()),
+        "clipbert.device": device_name(),
+        "clipbert.user": user_name(),
+    }
+
+
+def git_commit(root: Path) -> str:
+    """The commit that is checked out, or "none" without git, a repository or a first commit."""
+    return _git(root, "rev-parse", "--verify", "--quiet", "HEAD") or NONE
+
+
+def git_dirty(root: Path) -> str:
+    """ "true" when files below `root` differ from the commit, "false" when none does, "none" without a commit."""
+    if git_commit(root) == NONE:
+        return NONE
+    status = _git(root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock")
+    return NONE if status is None else str(bool(status)).lower()
+
+
+def data_digest(root: Path) -> str:
+    """DVC's hash of data/: what the manifest was made from (dvc.lock), else what is tracked (data.dvc), else "none"."""
+    stages = _yaml(root / "dvc.lock").get("stages")
+    ingest = stages.get("ingest") if isinstance(stages, dict) else None
+    locked = _md5_of_data(ingest, "deps")
+    return locked or _md5_of_data(_yaml(root / "data.dvc"), "outs") or NONE
+
+
+def lock_digest(root: Path) -> str:
+    """The SHA-256 of dvc.lock, or "none"."""
+    lock = root / "dvc.lock"
+    return sha256_file(lock) if lock.is_file() else NONE
+
+
+def device_name() -> str:
+    """The GPU that torch uses in this process, else the processor."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"cpu ({os.cpu_count()} cores, {platform.machine()})"
+
+
+def user_name() -> str:
+    """Who runs the command, or "none" where the system has no name for them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return NONE
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _md5_of_data(stage: Any, kind: str) -> str | None:
+    entries = stage.get(kind) if isinstance(stage, dict) else None
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and entry.get("path") == "data" and entry.get("md5"):
+            return str(entry["md5"])
+    return None

@@ -1,0 +1,262 @@
+"""Trained models as versions in MLflow's registry: one version for each digest of the model's files."""
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.entities import LoggedModelOutput, Metric
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, Schema
+
+import clipbert
+from clipbert.errors import ClipBertError
+from clipbert.files import sha256_file, write_json
+from clipbert.params import Params
+from clipbert.release.provenance import NONE, data_digest
+from clipbert.release.runs import DATASET, LONGEST_DIGEST, find_run
+from clipbert.release.store import Store, as_default, model_name, open_experiment, open_store, store_errors
+
+CANDIDATE = "candidate"
+REQUIRED = ("item_id", "score", "chance")
+PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pandas", "pillow", "decord", "av", "rich")
+INPUTS = {"retrieval": ("video", "text"), "open_qa": ("video", "question")}
+OUTPUTS = {
+    "retrieval": (("double", "score"),),
+    "open_qa": (("string", "answer"), ("double", "confidence")),
+}
+EXAMPLES = {
+    "retrieval": {"video": ["data/videos/example.mp4"], "text": ["a red square moves to the left"]},
+    "open_qa": {"video": ["data/videos/example.mp4"], "question": ["what color is the square?"]},
+}
+
+
+@dataclass(frozen=True)
+class Release:
+    """One registered version."""
+
+    task: str
+    name: str
+    version: str
+    run_id: str
+    digest: str
+    alias: str
+
+
+def register(
+    root: Path,
+    task: str,
+    model_dir: Path,
+    run_json: Path,
+    metrics_json: Path,
+    predictions_parquet: Path,
+    out: Path,
+    params: Params,
+) -> Release:
+    """Register a trained model as `clipbert-TASK`, give it the alias `candidate`, and write `out`.
+
+    The same files are the same version: when one with this digest exists, nothing is uploaded; its alias, metrics and
+    predictions are brought up to date.
+
+    Raises:
+        ClipBertError: an input is missing or broken, or the store cannot be used.
+    """
+    metrics = _read_metrics(metrics_json)
+    read_predictions(predictions_parquet)
+    digest = model_digest(model_dir)
+    store = open_store(root)
+    open_experiment(store, task)
+    name = model_name(task)
+    with store_errors(store.uri, f"cannot register {name}"):
+        version = _version_with(store, name, digest)
+        if version is None:
+            run_id = find_run(store, run_json)
+            version = _create_version(store, task, run_id, model_dir, digest, params)
+        _attach_evaluation(store, task, version, metrics, predictions_parquet, params)
+        store.client.set_registered_model_alias(name, CANDIDATE, version.version)
+    release = Release(task, name, str(version.version), str(version.run_id), digest, CANDIDATE)
+    write_json(out, asdict(release))
+    return release
+
+
+def model_digest(model_dir: Path) -> str:
+    """SHA-256 over the sorted names and SHA-256s of a model's files.
+
+    Raises:
+        ClipBertError: the folder is missing or holds no model.
+    """
+    if not (model_dir / "config.json").is_file():
+        raise ClipBertError(f"{model_dir}: no model here (config.json is missing). Train it: `clipbert train TASK`.")
+    files = sorted(path for path in model_dir.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(model_dir).as_posix()} {sha256_file(path)}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """The test items of a model: item_id, score, chance and more, indexed by item_id.
+
+    Raises:
+        ClipBertError: the file is missing or broken, a column is missing, or an item stands twice.
+    """
+    try:
+        return check_predictions(pd.read_parquet(path), str(path))
+    except (OSError, ValueError) as error:
+        raise ClipBertError(
+            f"{path}: expected a table of predictions ({error}). Evaluate again: `clipbert evaluate TASK`."
+        ) from error
+
+
+def check_predictions(items: pd.DataFrame, origin: str) -> pd.DataFrame:
+    """`items` indexed by item_id.
+
+    Raises:
+        ClipBertError: a column is missing, there are no items, or one stands twice.
+    """
+    if missing := [column for column in REQUIRED if column not in items.columns]:
+        raise ClipBertError(f"{origin}: the predictions lack the column(s) {', '.join(missing)}. Evaluate again.")
+    if items.empty or not items["item_id"].is_unique:
+        raise ClipBertError(f"{origin}: expected test items, each once; found {len(items)} rows. Evaluate again.")
+    return items.set_index("item_id", drop=False)
+
+
+def predictions_path(task: str, digest: str) -> str:
+    """Where a version's predictions stand among its run's artifacts; runs may hold several versions'."""
+    return f"predictions/{task}-{digest[:12]}.parquet"
+
+
+def aliases(store: Store, name: str) -> dict[str, str]:
+    """alias to version number; empty when the model was never registered."""
+    try:
+        found: dict[str, Any] = store.client.get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+    return {alias: str(version) for alias, version in found.items()}
+
+
+def download_model(store: Store, name: str, version: str, destination: Path) -> Path:
+    """Fetch a version's model folder, as `clipbert.model.load` reads it."""
+    with as_default(store):
+        downloaded = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(destination))
+    flavor = Model.load(downloaded).flavors["python_function"]
+    return Path(downloaded, flavor["artifacts"]["model"]["path"])
+
+
+def _version_with(store: Store, name: str, digest: str) -> Any:
+    found = store.client.search_model_versions(f"name = '{name}' and tags.digest = '{digest}'")
+    return max(found, key=lambda version: int(version.version), default=None)
+
+
+def _create_version(store: Store, task: str, run_id: str, model_dir: Path, digest: str, params: Params) -> Any:
+    client, name = store.client, model_name(task)
+    run = client.get_run(run_id)
+    logged = client.create_logged_model(
+        run.info.experiment_id, name=name, source_run_id=run_id, params=run.data.params, tags={"digest": digest}
+    )
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch, "model")
+            _save(folder, task, model_dir, Model(run_id=run_id, model_id=logged.model_id), params)
+            client.log_model_artifacts(logged.model_id, str(folder))
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    try:
+        client.create_registered_model(name, description=f"ClipBERT for {task}; the alias champion is the one in use.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = {
+        "digest": digest,
+        "model_id": logged.model_id,
+        **{name: run.data.tags.get(f"clipbert.{name}", NONE) for name in ("git_commit", "data_digest", "dvc_lock")},
+    }
+    with as_default(store):
+        return client.create_model_version(
+            name, f"models:/{logged.model_id}", run_id=run_id, tags=tags, model_id=logged.model_id
+        )
+
+
+def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) -> None:
+    """Write the MLflow model: the code of this package, the safetensors, and what is needed to run them."""
+    settings = {
+        "task": task,
+        "fps": params.frames.fps,
+        "size": params.frames.size,
+        "max_frames": params.frames.max_frames,
+        "timeout_s": params.frames.timeout_s,
+        "clips": params.evaluate.clips,
+        "batch_size": params.evaluate.batch_size,
+    }
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", column) for column in INPUTS[task]]),
+        outputs=Schema([ColSpec(kind, column) for kind, column in OUTPUTS[task]]),
+    )
+    package = Path(clipbert.__file__).parent
+    mlflow.pyfunc.save_model(
+        str(folder),
+        python_model=str(package / "release" / "served_model.py"),
+        artifacts={"model": str(model_dir.resolve())},
+        code_paths=[str(package)],
+        model_config=settings,
+        signature=signature,
+        input_example=pd.DataFrame(EXAMPLES[task]),
+        pip_requirements=[f"{name}=={installed_version(name).partition('+')[0]}" for name in PACKAGES],
+        mlflow_model=model,
+    )
+    for cache in folder.rglob("__pycache__"):
+        shutil.rmtree(cache)
+
+
+def _attach_evaluation(
+    store: Store, task: str, version: Any, metrics: Mapping[str, float], predictions: Path, params: Params
+) -> None:
+    """The numbers of the last evaluation as the version's tags and metrics, and its predictions beside the run."""
+    wanted = {f"metric.{key}": f"{value:.6g}" for key, value in metrics.items()}
+    wanted |= {
+        "evaluation.clips": str(params.evaluate.clips),
+        "evaluation.data_digest": data_digest(store.root),
+        "evaluation.predictions": sha256_file(predictions),
+    }
+    if all(version.tags.get(key) == value for key, value in wanted.items()):
+        return
+    now, data = int(time.time() * 1000), data_digest(store.root)[:LONGEST_DIGEST]
+    store.client.log_batch(
+        version.run_id,
+        metrics=[
+            Metric(key, value, now, 0, model_id=version.tags["model_id"], dataset_name=DATASET, dataset_digest=data)
+            for key, value in metrics.items()
+        ],
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        artifact = Path(predictions_path(task, version.tags["digest"]))
+        copy = Path(scratch, artifact.name)
+        shutil.copyfile(predictions, copy)
+        store.client.log_artifact(version.run_id, str(copy), str(artifact.parent))
+    for key, value in wanted.items():
+        store.client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def _read_metrics(path: Path) -> dict[str, float]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        metrics = {str(key): float(value) for key, value in found.items()}
+    except (OSError, UnicodeDecodeError, ValueError, TypeError, AttributeError) as error:
+        raise ClipBertError(
+            f'{path}: expected flat metrics such as {{"retrieval/r1": 42.0}} ({error}). '
+            f"Evaluate again: `clipbert evaluate TASK`."
+        ) from error
+    return {key: value for key, value in metrics.items() if math.isfinite(value)}

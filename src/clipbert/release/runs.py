@@ -1,0 +1,147 @@
+"""Runs as MLflow keeps them: made with their provenance, found again, and given their evaluation."""
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.exceptions import MlflowException
+
+from clipbert.errors import ClipBertError
+from clipbert.release.provenance import provenance
+from clipbert.release.store import Store, open_experiment, open_store, store_errors
+
+PARAMS_AT_ONCE = 100
+LONGEST_VALUE = 5999
+LONGEST_DIGEST = 36
+DATASET = "data"
+
+
+def create_run(store: Store, experiment_id: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> Any:
+    """A new run with its parameters and tags, and data/ as its dataset; returns MLflow's RunInfo.
+
+    Args:
+        tags: the provenance of what the run makes, and more.
+    """
+    mlflow_tags = {
+        "mlflow.source.name": tags["clipbert.command"],
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": tags["clipbert.git_commit"],
+        "mlflow.user": tags["clipbert.user"],
+    }
+    cut = {key: value[:LONGEST_VALUE] for key, value in {**tags, **mlflow_tags}.items()}
+    info = store.client.create_run(experiment_id, run_name=name, tags=cut).info
+    entries = [Param(key, value) for key, value in params.items()]
+    for start in range(0, len(entries), PARAMS_AT_ONCE):
+        store.client.log_batch(info.run_id, params=entries[start : start + PARAMS_AT_ONCE])
+    _log_dataset(store, info.run_id, tags)
+    return info
+
+
+def active_run(store: Store, run_id: str | None) -> Any:
+    """MLflow's RunInfo of a run that this store has and nobody deleted, else None."""
+    if run_id is None:
+        return None
+    try:
+        info = store.client.get_run(run_id).info
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return info if info.lifecycle_stage == "active" else None
+
+
+def find_run(store: Store, run_json: Path) -> str:
+    """The id of the run that `run_json` describes, made again when this store does not have it.
+
+    A run made again has the tags clipbert.restored = true and clipbert.restored_from; it is made once.
+
+    Raises:
+        ClipBertError: `run_json` is missing or broken, or the store cannot be written.
+    """
+    try:
+        described = json.loads(run_json.read_text(encoding="utf-8"))
+        task, old_id = str(described["task"]), str(described["run_id"])
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        raise ClipBertError(
+            f"{run_json}: expected the description of a training run, a JSON object with task and run_id "
+            f"({type(error).__name__}: {error}). Train again: `dvc repro --force train@{run_json.stem}`."
+        ) from error
+    with store_errors(store.uri, "cannot be read"):
+        if active_run(store, old_id) is not None:
+            return old_id
+    experiment_id = open_experiment(store, task)
+    with store_errors(store.uri, "cannot be written"):
+        query = f"tags.`clipbert.restored_from` = '{old_id}'"
+        for run in store.client.search_runs([experiment_id], filter_string=query, max_results=1):
+            return str(run.info.run_id)
+        name = f"{described.get('run_name') or task} (restored)"
+        origin = provenance(store.root) | flatten(described.get("tags") or {})
+        tags = origin | {"clipbert.task": task, "clipbert.restored": "true", "clipbert.restored_from": old_id}
+        info = create_run(store, experiment_id, name, flatten(described.get("params") or {}), tags)
+        store.client.set_terminated(info.run_id, "FINISHED")
+    return str(info.run_id)
+
+
+def log_evaluation(
+    root: Path,
+    run_json: Path,
+    metrics: Mapping[str, float],
+    files: Iterable[Path] = (),
+    pictures: Iterable[Path] = (),
+) -> str:
+    """Put an evaluation into the run that trained the model; returns that run's id.
+
+    A model from the DVC cache may have been trained elsewhere: its run is then made again, see `find_run`.
+
+    Args:
+        metrics: flat; recorded at step 0.
+        files: kept under evaluation/.
+        pictures: PNG or JPEG, kept under predictions/.
+
+    Raises:
+        ClipBertError: the store cannot be used, or `run_json` is missing or broken.
+    """
+    store = open_store(root)
+    run_id = find_run(store, run_json)
+    now = int(time.time() * 1000)
+    with store_errors(store.uri, "cannot keep the evaluation"):
+        store.client.log_batch(run_id, metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()])
+        for folder, paths in (("evaluation", files), ("predictions", pictures)):
+            for path in paths:
+                store.client.log_artifact(run_id, str(path), folder)
+    return run_id
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"train": {"lr": 0.1}} to {"train.lr": "0.1"}; lists as JSON, and no value longer than MLflow takes."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            text = json.dumps(value) if isinstance(value, list | tuple) else str(value)
+            flat[f"{prefix}{key}"] = text[:LONGEST_VALUE]
+    return flat
+
+
+def _log_dataset(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
+    """data/ as an MLflow dataset: its digest is DVC's hash, its profile the manifest's counts by split."""
+    dataset = Dataset(
+        name=DATASET,
+        digest=tags["clipbert.data_digest"][:LONGEST_DIGEST],
+        source_type="dvc",
+        source=json.dumps({"path": "data", "tracked_by": "data.dvc", "git_commit": tags["clipbert.git_commit"]}),
+        profile=json.dumps(_counts(store.root / "artifacts" / "manifest")),
+    )
+    context = InputTag("mlflow.data.context", "training")
+    store.client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+
+
+def _counts(manifest: Path) -> dict[str, dict[str, int]]:
+    tables = [path for path in (manifest / "videos.parquet", manifest / "texts.parquet") if path.is_file()]
+    splits = {path.stem: pd.read_parquet(path, columns=["split"])["split"].value_counts() for path in tables}
+    return {name: {str(split): int(count) for split, count in counts.items()} for name, counts in splits.items()}

@@ -1,0 +1,200 @@
+"""Where runs and models are kept: the embedded store under mlflow/, or the one that MLFLOW_TRACKING_URI names."""
+
+import contextlib
+import logging
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import requests
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from clipbert import __version__
+from clipbert.errors import ClipBertError
+
+EMBEDDED = Path("mlflow", "mlflow.db")
+ARTIFACTS = Path("mlflow", "artifacts")
+DATABASES = ("sqlite", "postgresql", "mysql")
+PROBE_S = 5
+LOCKED_S = 20
+
+for _name in ("alembic", "sqlalchemy"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store that answered."""
+
+    uri: str
+    registry_uri: str
+    client: Any
+    root: Path  # of the project
+    embedded: bool  # it is the project's own
+    artifacts: Path | None  # where new experiments keep their files; None: the server decides
+
+    @property
+    def shown(self) -> str:
+        """The URI without its password, for messages and files."""
+        return redact(self.uri, self.uri)
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI, or the embedded store of the project at `root`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _embedded_uri(root)
+
+
+def model_name(task: str) -> str:
+    """The name of a task's experiment and of its registered model."""
+    return f"clipbert-{task}"
+
+
+def open_store(root: Path) -> Store:
+    """Connect to the store, making the embedded one when it is not there yet.
+
+    Raises:
+        ClipBertError: it cannot be reached within seconds, cannot be written, or is no MLflow store.
+    """
+    uri = tracking_uri(root)
+    with store_errors(uri, "cannot be used"):
+        local = uri.split(":", 1)[0].split("+", 1)[0] in DATABASES
+        if local:
+            _probe_database(uri)
+        registry_uri = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+        client = MlflowClient(tracking_uri=uri, registry_uri=registry_uri)
+        with short_patience():
+            client.search_experiments(max_results=1)
+    root = root.resolve()
+    return Store(uri, registry_uri, client, root, uri == _embedded_uri(root), root / ARTIFACTS if local else None)
+
+
+def open_experiment(store: Store, task: str) -> str:
+    """The id of a task's experiment, made when it is not there yet, after a proof that store and files can be written.
+
+    Raises:
+        ClipBertError: they cannot; the experiment was deleted; or its files belong to a folder of another place.
+    """
+    name = model_name(task)
+    with store_errors(store.uri, "cannot be written"):
+        experiment = store.client.get_experiment_by_name(name)
+        if experiment is None:
+            where = None if store.artifacts is None else str(store.artifacts)
+            try:
+                experiment_id = store.client.create_experiment(name, artifact_location=where)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            experiment = store.client.get_experiment_by_name(name)
+        if experiment.lifecycle_stage != "active":
+            raise ClipBertError(
+                f"MLflow store {store.shown}: the experiment {name} was deleted. Restore it with `mlflow experiments "
+                f"restore --experiment-id {experiment.experiment_id}`, or remove it for good with `mlflow gc`."
+            )
+        experiment_id = str(experiment.experiment_id)
+        store.client.set_experiment_tag(experiment_id, "clipbert.version", __version__)
+        if store.artifacts is not None:
+            _check_artifacts(store, store.artifacts, experiment.artifact_location)
+    return experiment_id
+
+
+@contextlib.contextmanager
+def store_errors(uri: str, failure: str) -> Iterator[None]:
+    """Turn a failure of the store into a message that names it and says what to do.
+
+    Raises:
+        ClipBertError: in place of what MLflow, the database, the network or the file system raised.
+    """
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError, ImportError) as error:
+        detail = redact(str(error).strip().split("\n", 1)[0][:600], uri)
+        raise ClipBertError(f"MLflow store {redact(uri, uri)} {failure}: {detail}\n{_advice(uri)}") from error
+
+
+def redact(text: str, uri: str) -> str:
+    """`text` without the password that stands in `uri`."""
+    try:
+        password = urlsplit(uri).password
+    except ValueError:
+        return text
+    return text.replace(f":{password}@", ":***@").replace(unquote(password), "***") if password else text
+
+
+def _advice(uri: str) -> str:
+    if uri.startswith("sqlite:"):
+        return (
+            "Make sure that its folder can be written and that no other program holds the file, or set "
+            "MLFLOW_TRACKING_URI to another store."
+        )
+    if uri.startswith(("http:", "https:")):
+        return (
+            "Start the server (`make ui` for a local one), correct MLFLOW_TRACKING_URI and its credentials, or "
+            f"unset it to use the embedded store {EMBEDDED}."
+        )
+    return (
+        "MLFLOW_TRACKING_URI takes http://HOST:PORT of a server or a database such as sqlite:////ABSOLUTE/PATH.db; "
+        f"unset it to use the embedded store {EMBEDDED}."
+    )
+
+
+def _embedded_uri(root: Path) -> str:
+    return f"sqlite:///{root.resolve() / EMBEDDED}"
+
+
+def _probe_database(uri: str) -> None:
+    """One connection attempt: MLflow itself would retry for minutes."""
+    url = sqlalchemy.make_url(uri)
+    backend = url.get_backend_name()
+    patience = {"timeout": LOCKED_S} if backend == "sqlite" else {"connect_timeout": PROBE_S}
+    if backend == "sqlite" and url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sqlalchemy.create_engine(url, connect_args=patience, poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect() as connection:
+        # Asks SQLite for the right to write, and gives it back.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if backend == "sqlite" else "SELECT 1")
+        connection.rollback()
+
+
+def _check_artifacts(store: Store, artifacts: Path, location: str) -> None:
+    found = Path(unquote(urlsplit(location).path) if location.startswith("file:") else location)
+    if store.embedded and found != artifacts:
+        raise ClipBertError(
+            f"MLflow store {store.shown}: its files are under {found}, but this project is at {store.root}. MLflow "
+            f"keeps absolute paths: move the project back, or move {EMBEDDED} and {ARTIFACTS} away to begin anew."
+        )
+    if found.is_absolute():
+        found.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=found):
+            pass
+
+
+def short_patience() -> contextlib.AbstractContextManager[None]:
+    """Inside, a server that does not answer within seconds has failed; MLflow's own patience is minutes."""
+    return _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT=str(PROBE_S))
+
+
+def as_default(store: Store) -> contextlib.AbstractContextManager[None]:
+    """Inside, the parts of MLflow that look for a default store instead of being given one find this one."""
+    return _environment(MLFLOW_TRACKING_URI=store.uri, MLFLOW_REGISTRY_URI=store.registry_uri)
+
+
+@contextlib.contextmanager
+def _environment(**wanted: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

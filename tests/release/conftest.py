@@ -1,0 +1,168 @@
+"""An embedded store, a real MLflow server, and models small enough to register in a second."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipbert.model import ClipBertConfig, ClipBertForOpenQA, ClipBertForRetrieval, ClipBertProcessor
+from clipbert.params import Params
+from clipbert.release.registry import Release, register
+from clipbert.release.store import open_store
+
+TEXTS = ["a red square moves left", "a blue circle moves right", "what color is it?", "how many shapes appear?"]
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32}
+ITEMS = 60
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an MLflow server of this test session's own."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    options = {
+        "host": "127.0.0.1",
+        "port": port,
+        "workers": 1,
+        "backend-store-uri": f"sqlite:///{folder}/server.db",
+        "artifacts-destination": str(folder / "artifacts"),
+    }
+    command = [sys.executable, "-m", "mlflow", "server", *(f"--{name}={value}" for name, value in options.items())]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    log = folder / "log.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            _wait_until_healthy(address, process, log)
+            yield address
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, 15)
+            process.wait(timeout=20)
+
+
+def _wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=2):
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"the MLflow server did not start:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store as `open_store` makes it; making one takes seconds, so tests start from a copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        root = tmp_path_factory.mktemp("template")
+        open_store(root)
+    return root / "mlflow" / "mlflow.db"
+
+
+@pytest.fixture
+def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder (with a space in its name) that has an embedded store."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
+    folder = tmp_path / "a project"
+    (folder / "mlflow").mkdir(parents=True)
+    shutil.copyfile(empty_database, folder / "mlflow" / "mlflow.db")
+    return folder
+
+
+@pytest.fixture(params=["embedded", "server"])
+def any_root(root: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project with each kind of store, empty."""
+    if request.param == "embedded":
+        yield root
+        return
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", request.getfixturevalue("server"))
+    yield root
+    client = open_store(root).client
+    for model in client.search_registered_models():
+        client.delete_registered_model(model.name)
+    for experiment in client.search_experiments():
+        client.rename_experiment(experiment.experiment_id, f"over-{uuid.uuid4().hex}")
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """make_model(task, seed): a saved model with random weights, the same for the same arguments."""
+    made: dict[tuple[str, int], Path] = {}
+    tokenizer = ClipBertProcessor.train_tokenizer(TEXTS, 200, min_frequency=1)
+
+    def make(task: str = "retrieval", seed: int = 0) -> Path:
+        if (task, seed) not in made:
+            folder = tmp_path_factory.mktemp("models") / task
+            config = ClipBertConfig.tiny(vocab_size=len(tokenizer), answers=["red", "blue", "two"], **SMALL)
+            torch.manual_seed(seed)
+            model = {"retrieval": ClipBertForRetrieval, "open_qa": ClipBertForOpenQA}[task](config)
+            model.save_pretrained(folder)
+            ClipBertProcessor.for_config(config, tokenizer).save_pretrained(folder)
+            made[task, seed] = folder
+        return made[task, seed]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def predictions() -> Callable[..., pd.DataFrame]:
+    """predictions(correct, items, offset): test items numbered from `offset`, of which a fixed random part is right."""
+
+    def make(correct: int, items: int = ITEMS, offset: int = 0) -> pd.DataFrame:
+        score = np.zeros(items)
+        score[np.random.default_rng(0).permutation(items)[:correct]] = 1.0
+        names = [f"t{number:04d}" for number in range(offset, offset + items)]
+        return pd.DataFrame({"item_id": names, "score": score, "chance": 0.1, "text": "a red square"})
+
+    return make
+
+
+@pytest.fixture
+def release(any_root: Path, make_model: Callable[..., Path]) -> Callable[..., Release]:
+    """release(seed, items): register the model of that seed with those predictions, in each kind of store."""
+    return releaser(any_root, make_model)
+
+
+@pytest.fixture
+def release_embedded(root: Path, make_model: Callable[..., Path]) -> Callable[..., Release]:
+    """The same in the embedded store alone."""
+    return releaser(root, make_model)
+
+
+def releaser(root: Path, make_model: Callable[..., Path]) -> Callable[..., Release]:
+    """What `release` and `release_embedded` give."""
+
+    def do(seed: int, items: pd.DataFrame, task: str = "retrieval", params: Params | None = None) -> Release:
+        run_json, metrics_json = root / f"run-{seed}.json", root / f"metrics-{seed}.json"
+        described = {"task": task, "run_id": f"{seed:032x}", "tags": {"clipbert.git_commit": "c0ffee"}}
+        run_json.write_text(json.dumps(described))
+        metrics_json.write_text(json.dumps({f"{task}/r1": 100 * float(items["score"].mean())}))
+        table = root / f"predictions-{seed}.parquet"
+        items.to_parquet(table)
+        out = root / "artifacts" / "releases" / f"{task}.json"
+        model_dir = make_model(task, seed)
+        return register(root, task, model_dir, run_json, metrics_json, table, out, params or Params())
+
+    return do

@@ -1,0 +1,207 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipbert.errors import ClipBertError
+from clipbert.frames.decode import read_frames
+from clipbert.frames.sampling import uniform_clips
+from clipbert.model import ClipBertProcessor, load
+from clipbert.params import EvaluateParams, Params
+from clipbert.release import registry
+from clipbert.release.registry import aliases, download_model, model_digest, predictions_path, register
+from clipbert.release.store import open_store
+
+NAME = "clipbert-retrieval"
+
+
+def versions(root: Path) -> list:
+    return open_store(root).client.search_model_versions(f"name = '{NAME}'")
+
+
+def test_registered_version_has_alias_tags_and_file(any_root, release, make_model, predictions):
+    made = release(0, predictions(30))
+    store = open_store(any_root)
+    assert made == registry.Release(
+        "retrieval", NAME, "1", made.run_id, model_digest(make_model("retrieval", 0)), "candidate"
+    )
+    assert json.loads((any_root / "artifacts/releases/retrieval.json").read_text()) == asdict(made)
+    assert aliases(store, NAME) == {"candidate": "1"}
+    (version,) = versions(any_root)
+    assert version.tags["digest"] == made.digest
+    assert version.tags["git_commit"] == "c0ffee"
+    assert version.tags["data_digest"] == version.tags["dvc_lock"] == "none"
+    assert version.tags["metric.retrieval/r1"] == "50"
+    assert version.run_id == made.run_id
+    run = store.client.get_run(made.run_id)
+    assert run.data.metrics["retrieval/r1"] == 50
+    assert run.data.tags["clipbert.restored"] == "true"
+    assert [output.model_id for output in run.outputs.model_outputs] == [version.tags["model_id"]]
+    assert store.client.get_logged_model(version.tags["model_id"]).metrics[0].value == 50
+    listed = store.client.list_artifacts(made.run_id, "predictions")
+    assert [file.path for file in listed] == [predictions_path("retrieval", made.digest)]
+
+
+def test_registering_the_same_model_again_makes_nothing_new(any_root, release, predictions):
+    first = release(0, predictions(30))
+    store = open_store(any_root)
+    version, history = versions(any_root)[0], store.client.get_metric_history(first.run_id, "retrieval/r1")
+    assert release(0, predictions(30)) == first
+    (again,) = versions(any_root)
+    assert again.last_updated_timestamp == version.last_updated_timestamp
+    assert len(store.client.get_metric_history(first.run_id, "retrieval/r1")) == len(history)
+    assert len(store.client.search_logged_models([store.client.get_run(first.run_id).info.experiment_id])) == 1
+
+
+def test_candidate_follows_the_last_registration(root, release_embedded, predictions):
+    store = open_store(root)
+    assert [release_embedded(seed, predictions(30)).version for seed in (0, 1, 0)] == ["1", "2", "1"]
+    assert aliases(store, NAME) == {"candidate": "1"}
+
+
+def test_new_evaluation_of_the_same_model_replaces_its_numbers(root, release_embedded, predictions):
+    made = release_embedded(0, predictions(30))
+    better = Params(evaluate=EvaluateParams(clips=8))
+    assert release_embedded(0, predictions(45), params=better) == made
+    (version,) = versions(root)
+    assert version.tags["metric.retrieval/r1"] == "75"
+    assert version.tags["evaluation.clips"] == "8"
+    stored = open_store(root).client.download_artifacts(made.run_id, predictions_path("retrieval", made.digest))
+    assert pd.read_parquet(stored)["score"].sum() == 45
+
+
+def test_digest_depends_on_names_and_bytes_alone(tmp_path, make_model):
+    one, two = make_model("retrieval", 0), make_model("retrieval", 1)
+    copy = tmp_path / "elsewhere"
+    copy.mkdir()
+    for file in sorted(one.iterdir(), reverse=True):
+        (copy / file.name).write_bytes(file.read_bytes())
+    assert model_digest(copy) == model_digest(one) != model_digest(two)
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    assert model_digest(copy) != model_digest(one)
+
+
+def test_download_gives_the_same_model_back(any_root, release, make_model, tmp_path, predictions):
+    made = release(0, predictions(30))
+    folder = download_model(open_store(any_root), NAME, "1", tmp_path / "down")
+    assert model_digest(folder) == made.digest == model_digest(make_model("retrieval", 0))
+
+
+@pytest.mark.parametrize("any_root", ["server"], indirect=True)
+def test_loaded_models_answer_as_the_models_themselves(any_root, release, make_model, video, tmp_path, predictions):
+    """In a fresh process that may not unpickle, with nothing but the address of the store."""
+    texts = ["a red square moves left", "how many shapes appear?", "a blue circle"]
+    tasks = {"retrieval": "text", "open_qa": "question"}
+    for task, column in tasks.items():
+        release(0, predictions(30), task)
+        asked = pd.DataFrame({"video": [str(video)] * 3, column: texts}, index=[7, 3, 3])
+        asked.to_parquet(tmp_path / f"{task}.parquet")
+    program = """
+        import mlflow, pandas as pd
+        for task in ("retrieval", "open_qa"):
+            model = mlflow.pyfunc.load_model(f"models:/clipbert-{task}@candidate")
+            assert model.metadata.signature and model.input_example is not None
+            model.predict(pd.read_parquet(f"{task}.parquet")).to_parquet(f"{task}-answers.parquet")
+    """
+    environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    params = Params()
+    images = read_frames(video, params.frames.fps, params.frames.size, params.frames.max_frames, 60).images
+    for task in tasks:
+        answers = pd.read_parquet(tmp_path / f"{task}-answers.parquet")
+        assert list(answers.index) == [7, 3, 3]
+        model = load(make_model(task, 0))
+        processor = ClipBertProcessor.from_pretrained(make_model(task, 0))
+        clips = uniform_clips(len(images), params.evaluate.clips, model.config.frames_per_clip)
+        batch = processor(frames=[images], texts=texts, clip_indices=[clips])
+        with torch.inference_mode():
+            expected = model(**batch, texts_per_video=torch.tensor([3])).logits.softmax(dim=1)
+        if task == "retrieval":
+            np.testing.assert_allclose(answers["score"], expected[:, 1], atol=1e-6)
+        else:
+            np.testing.assert_allclose(answers["confidence"], expected.max(dim=1).values, atol=1e-6)
+            assert answers["answer"].tolist() == [model.config.answers[i] for i in expected.argmax(dim=1)]
+
+
+def test_requirements_are_pinned_and_short(root, release_embedded, predictions, tmp_path):
+    release_embedded(0, predictions(30))
+    folder = download_model(open_store(root), NAME, "1", tmp_path / "down").parent.parent
+    lines = (folder / "requirements.txt").read_text().split()
+    assert all("==" in line and "+" not in line for line in lines)
+    assert {line.split("==")[0] for line in lines} == {"mlflow", *registry.PACKAGES}
+    assert not list(folder.rglob("__pycache__"))
+    assert (folder / "code" / "clipbert" / "model").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("broken", "content", "message"),
+    [
+        ("metrics", "[1]", r"metrics\.json: expected flat metrics"),
+        ("run", "{", r"run\.json: expected the description of a training run"),
+        ("run", '{"task": "retrieval"}', r"run\.json: expected .* task and run_id"),
+        ("predictions", "text", r"predictions\.parquet: expected a table of predictions"),
+    ],
+)
+def test_broken_inputs_are_named_and_register_nothing(root, make_model, predictions, broken, content, message):
+    files = {"run": root / "run.json", "metrics": root / "metrics.json", "predictions": root / "predictions.parquet"}
+    files["run"].write_text(json.dumps({"task": "retrieval", "run_id": "0" * 32}))
+    files["metrics"].write_text('{"retrieval/r1": 1.0}')
+    predictions(30).to_parquet(files["predictions"])
+    files[broken].write_text(content)
+    out = root / "out.json"
+    model = make_model("retrieval", 0)
+    with pytest.raises(ClipBertError, match=message):
+        register(root, "retrieval", model, files["run"], files["metrics"], files["predictions"], out, Params())
+    assert not out.exists()
+    assert versions(root) == []
+
+
+def test_missing_model_and_doubled_items_are_named(root, make_model, predictions, tmp_path):
+    with pytest.raises(ClipBertError, match=r"nowhere: no model here \(config.json is missing\)"):
+        model_digest(tmp_path / "nowhere")
+    doubled = pd.concat([predictions(3), predictions(3)])
+    with pytest.raises(ClipBertError, match="expected test items, each once; found 120 rows"):
+        registry.check_predictions(doubled, "here")
+    with pytest.raises(ClipBertError, match=r"lack the column\(s\) chance"):
+        registry.check_predictions(predictions(3).drop(columns="chance"), "here")
+
+
+def test_failed_upload_leaves_no_version(root, release_embedded, predictions, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_save", fail)
+        with pytest.raises(ClipBertError, match=r"cannot register clipbert-retrieval: .*No space left"):
+            release_embedded(0, predictions(30))
+    assert versions(root) == []
+    assert not (root / "artifacts" / "releases").exists()
+    assert replace(release_embedded(0, predictions(30)), run_id="").version == "1"
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds of a square that moves over noise."""
+    path = tmp_path_factory.mktemp("video") / "moving.mp4"
+    noise = np.random.default_rng(0).integers(0, 80, (96, 128, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for step in range(24):
+            image = noise.copy()
+            image[30:60, 3 * step : 3 * step + 30] = (255, 40, 40)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
