@@ -129,7 +129,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(small_config, inputs):
 
 def test_fresh_weights_are_sane():
     torch.manual_seed(0)
-    model = ClipBertForRetrieval(ClipBertConfig.tiny())
+    model = ClipBertForRetrieval(ClipBertConfig.tiny(initializer_range=0.02))
     assert model.clipbert.encoder.layer[0].attention.self.query.weight.std().item() == pytest.approx(0.02, rel=0.05)
     convolution = model.clipbert.vision.projection.weight
     assert convolution.std().item() == pytest.approx(math.sqrt(2 / (128 * 9)), rel=0.05)

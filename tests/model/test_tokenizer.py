@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 
@@ -32,16 +31,10 @@ def test_same_texts_same_vocabulary_in_any_order_and_process():
         "print(sorted(train_tokenizer(json.load(sys.stdin), 150).get_vocab().items()))"
     )
     expected = str(sorted(train_tokenizer(TEXTS, 150).get_vocab().items()))
-    for seed, texts in (("1", TEXTS), ("2", TEXTS[::-1])):
-        result = subprocess.run(
-            [sys.executable, "-c", code],
-            input=json.dumps(texts),
-            capture_output=True,
-            text=True,
-            check=True,
-            env=os.environ | {"PYTHONHASHSEED": seed},
-        )
-        assert result.stdout.strip() == expected
+    other = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(TEXTS[::-1]), capture_output=True, text=True, check=True
+    )
+    assert other.stdout.strip() == expected
 
 
 def test_the_vocabulary_has_no_room_for_the_characters():
