@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 "${PYTHON:-python3}" -m venv "$fresh/venv"
-"$fresh/venv/bin/python" -m pip install --quiet --disable-pip-version-check setuptools ".[dev]"
+"$fresh/venv/bin/python" -m pip install -qq --disable-pip-version-check setuptools ".[dev]"
 {
     echo "# Every transitive version of clipbert[dev]; made by \`make lock\`. Packages of a CUDA build of torch are left"
     echo "# out: pip resolves them where that build is what torch's pin names."

@@ -75,7 +75,7 @@ class TrainParams(Section):
     """The optimisation, the same for every task."""
 
     batch_size: int = Field(32, ge=1, description="videos (retrieval) or questions (QA) in a step")
-    lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of the transformer and heads")
+    lr: float = Field(1.5e-3, gt=0, le=1, description="peak learning rate of the transformer and heads")
     vision_lr: float | None = Field(None, gt=0, le=1, description="of the convolutions; null: the same as lr")
     weight_decay: float = Field(0.05, ge=0, le=1, description="of matrices; biases and norms have none")
     warmup_fraction: Fraction = Field(0.1, description="share of the steps in which the learning rate rises")
@@ -88,8 +88,8 @@ class TrainParams(Section):
 class RetrievalParams(Section):
     """Text-to-video retrieval."""
 
-    epochs: int = Field(20, ge=1)
-    negatives: int = Field(1, ge=1, le=64, description="unmatched texts for each video in a step")
+    epochs: int = Field(8, ge=1, description="visits of each training video")
+    negatives: int = Field(2, ge=1, le=64, description="unmatched texts for each video in a step")
     hard_negatives: Fraction = Field(0.5, description="share of them drawn by likeness, the rest at random")
     contrastive_weight: float = Field(1.0, ge=0, description="of the in-batch contrastive term; 0 leaves it out")
 
@@ -97,7 +97,7 @@ class RetrievalParams(Section):
 class OpenQAParams(Section):
     """Open-ended question answering over a vocabulary of answers."""
 
-    epochs: int = Field(12, ge=1)
+    epochs: int = Field(18, ge=1, description="visits of each training video")
     questions_per_video: int = Field(4, ge=1, le=64, description="of a video drawn for one step")
     caption_weight: float = Field(
         1.0, ge=0, description="of the contrastive term, if all training videos have captions"

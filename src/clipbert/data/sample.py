@@ -24,7 +24,7 @@ from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory, write_errors
 
 TRAIN, VAL, TEST = 1100, 100, 160  # videos
-UNSEEN_SHARE = {"train": 0.0, "val": 0.5, "test": 0.65}  # videos that show a (color, shape) pair new to training
+UNSEEN_SHARE = {"train": 0.0, "val": 0.5, "test": 0.5}  # videos that show a (color, shape) pair new to training
 QUESTIONS = {"train": 4, "val": 3, "test": 3}  # open questions a video
 OTHER_FORMATS = 12  # training videos that are not h264 in mp4
 INLINE_BELOW = 64  # so few videos are made without worker processes

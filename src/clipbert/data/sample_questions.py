@@ -151,10 +151,10 @@ def _order(rng: random.Random, scene: Scene) -> list[Question]:
 
 
 OPEN_KINDS: Kinds = {
-    "color": (42, ask_color),
-    "shape": (32, ask_shape),
-    "background": (20, ask_background),
-    "count": (18, ask_count),
+    "color": (40, ask_color),
+    "shape": (22, ask_shape),
+    "background": (30, ask_background),
+    "count": (24, ask_count),
     "size": (6, _size),
     "position": (7, _position),
     "direction": (8, _direction),

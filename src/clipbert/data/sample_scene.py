@@ -20,7 +20,7 @@ UNSEEN = frozenset((color, SHAPES[(5 * index + 2) % len(SHAPES)]) for index, col
 """(color, shape) pairs that no training video shows."""
 
 KINDS = {"quiet": 50, "appear": 12, "leave": 12, "turn": 14, "order": 12}  # weights
-COUNTS = {1: 32, 2: 50, 3: 18}  # how many things, and the weights of that
+COUNTS = {1: 55, 2: 32, 3: 13}  # how many things, and the weights of that
 LANES = {1: (28, 56, 84), 2: (28, 84), 3: (22, 56, 90)}  # centres across the axis of motion, by number of things
 PLACES = {
     "x": {2: ("at the top", "at the bottom"), 3: ("at the top", "in the middle", "at the bottom")},

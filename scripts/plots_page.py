@@ -1,0 +1,40 @@
+"""Write the page that `dvc plots show` fills, with Vega inside, so that it opens without a network."""
+
+from pathlib import Path
+
+import vl_convert
+
+# The grammar of DVC's own templates; the bundle's Vega draws it.
+VEGA_LITE = "5.20"
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+{refresh_tag}
+<title>ClipBERT plots</title>
+<script>(function(){@bundle@})();</script>
+<style>
+  body { margin: 0; padding: 24px; background: #f5f6f9; font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1c2330; }
+  body > div { display: inline-block; margin: 0 16px 16px 0; padding: 16px; background: #fff; border: 1px solid #e3e6ec;
+    border-radius: 10px; vertical-align: top; }
+  table { border-spacing: 15px; }
+</style>
+</head>
+<body>
+{plot_divs}
+</body>
+</html>
+"""
+
+
+def main() -> None:
+    """Write the template where .dvc/config points."""
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    path = Path(__file__).parents[1] / ".dvc" / "tmp" / "plots_page.html"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(PAGE.replace("@bundle@", bundle), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
