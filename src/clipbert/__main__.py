@@ -1,0 +1,5 @@
+"""`python -m clipbert`."""
+
+from clipbert.cli import main
+
+main()

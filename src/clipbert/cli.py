@@ -1,0 +1,186 @@
+"""The `clipbert` command: one verb a stage, and one for each thing a person does with a model."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from clipbert.console import console, errors
+from clipbert.errors import ClipBertError
+from clipbert.params import TASKS, Params, check_task, load_params
+from clipbert.stages import Project
+
+USER_ERROR, OUR_ERROR = 2, 1
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, version, compare, promote and use ClipBERT video-and-language models. "
+    "Every verb works on the project in the current folder.",
+)
+importers = typer.Typer(no_args_is_help=True, help="Turn an official data set into the canonical layout of data/.")
+app.add_typer(importers, name="import")
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one parameter; may be given again.")
+]
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(TASKS)}.")]
+DEFAULT = Path("params.yaml")
+
+
+def project() -> Project:
+    """The project in the current folder."""
+    return Project(Path.cwd())
+
+
+def stage(run: Callable[..., Any], params: Path, overrides: list[str] | None, task: str | None = None) -> None:
+    """Run a verb's work with its parameters."""
+    loaded: Params = load_params(params, overrides)
+    arguments = [project()] if task is None else [project(), check_task(task)]
+    run(*arguments, loaded)
+
+
+@app.command("sample-data", epilog="Example: `clipbert sample-data --seed 0`")
+def sample_data(
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another set; the same seed, the same bytes.")] = 0,
+) -> None:
+    """Make the embedded sample set of moving shapes in data/."""
+    from clipbert import stages
+
+    stages.sample_data(project(), seed)
+
+
+@importers.command("msrvtt", epilog="Example: `clipbert import msrvtt videodatainfo.json videos/ --qa val.jsonl`")
+def import_msrvtt(
+    annotations: Annotated[Path, typer.Argument(help="The official videodatainfo.json, or the zip that holds it.")],
+    videos: Annotated[Path, typer.Argument(help="The folder of the mp4 files, videoNNN.mp4.")],
+    qa: Annotated[Path | None, typer.Option(help="MSRVTT-QA questions, one JSON object a line.")] = None,
+    captions_per_test_video: Annotated[
+        int | None, typer.Option(min=1, help="Keep this many captions of a test video; without it, all.")
+    ] = None,
+) -> None:
+    """MSR-VTT: captions with the official splits, and optionally MSRVTT-QA."""
+    from clipbert import stages
+
+    stages.import_msrvtt(project(), annotations, videos, qa, captions_per_test_video)
+
+
+@app.command(epilog="Example: `clipbert ingest --set ingest.timeout_s=60`")
+def ingest(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Probe every file of data/, checksum it, read the annotations, quarantine what cannot be read."""
+    from clipbert import stages
+
+    stage(stages.ingest, params, overrides)
+
+
+@app.command(epilog="Example: `clipbert validate`")
+def validate(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Check the manifest with Great Expectations: a hard gate, with pages to read."""
+    from clipbert import stages
+
+    stage(stages.validate, params, overrides)
+
+
+@app.command(epilog="Example: `clipbert frames --set frames.fps=1`")
+def frames(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Decode each video once into the sampled-frame cache; what is unchanged is kept."""
+    from clipbert import stages
+
+    stage(stages.frames, params, overrides)
+
+
+@app.command(epilog="Example: `clipbert train retrieval --set train.lr=0.0005`")
+def train(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Train a task's model from pixels to text; a killed training goes on from its last checkpoint."""
+    from clipbert import stages
+
+    stage(stages.train, params, overrides, task)
+
+
+@app.command(epilog="Example: `clipbert evaluate retrieval --set evaluate.clips=8`")
+def evaluate(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Measure a trained model on the test split, beside chance and beside blank frames; write the report."""
+    from clipbert import stages
+
+    stage(stages.evaluate, params, overrides, task)
+
+
+@app.command(epilog="Example: `clipbert register retrieval`")
+def register(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Register a trained model in MLflow as the candidate; the same files are the same version."""
+    from clipbert import stages
+
+    stage(stages.register, params, overrides, task)
+
+
+@app.command(epilog="Example: `clipbert promote retrieval`")
+def promote(
+    task: TaskName,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = None,
+    reconsider: Annotated[bool, typer.Option(help="Consider a version again that was rolled back.")] = False,
+) -> None:
+    """Make the candidate the champion if it is better on the same test items, else say why not."""
+    from clipbert import stages
+
+    stages.promote(project(), check_task(task), load_params(params, overrides), reconsider)
+
+
+@app.command(epilog="Example: `clipbert rollback retrieval`")
+def rollback(task: TaskName) -> None:
+    """Take the last promotion back."""
+    from clipbert import stages
+
+    stages.rollback(project(), check_task(task))
+
+
+@app.command("params", epilog="Example: `clipbert params --set train.lr=0.0005`")
+def show_params(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """List every parameter with its value, its range and its meaning."""
+    from clipbert.params import explain
+
+    for key, value, meaning in explain(load_params(params, overrides)):
+        console.print(f"{key:<36} {value!s:<10} {meaning}", markup=False)
+
+
+@app.command(epilog="Example: `clipbert summary`")
+def summary() -> None:
+    """What the last `dvc repro` reached: metrics, registered versions, and where to look."""
+    from clipbert.summary import print_summary
+
+    print_summary(project())
+
+
+@app.command(epilog="Example: `clipbert doctor`")
+def doctor() -> None:
+    """Versions, device, decoders, servers, disk, and what is wrong with them."""
+    from clipbert.doctor import doctor
+
+    if doctor(Path.cwd()):
+        raise typer.Exit(OUR_ERROR)
+
+
+def main() -> NoReturn:
+    """Run the command line: exit 0 on success, 2 on a user's error, 1 on ours."""
+    # Spinning OpenMP threads make a busy machine several times slower; telemetry is nobody's business.
+    for name, value in (
+        ("OMP_WAIT_POLICY", "PASSIVE"),
+        ("DO_NOT_TRACK", "true"),
+        ("MLFLOW_DISABLE_TELEMETRY", "true"),
+        ("GX_ANALYTICS_ENABLED", "false"),
+        ("HF_HUB_DISABLE_TELEMETRY", "1"),
+    ):
+        os.environ.setdefault(name, value)
+    try:
+        app()
+    except ClipBertError as error:
+        errors.print(f"clipbert: {error}", markup=False)
+        sys.exit(USER_ERROR)
+    sys.exit(0)

@@ -1,0 +1,1 @@
+"""Measuring a trained model: predictions, metrics, comparisons, the report."""

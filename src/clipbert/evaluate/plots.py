@@ -1,0 +1,131 @@
+"""The curves behind a report: tables that `dvc plots` reads, and the same drawn as SVG."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipbert.evaluate.run import Evaluation
+from clipbert.files import atomic_write
+
+MODEL, BASELINE, GRID = "#2457c5", "#9aa3b2", "#e3e6ec"
+
+
+def write_tables(evaluation: Evaluation, out: Path) -> None:
+    """One CSV a curve under `out`: recall.csv for retrieval; by_type.csv and confusion.csv for question answering."""
+    for name, table in tables(evaluation).items():
+        with atomic_write(out / f"{name}.csv", "w") as file:
+            table.to_csv(file, index=False)
+
+
+def tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
+    """The tables of `write_tables` by name."""
+    if evaluation.task == "retrieval":
+        return {"recall": recall_table(evaluation)}
+    return {"by_type": accuracy_by_type(evaluation), "confusion": evaluation.items[["answer", "predicted"]]}
+
+
+def recall_table(evaluation: Evaluation) -> pd.DataFrame:
+    """k, recall, chance, blank_frames: the share of texts whose video is among the first k, in percent."""
+    gallery = int(evaluation.items["gallery"].max())
+    k = np.arange(1, gallery + 1)
+
+    def recall(items: pd.DataFrame) -> np.ndarray:
+        return 100 * (items["rank"].to_numpy()[None, :] <= k[:, None]).mean(axis=1)
+
+    return pd.DataFrame(
+        {
+            "k": k,
+            "recall": recall(evaluation.items),
+            "blank_frames": recall(evaluation.blank_items),
+            "chance": 100 * k / gallery,
+        }
+    )
+
+
+def accuracy_by_type(evaluation: Evaluation) -> pd.DataFrame:
+    """answer_type, questions, accuracy, blank_frames: in percent, the most frequent type first."""
+    kinds = evaluation.items["answer_type"]
+    grouped = evaluation.items.groupby(kinds)["score"]
+    blank = evaluation.blank_items["score"].groupby(kinds).mean()
+    table = pd.DataFrame(
+        {"questions": grouped.size(), "accuracy": 100 * grouped.mean(), "blank_frames": 100 * blank}
+    ).reset_index(names="answer_type")
+    return table.sort_values(["questions", "answer_type"], ascending=[False, True], ignore_index=True)
+
+
+def recall_figure(evaluation: Evaluation) -> str:
+    """Recall against k, as SVG."""
+    table = recall_table(evaluation)
+
+    def draw(axes: Any) -> None:
+        axes.plot(table["k"], table["recall"], color=MODEL, linewidth=2, label="this model")
+        axes.plot(table["k"], table["blank_frames"], color=BASELINE, linewidth=1.5, label="blank frames")
+        axes.plot(table["k"], table["chance"], color=BASELINE, linewidth=1, linestyle=":", label="chance")
+        axes.set(xlabel="k", ylabel="recall at k, %", xlim=(1, table["k"].max()), ylim=(0, 100), xscale="log")
+        ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if k <= table["k"].max()]
+        axes.set_xticks(ticks, [str(k) for k in ticks])
+        axes.minorticks_off()
+        axes.legend(frameon=False, loc="upper left")
+
+    return svg(draw)
+
+
+def types_figure(evaluation: Evaluation) -> str:
+    """Accuracy by kind of answer, beside the same model on blank frames, as SVG."""
+    table = accuracy_by_type(evaluation).head(12)[::-1]
+
+    def draw(axes: Any) -> None:
+        rows = np.arange(len(table))
+        axes.barh(rows + 0.19, table["accuracy"], height=0.36, color=MODEL, label="this model")
+        axes.barh(rows - 0.19, table["blank_frames"], height=0.36, color=BASELINE, label="blank frames")
+        axes.set_yticks(rows, [f"{row.answer_type} ({row.questions})" for row in table.itertuples()])
+        axes.set(xlabel="accuracy, %", xlim=(0, 100))
+        axes.legend(frameon=False, loc="lower right")
+        axes.grid(axis="y", visible=False)
+
+    return svg(draw)
+
+
+def training_figure(history: pd.DataFrame, validation: pd.DataFrame, metric: str) -> str:
+    """The training loss and the validation metric against steps, as SVG."""
+
+    def draw(axes: Any) -> None:
+        smooth = history["loss"].ewm(span=10).mean()
+        axes.plot(history["step"], history["loss"], color=BASELINE, linewidth=0.8, alpha=0.6)
+        axes.plot(history["step"], smooth, color=BASELINE, linewidth=2, label="training loss")
+        axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
+        right = axes.twinx()
+        right.plot(
+            validation["step"], validation[metric], color=MODEL, linewidth=2, marker="o", markersize=3, label=metric
+        )
+        right.set(ylabel=f"validation {metric.split('/')[-1]}", ylim=(0, 100))
+        right.spines[["top"]].set_visible(False)
+        handles = axes.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
+        axes.legend(
+            handles, ["training loss", f"validation {metric.split('/')[-1]}"], frameon=False, loc="center right"
+        )
+
+    return svg(draw)
+
+
+def svg(draw: Callable[[Any], None]) -> str:
+    """One drawing as an SVG element that scales with its place; the same input gives the same bytes."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style = {"font.size": 9, "font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "clipbert"}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        draw(axes)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    text = file.getvalue()
+    return text[text.index("<svg") :]

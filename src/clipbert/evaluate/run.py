@@ -1,0 +1,50 @@
+"""A trained model over a split: its predictions, its metrics, and the same model shown blank frames."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from clipbert.data.manifest import read_texts
+from clipbert.frames import FrameCache
+from clipbert.model import ClipBertProcessor, load
+from clipbert.params import Params
+from clipbert.tasks import make_task
+from clipbert.tasks.base import Predictions
+from clipbert.tasks.predict import predict
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model reached on a split."""
+
+    task: str
+    metrics: dict[str, float]
+    items: Predictions  # item_id, score, chance, ...
+    blank_items: Predictions  # the same items from black frames: what the text alone gives away
+
+
+def evaluate_model(
+    model_dir: Path, task_name: str, manifest_dir: Path, frames_dir: Path, params: Params, split: str = "test"
+) -> Evaluation:
+    """Evaluate a saved model on a split, beside chance, the trivial baseline and blank frames.
+
+    Raises:
+        ClipBertError: no such model, no texts of the task in the split, a corrupt frame cache.
+    """
+    task = make_task(task_name, params)
+    texts = read_texts(manifest_dir)
+    examples, train = task.examples(texts, split), task.examples(texts, "train")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load(model_dir).to(device)
+    processor = ClipBertProcessor.from_pretrained(model_dir)
+    cache = FrameCache(frames_dir)
+    clips = params.evaluate.clips
+    batch = params.evaluate.batch_size
+    title = f"evaluate {task_name}"
+    items = predict(task, model, processor, cache, examples, clips, batch, title=title)
+    # All clips of a black video are the same clip: one says it all.
+    blank = predict(task, model, processor, cache, examples, 1, batch, blank=True, title=f"{title} (blank frames)")
+    metrics = task.metrics(items) | task.baselines(items, train)
+    metrics |= {f"{task.name}/blank_frames_{key.split('/')[1]}": value for key, value in task.metrics(blank).items()}
+    return Evaluation(task.name, metrics, items, blank)

@@ -1,0 +1,262 @@
+"""One function a verb: reads its inputs, calls its room, writes its outputs. The order of the work is in dvc.yaml."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from clipbert.console import console
+from clipbert.errors import ClipBertError
+from clipbert.files import atomic_directory, atomic_write, sha256_file, write_errors, write_json
+from clipbert.params import Params
+
+
+class Project:
+    """Where everything lies below the project's folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.data = root / "data"
+        self.artifacts = root / "artifacts"
+        self.manifest = self.artifacts / "manifest"
+        self.validation = self.artifacts / "validation"
+        self.frames = self.artifacts / "frames"
+
+    def model(self, task: str) -> Path:
+        """The trained model of a task."""
+        return self.artifacts / "models" / task
+
+    def run(self, task: str) -> Path:
+        """Which experiment run trained it."""
+        return self.artifacts / "runs" / f"{task}.json"
+
+    def history(self, task: str) -> Path:
+        """The curves of its training."""
+        return self.artifacts / "history" / task
+
+    def checkpoints(self, task: str) -> Path:
+        """What a killed training goes on from; no DVC output."""
+        return self.artifacts / "checkpoints" / task
+
+    def metrics(self, task: str) -> Path:
+        """Its flat metrics."""
+        return self.artifacts / "metrics" / f"{task}.json"
+
+    def plots(self, task: str) -> Path:
+        """The tables behind its curves."""
+        return self.artifacts / "plots" / task
+
+    def predictions(self, task: str) -> Path:
+        """One row a test item."""
+        return self.artifacts / "predictions" / f"{task}.parquet"
+
+    def report(self, task: str) -> Path:
+        """Its page."""
+        return self.artifacts / "reports" / f"{task}.html"
+
+    def release(self, task: str) -> Path:
+        """Its registered version."""
+        return self.artifacts / "releases" / f"{task}.json"
+
+
+def sample_data(project: Project, seed: int) -> None:
+    """Make the embedded sample set in data/."""
+    from clipbert.data.sample import make_sample_data
+
+    make_sample_data(project.data, seed)
+
+
+def ingest(project: Project, params: Params) -> None:
+    """data/ to artifacts/manifest/."""
+    from clipbert.data.ingest import ingest
+
+    _say(ingest(project.data, project.manifest, params.ingest).lines())
+
+
+def validate(project: Project, params: Params) -> None:
+    """The gate over artifacts/manifest/."""
+    from clipbert.data.validate import validate
+
+    validate(project.manifest, project.validation, params.validate_)
+
+
+def frames(project: Project, params: Params) -> None:
+    """data/ and the manifest to artifacts/frames/."""
+    from clipbert.frames.build import build_cache
+
+    _say(build_cache(project.data, project.manifest, project.frames, params.frames).lines())
+
+
+def train(project: Project, task_name: str, params: Params) -> None:
+    """The cache and the texts to artifacts/models/TASK/, in one MLflow run; goes on where a killed training stopped."""
+    import pandas as pd
+    import torch
+
+    from clipbert.data.manifest import read_texts
+    from clipbert.frames import FrameCache
+    from clipbert.release.tracking import start_training_run
+    from clipbert.tasks import make_task
+    from clipbert.train.checkpoint import Checkpoints
+    from clipbert.train.loop import Run, export, start, train
+    from clipbert.train.setup import build_model
+
+    task = make_task(task_name, params)
+    texts = read_texts(project.manifest)
+    examples, val = task.examples(texts, "train"), task.examples(texts, "val")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(params.seed)
+    model, processor = build_model(task, examples, params)
+    checkpoints = Checkpoints(project.checkpoints(task_name), fingerprint(project, task_name, params))
+    cache = FrameCache(project.frames)
+    run = Run(task, model, processor, cache, examples, val, params, checkpoints, device)
+    with _only_one(project.checkpoints(task_name)):
+        state, optimizer = start(run)
+        with start_training_run(project.root, task_name, train_params(task_name, params), state.run_id) as tracker:
+            state = train(run, state, optimizer, tracker)
+            export(run, project.model(task_name))
+            with atomic_directory(project.history(task_name)) as folder:
+                pd.DataFrame(state.history).to_csv(folder / "train.csv", index=False)
+                pd.DataFrame(state.validation).to_csv(folder / "val.csv", index=False)
+            write_json(project.run(task_name), {**tracker.describe(), "seconds": round(state.seconds, 1)})
+        checkpoints.clear()
+    console.print(
+        f"{task_name}: {state.step} steps in {state.seconds:.0f} s; the best epoch is {state.best_epoch} "
+        f"({task.main_metric} {state.best:.1f} on validation); model in {project.model(task_name)}",
+        markup=False,
+    )
+
+
+def evaluate(project: Project, task_name: str, params: Params) -> None:
+    """A trained model over the test split: metrics, predictions, plots, report, and the same into its MLflow run."""
+    import pandas as pd
+
+    from clipbert.evaluate.plots import write_tables
+    from clipbert.evaluate.report import write_pictures, write_report
+    from clipbert.evaluate.run import evaluate_model
+    from clipbert.frames import FrameCache
+    from clipbert.release.provenance import provenance
+    from clipbert.release.tracking import log_evaluation
+    from clipbert.tasks import make_task
+
+    task = make_task(task_name, params)
+    evaluation = evaluate_model(project.model(task_name), task_name, project.manifest, project.frames, params)
+    cache = FrameCache(project.frames)
+    write_json(project.metrics(task_name), {name: round(value, 4) for name, value in evaluation.metrics.items()})
+    with atomic_write(project.predictions(task_name)) as file:
+        evaluation.items.to_parquet(file, index=False)
+    with atomic_directory(project.plots(task_name)) as folder:
+        write_tables(evaluation, folder)
+    origin = provenance(project.root)
+    history = project.history(task_name)
+    write_report(
+        evaluation,
+        cache,
+        pd.read_csv(history / "train.csv"),
+        pd.read_csv(history / "val.csv"),
+        task.main_metric,
+        lineage={name.removeprefix("clipbert."): value[:12] for name, value in origin.items() if "pid" not in name},
+        params=train_params(task_name, params),
+        out=project.report(task_name),
+    )
+    with atomic_directory(project.artifacts / "pictures" / task_name) as folder:
+        pictures = write_pictures(evaluation.items, cache, folder)
+        files = [project.metrics(task_name), project.report(task_name)]
+        log_evaluation(project.root, project.run(task_name), evaluation.metrics, files, pictures)
+    for name, value in sorted(evaluation.metrics.items()):
+        console.print(f"  {name:<40} {value:8.2f}", markup=False)
+
+
+def register(project: Project, task_name: str, params: Params) -> None:
+    """A trained and evaluated model to the registry, as its candidate."""
+    from clipbert.release.registry import register
+
+    release = register(
+        project.root,
+        task_name,
+        project.model(task_name),
+        project.run(task_name),
+        project.metrics(task_name),
+        project.predictions(task_name),
+        project.release(task_name),
+        params,
+    )
+    console.print(f"{release.name} version {release.version} is the {release.alias}.", markup=False)
+
+
+def promote(project: Project, task_name: str, params: Params, reconsider: bool) -> None:
+    """The candidate to champion, if it is better on the same test items."""
+    from clipbert.evaluate.run import evaluate_model
+    from clipbert.release.promote import promote
+
+    def evaluate_champion(model_dir: Path) -> Any:
+        return evaluate_model(model_dir, task_name, project.manifest, project.frames, params).items
+
+    decision = promote(project.root, task_name, params.release, params.seed, evaluate_champion, reconsider)
+    console.print(f"{decision.name}: {decision.decision}. {decision.reason}", markup=False)
+
+
+def rollback(project: Project, task_name: str) -> None:
+    """The champion back to the one before it."""
+    from clipbert.release.promote import rollback
+
+    decision = rollback(project.root, task_name)
+    console.print(f"{decision.name}: {decision.reason}.", markup=False)
+
+
+def import_msrvtt(project: Project, annotations: Path, videos: Path, qa: Path | None, captions: int | None) -> None:
+    """MSR-VTT's official files to data/."""
+    from clipbert.data.adapters.msrvtt import import_msrvtt
+
+    summary = import_msrvtt(annotations, videos, project.data, captions_per_test_video=captions, qa=qa)
+    _say(summary.lines())
+
+
+def train_params(task_name: str, params: Params) -> dict[str, Any]:
+    """The parameters a training depends on, flat: what DVC lists for its stage."""
+    others = {f"tasks.{name}." for name in type(params.tasks).model_fields if name != task_name}
+    wanted = ("seed", "model.", "train.", "tasks.", "frames.")
+    return {
+        name: value
+        for name, value in params.flat().items()
+        if name.startswith(wanted) and not any(name.startswith(other) for other in others)
+    }
+
+
+def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, Any]:
+    """What a checkpoint must have been made with to be gone on from."""
+    data = {path.name: sha256_file(path) for path in sorted(project.manifest.glob("*.parquet"))}
+    return {**train_params(task_name, params), **data, "frame cache": sha256_file(project.frames / "index.parquet")}
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """One training of a task at a time: DVC's own lock ends with DVC, and its child may live on."""
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as lock:
+        if not _locked(lock):
+            lock.seek(0)
+            pid = lock.read().strip()
+            raise ClipBertError(
+                f"{folder}: another training of this task is running, process {pid}. "
+                f"Wait for it, or end it with `kill {pid}`; the next run goes on from its last checkpoint."
+            )
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False)

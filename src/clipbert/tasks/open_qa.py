@@ -1,0 +1,116 @@
+"""Open-ended video question answering: a classifier over the most frequent training answers (paper, section 4.1)."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipbert.errors import ClipBertError
+from clipbert.params import OpenQAParams
+from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
+
+IGNORED = -100
+
+
+class OpenQA(Task):
+    """A question and its video in, one answer out; an answer outside the vocabulary always counts as wrong."""
+
+    name = "open_qa"
+    kind = "open_qa"
+    main_metric = "open_qa/accuracy"
+
+    def __init__(self, params: OpenQAParams) -> None:
+        self.params = params
+
+    def model_class(self) -> type[Any]:
+        from clipbert.model import ClipBertForOpenQA
+
+        return ClipBertForOpenQA
+
+    def config_fields(self, train: list[Example]) -> dict[str, Any]:
+        counts = Counter(answer for example in train for answer in example.answers)
+        if len(counts) < 2:
+            raise ClipBertError(
+                f"open_qa: the training questions have {len(counts)} different answer(s); expected at least 2. "
+                f"Add questions to data/open_qa.jsonl."
+            )
+        # Equal counts in alphabetical order, so that the vocabulary does not depend on the order of the file.
+        ordered = sorted(counts, key=lambda answer: (-counts[answer], answer))
+        projection = 128 if self.uses_captions(train) else None
+        return {"answers": ordered[: self.params.max_answers], "projection_size": projection}
+
+    def uses_captions(self, examples: list[Example]) -> bool:
+        return self.params.caption_weight > 0 and all(example.captions for example in examples)
+
+    def draw(self, example: Example, generator: np.random.Generator) -> list[int]:
+        count = min(len(example.texts), self.params.questions_per_video)
+        return [int(i) for i in generator.permutation(len(example.texts))[:count]]
+
+    def labels(self, example: Example, chosen: list[int], config: Any) -> list[int]:
+        index = {answer: label for label, answer in enumerate(config.answers)}
+        return [index.get(example.answers[i], IGNORED) for i in chosen]
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy over the answers, to which questions with an answer outside the vocabulary add nothing; and
+        where the videos have captions, the contrastive term that teaches the vision half what there is to see."""
+        visual_embeds = model.encode_video(batch.pixel_values)
+        out = model(
+            visual_embeds=visual_embeds,
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            texts_per_video=batch.texts_per_video,
+            labels=batch.labels,
+        )
+        if batch.caption_ids is None:
+            return out.loss, {}
+        contrastive, _ = contrastive_loss(model, visual_embeds, batch.caption_ids, batch.caption_mask)
+        total = out.loss + self.params.caption_weight * contrastive
+        return total, {"answering": out.loss.detach(), "contrastive": contrastive.detach()}
+
+    def predict(
+        self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
+    ) -> Iterator[dict[str, Any]]:
+        place = {media: index for index, media in enumerate(videos.media)}
+        flat = [(example, i) for example in examples for i in range(len(example.texts))]
+        answers = model.config.answers
+        for start in range(0, len(flat), batch_size):
+            some = flat[start : start + batch_size]
+            input_ids, attention_mask = tokenize([example.texts[i] for example, i in some])
+            out = model(
+                visual_embeds=torch.stack([videos.visual_embeds[place[example.media]] for example, _ in some]),
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                texts_per_video=torch.ones(len(some), dtype=torch.long, device=input_ids.device),
+            )
+            confidences, choices = out.logits.float().softmax(dim=1).max(dim=1)
+            for (example, i), choice, confidence in zip(some, choices.tolist(), confidences.tolist(), strict=True):
+                yield {
+                    "item_id": example.ids[i],
+                    "score": float(answers[choice] == example.answers[i]),
+                    "chance": 1 / len(answers),
+                    "answer_type": example.answer_types[i] or "all",
+                    "question": example.texts[i],
+                    "answer": example.answers[i],
+                    "predicted": answers[choice],
+                    "confidence": confidence,
+                    "in_vocabulary": example.answers[i] in answers,
+                    "media": example.media,
+                }
+
+    def metrics(self, items: Predictions) -> dict[str, float]:
+        return {
+            "open_qa/accuracy": 100 * float(items["score"].mean()),
+            "open_qa/answer_coverage": 100 * float(items["in_vocabulary"].mean()),
+            "open_qa/questions": float(len(items)),
+        }
+
+    def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
+        counts = Counter(answer for example in train for answer in example.answers)
+        majority = min(counts, key=lambda answer: (-counts[answer], answer))
+        return {
+            "open_qa/chance_accuracy": 100 * float(items["chance"].mean()),
+            "open_qa/majority_accuracy": 100 * float((items["answer"] == majority).mean()),
+        }

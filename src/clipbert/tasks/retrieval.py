@@ -1,0 +1,164 @@
+"""Text-to-video retrieval: a matched/unmatched cross-encoder, helped from scratch by an in-batch contrastive term."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipbert.params import RetrievalParams
+from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
+
+VALIDATION_GALLERY = 25
+TOP = 5
+
+
+class Retrieval(Task):
+    """Every text is scored against every video by the cross-encoder, as in the paper (section 3.3)."""
+
+    name = "retrieval"
+    kind = "caption"
+    main_metric = "retrieval/mrr"
+
+    def __init__(self, params: RetrievalParams) -> None:
+        self.params = params
+
+    def model_class(self) -> type[Any]:
+        from clipbert.model import ClipBertForRetrieval
+
+        return ClipBertForRetrieval
+
+    def config_fields(self, train: list[Example]) -> dict[str, Any]:
+        return {"projection_size": 128 if self.params.contrastive_weight > 0 else None}
+
+    def draw(self, example: Example, generator: np.random.Generator) -> list[int]:
+        return [int(generator.integers(len(example.texts)))]
+
+    def labels(self, example: Example, chosen: list[int], config: Any) -> list[int]:
+        return [1] * len(chosen)
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy over matched and unmatched pairs, plus the symmetric contrastive loss where it is on."""
+        videos = batch.pixel_values.shape[0]
+        visual_embeds = model.encode_video(batch.pixel_values)
+        parts: dict[str, Tensor] = {}
+        likeness = None
+        if self.params.contrastive_weight > 0:
+            parts["contrastive"], likeness = contrastive_loss(
+                model, visual_embeds, batch.input_ids, batch.attention_mask
+            )
+        unmatched = self._unmatched(videos, likeness, batch.input_ids.device)
+        rows = torch.cat([torch.arange(videos, device=unmatched.device)[:, None], unmatched], dim=1).flatten()
+        labels = torch.zeros(videos, 1 + unmatched.shape[1], dtype=torch.long, device=rows.device)
+        labels[:, 0] = 1
+        pairs = model(
+            visual_embeds=visual_embeds,
+            input_ids=batch.input_ids[rows],
+            attention_mask=batch.attention_mask[rows],
+            texts_per_video=torch.full_like(batch.texts_per_video, labels.shape[1]),
+        )
+        logits = pairs.logits.float()
+        if likeness is not None:
+            owner = torch.arange(videos, device=rows.device).repeat_interleave(labels.shape[1])
+            logits = torch.stack([logits[:, 0], logits[:, 1] + likeness.detach()[rows, owner]], dim=1)
+        parts["matching"] = F.cross_entropy(logits, labels.flatten())
+        total = parts["matching"] + self.params.contrastive_weight * parts.get("contrastive", torch.zeros(()))
+        return total, {name: value.detach() for name, value in parts.items()}
+
+    def _unmatched(self, videos: int, likeness: Tensor | None, device: torch.device) -> Tensor:
+        """(B, negatives) rows of texts of other videos, `hard_negatives` of them the likelier the more alike."""
+        negatives = min(self.params.negatives, videos - 1)
+        if negatives == 0:
+            return torch.empty(videos, 0, dtype=torch.long, device=device)
+        itself = torch.eye(videos, dtype=torch.bool, device=device)
+        weights = (~itself).float() / (videos - 1)
+        if likeness is not None:
+            alike = likeness.detach().float().T.masked_fill(itself, float("-inf")).softmax(dim=1)
+            weights = (1 - self.params.hard_negatives) * weights + self.params.hard_negatives * alike
+        return torch.multinomial(weights + 1e-6 * ~itself, negatives)
+
+    def validation(self, examples: list[Example]) -> list[list[Example]]:
+        groups = max(1, round(len(examples) / VALIDATION_GALLERY))
+        return [[examples[int(i)] for i in group] for group in np.array_split(np.arange(len(examples)), groups)]
+
+    def predict(
+        self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
+    ) -> Iterator[dict[str, Any]]:
+        """Rank the gallery for each text by the cross-encoder's log odds, which the towers' similarity starts from
+        where the model has them: what training taught it (BLIP, Li et al. 2022, adds the two in the same way)."""
+        place = {media: index for index, media in enumerate(videos.media)}
+        gallery = [example.media for example in examples]
+        visual_embeds = torch.stack([videos.visual_embeds[place[media]] for media in gallery])  # (G, K, V, hidden)
+        vectors = None if model.contrast is None else model.video_features(visual_embeds)  # (G, P)
+        for truth, example in enumerate(examples):
+            for text_id, text in zip(example.ids, example.texts, strict=True):
+                input_ids, attention_mask = tokenize([text])
+                scores = self._log_odds(model, visual_embeds, input_ids, attention_mask, batch_size)
+                towers = {}
+                if vectors is not None:
+                    likeness = model.similarity(model.text_features(input_ids, attention_mask), vectors)[0].float()
+                    towers = {"towers_rank": _rank(likeness, truth)}
+                    scores = scores + likeness
+                best = scores.argsort(descending=True, stable=True)[:TOP].tolist()
+                rank = _rank(scores, truth)
+                yield {
+                    "item_id": text_id,
+                    "score": float(rank == 1),
+                    "chance": 1 / len(gallery),
+                    "rank": rank,
+                    **towers,
+                    "gallery": len(gallery),
+                    "text": text,
+                    "media": example.media,
+                    "top_media": [gallery[i] for i in best],
+                    "top_scores": scores[best].tolist(),
+                }
+
+    def _log_odds(
+        self, model: Any, visual_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor, batch_size: int
+    ) -> Tensor:
+        """(G,) log odds of a match of one text with each video of the gallery, by the cross-encoder."""
+        found = []
+        for some in visual_embeds.split(batch_size):
+            out = model(
+                visual_embeds=some,
+                input_ids=input_ids.expand(len(some), -1),
+                attention_mask=attention_mask.expand(len(some), -1),
+                texts_per_video=torch.ones(len(some), dtype=torch.long, device=some.device),
+            )
+            found.append(model.match_scores(out.logits.float()))
+        return torch.cat(found)
+
+    def metrics(self, items: Predictions) -> dict[str, float]:
+        """Of the ranks by the whole score; `towers_...` are those by the towers' similarity alone."""
+        metrics = rank_metrics(items["rank"].to_numpy(), int(items["gallery"].max()))
+        if "towers_rank" in items:
+            towers = rank_metrics(items["towers_rank"].to_numpy(), int(items["gallery"].max()))
+            metrics |= {f"retrieval/towers_{name}": towers[f"retrieval/{name}"] for name in ("r1", "r5", "r10")}
+        return metrics
+
+    def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
+        gallery = int(items["gallery"].max())
+        return {
+            **{f"retrieval/chance_r{k}": 100 * min(k / gallery, 1.0) for k in (1, 5, 10)},
+            "retrieval/chance_median_rank": (gallery + 1) / 2,
+        }
+
+
+def _rank(scores: Tensor, truth: int) -> int:
+    """1 + the videos that score at least as high as the true one: a tie counts against the model."""
+    return int((scores >= scores[truth]).sum())
+
+
+def rank_metrics(ranks: np.ndarray, gallery: int) -> dict[str, float]:
+    """R@1, R@5, R@10 in percent, median and mean rank, mean reciprocal rank in percent, from 1-based ranks."""
+    return {
+        **{f"retrieval/r{k}": 100 * float((ranks <= k).mean()) for k in (1, 5, 10)},
+        "retrieval/median_rank": float(np.median(ranks)),
+        "retrieval/mean_rank": float(ranks.mean()),
+        "retrieval/mrr": 100 * float((1 / ranks).mean()),
+        "retrieval/gallery": float(gallery),
+        "retrieval/queries": float(len(ranks)),
+    }

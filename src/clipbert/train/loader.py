@@ -1,0 +1,116 @@
+"""From the frame cache to batches: which video, which clips, which texts, all a function of (seed, epoch, video)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from clipbert.frames import FrameCache
+from clipbert.frames.sampling import random_clips
+from clipbert.tasks.base import Batch, Example, Task
+from clipbert.tasks.predict import pixels
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One drawn example: frames (K*T, H, W, 3) uint8 in clip order, and the drawn texts."""
+
+    images: np.ndarray
+    texts: list[str]
+    labels: list[int]
+    ids: list[str]
+    caption: str | None
+
+
+class TrainingOrder(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, example) for every step of a run, from step `start` on.
+
+    Each epoch is a new permutation made from (seed, epoch) alone, so a resumed run goes on in the very order it left.
+    The remainder that does not fill a batch is left out, another one each epoch.
+    """
+
+    def __init__(self, examples: int, batch_size: int, epochs: int, seed: int, start: int = 0) -> None:
+        self.examples, self.seed, self.epochs, self.start = examples, seed, epochs, start
+        self.batch_size = min(batch_size, examples)
+        self.steps_per_epoch = examples // self.batch_size
+        self.steps = self.steps_per_epoch * epochs
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.start, self.steps):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if position == 0 or step == self.start:
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.examples)
+            some = order[position * self.batch_size : (position + 1) * self.batch_size]
+            yield [(epoch, int(index)) for index in some]
+
+
+class TrainingSamples(Dataset[Sample]):
+    """Draws sparse random clips and texts of a video; the same (epoch, index) always gives the same draw."""
+
+    def __init__(self, cache: FrameCache, examples: list[Example], task: Task, config: Any, seed: int) -> None:
+        self.cache, self.examples, self.task, self.config, self.seed = cache, examples, task, config, seed
+        self.captions = task.uses_captions(examples)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        example = self.examples[index]
+        generator = np.random.default_rng([self.seed, epoch, index])
+        frames = random_clips(
+            self.cache.num_frames(example.media), self.config.clips, self.config.frames_per_clip, generator
+        )
+        chosen = self.task.draw(example, generator)
+        return Sample(
+            images=self.cache.read(example.media, frames.flatten()),
+            texts=[example.texts[i] for i in chosen],
+            labels=self.task.labels(example, chosen, self.config),
+            ids=[example.ids[i] for i in chosen],
+            caption=str(generator.choice(example.captions)) if self.captions else None,
+        )
+
+
+class Collate:
+    """Samples to a `Batch` through the model's processor."""
+
+    def __init__(self, processor: Any, clips: int, frames_per_clip: int) -> None:
+        self.processor, self.clips, self.frames_per_clip = processor, clips, frames_per_clip
+
+    def __call__(self, samples: list[Sample]) -> Batch:
+        encoded = self.processor(texts=[text for sample in samples for text in sample.texts])
+        captions = [sample.caption for sample in samples if sample.caption is not None]
+        captioned = self.processor(texts=captions) if captions else {}
+        return Batch(
+            pixel_values=torch.stack(
+                [pixels(self.processor, sample.images, self.clips, self.frames_per_clip) for sample in samples]
+            ),
+            input_ids=encoded["input_ids"],
+            attention_mask=encoded["attention_mask"],
+            texts_per_video=torch.tensor([len(sample.texts) for sample in samples]),
+            labels=torch.tensor([label for sample in samples for label in sample.labels]),
+            ids=[text_id for sample in samples for text_id in sample.ids],
+            caption_ids=captioned.get("input_ids"),
+            caption_mask=captioned.get("attention_mask"),
+        )
+
+
+def training_batches(
+    dataset: TrainingSamples, order: TrainingOrder, processor: Any, workers: int, pin_memory: bool
+) -> DataLoader[Batch]:
+    """The batches of a run from `order.start` on, made in `workers` processes (0: in this one)."""
+    config = dataset.config
+    return DataLoader(
+        dataset,
+        batch_sampler=order,
+        collate_fn=Collate(processor, config.clips, config.frames_per_clip),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        multiprocessing_context="spawn" if workers else None,
+        persistent_workers=workers > 0,
+        # Its own generator: otherwise making an iterator draws from the one whose state a checkpoint restores.
+        generator=torch.Generator().manual_seed(dataset.seed),
+    )

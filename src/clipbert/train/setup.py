@@ -1,0 +1,24 @@
+"""A model and its processor for a task, made from the training texts and the parameters."""
+
+from typing import Any
+
+from clipbert.errors import ClipBertError
+from clipbert.model import ClipBertConfig, ClipBertProcessor
+from clipbert.params import Params
+from clipbert.tasks.base import Example, Task
+
+
+def build_model(task: Task, train: list[Example], params: Params) -> tuple[Any, ClipBertProcessor]:
+    """A fresh ClipBERT of the preset, its WordPiece vocabulary learned from the training texts, and its processor.
+
+    Raises:
+        ClipBertError: the parameters do not fit together (hidden size and heads, say).
+    """
+    texts = sorted({text for example in train for text in (*example.texts, *example.captions)})
+    tokenizer = ClipBertProcessor.train_tokenizer(texts, vocab_size=params.model.vocab_size)
+    preset = {"tiny": ClipBertConfig.tiny, "base": ClipBertConfig.base}[params.model.preset]
+    try:
+        config = preset(vocab_size=len(tokenizer), **params.model.overrides(), **task.config_fields(train))
+    except ValueError as error:
+        raise ClipBertError(f"params.yaml: model: {error}") from error
+    return task.model_class()(config), ClipBertProcessor.for_config(config, tokenizer)

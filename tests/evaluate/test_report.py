@@ -1,0 +1,126 @@
+"""The curves and the page: numbers that can be told by hand, and a page that needs nothing else."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clipbert.evaluate.plots import accuracy_by_type, recall_table, write_tables
+from clipbert.evaluate.report import headlines, sample_rows, write_pictures, write_report
+from clipbert.evaluate.run import Evaluation
+from clipbert.frames import FrameCache
+from clipbert.tasks.retrieval import rank_metrics
+
+MEDIA = "videos/clip_0000.mp4"
+
+
+def retrieval() -> Evaluation:
+    def items(ranks: list[int]) -> pd.DataFrame:
+        return pd.DataFrame(
+            {
+                "item_id": [f"c{i}" for i in range(len(ranks))],
+                "score": [float(rank == 1) for rank in ranks],
+                "chance": 0.25,
+                "rank": ranks,
+                "gallery": 4,
+                "text": [f"<text> & number {i}" for i in range(len(ranks))],
+                "media": MEDIA,
+                "top_media": [[MEDIA]] * len(ranks),
+                "top_scores": [[1.5]] * len(ranks),
+            }
+        )
+
+    own, blank = items([1, 1, 2, 4]), items([4, 4, 4, 4])
+    metrics = rank_metrics(own["rank"].to_numpy(), 4) | {
+        "retrieval/chance_r1": 25.0,
+        "retrieval/chance_r5": 100.0,
+        "retrieval/chance_r10": 100.0,
+        "retrieval/chance_median_rank": 2.5,
+    }
+    metrics |= {f"retrieval/blank_frames_r{k}": 0.0 for k in (1, 5, 10)}
+    return Evaluation("retrieval", metrics, own, blank)
+
+
+def open_qa() -> Evaluation:
+    items = pd.DataFrame(
+        {
+            "item_id": ["a", "b", "c"],
+            "score": [1.0, 0.0, 1.0],
+            "chance": 0.5,
+            "answer_type": ["color", "color", "count"],
+            "question": ["what color?", "what color?", "how many?"],
+            "answer": ["red", "blue", "two"],
+            "predicted": ["red", "red", "two"],
+            "confidence": [0.9, 0.4, 0.8],
+            "in_vocabulary": True,
+            "media": MEDIA,
+        }
+    )
+    metrics = {
+        "open_qa/accuracy": 66.7,
+        "open_qa/majority_accuracy": 33.3,
+        "open_qa/blank_frames_accuracy": 33.3,
+        "open_qa/chance_accuracy": 50.0,
+        "open_qa/questions": 3.0,
+        "open_qa/answer_coverage": 100.0,
+    }
+    return Evaluation("open_qa", metrics, items, items.assign(score=[1.0, 0.0, 0.0]))
+
+
+def test_recall_counts_the_texts_within_the_first_k() -> None:
+    table = recall_table(retrieval())
+    assert table["recall"].tolist() == [50.0, 75.0, 75.0, 100.0]
+    assert table["blank_frames"].tolist() == [0.0, 0.0, 0.0, 100.0]
+    assert table["chance"].tolist() == [25.0, 50.0, 75.0, 100.0]
+
+
+def test_accuracy_by_type_stands_beside_blank_frames() -> None:
+    table = accuracy_by_type(open_qa())
+    assert table.to_dict("records") == [
+        {"answer_type": "color", "questions": 2, "accuracy": 50.0, "blank_frames": 50.0},
+        {"answer_type": "count", "questions": 1, "accuracy": 100.0, "blank_frames": 0.0},
+    ]
+
+
+def test_tables_are_written_for_dvc(tmp_path: Path) -> None:
+    write_tables(retrieval(), tmp_path / "retrieval")
+    write_tables(open_qa(), tmp_path / "open_qa")
+    assert sorted(path.name for path in tmp_path.rglob("*.csv")) == ["by_type.csv", "confusion.csv", "recall.csv"]
+    assert pd.read_csv(tmp_path / "retrieval" / "recall.csv")["k"].tolist() == [1, 2, 3, 4]
+
+
+def test_samples_are_spread_over_the_test_set_right_and_wrong() -> None:
+    rows = sample_rows(retrieval().items)
+    assert [row["item_id"] for row in rows["Right"]] == ["c0", "c1"]
+    assert [row["item_id"] for row in rows["Wrong"]] == ["c2", "c3"]
+
+
+@pytest.mark.parametrize("evaluation", [retrieval(), open_qa()], ids=lambda e: e.task)
+def test_the_page_stands_alone_and_says_the_numbers(evaluation: Evaluation, tiny_project: Path, tmp_path: Path) -> None:
+    cache = FrameCache(tiny_project / "artifacts" / "frames")
+    history = pd.DataFrame({"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0]})
+    main = "retrieval/mrr" if evaluation.task == "retrieval" else "open_qa/accuracy"
+    validation = pd.DataFrame({"step": [2, 3], main: [10.0, 20.0]})
+    out = tmp_path / "report.html"
+    arguments = (evaluation, cache, history, validation, main, {"git commit": "abc"}, {"train.lr": 0.001}, out)
+    write_report(*arguments)
+    page = out.read_text()
+    for headline in headlines(evaluation.task, evaluation.metrics):
+        assert headline.value in page
+    assert "train.lr" in page
+    assert "git commit" in page
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert addresses
+    assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses)
+    if evaluation.task == "retrieval":
+        assert "&lt;text&gt; &amp; number 0" in page
+    write_report(*arguments)
+    assert out.read_text() == page
+
+
+def test_pictures_for_the_tracker(tiny_project: Path, tmp_path: Path) -> None:
+    cache = FrameCache(tiny_project / "artifacts" / "frames")
+    paths = write_pictures(open_qa().items, cache, tmp_path)
+    assert [path.name for path in paths] == ["right_1.jpg", "right_2.jpg", "wrong_1.jpg"]
+    assert all(path.read_bytes()[:2] == b"\xff\xd8" for path in paths)

@@ -1,0 +1,47 @@
+"""Open-ended QA: the answer vocabulary, what is drawn, the baselines."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clipbert.errors import ClipBertError
+from clipbert.params import OpenQAParams
+from clipbert.tasks.base import Example
+from clipbert.tasks.open_qa import IGNORED, OpenQA
+
+
+def example(*answers: str) -> Example:
+    count = len(answers)
+    return Example("v", [f"q{i}" for i in range(count)], ["?"] * count, list(answers), ["color"] * count)
+
+
+def test_the_vocabulary_holds_the_most_frequent_answers_ties_in_alphabetical_order() -> None:
+    task = OpenQA(OpenQAParams(max_answers=3))
+    fields = task.config_fields([example("red", "blue", "red"), example("two", "blue", "ant")])
+    assert fields == {"answers": ["blue", "red", "ant"]}
+
+
+def test_one_answer_is_not_enough() -> None:
+    with pytest.raises(ClipBertError, match=r"have 1 different answer\(s\); expected at least 2"):
+        OpenQA(OpenQAParams()).config_fields([example("red", "red")])
+
+
+def test_answers_outside_the_vocabulary_teach_nothing() -> None:
+    config = SimpleNamespace(answers=["red", "blue"])
+    assert OpenQA(OpenQAParams()).labels(example("blue", "green", "red"), [0, 1, 2], config) == [1, IGNORED, 0]
+
+
+def test_a_step_draws_at_most_the_asked_number_of_questions_and_never_one_twice() -> None:
+    task = OpenQA(OpenQAParams(questions_per_video=2))
+    drawn = [task.draw(example("a", "b", "c"), np.random.default_rng(seed)) for seed in range(50)]
+    assert {len(some) for some in drawn} == {2}
+    assert all(len(set(some)) == 2 for some in drawn)
+    assert {i for some in drawn for i in some} == {0, 1, 2}
+
+
+def test_baselines_use_the_training_majority() -> None:
+    items = pd.DataFrame({"answer": ["red", "red", "blue", "green"], "chance": [0.25] * 4})
+    baselines = OpenQA(OpenQAParams()).baselines(items, [example("red", "red", "blue")])
+    assert baselines == {"open_qa/chance_accuracy": 25.0, "open_qa/majority_accuracy": 50.0}

@@ -1,0 +1,119 @@
+"""Retrieval: ranks, their metrics, and which texts become negatives."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipbert.errors import ClipBertError
+from clipbert.params import Params, RetrievalParams
+from clipbert.tasks import make_task
+from clipbert.tasks.base import Encoded, Example
+from clipbert.tasks.retrieval import Retrieval, rank_metrics
+
+
+def example(index: int) -> Example:
+    return Example(f"v{index}", [f"c{index}"], [str(index)], [""], [""])
+
+
+class Judge:
+    """Scores a text for a video by a table; stands where the model does, so that ranks can be told by hand."""
+
+    contrast = None
+
+    def __init__(self, table: list[list[float]]) -> None:
+        self.table = torch.tensor(table)
+
+    def __call__(self, visual_embeds, input_ids, attention_mask, texts_per_video):  # type: ignore[no-untyped-def]
+        videos = visual_embeds[:, 0, 0, 0].long()
+        self.logits = self.table[input_ids[:, 0], videos][:, None]
+        return self
+
+    def match_scores(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits[:, 0]
+
+
+def ranks_of(table: list[list[float]], batch_size: int = 2) -> list[int]:
+    count = len(table)
+    videos = Encoded([f"v{i}" for i in range(count)], [torch.full((1, 1, 1), float(i)) for i in range(count)])
+
+    def tokenize(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = torch.tensor([[int(text)] for text in texts])
+        return ids, torch.ones_like(ids)
+
+    task = Retrieval(RetrievalParams())
+    rows = task.predict(Judge(table), videos, [example(i) for i in range(count)], tokenize, batch_size)
+    return [row["rank"] for row in rows]
+
+
+def test_the_rank_counts_the_videos_that_score_at_least_as_high() -> None:
+    assert ranks_of([[9, 1, 5], [1, 2, 3], [4, 3, 2]]) == [1, 2, 3]
+
+
+def test_ties_count_against_the_model() -> None:
+    assert ranks_of([[0, 0, 0], [0, 0, 0], [0, 0, 0]]) == [3, 3, 3]
+
+
+def test_metrics_of_known_ranks() -> None:
+    metrics = rank_metrics(np.array([1, 2, 10, 40]), gallery=50)
+    assert metrics == {
+        "retrieval/r1": 25.0,
+        "retrieval/r5": 50.0,
+        "retrieval/r10": 75.0,
+        "retrieval/median_rank": 6.0,
+        "retrieval/mean_rank": 13.25,
+        "retrieval/mrr": pytest.approx(100 * (1 + 1 / 2 + 1 / 10 + 1 / 40) / 4),
+        "retrieval/gallery": 50.0,
+        "retrieval/queries": 4.0,
+    }
+
+
+def test_chance_is_that_of_the_gallery() -> None:
+    items = pd.DataFrame({"gallery": [200, 200]})
+    baselines = Retrieval(RetrievalParams()).baselines(items, [])
+    assert baselines["retrieval/chance_r1"] == 0.5
+    assert baselines["retrieval/chance_r10"] == 5.0
+    assert baselines["retrieval/chance_median_rank"] == 100.5
+
+
+def test_negatives_are_other_videos_texts_and_hard_ones_the_likeliest() -> None:
+    likeness = torch.zeros(6, 6)
+    likeness[3, :] = 50.0  # text 3 looks like every video
+    easy = Retrieval(RetrievalParams(negatives=2, hard_negatives=0.0))._unmatched(6, likeness, torch.device("cpu"))
+    assert easy.shape == (6, 2)
+    assert not (easy == torch.arange(6)[:, None]).any()
+    hard = Retrieval(RetrievalParams(negatives=1, hard_negatives=1.0))._unmatched(6, likeness, torch.device("cpu"))
+    assert hard[[0, 1, 2, 4, 5], 0].tolist() == [3] * 5
+    assert hard[3, 0] != 3
+
+
+def test_a_batch_of_one_video_has_no_negatives() -> None:
+    assert Retrieval(RetrievalParams())._unmatched(1, None, torch.device("cpu")).shape == (1, 0)
+
+
+def test_validation_galleries_cover_every_example_once() -> None:
+    groups = Retrieval(RetrievalParams()).validation([example(i) for i in range(103)])
+    assert [e.media for group in groups for e in group] == [f"v{i}" for i in range(103)]
+    assert {len(group) for group in groups} == {25, 26}
+
+
+def test_a_split_without_captions_says_what_to_add() -> None:
+    texts = pd.DataFrame({"kind": ["open_qa"], "split": ["train"], "media": ["a"], "id": ["q"]})
+    with pytest.raises(ClipBertError, match=r"retrieval: the manifest holds no caption texts in split val"):
+        make_task("retrieval", Params()).examples(texts, "val")
+
+
+def test_examples_group_the_texts_of_a_video() -> None:
+    texts = pd.DataFrame(
+        {
+            "kind": ["caption"] * 3,
+            "split": ["train"] * 3,
+            "media": ["b", "a", "b"],
+            "id": ["1", "2", "3"],
+            "text": ["x", "y", "z"],
+            "answer": [None] * 3,
+            "answer_type": [None] * 3,
+        }
+    )
+    examples = make_task("retrieval", Params()).examples(texts, "train")
+    assert [(e.media, e.ids, e.texts) for e in examples] == [("a", ["2"], ["y"]), ("b", ["1", "3"], ["x", "z"])]

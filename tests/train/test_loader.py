@@ -1,0 +1,65 @@
+"""The data order and the draws are functions of (seed, epoch, video)."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clipbert.data.manifest import read_texts
+from clipbert.frames import FrameCache
+from clipbert.params import Params
+from clipbert.tasks import make_task
+from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batches
+from clipbert.train.setup import build_model
+
+
+def test_every_epoch_is_another_permutation_and_leaves_out_less_than_a_batch() -> None:
+    batches = list(TrainingOrder(examples=10, batch_size=4, epochs=3, seed=0))
+    assert len(batches) == 6
+    epochs = [[i for epoch, i in batches[2 * e] + batches[2 * e + 1] if epoch == e] for e in range(3)]
+    assert all(len(set(epoch)) == 8 for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_resumed_order_goes_on_where_it_was() -> None:
+    straight = list(TrainingOrder(examples=10, batch_size=3, epochs=2, seed=5))
+    for start in range(len(straight)):
+        assert list(TrainingOrder(examples=10, batch_size=3, epochs=2, seed=5, start=start)) == straight[start:]
+
+
+def test_fewer_examples_than_a_batch_make_one_smaller_batch() -> None:
+    order = TrainingOrder(examples=3, batch_size=8, epochs=2, seed=0)
+    assert [len(batch) for batch in order] == [3, 3]
+
+
+def test_batches_are_the_same_twice_and_in_worker_processes(tiny_project: Path) -> None:
+    params = Params()
+    task = make_task("open_qa", params)
+    examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
+    model, processor = build_model(task, examples, params)
+    cache = FrameCache(tiny_project / "artifacts" / "frames")
+
+    def batches(workers: int) -> list[tuple[torch.Tensor, ...]]:
+        order = TrainingOrder(len(examples), batch_size=8, epochs=1, seed=3)
+        samples = TrainingSamples(cache, examples, task, model.config, seed=3)
+        loaded = training_batches(samples, order, processor, workers, pin_memory=False)
+        return [(b.pixel_values, b.input_ids, b.labels, b.texts_per_video) for b in loaded]
+
+    first, again, spawned = batches(0), batches(0), batches(1)
+    for one, two, three in zip(first, again, spawned, strict=True):
+        assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(one, two, three, strict=True))
+    pixel_values, input_ids, labels, texts_per_video = first[0]
+    config = model.config
+    assert pixel_values.shape == (8, config.clips, config.frames_per_clip, 3, config.image_size, config.image_size)
+    assert pixel_values.dtype == torch.uint8
+    assert len(input_ids) == len(labels) == int(texts_per_video.sum())
+
+
+def test_each_epoch_draws_other_frames(tiny_project: Path) -> None:
+    params = Params()
+    task = make_task("retrieval", params)
+    examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
+    model, _ = build_model(task, examples, params)
+    samples = TrainingSamples(FrameCache(tiny_project / "artifacts" / "frames"), examples, task, model.config, seed=0)
+    drawn = [samples[(epoch, 0)].images for epoch in range(6)]
+    assert any(not np.array_equal(drawn[0], other) for other in drawn[1:])

@@ -1,0 +1,107 @@
+"""The loop: it learns, it resumes to the very same weights, and it stops on a loss that is no number."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipbert.data.manifest import read_texts
+from clipbert.errors import ClipBertError
+from clipbert.frames import FrameCache
+from clipbert.params import Params
+from clipbert.tasks import make_task
+from clipbert.train.checkpoint import Checkpoints, Progress
+from clipbert.train.loop import Run, export, start, train
+from clipbert.train.setup import build_model
+
+
+@dataclass
+class Log:
+    run_id: str | None = "run"
+    steps: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    stop_at: int | None = None
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        self.steps.append((step, values))
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+
+
+def params(**train: object) -> Params:
+    values = {"batch_size": 8, "checkpoint_every_steps": 2, "lr": 0.001} | train
+    return Params.model_validate(
+        {
+            "train": values,
+            "tasks": {"retrieval": {"epochs": 4}, "open_qa": {"epochs": 4}},
+            "model": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48},
+        }
+    )
+
+
+def make_run(project: Path, folder: Path, task_name: str, settings: Params) -> Run:
+    task = make_task(task_name, settings)
+    texts = read_texts(project / "artifacts" / "manifest")
+    examples, val = task.examples(texts, "train"), task.examples(texts, "val")
+    torch.manual_seed(settings.seed)
+    model, processor = build_model(task, examples, settings)
+    cache = FrameCache(project / "artifacts" / "frames")
+    return Run(task, model, processor, cache, examples, val, settings, Checkpoints(folder, {}), torch.device("cpu"))
+
+
+def finish(run: Run, log: Log) -> Progress:
+    state, optimizer = start(run)
+    return train(run, state, optimizer, log)
+
+
+@pytest.mark.parametrize("task", ["retrieval", "open_qa"])
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
+    tiny_project: Path, tmp_path: Path, task: str
+) -> None:
+    straight = make_run(tiny_project, tmp_path / "straight", task, params())
+    undisturbed = finish(straight, Log())
+    assert undisturbed.step == 12
+
+    # Killed while logging step 10: the checkpoint of step 10 was not yet written, the one of step 9 was.
+    with pytest.raises(KeyboardInterrupt):
+        finish(make_run(tiny_project, tmp_path / "killed", task, params()), Log(stop_at=10))
+    resumed = make_run(tiny_project, tmp_path / "killed", task, params())
+    log = Log()
+    state = finish(resumed, log)
+
+    assert log.steps[0][0] == 10
+    assert state.history[-1]["loss"] == undisturbed.history[-1]["loss"]
+    assert [row["epoch"] for row in state.validation] == [1, 2, 3, 4]
+    assert [row["step"] for row in state.history] == [row["step"] for row in undisturbed.history]
+    for (name, a), b in zip(straight.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_the_loss_falls_and_the_exported_model_loads(tiny_project: Path, tmp_path: Path) -> None:
+    from clipbert.model import load
+
+    run = make_run(tiny_project, tmp_path / "checkpoints", "open_qa", params(lr=0.003))
+    first = run.task.loss(run.model, next(iter(_batches(run))))[0].item()
+    state = finish(run, Log())
+    assert state.history[-1]["loss"] < first
+    assert state.best == max(row["open_qa/accuracy"] for row in state.validation)
+    export(run, tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert loaded.config.answers == run.model.config.answers
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), run.model.parameters(), strict=True))
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tiny_project: Path, tmp_path: Path) -> None:
+    run = make_run(tiny_project, tmp_path / "checkpoints", "open_qa", params())
+    with torch.no_grad():
+        next(run.model.parameters()).fill_(float("nan"))
+    with pytest.raises(ClipBertError, match=r"not a number at step 0 \(texts question-.* Lower train.lr"):
+        finish(run, Log())
+
+
+def _batches(run: Run):  # type: ignore[no-untyped-def]
+    from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batches
+
+    order = TrainingOrder(len(run.train), 8, 1, 0)
+    samples = TrainingSamples(run.cache, run.train, run.task, run.model.config, 0)
+    return training_batches(samples, order, run.processor, 0, pin_memory=False)
