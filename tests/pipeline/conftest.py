@@ -1,0 +1,36 @@
+"""A finished run of the whole chain, made once, and copies of it to change."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from dvc_project import commit, make_project, run, stages_run
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose `dvc repro` has run through every stage and is committed; copy it before changing it."""
+    from clipbert.data.sample import make_sample_data
+
+    root = make_project(tmp_path_factory.mktemp("finished") / "project")
+    make_sample_data(root / "data", train=24, val=8, test=8)
+    run("dvc", "add", "data", cwd=root)
+    commit(root, "Start")
+    done = run("dvc", "repro", cwd=root)
+    assert stages_run(done.stdout) == {
+        "ingest",
+        "validate",
+        "frames",
+        *(f"{stage}@{task}" for stage in ("train", "evaluate", "register") for task in ("retrieval", "open_qa")),
+    }
+    commit(root, "Run")
+    return root
+
+
+@pytest.fixture
+def project(finished_project: Path, tmp_path: Path) -> Path:
+    """A copy of the finished project, to change; its MLflow store stays behind, for that is bound to its place."""
+    root = tmp_path / "project"
+    shutil.copytree(finished_project, root, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
+    shutil.rmtree(root / "mlflow" / "artifacts")
+    return root
