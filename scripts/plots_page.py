@@ -15,7 +15,8 @@ PAGE = """<!DOCTYPE html>
 <title>ClipBERT plots</title>
 <script>(function(){@bundle@})();</script>
 <style>
-  body { margin: 0; padding: 24px; background: #f5f6f9; font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1c2330; }
+  body { margin: 0; padding: 24px; background: #f5f6f9; color: #1c2330;
+    font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; }
   body > div { display: inline-block; margin: 0 16px 16px 0; padding: 16px; background: #fff; border: 1px solid #e3e6ec;
     border-radius: 10px; vertical-align: top; }
   table { border-spacing: 15px; }

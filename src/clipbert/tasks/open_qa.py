@@ -64,7 +64,7 @@ class OpenQA(Task):
             texts_per_video=batch.texts_per_video,
             labels=batch.labels,
         )
-        if batch.caption_ids is None:
+        if batch.caption_ids is None or batch.caption_mask is None:
             return out.loss, {}
         contrastive, _ = contrastive_loss(model, visual_embeds, batch.caption_ids, batch.caption_mask)
         total = out.loss + self.params.caption_weight * contrastive

@@ -100,7 +100,7 @@ class Collate:
 
 def training_batches(
     dataset: TrainingSamples, order: TrainingOrder, processor: Any, workers: int, pin_memory: bool
-) -> DataLoader[Batch]:
+) -> DataLoader[Any]:
     """The batches of a run from `order.start` on, made in `workers` processes (0: in this one)."""
     config = dataset.config
     return DataLoader(
