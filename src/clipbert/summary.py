@@ -54,7 +54,7 @@ def print_summary(project: Project) -> None:
     console.print("[bold]Where to look[/bold]")
     places = [
         *((f"{task} report", _relative(project, project.report(task))) for task in tasks),
-        ("validation pages", _relative(project, project.validation / "data_docs" / "index.html")),
+        ("validation pages", _relative(project, project.validation / "index.html")),
         ("metrics, plots", "dvc metrics show    dvc plots show"),
         ("MLflow and Prefect", "make ui"),
     ]

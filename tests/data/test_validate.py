@@ -1,6 +1,7 @@
 """The gate: good tables pass, every kind of bad one fails with its rows and what to do, and pages are written."""
 
 import json
+import re
 import os
 import tempfile
 from pathlib import Path
@@ -91,6 +92,7 @@ def failures(folder: Path, params: ValidateParams = PARAMS) -> tuple[dict[tuple[
     result = json.loads((folder / "out" / "result.json").read_text())
     assert result["success"] is False
     assert (folder / "out" / "data_docs" / "index.html").is_file()
+    assert "expectations fail: everything after the gate waits" in (folder / "out" / "index.html").read_text()
     found = {(row["table"], row["column"]): row for row in result["expectations"] if not row["success"]}
     return found, str(caught.value)
 
@@ -107,10 +109,14 @@ def test_good_tables_pass(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for row in result["expectations"]:
         assert (row["success"], row["severity"], row["unexpected_count"]) == (True, "critical", 0)
         assert row["failing_rows"] == []
-    page = (folder / "out" / "data_docs" / "index.html").read_text()
-    assert "texts" in page
-    assert str(folder) not in page
-    assert sorted(path.name for path in (folder / "out").iterdir()) == ["data_docs", "result.json"]
+    page = (folder / "out" / "index.html").read_text()
+    assert f"All {len(result['expectations'])} expectations hold" in page
+    assert "http" not in page
+    assert (folder / "out" / re.findall(r'href="(data_docs/[^"]+)"', page)[0]).is_file()
+    docs = (folder / "out" / "data_docs" / "index.html").read_text()
+    assert "texts" in docs
+    assert str(folder) not in docs
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["data_docs", "index.html", "result.json"]
     assert sorted(path.name for path in folder.iterdir()) == ["manifest", "out", "tmp"]
     assert list(stray.iterdir()) == []
     assert os.environ["GX_ANALYTICS_ENABLED"] == "false"
@@ -153,7 +159,7 @@ def test_wrong_texts(folder: Path) -> None:
     assert len(found["texts", "splits_of_media"]["failing_rows"]) == 5
     assert "longer than validate.max_text_chars = 2000: shorten it, or raise the limit." in message
     assert f"{folder / 'manifest'}: the data fails {len(found) + 1} of " in message
-    assert str(folder / "out" / "data_docs" / "index.html") in message
+    assert str(folder / "out" / "index.html") in message
 
 
 def test_a_long_text_within_a_raised_limit(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from dvc_project import commit, run, set_params, stages_run
+from dvc_project import run, set_params, stages_run
 
 pytestmark = pytest.mark.pipeline
 
@@ -47,7 +47,7 @@ def test_dvc_shows_metrics_the_graph_and_the_summary(finished_project: Path) -> 
     assert "retrieval/r1" in metrics[""]["data"]["artifacts/metrics/retrieval.json"]["data"]
     assert "train@retrieval" in run("dvc", "dag", "--dot", cwd=finished_project).stdout
     summary = run(sys.executable, "-m", "clipbert", "summary", cwd=finished_project).stdout
-    expected = ("text-to-video R@1, %", "open QA accuracy, %", "clipbert-retrieval", "make ui", "data_docs/index.html")
+    expected = ("text-to-video R@1, %", "open QA accuracy, %", "clipbert-retrieval", "make ui", "validation/index.html")
     assert [words for words in expected if words not in summary] == []
 
 
@@ -150,10 +150,12 @@ def test_without_git_the_message_says_what_to_do(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scripts"]
 
 
-def test_promotion_and_rollback_through_the_command_line(project: Path) -> None:
+def test_promotion_and_rollback_through_the_command_line(finished_project: Path) -> None:
     clipbert = (sys.executable, "-m", "clipbert")
-    decided = run(*clipbert, "promote", "open_qa", cwd=project).stdout
-    decision = json.loads((project / "artifacts" / "promotions" / "open_qa.json").read_text())
-    assert decision["decision"] in {"promoted", "rejected"}
+    decided = run(*clipbert, "promote", "retrieval", cwd=finished_project).stdout
+    decision = json.loads((finished_project / "artifacts" / "promotions" / "retrieval.json").read_text())
+    assert decision["decision"] == "rejected"
+    assert decision["items"] == 8
     assert decision["reason"] in decided
-    commit(project, "Decide")
+    refused = run(*clipbert, "rollback", "retrieval", cwd=finished_project, code=2)
+    assert "has no champion" in refused.stderr

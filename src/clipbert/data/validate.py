@@ -13,7 +13,9 @@ import great_expectations as gx
 import pandas as pd
 from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 
+from clipbert.console import console
 from clipbert.data.expectations import ROW_COLUMNS, Check, checks, tables
+from clipbert.data.validation_page import write_page
 from clipbert.data.manifest import read_texts, read_videos
 from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory
@@ -39,7 +41,7 @@ class Outcome:
 
 
 def validate(manifest_dir: Path, out: Path, params: ValidateParams) -> None:
-    """Check the manifest and write `out`/result.json and `out`/data_docs/index.html, also when the gate fails.
+    """Check the manifest and write `out`/index.html, result.json and data_docs/, also when the gate fails.
 
     Raises:
         ClipBertError: there is no manifest; or it fails: every failing expectation with its first rows and what to do.
@@ -54,9 +56,11 @@ def validate(manifest_dir: Path, out: Path, params: ValidateParams) -> None:
             "rows": {table: len(frame) for table, frame in frames.items()},
             "expectations": [asdict(outcome) for outcome in outcomes],
         }
+        write_page(folder, result)
         (folder / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if not success:
         raise ClipBertError(_explain(manifest_dir, out, outcomes))
+    console.print(f"validate: all {len(outcomes)} expectations hold; see {out / 'index.html'}", markup=False)
 
 
 def _run(gate: list[Check], frames: dict[str, pd.DataFrame], docs: Path) -> list[Outcome]:
@@ -142,5 +146,5 @@ def _explain(manifest_dir: Path, out: Path, outcomes: list[Outcome]) -> str:
         for row in outcome.failing_rows:
             lines.append("    " + ", ".join(f"{key}={value}" for key, value in row.items()))
         lines.append(f"    {outcome.remedy}")
-    lines.append(f"Mend data/ and run the stages again. All checks: {out / 'data_docs' / 'index.html'}")
+    lines.append(f"Mend data/ and run the stages again. All checks: {out / 'index.html'}")
     return "\n".join(lines)
