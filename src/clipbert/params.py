@@ -115,7 +115,7 @@ class TasksParams(Section):
 class EvaluateParams(Section):
     """How a trained model is measured."""
 
-    clips: int = Field(4, ge=1, le=64, description="uniform clips of a video")
+    clips: int = Field(2, ge=1, le=64, description="uniform clips of a video")
     batch_size: int = Field(256, ge=1, description="text-video pairs in one forward pass")
 
 

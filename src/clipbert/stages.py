@@ -156,7 +156,7 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
         pd.read_csv(history / "train.csv"),
         pd.read_csv(history / "val.csv"),
         task.main_metric,
-        lineage={name.removeprefix("clipbert."): value[:12] for name, value in origin.items() if "pid" not in name},
+        lineage=lineage(origin),
         params=train_params(task_name, params),
         out=project.report(task_name),
     )
@@ -222,6 +222,13 @@ def train_params(task_name: str, params: Params) -> dict[str, Any]:
         for name, value in params.flat().items()
         if name.startswith(wanted) and not any(name.startswith(other) for other in others)
     }
+
+
+def lineage(origin: dict[str, str]) -> dict[str, str]:
+    """What a report says of its origin: enough of each hash to find it again."""
+    hashes = {"data": "data_digest", "git commit": "git_commit", "dvc.lock": "dvc_lock"}
+    shown = {name: origin[f"clipbert.{key}"][:12] for name, key in hashes.items()}
+    return {**shown, "device": origin["clipbert.device"], "clipbert": origin["clipbert.version"]}
 
 
 def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, Any]:

@@ -105,9 +105,8 @@ def training_figure(history: pd.DataFrame, validation: pd.DataFrame, metric: str
         right.set(ylabel=f"validation {metric.split('/')[-1]}", ylim=(0, 100))
         right.spines[["top"]].set_visible(False)
         handles = axes.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
-        axes.legend(
-            handles, ["training loss", f"validation {metric.split('/')[-1]}"], frameon=False, loc="center right"
-        )
+        names = ["training loss", f"validation {metric.split('/')[-1]}"]
+        axes.legend(handles, names, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
     return svg(draw)
 

@@ -46,5 +46,6 @@ def evaluate_model(
     # All clips of a black video are the same clip: one says it all.
     blank = predict(task, model, processor, cache, examples, 1, batch, blank=True, title=f"{title} (blank frames)")
     metrics = task.metrics(items) | task.baselines(items, train)
-    metrics |= {f"{task.name}/blank_frames_{key.split('/')[1]}": value for key, value in task.metrics(blank).items()}
+    seen_blank = task.metrics(blank)
+    metrics |= {name.replace("/", "/blank_frames_"): seen_blank[name] for name in task.compared}
     return Evaluation(task.name, metrics, items, blank)

@@ -65,6 +65,7 @@ class Task(ABC):
     name: ClassVar[str]
     kind: ClassVar[str]  # of the texts it reads in the manifest
     main_metric: ClassVar[str]  # higher is better: chooses the best epoch
+    compared: ClassVar[tuple[str, ...]]  # metrics that are also told for blank frames
 
     def examples(self, texts: pd.DataFrame, split: str) -> list[Example]:
         """The texts of one split, grouped by video, in the manifest's order.

@@ -21,6 +21,7 @@ class OpenQA(Task):
     name = "open_qa"
     kind = "open_qa"
     main_metric = "open_qa/accuracy"
+    compared = ("open_qa/accuracy",)
 
     def __init__(self, params: OpenQAParams) -> None:
         self.params = params

@@ -21,6 +21,7 @@ class Retrieval(Task):
     name = "retrieval"
     kind = "caption"
     main_metric = "retrieval/mrr"
+    compared = ("retrieval/r1", "retrieval/r5", "retrieval/r10", "retrieval/median_rank")
 
     def __init__(self, params: RetrievalParams) -> None:
         self.params = params

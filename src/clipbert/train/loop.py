@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 import torch
+import transformers
 
 from clipbert.console import console, progress
 from clipbert.errors import ClipBertError
@@ -142,6 +143,7 @@ def validate(run: Run) -> dict[str, float]:
 
 def export(run: Run, out: Path) -> None:
     """Write what `clipbert.model.load` reads: config.json, model.safetensors, tokenizer and processor."""
+    transformers.utils.logging.disable_progress_bar()  # two lines of it for one small file
     run.model.to("cpu")
     with atomic_directory(out) as folder:
         run.model.save_pretrained(folder)
