@@ -1,5 +1,6 @@
 """Open-ended QA: the answer vocabulary, what is drawn, the baselines."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,15 @@ def example(*answers: str) -> Example:
 def test_the_vocabulary_holds_the_most_frequent_answers_ties_in_alphabetical_order() -> None:
     task = OpenQA(OpenQAParams(max_answers=3))
     fields = task.config_fields([example("red", "blue", "red"), example("two", "blue", "ant")])
-    assert fields == {"answers": ["blue", "red", "ant"]}
+    assert fields == {"answers": ["blue", "red", "ant"], "projection_size": None}
+
+
+def test_captions_are_used_when_every_training_video_has_one() -> None:
+    captioned = replace(example("red", "blue"), captions=["a red square"])
+    assert OpenQA(OpenQAParams()).uses_captions([captioned, captioned])
+    assert not OpenQA(OpenQAParams()).uses_captions([captioned, example("red")])
+    assert not OpenQA(OpenQAParams(caption_weight=0.0)).uses_captions([captioned])
+    assert OpenQA(OpenQAParams()).config_fields([captioned])["projection_size"] == 128
 
 
 def test_one_answer_is_not_enough() -> None:

@@ -91,6 +91,11 @@ def test_a_batch_of_one_video_has_no_negatives() -> None:
     assert Retrieval(RetrievalParams())._unmatched(1, None, torch.device("cpu")).shape == (1, 0)
 
 
+def test_validation_asks_one_caption_a_video() -> None:
+    many = Example("v", ["a", "b"], ["x", "y"], ["", ""], ["", ""])
+    assert [e.texts for group in Retrieval(RetrievalParams()).validation([many]) for e in group] == [["x"]]
+
+
 def test_validation_galleries_cover_every_example_once() -> None:
     groups = Retrieval(RetrievalParams()).validation([example(i) for i in range(103)])
     assert [e.media for group in groups for e in group] == [f"v{i}" for i in range(103)]

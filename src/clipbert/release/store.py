@@ -100,6 +100,8 @@ def open_experiment(store: Store, task: str) -> str:
             )
         experiment_id = str(experiment.experiment_id)
         store.client.set_experiment_tag(experiment_id, "clipbert.version", __version__)
+        # Without it the UI opens the experiment as one of language-model traces.
+        store.client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
         if store.artifacts is not None:
             _check_artifacts(store, store.artifacts, experiment.artifact_location)
     return experiment_id

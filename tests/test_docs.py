@@ -1,0 +1,66 @@
+"""The README and the docs name only what exists: files, make targets, verbs, parameters."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from clipbert.cli import app
+from clipbert.params import Params
+
+PROJECT = Path(__file__).parents[1]
+PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: page.name)
+def page(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), flags=re.M))
+    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", page.read_text(), flags=re.M)) <= targets
+
+
+def test_verbs_and_parameters_exist(page: Path) -> None:
+    text = page.read_text()
+    verbs = set(get_command(app).commands)  # type: ignore[attr-defined]
+    named = set(re.findall(r"(?:`|\$ |^    )(?:\.venv/bin/)?clipbert ([a-z][a-z-]+)", text, flags=re.M))
+    assert named <= verbs
+    known = Params().flat().keys()
+    given = set(re.findall(r"(?:-S|--set) '?([a-z_.]+)=", text))
+    assert given <= known | {"train.lrr"}
+
+
+def test_no_placeholder_is_left(page: Path) -> None:
+    assert "@@" not in page.read_text()
+
+
+def test_the_graph_names_files_that_exist() -> None:
+    stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+    code = {dep for stage in stages.values() for dep in stage["deps"] if dep.startswith("src/")}
+    assert code
+    assert [path for path in sorted(code) if not (PROJECT / path).exists()] == []
+
+
+def test_ci_runs_what_the_readme_says() -> None:
+    script = (PROJECT / ".ci" / "run").read_text()
+    assert "make lint" in script
+    assert "make test" in script
+    assert ".ci/run" in (PROJECT / ".github" / "workflows" / "ci.yml").read_text()
+    assert ".ci/run" in (PROJECT / ".pre-commit-config.yaml").read_text()
+
+
+def test_the_lock_pins_everything_and_names_no_address() -> None:
+    lines = [line for line in (PROJECT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) > 150
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!]+", line)] == []
