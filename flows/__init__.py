@@ -1,0 +1,19 @@
+"""Prefect's side of the project: schedules, retries, time limits, GPU slots, logs, artifacts, approval.
+
+The order of the work stands in dvc.yaml; nothing here knows what a stage does.
+"""
+
+import os
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+_CHOSEN = {"PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}
+
+# Read by Prefect when it is imported, so set before any module of this package imports it. Who has set up Prefect
+# keeps what they have; otherwise its database stays in the project, next to nothing of the user's.
+if not _CHOSEN & os.environ.keys() and not Path("~/.prefect/profiles.toml").expanduser().exists():
+    os.environ["PREFECT_HOME"] = str(PROJECT / ".prefect")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+# A temporary server on a busy machine needs longer than Prefect's 20 s.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")

@@ -1,0 +1,82 @@
+"""What a run leaves to read in the Prefect UI: a table of stages, a table of metrics, links into MLflow."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_link_artifact, create_table_artifact
+
+from flows.stage import StageResult
+
+Metrics = dict[str, dict[str, Any]]
+
+MLFLOW_UI = "http://127.0.0.1:5000"
+
+
+def read_results(folder: Path) -> Metrics:
+    """{"retrieval": {...}, ...}: every JSON object in `folder` under its file's name; empty when there is no folder."""
+    return {file.stem: read_result(file) for file in sorted(folder.glob("*.json"))}
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`; empty when there is no such file."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def publish_stages(results: Iterable[StageResult], troubles: dict[str, str]) -> None:
+    """The table `clipbert-stages`: each stage with what came of it and its seconds."""
+    rows = [{"stage": r.stage, "outcome": r.outcome, "seconds": round(r.seconds, 1)} for r in results]
+    rows += [{"stage": stage, "outcome": trouble, "seconds": None} for stage, trouble in troubles.items()]
+    create_table_artifact(table=rows, key="clipbert-stages", description="What this run did with each stage")
+
+
+def publish_metrics(metrics: Metrics, before: Metrics) -> None:
+    """The table `clipbert-metrics`: a row for each metric of each task, beside its value before this run."""
+    rows = [
+        {"task": task, "metric": name, "value": _short(value), "before": _short(before.get(task, {}).get(name))}
+        for task, values in metrics.items()
+        for name, value in values.items()
+    ]
+    if rows:
+        create_table_artifact(table=rows, key="clipbert-metrics", description="Metrics on the test split")
+
+
+def publish_links(runs: Metrics, releases: Metrics) -> None:
+    """A link into MLflow for each task's run and each registered version.
+
+    A store without a server of its own (sqlite in the project) is shown by `make ui`, at CLIPBERT_MLFLOW_UI.
+    """
+    for task, run in runs.items():
+        server = _server(run.get("tracking_uri", ""))
+        create_link_artifact(
+            key=f"clipbert-run-{artifact_key(task)}",
+            link=f"{server}/#/runs/{run['run_id']}",
+            link_text=f"MLflow run of {task}: {run.get('run_name', run['run_id'])}",
+            description=f"The training run of {task}. If the page does not open: `make ui` starts MLflow.",
+        )
+    for task, release in releases.items():
+        server = _server(runs.get(task, {}).get("tracking_uri", ""))
+        name, version = release["name"], release["version"]
+        create_link_artifact(
+            key=f"clipbert-model-{artifact_key(task)}",
+            link=f"{server}/#/models/{name}/versions/{version}",
+            link_text=f"{name} version {version}",
+            description=f"The registered model of {task}. If the page does not open: `make ui` starts MLflow.",
+        )
+
+
+def artifact_key(task: str) -> str:
+    """`task` with the characters that Prefect allows in an artifact's key."""
+    return task.replace("_", "-")
+
+
+def _short(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _server(tracking_uri: str) -> str:
+    if tracking_uri.startswith(("http://", "https://")):
+        return tracking_uri.rstrip("/")
+    return os.environ.get("CLIPBERT_MLFLOW_UI", MLFLOW_UI)

@@ -1,0 +1,77 @@
+"""The graph of stages, asked of DVC: dvc.yaml is the only place where the order of the work is written."""
+
+import difflib
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from flows.process import environment
+
+_NODE = re.compile(r'^"(?P<name>[^"]+)";$')
+_EDGE = re.compile(r'^"(?P<first>[^"]+)" -> "(?P<then>[^"]+)";$')
+
+Graph = dict[str, tuple[str, ...]]
+
+
+class GraphError(Exception):
+    """The stages cannot be read, or one was asked for that does not exist; the message says what to do."""
+
+
+def read_graph(root: Path) -> Graph:
+    """Each stage of the project at `root` with the stages it needs, every stage after those.
+
+    `dvc dag --dot` (0.8 s) is documented, expands foreach and matrix, and knows the edges that output paths make;
+    data sources such as data.dvc are nodes too, as they are for `dvc repro`.
+
+    Raises:
+        GraphError: there is no DVC project at `root`, or its dvc.yaml is wrong.
+    """
+    if not (root / "dvc.yaml").is_file():
+        raise GraphError(f"{root.resolve()}: no dvc.yaml here. Start the flow in the project's folder, or pass root.")
+    command = [sys.executable, "-m", "dvc", "dag", "--dot"]
+    answer = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
+    if answer.returncode != 0:
+        raise GraphError(f"{root.resolve()}: the stages cannot be read:\n{answer.stderr.strip()}")
+    return parse_dot(answer.stdout)
+
+
+def parse_dot(dot: str) -> Graph:
+    """The graph in the DOT language as `dvc dag --dot` writes it, in an order in which the stages can run."""
+    needs: dict[str, list[str]] = {}
+    for line in map(str.strip, dot.splitlines()):
+        if node := _NODE.match(line):
+            needs.setdefault(node["name"], [])
+        elif edge := _EDGE.match(line):
+            needs.setdefault(edge["then"], []).append(edge["first"])
+    return {stage: tuple(needs.get(stage, ())) for stage in TopologicalSorter(needs).static_order()}
+
+
+def select(graph: Graph, stages: list[str] | None) -> Graph:
+    """`stages` and everything they need, as `dvc repro STAGE...` takes it; the whole graph for None.
+
+    A name without its part after the @ means all of that stage's copies.
+
+    Raises:
+        GraphError: no stage has that name.
+    """
+    if stages is None:
+        return graph
+    wanted: set[str] = set()
+    for name in stages:
+        named = [stage for stage in graph if name in (stage, base(stage))]
+        if not named:
+            near = difflib.get_close_matches(name, graph, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise GraphError(f"{name}: dvc.yaml has no such stage.{hint} There are: {', '.join(graph)}.")
+        wanted.update(named)
+    for stage in reversed(list(graph)):
+        if stage in wanted:
+            wanted.update(graph[stage])
+    return {stage: needs for stage, needs in graph.items() if stage in wanted}
+
+
+def base(stage: str) -> str:
+    """The name under which dvc.yaml holds the stage: train for train@retrieval."""
+    return stage.partition("@")[0]

@@ -1,0 +1,176 @@
+"""A command whose whole process group ends when it is told to, and when whoever started it dies, however that ends.
+
+The command runs under a small supervisor (this file, as a script) in a session of its own. A pipe leads to the
+supervisor's standard input; when it closes, because `stop` was called or because the kernel closed it for a dead
+process, the supervisor ends the command's group: first by a signal, after a grace period by SIGKILL.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+
+def environment() -> dict[str, str]:
+    """This process's environment as the project's commands need it.
+
+    The virtual environment's programs come first, output is not held back, nobody is phoned.
+    """
+    programs = str(Path(sys.executable).parent)
+    return os.environ | {
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "GX_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+
+
+class Stopped(Exception):
+    """The group of commands was stopped: nothing more starts in it."""
+
+
+class Supervised:
+    """A running command, made by `Supervisor.start`."""
+
+    def __init__(self, popen: "subprocess.Popen[bytes]") -> None:
+        self._popen = popen
+        self._lock = threading.Lock()
+
+    def lines(self) -> Iterator[str]:
+        """What the command writes on stdout and stderr, line by line as it comes, without the line ends."""
+        assert self._popen.stdout is not None
+        for line in self._popen.stdout:
+            yield line.decode(errors="replace").rstrip()
+
+    def poll(self) -> int | None:
+        """The exit code as a shell gives it (128 + N for signal N); None while the command runs."""
+        return self._popen.poll()
+
+    def wait(self) -> int:
+        """The exit code as a shell gives it, once the command's whole process group has ended."""
+        code = self._popen.wait()
+        self.stop()
+        return code
+
+    def stop(self) -> None:
+        """Begin to end the command's process group; `wait` tells when it has ended."""
+        assert self._popen.stdin is not None
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            self._popen.stdin.close()
+
+
+class Supervisor:
+    """Starts commands, and ends all of them with their process groups when its block ends.
+
+    Args:
+        cwd: the folder in which the commands run.
+        grace_s: seconds between the first signal and SIGKILL.
+    """
+
+    def __init__(self, cwd: Path, grace_s: float = 10.0) -> None:
+        self._cwd = cwd
+        self._grace_s = grace_s
+        self._lock = threading.Lock()
+        self._started: list[Supervised] = []
+        self._closed = False
+
+    def start(
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        ending: signal.Signals = signal.SIGTERM,
+        output: IO[bytes] | None = None,
+    ) -> Supervised:
+        """Start `command`; `ending` is the signal that asks it to end. Its output goes to `lines`, or to `output`.
+
+        Raises:
+            Stopped: the block has ended, or `stop` was called.
+        """
+        supervised = [sys.executable, "-I", __file__, "--ending", ending.name, "--grace", str(self._grace_s), "--"]
+        with self._lock:
+            if self._closed:
+                raise Stopped
+            process = Supervised(
+                subprocess.Popen(
+                    [*supervised, *command],
+                    cwd=self._cwd,
+                    env=environment() if env is None else env,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE if output is None else output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+            self._started.append(process)
+        return process
+
+    @property
+    def closed(self) -> bool:
+        """Whether everything was stopped."""
+        return self._closed
+
+    def stop(self) -> None:
+        """End every command, wait until each has ended, and start none any more."""
+        with self._lock:
+            self._closed = True
+        for process in self._started:
+            process.stop()
+        for process in self._started:
+            process.wait()
+
+    def __enter__(self) -> "Supervisor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _end_group(group: int, ending: signal.Signals, grace_s: float) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, ending)
+    deadline = time.monotonic() + grace_s
+    while _group_lives(group) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _supervise() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ending", default="SIGTERM")
+    parser.add_argument("--grace", type=float, default=10.0)
+    parser.add_argument("command", nargs="+")
+    options = parser.parse_args()
+    ending = signal.Signals[options.ending]
+    child = subprocess.Popen(options.command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def end_with_parent() -> None:
+        os.read(sys.stdin.fileno(), 1)
+        _end_group(child.pid, ending, options.grace)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    code = child.wait()
+    _end_group(child.pid, ending, options.grace)
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(_supervise())

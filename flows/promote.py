@@ -1,0 +1,104 @@
+"""Promotion and rollback as Prefect flows: the verbs `clipbert promote` and `clipbert rollback`, and a person's yes."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from prefect.states import Completed, Failed
+
+from flows.artifacts import artifact_key, read_result
+from flows.process import Supervisor
+
+
+class Approval(RunInput):
+    """What the person who resumes the run says."""
+
+    approved: bool
+    note: str = ""
+
+
+@flow(name="clipbert-promote")
+def promote(task: str, approve: bool = False, patience_s: int = 24 * 3600, root: str = ".") -> State:
+    """Make a task's candidate its champion, if it beats the champion on the same test items.
+
+    Args:
+        task: retrieval or open_qa.
+        approve: wait for a person, who reads the candidate's metrics and resumes the run with a yes or a no. The
+            gate decides after a yes all the same.
+        patience_s: seconds to wait for the person before the run fails.
+        root: the project's folder, from the folder in which the flow runs.
+    """
+    project = Path(root).resolve()
+    if approve:
+        question = _question(project, task)
+        create_markdown_artifact(key=f"clipbert-candidate-{artifact_key(task)}", markdown=question)
+        wanted = Approval.with_initial_data(description=question, approved=False)
+        answer = pause_flow_run(wait_for_input=wanted, timeout=patience_s, poll_interval=2, key="approval")
+        get_run_logger().info("%s %s", "Approved." if answer.approved else "Declined.", answer.note)
+        if not answer.approved:
+            return Completed(name="Declined", message=answer.note or "Nothing was changed")
+    return _decide(project, "promote", task)
+
+
+@flow(name="clipbert-rollback")
+def rollback(task: str, root: str = ".") -> State:
+    """Give a task's champion back to the model that held it before.
+
+    Args:
+        task: retrieval or open_qa.
+        root: the project's folder, from the folder in which the flow runs.
+    """
+    return _decide(Path(root).resolve(), "rollback", task)
+
+
+def _decide(project: Path, verb: str, task: str) -> State:
+    """Run the verb; the decision it wrote is the flow's state and the artifact clipbert-decision-TASK."""
+    file = project / "artifacts/promotions" / f"{task}.json"
+    before = read_result(file)
+    logger = get_run_logger()
+    said = []
+    with Supervisor(project) as supervisor:
+        process = supervisor.start(["clipbert", verb, task])
+        for line in filter(None, process.lines()):
+            logger.info(line)
+            said.append(line)
+        code = process.wait()
+    after = read_result(file)
+    decision = after if after != before else {}
+    report = _report(verb, task, decision, said)
+    create_markdown_artifact(key=f"clipbert-decision-{artifact_key(task)}", markdown=report)
+    if decision:
+        return Completed(name=_title(decision), message=decision["reason"])
+    if code != 0:
+        return Failed(message="\n".join(said) or f"clipbert {verb} {task}: exit code {code}")
+    return Completed(name="Unchanged", message="\n".join(said))
+
+
+def _title(decision: dict[str, Any]) -> str:
+    return str(decision["decision"]).replace("_", " ").capitalize()
+
+
+def _report(verb: str, task: str, decision: dict[str, Any], said: list[str]) -> str:
+    """The decision and its numbers in Markdown; what the verb said when it decided nothing."""
+    title = f"{task}: {_title(decision)}" if decision else f"{task}: {verb} changed nothing"
+    reason = decision.get("reason") or "\n".join(said)
+    numbers = {key: value for key, value in decision.items() if key not in ("task", "reason") and value is not None}
+    return f"# {title}\n\n{reason}\n\n{_table(numbers)}"
+
+
+def _question(project: Path, task: str) -> str:
+    """What the person reads before deciding."""
+    release, metrics = (read_result(project / f"artifacts/{folder}/{task}.json") for folder in ("releases", "metrics"))
+    name = f"{release['name']} version {release['version']}" if release else f"the candidate of {task}"
+    return f"# Promote {name}?\n\nIts metrics on the test split:\n\n{_table(metrics)}"
+
+
+def _table(values: dict[str, Any]) -> str:
+    if not values:
+        return ""
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in values.items()}
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in shown.items())])

@@ -1,0 +1,163 @@
+"""A Prefect server through its REST API, and a small DVC project for its runs to work in."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROGRAMS = Path(sys.executable).parent
+
+STAGES = """
+stages:
+  prepare:
+    cmd: python work.py prepare data/numbers.txt artifacts/prepared.txt
+    deps: [work.py, data]
+    outs: [artifacts/prepared.txt]
+  train:
+    foreach: [left, right]
+    do:
+      cmd: python work.py train@${item} artifacts/prepared.txt artifacts/models/${item}.txt
+      deps: [artifacts/prepared.txt]
+      params: ["train.${item}"]
+      outs: ["artifacts/models/${item}.txt"]
+  evaluate:
+    matrix: {task: [left]}
+    cmd: python work.py evaluate@${item.task} artifacts/models/${item.task}.txt artifacts/metrics/${item.task}.json
+    deps: ["artifacts/models/${item.task}.txt"]
+    metrics: ["artifacts/metrics/${item.task}.json": {cache: false}]
+"""
+
+# A stage: says that it starts, does what params.yaml has for it, writes its output.
+WORK = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+stage, source, target = sys.argv[1:]
+print(f"{stage} reads {source}")
+kind, _, task = stage.partition("@")
+order = Path("orders", stage).read_text().split() if Path("orders", stage).exists() else []
+if order[:1] == ["exit"]:
+    print("the colour is wrong; expected red, blue or green", file=sys.stderr)
+    sys.exit(int(order[1]))
+if order[:1] == ["exit-once"]:
+    Path("orders", stage).unlink()
+    sys.exit(1)
+if order[:1] == ["wait"]:
+    child = subprocess.Popen(["sleep", "1000"])
+    Path("pids").write_text(f"{os.getpid()} {child.pid}")
+    print("waiting")
+    time.sleep(1000)
+target = Path(target)
+target.parent.mkdir(parents=True, exist_ok=True)
+if kind == "evaluate":
+    target.write_text(json.dumps({f"{task}/r1": 42.0, f"{task}/medr": 3}))
+    runs = Path("artifacts/runs")
+    runs.mkdir(exist_ok=True)
+    (runs / f"{task}.json").write_text(
+        json.dumps({"task": task, "run_id": f"run-{task}", "run_name": f"{task} 1", "tracking_uri": "sqlite:///m.db"})
+    )
+else:
+    target.write_text(Path(source).read_text())
+"""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Prefect:
+    """The running servers of `make ui`: Prefect through its REST API, and where both are."""
+
+    url: str
+    mlflow: str
+    environment: dict[str, str]
+    printed: str
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        request = urllib.request.Request(
+            f"{self.url}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"content-type": "application/json"},
+        )
+        for attempt in range(30):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as response:
+                    text = response.read()
+                return json.loads(text) if text else None
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or attempt == 29:
+                    raise
+                time.sleep(1)  # the server's database was locked for longer than it waits
+        return None
+
+    def start(self, deployment: str, project: Path, **parameters: Any) -> str:
+        """Run a deployment in the folder `project`; the run's id."""
+        found = self.call("GET", f"/deployments/name/{deployment}")
+        body = {"parameters": parameters, "job_variables": {"env": {"CLIPBERT_ROOT": str(project)}}}
+        return str(self.call("POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
+
+    def state(self, run: str) -> dict[str, Any]:
+        return dict(self.call("GET", f"/flow_runs/{run}")["state"])
+
+    def wait(self, run: str, *kinds: str, seconds: float = 180) -> dict[str, Any]:
+        """The run's state as soon as it is of one of `kinds`, by default of one that ends it."""
+        wanted = kinds or ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        return until(lambda: state if (state := self.state(run))["type"] in wanted else None, seconds)
+
+    def tasks(self, run: str) -> dict[str, dict[str, Any]]:
+        """The run's task runs by name."""
+        found = self.call("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
+        return {task["name"]: task for task in found}
+
+    def logs(self, run: str) -> list[str]:
+        """Every line of the log of the run's tasks."""
+        body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
+        return [entry["message"] for entry in self.call("POST", "/logs/filter", body) if entry["task_run_id"]]
+
+    def artifacts(self, run: str) -> dict[str, Any]:
+        """The data of the run's artifacts by key."""
+        found = self.call("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+        return {artifact["key"]: artifact["data"] for artifact in found}
+
+
+def until(check: Callable[[], Any], seconds: float = 180) -> Any:
+    """What `check` returns as soon as it is something."""
+    deadline = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < deadline, f"nothing after {seconds:g} s"
+        time.sleep(0.2)
+    return found
+
+
+def make_project(folder: Path) -> Path:
+    """A git and DVC project of four cheap stages, with this repository's flows and deployments."""
+    folder.mkdir(parents=True)
+    (folder / "dvc.yaml").write_text(STAGES)
+    (folder / "work.py").write_text(WORK)
+    (folder / "params.yaml").write_text("train: {left: 1, right: 1}\n")
+    (folder / "data").mkdir()
+    (folder / "data" / "numbers.txt").write_text("1 2 3\n")
+    (folder / "orders").mkdir()
+    shutil.copytree(REPOSITORY / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "prefect.yaml", folder)
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    for arguments in (["init", "--quiet"], ["config", "core.analytics", "false"], ["add", "--quiet", "data"]):
+        subprocess.run(
+            [PROGRAMS / "dvc", *arguments], cwd=folder, check=True, env=os.environ | {"DVC_NO_ANALYTICS": "1"}
+        )
+    return folder

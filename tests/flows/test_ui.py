@@ -1,0 +1,64 @@
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prefect_server import REPOSITORY, Prefect, free_port
+
+from clipbert.doctor import Finding, check_mlflow, check_prefect
+from flows.ui import claim
+
+pytestmark = pytest.mark.pipeline
+
+
+def test_both_pages_open_at_the_addresses_that_are_printed(prefect: Prefect) -> None:
+    printed = dict(line.split()[:2] for line in prefect.printed.splitlines() if line.startswith(("MLflow", "Prefect")))
+    assert printed == {"MLflow": prefect.mlflow, "Prefect": prefect.url.removesuffix("/api")}
+    for address in printed.values():
+        with urllib.request.urlopen(address, timeout=30) as page:
+            assert b"<title>" in page.read()
+    with urllib.request.urlopen(prefect.url.replace("/api", "/ui-settings"), timeout=30) as settings:
+        assert prefect.url.encode() in settings.read()
+
+
+def test_the_doctor_finds_both_servers(prefect: Prefect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", prefect.mlflow)
+    monkeypatch.setenv("PREFECT_API_URL", prefect.url)
+    assert list(check_mlflow(tmp_path)) == [Finding("MLflow", f"server {prefect.mlflow}")]
+    assert list(check_prefect(tmp_path)) == [Finding("Prefect", f"server {prefect.url}")]
+
+
+def test_the_daily_schedule_sleeps_unless_asked_for(prefect: Prefect) -> None:
+    daily = prefect.call("GET", "/deployments/name/clipbert-pipeline/daily")
+    assert [(schedule["schedule"]["cron"], schedule["active"]) for schedule in daily["schedules"]] == [
+        ("0 3 * * *", False)
+    ]
+
+
+def test_a_taken_port_is_named_with_the_way_to_choose_another() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "flows.ui", "--mlflow-port", str(port)]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"MLflow: port {port} of 127.0.0.1 cannot be used (Address already in use)" in done.stderr
+    assert done.stderr.endswith(f"make ui CLIPBERT_MLFLOW_PORT={port + 1}\n")
+
+
+def test_a_server_that_does_not_start_is_shown_with_its_log_and_nothing_stays(project: Path, prefect: Prefect) -> None:
+    port = free_port()
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.ui", "--mlflow-port", str(port)],
+        cwd=project,
+        env=prefect.environment | {"MLFLOW_TRACKING_URI": "sqlite:////proc/absent/mlflow.db"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "make ui: MLflow ended with exit code" in done.stderr
+    assert "No such file or directory: '/proc/absent'" in done.stderr
+    claim(port, "MLflow", "")
