@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from clipbert.console import console
@@ -33,7 +34,7 @@ def print_summary(project: Project) -> None:
     tasks = [task for task in TASKS if project.metrics(task).exists()]
     if not tasks:
         raise ClipBertError(f"{project.artifacts / 'metrics'}: nothing was evaluated yet; run `dvc repro` first.")
-    table = Table(title="Test split", title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(title="Test split", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("metric")
     table.add_column("this model", justify="right", style="bold")
     table.add_column("chance or majority", justify="right")
@@ -43,7 +44,9 @@ def print_summary(project: Project) -> None:
         for name, *keys in ROWS[task]:
             table.add_row(name, *(f"{metrics[f'{task}/{key}']:.1f}" for key in keys))
     console.print(table)
-    versions = Table(title="Registered models", title_justify="left", title_style="bold", pad_edge=False)
+    versions = Table(
+        title="Registered models", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for column in ("name", "version", "alias", "next"):
         versions.add_column(column)
     for task in tasks:
