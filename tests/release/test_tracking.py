@@ -49,8 +49,8 @@ def test_run_holds_params_metrics_data_provenance_and_pictures(any_root, picture
     client = open_store(any_root).client
     found = client.get_run(run.run_id)
     assert found.info.status == "FINISHED"
-    assert found.data.params["train.lr"] == "0.001"
-    assert found.data.params["tasks.retrieval.epochs"] == "20"
+    assert found.data.params["train.lr"] == str(Params().train.lr)
+    assert found.data.params["tasks.retrieval.epochs"] == str(Params().tasks.retrieval.epochs)
     assert found.data.params == run.params
     assert steps(any_root, run.run_id, "train/loss") == [10, 20]
     assert found.data.metrics["train/loss"] == 0.05
