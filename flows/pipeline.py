@@ -8,7 +8,7 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -16,11 +16,13 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
 
-from flows.artifacts import publish_links, publish_metrics, publish_stages, read_results
+from flows.artifacts import Metrics, publish_links, publish_metrics, publish_stages, read_results
 from flows.graph import Graph, GraphError, base, read_graph, select
 from flows.process import Supervisor
 from flows.stage import StageError, StageResult, run_stage
+from flows.turn import turn
 
 NAMES = {"ran": "Completed", "unchanged": "Unchanged", "restored": "Restored"}
 MESSAGES = {
@@ -48,10 +50,10 @@ def stage_task(stage: str, supervisor: Supervisor, time_limit_s: float | None) -
 @flow(name="clipbert-pipeline")
 def pipeline(
     stages: list[str] | None = None,
-    parallel: int = 1,
-    retries: int = 1,
-    retry_delay_s: float = 10.0,
-    time_limit_s: float | None = None,
+    parallel: Annotated[int, Field(ge=1)] = 1,
+    retries: Annotated[int, Field(ge=0)] = 1,
+    retry_delay_s: Annotated[float, Field(ge=0)] = 10.0,
+    time_limit_s: Annotated[float, Field(gt=0)] | None = None,
     gpu_stages: list[str] | None = None,
     root: str = ".",
 ) -> State:
@@ -67,14 +69,13 @@ def pipeline(
             run at once over all workers. Empty: train and evaluate.
         root: the project's folder, from the folder in which the flow runs.
     """
-    project = Path(root).resolve()
+    project, logger = Path(root).resolve(), get_run_logger()
     try:
         graph = select(read_graph(project), stages)
     except GraphError as error:
         return Failed(message=str(error))
-    get_run_logger().info("%d stages in %s: %s", len(graph), project, ", ".join(graph))
+    logger.info("%d stages in %s: %s", len(graph), project, ", ".join(graph))
 
-    before = read_results(project / "artifacts/metrics")
     tagged = {"train", "evaluate"} if gpu_stages is None else set(gpu_stages)
     tasks = {
         stage: stage_task.with_options(
@@ -86,26 +87,10 @@ def pipeline(
         )
         for stage in graph
     }
-    states = _run_in_order(project, graph, tasks, time_limit_s, parallel)
-
-    results: list[StageResult] = [state.result() for state in states.values() if state.is_completed()]
-    failed = [stage for stage, state in states.items() if not state.is_completed()]
-    waiting = [stage for stage in graph if stage not in states]
-    troubles = dict.fromkeys(failed, "failed") | dict.fromkeys(waiting, "not run")
-    metrics = read_results(project / "artifacts/metrics")
-    runs, releases = (read_results(project / "artifacts" / folder) for folder in ("runs", "releases"))
-    publish_stages(results, troubles)
-    publish_metrics(metrics, before)
-    publish_links(runs, releases)
-    if failed:
-        held = f" Not run, since they need it: {', '.join(waiting)}." if waiting else ""
-        reasons = "\n".join(states[stage].message or stage for stage in failed)
-        return Failed(message=f"{', '.join(failed)} failed.{held}\n{reasons}")
-
-    outcomes = {result.stage: result.outcome for result in results}
-    ran = [stage for stage, outcome in outcomes.items() if outcome != "unchanged"]
-    message = f"{len(ran)} of {len(graph)} stages had work: {', '.join(ran)}" if ran else "Everything was up to date"
-    return Completed(message=message, data={"stages": outcomes, "metrics": metrics, "models": releases})
+    with turn(project, logger.info):
+        before = read_results(project / "artifacts/metrics")
+        states = _run_in_order(project, graph, tasks, time_limit_s, parallel)
+        return _sum_up(project, graph, states, before)
 
 
 def _run_in_order(
@@ -145,6 +130,27 @@ def _run_in_order(
                 order.done(stage)
 
 
+def _sum_up(project: Path, graph: Graph, states: dict[str, State], before: Metrics) -> State:
+    """Publish the artifacts; the flow's final state, with what came of each stage, the metrics and the models."""
+    results: list[StageResult] = [state.result() for state in states.values() if state.is_completed()]
+    failed = [stage for stage, state in states.items() if not state.is_completed()]
+    held = [stage for stage in graph if stage not in states]
+    metrics, runs, releases = (
+        read_results(project / "artifacts" / folder) for folder in ("metrics", "runs", "releases")
+    )
+    publish_stages(results, dict.fromkeys(failed, "failed") | dict.fromkeys(held, "not run"))
+    publish_metrics(metrics, before)
+    publish_links(runs, releases)
+    if failed:
+        also = f" Not run, since they need it: {', '.join(held)}." if held else ""
+        reasons = "\n".join(states[stage].message or stage for stage in failed)
+        return Failed(message=f"{', '.join(failed)} failed.{also}\n{reasons}")
+    outcomes = {result.stage: result.outcome for result in results}
+    ran = [stage for stage, outcome in outcomes.items() if outcome != "unchanged"]
+    message = f"{len(ran)} of {len(graph)} stages had work: {', '.join(ran)}" if ran else "Everything was up to date"
+    return Completed(message=message, data={"stages": outcomes, "metrics": metrics, "models": releases})
+
+
 def main() -> int:
     """The command line: the flow's parameters as options, a summary at the end, exit code 1 if a stage failed."""
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=(__doc__ or "").split("\n")[0])
@@ -154,6 +160,8 @@ def main() -> int:
     parser.add_argument("--retry-delay", type=float, default=10.0, metavar="S", help="seconds before each try (10)")
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds a stage may take (no limit)")
     options = parser.parse_args()
+    if options.parallel < 1 or options.retries < 0 or options.retry_delay < 0 or (options.time_limit or 1) <= 0:
+        parser.error("--parallel is at least 1, --time-limit more than 0, --retries and --retry-delay at least 0")
     state: State[Any] = pipeline(
         stages=options.stages or None,
         parallel=options.parallel,

@@ -59,11 +59,14 @@ class Servers:
         api = f"http://{HOST}:{port}/api"
         self.environment |= {"PREFECT_API_URL": api, "PREFECT_UI_API_URL": api}
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-        self._start("Prefect", command)
+        # Slots of concurrency limits that a killed run held are given back even if the server was restarted since.
+        leases = "prefect.server.concurrency.lease_storage.filesystem"
+        self._start("Prefect", command, {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": leases})
         return f"http://{HOST}:{port}"
 
     def worker(self, api: str, mlflow: str, scheduled: bool) -> None:
         """Start a worker that runs flows in this project, and deploy them; their schedules sleep unless `scheduled`."""
+        end_abandoned_runs(api)
         own = {"CLIPBERT_ROOT": str(self.root), "CLIPBERT_MLFLOW_UI": mlflow, "PREFECT_WORKER_QUERY_SECONDS": "2"}
         prefect = [sys.executable, "-m", "prefect"]
         self._start("worker", [*prefect, "worker", "start", "--pool", POOL, "--type", "process"], own, signal.SIGINT)
@@ -140,6 +143,15 @@ def claim(port: int, name: str, variable: str) -> None:
                 f"{name}: port {port} of {HOST} cannot be used ({error.strerror}). End what uses it, or choose "
                 f"another: make ui {variable}={port + 1}"
             ) from error
+
+
+def end_abandoned_runs(api: str) -> None:
+    """Mark runs that an earlier worker left unfinished as crashed: nobody works on them."""
+    unfinished = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]}}}
+    ours = {"work_pools": {"name": {"any_": [POOL]}}}
+    for run in call("POST", f"{api}/flow_runs/filter", {"flow_runs": unfinished, **ours}) or []:
+        state = {"type": "CRASHED", "name": "Crashed", "message": "make ui was stopped while it ran"}
+        call("POST", f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
 
 
 def call(method: str, url: str, body: Any = None) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from prefect_server import REPOSITORY, Prefect, free_port
 
 from clipbert.doctor import Finding, check_mlflow, check_prefect
-from flows.ui import claim
+from flows.ui import claim, end_abandoned_runs
 
 pytestmark = pytest.mark.pipeline
 
@@ -35,6 +35,17 @@ def test_the_daily_schedule_sleeps_unless_asked_for(prefect: Prefect) -> None:
     assert [(schedule["schedule"]["cron"], schedule["active"]) for schedule in daily["schedules"]] == [
         ("0 3 * * *", False)
     ]
+
+
+def test_a_run_that_the_last_worker_left_unfinished_is_marked_as_crashed(prefect: Prefect) -> None:
+    daily = prefect.call("GET", "/deployments/name/clipbert-pipeline/daily")
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2999-01-01T00:00:00Z"}}
+    run = prefect.call("POST", f"/deployments/{daily['id']}/create_flow_run", {"state": later})["id"]
+    end_abandoned_runs(prefect.url)
+    assert prefect.state(run)["type"] == "SCHEDULED"
+    prefect.call("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "RUNNING"}, "force": True})
+    end_abandoned_runs(prefect.url)
+    assert prefect.state(run)["message"] == "make ui was stopped while it ran"
 
 
 def test_a_taken_port_is_named_with_the_way_to_choose_another() -> None:
