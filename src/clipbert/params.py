@@ -26,7 +26,20 @@ class Section(BaseModel):
 class IngestParams(Section):
     """How `data/` is probed."""
 
-    timeout_s: Seconds = Field(20.0, description="one file's probe is killed after this many seconds")
+    timeout_s: Seconds = Field(
+        20.0, description="one file's probe is killed after this many seconds, more for large ones"
+    )
+    max_worker_mb: int = Field(4096, ge=256, description="a probing process that holds more memory is killed")
+    verify: Literal["never", "suspicious", "always"] = Field(
+        "suspicious", description="which files' frames are compared with a sequential decode"
+    )
+    min_duration_s: float = Field(0.0, ge=0, description="shorter videos are quarantined (too_short)")
+    max_duration_s: Seconds = Field(14_400.0, description="longer videos are quarantined (too_long)")
+    max_megapixels: float = Field(100.0, gt=0, description="larger frames are quarantined, undecoded (too_large)")
+    max_aspect: float = Field(20.0, ge=1, description="long side over short side; above: quarantined (extreme_aspect)")
+    duplicates: Literal["quarantine", "keep"] = Field(
+        "quarantine", description="what happens to the second file with the same bytes"
+    )
     max_quarantined_fraction: Fraction = Field(0.05, description="more unreadable files than this fail the stage")
     workers: int | None = Field(None, ge=1, description="probing processes; null: one per core")
 
@@ -46,7 +59,18 @@ class FramesParams(Section):
     quality: int = Field(90, ge=1, le=100, description="JPEG quality")
     shard_mb: float = Field(64.0, gt=0, le=16384, description="a shard is closed at about this size")
     max_frames: int = Field(64, ge=1, description="candidates of one video at most, spread over its duration")
-    timeout_s: Seconds = Field(60.0, description="decoding one file is killed after this many seconds")
+    sampling: Literal["uniform", "scene", "adaptive"] = Field(
+        "uniform", description="candidates evenly in time, or more of them where the picture changes"
+    )
+    timeout_s: Seconds = Field(
+        60.0, description="decoding one file is killed after this many seconds, more for long ones"
+    )
+    max_worker_mb: int = Field(4096, ge=256, description="a decoding process that holds more memory is killed")
+    executor: str = Field(
+        "local",
+        pattern=r"^(local|dask://[^/\s]+:\d+)$",
+        description="local processes, or dask://HOST:PORT of a scheduler",
+    )
 
 
 class ModelParams(Section):

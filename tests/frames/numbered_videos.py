@@ -72,7 +72,7 @@ def write_manifest(data: Path, out: Path) -> Path:
     filling = {pa.string(): "", pa.float64(): 1.0, pa.int32(): 1, pa.int64(): 1}
     rows = []
     for path in sorted(file for file in data.rglob("*") if file.is_file()):
-        row = {field.name: filling[field.type] for field in VIDEOS_SCHEMA}
+        row = {field.name: None if field.nullable else filling[field.type] for field in VIDEOS_SCHEMA}
         row["media"] = path.relative_to(data).as_posix()
         row["kind"], row["path_taken"] = ("image", "pil") if path.suffix == ".png" else ("video", "decord")
         row["sha256"] = sha256_file(path)

@@ -42,6 +42,16 @@ VIDEOS_SCHEMA = pa.schema(
         _column("rotation", pa.int32(), "degrees counter-clockwise that turn the stored picture upright"),
         _column("path_taken", pa.string(), "which decoder serves it: decord, pyav or pil"),
         _column("path_reason", pa.string(), "why that decoder"),
+        _column(
+            "looks",
+            pa.list_(pa.int64()),
+            "perceptual hashes (64 bits) of the pictures at (i + 1/2) / N of the duration",
+            nullable=True,
+        ),
+        _column("brightness", pa.float64(), "mean luma of those pictures, 0 black to 255 white", nullable=True),
+        _column("motion", pa.float64(), "mean difference of neighbours among them, 0 to 255", nullable=True),
+        _column("damage", pa.string(), "what is wrong with a file that can be used all the same", nullable=True),
+        _column("first_bad_s", pa.float64(), "seconds from the start to the first damage", nullable=True),
     ]
 )
 

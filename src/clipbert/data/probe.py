@@ -45,6 +45,11 @@ class MediaInfo:
     rotation: int
     path_taken: str
     path_reason: str
+    looks: list[int] | None = None
+    brightness: float | None = None
+    motion: float | None = None
+    damage: str | None = None
+    first_bad_s: float | None = None
 
 
 @dataclass(frozen=True)
