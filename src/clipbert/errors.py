@@ -1,8 +1,23 @@
 """The one exception that means: the user can mend this."""
 
+import re
+
+DETAIL_CHARS = 200
+
 
 class ClipBertError(Exception):
     """A user's error: the message names the file, field or value, what was expected and what to do.
 
     The command line prints it without a traceback and exits with 2. Anything else that escapes is ours: exit 1.
     """
+
+
+def first_line(error: BaseException | str) -> str:
+    """What a native library said, in one short line: no path, no address, no C++ stack."""
+    reason = getattr(error, "strerror", None)
+    if reason:
+        return str(reason)
+    lines = [line.strip() for line in str(error).splitlines()]
+    text = next((line for line in lines if line), type(error).__name__)
+    text = re.sub(r"^(\[[\d:]+\]\s*|\S+\.cc:\d+:\s*)+", "", text)
+    return re.sub(r" @ 0x[0-9a-f]+|\[?\S*/\S*\]?\s*", "", text)[:DETAIL_CHARS]

@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 START_S = 120.0
 MEMORY_POLL_S = 0.1
 MIB = 2**20
-# Between two looks at a worker's memory it may take as much again, and a GiB at least: libraries map more than they use.
+# Between two looks at a worker's memory it may take as much again, and a GiB at least: libraries map more than is used.
 GUARD_SLACK_MB = 1024
 IN_FLIGHT_PER_WORKER = 4
 LAST_WORDS = 500
@@ -177,9 +177,9 @@ class KillablePool(concurrent.futures.Executor):
     replaced and its future raises `WorkerTimeout`. A process that holds more than `max_worker_mb` MiB of resident
     memory, looked at ten times a second, is killed likewise (`WorkerMemory`); a single huge allocation between two
     looks fails in the process itself, which has a limit of its own at twice that (and a GiB above at least), with the
-    same `WorkerMemory`. A process that dies gives `WorkerDied` with the signal or exit code and the end of what it wrote
-    to stderr. An exception of the function arrives as itself when it can be pickled, else as `WorkerError`. Other jobs
-    never notice. What jobs print is dropped; Ctrl-C is the parent's business.
+    same `WorkerMemory`. A process that dies gives `WorkerDied` with the signal or exit code and the end of what it
+    wrote to stderr. An exception of the function arrives as itself when it can be pickled, else as `WorkerError`. Other
+    jobs never notice. What jobs print is dropped; Ctrl-C is the parent's business.
 
     Otherwise it is a `concurrent.futures.Executor` like those of the standard library, but for two things: leaving the
     `with` block on an exception kills what runs instead of waiting for it, and a pool that is never shut down ends with

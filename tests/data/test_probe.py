@@ -101,7 +101,7 @@ def test_frame_shape_decord_gets_wrong_goes_to_pyav(tmp_path: Path, tiny_video: 
     assert decord.VideoReader(str(path), num_threads=1)[0].shape != (16, 16, 3)
     found = good(path)
     assert found.path_taken == "pyav"
-    assert "shape" in found.path_reason
+    assert "decord cannot decode it" in found.path_reason
 
 
 def test_edit_list_goes_to_pyav(tmp_path: Path, tiny_video: MakeVideo) -> None:
@@ -178,7 +178,10 @@ def test_damaged_frames(tmp_path: Path, tiny_video: MakeVideo) -> None:
     for packet in late:
         content[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
     path.write_bytes(content)
-    assert bad(path).reason == "corrupt"
+    found = bad(path)
+    assert found.reason == "truncated"
+    assert "after 2.6 of 5.0 s no frame can be decoded (packets that cannot be decoded: 20" in found.detail
+    assert found.first_bad_s == pytest.approx(2.5, abs=0.2)
 
 
 def test_sound_only(tmp_path: Path) -> None:
@@ -223,5 +226,5 @@ def test_broken_images(tmp_path: Path) -> None:
 def test_image_too_large_to_decode(tmp_path: Path) -> None:
     Image.new("1", (11_000, 11_000)).save(tmp_path / "a.png")
     found = bad(tmp_path / "a.png")
-    assert found.reason == "memory"
+    assert found.reason == "too_large"
     assert "11000x11000" in found.detail

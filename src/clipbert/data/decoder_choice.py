@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 DECORD_CONTAINERS = frozenset({"mov", "matroska", "flv"})
 DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mjpeg"})
+REGULAR_WITHIN = 1.5
+LATE_START_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,7 @@ class Scan:
 
     `hidden`: frames an edit list does not show. `untimed`: packets without a time stamp. `leading`: frames shown before
     the key frame they follow in the file. `start_s`, `end_s`: the shown frames, in seconds; `whole_end_s`: the end of
-    the last stream of the file.
+    the last stream of the file. `shortest_s`, `longest_s`: one frame, seconds, as the packets say.
     """
 
     packets: int = 0
@@ -24,9 +26,13 @@ class Scan:
     start_s: float | None = None
     end_s: float | None = None
     whole_end_s: float | None = None
+    shortest_s: float | None = None
+    longest_s: float | None = None
 
 
-def choose_decoder(container: str, codec: str, scan: Scan, mirrored: bool) -> tuple[str, str]:
+def choose_decoder(
+    container: str, codec: str, scan: Scan, mirrored: bool, streams: int = 1, square: bool = True
+) -> tuple[str, str]:
     """Which decoder is exact on such a file, and why: ("decord" or "pyav", reason).
 
     decord gives random access at once, but counts and seeks by packets: where packets and shown frames differ it
@@ -36,11 +42,15 @@ def choose_decoder(container: str, codec: str, scan: Scan, mirrored: bool) -> tu
         container: the demuxer's short name: mov (mp4 too), matroska (webm too), avi, ...
         codec: h264, vp9, ...
         mirrored: the display matrix flips the picture.
+        streams: video streams in the file, covers among them; decord may choose another than we do.
+        square: pixels are as wide as high.
     """
     if container not in DECORD_CONTAINERS:
         return "pyav", f"decord is not exact in {container}"
     if codec not in DECORD_CODECS:
         return "pyav", f"decord is not exact on {codec} or cannot open it"
+    if streams > 1:
+        return "pyav", f"{streams} video streams or covers, of which decord may choose another"
     if scan.untimed:
         return "pyav", f"{scan.untimed} frames have no time stamp"
     if scan.hidden:
@@ -51,4 +61,17 @@ def choose_decoder(container: str, codec: str, scan: Scan, mirrored: bool) -> tu
         return "pyav", f"open groups of pictures: {scan.leading} frames are shown before their key frame"
     if mirrored:
         return "pyav", "it is stored mirrored, which decord ignores"
+    if not square:
+        return "pyav", "its pixels are not square, which decord ignores"
     return "decord", f"{codec} in {container}, closed groups of pictures"
+
+
+def suspicion(container: str, scan: Scan) -> str | None:
+    """What about a file that decord is to serve asks for a comparison with a sequential decode; None: nothing."""
+    if container == "flv":
+        return "flv"
+    if scan.start_s is not None and abs(scan.start_s) > LATE_START_S:
+        return f"it starts at {scan.start_s:.2f} s"
+    if scan.longest_s and (not scan.shortest_s or scan.longest_s > REGULAR_WITHIN * scan.shortest_s):
+        return "its frame rate varies"
+    return None

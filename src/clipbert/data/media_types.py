@@ -5,3 +5,5 @@ VIDEO_SUFFIXES = frozenset(
     | {".mts", ".ogg", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+# Formats that PIL decodes by itself: EPS, for one, would start Ghostscript.
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")

@@ -1,30 +1,38 @@
-"""What one media file is: its container read to the end, its first and last frames decoded by the decoder that will
+"""What one media file is: its container read to the end, pictures all over its length decoded by the decoder that will
 serve it. Runs in a worker process, for native decoders hang and crash on hostile files."""
 
-import contextlib
-import os
-import re
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-import decord
 import numpy as np
-from av.stream import Disposition
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from clipbert.data.decoder_choice import Scan, choose_decoder
-from clipbert.data.media_types import IMAGE_SUFFIXES
+from clipbert.data.container import (
+    Header,
+    ProbeError,
+    check_complete,
+    missing_allowed,
+    read_header,
+    scan_packets,
+)
+from clipbert.data.decoder_choice import Scan, choose_decoder, suspicion
+from clipbert.data.looks import PICTURES, look
+from clipbert.data.media_types import IMAGE_FORMATS, IMAGE_SUFFIXES
+from clipbert.data.verify import wrong_times
+from clipbert.errors import ClipBertError, first_line
 from clipbert.files import sha256_file
+from clipbert.frames.decode import Frames, decode_image, decode_with_decord, decode_with_pyav
+from clipbert.frames.random_access import NotExactError, RandomAccess
+from clipbert.frames.sequential import Shown, shown_frames
 
-MAX_PIXELS = 100_000_000
-DETAIL_CHARS = 200
+FORMAT = 2
+MEGA = 1e6
 RATE_TOLERANCE = 0.1
-SEEK_BACK_S = (0.0, 10.0, None)
-# A container that promises more than it holds by this share, within these seconds, was cut off.
-MISSING_SHARE, MISSING_LEAST_S, MISSING_MOST_S = 0.05, 0.5, 5.0
+LOOK_SIZE = 32
+# More frames than this share cannot be decoded: the file is of no use.
+MOST_DAMAGE = 0.5
 EXIF_ROTATION = {3: 180, 4: 180, 5: 270, 6: 270, 7: 90, 8: 90}
 
 
@@ -54,35 +62,84 @@ class MediaInfo:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that goes to quarantine: a reason code and what was seen.
-
-    Codes: unreadable, no_video_stream, too_short (no frame), truncated (the file ends early), corrupt (complete, but
-    frames cannot be decoded), memory, timeout, link_outside.
-    """
+    """A file that goes to quarantine: a reason code (see `clipbert.data.quarantine`), what was seen, and the seconds
+    from its start at which the first trouble lies, where that is known."""
 
     reason: str
     detail: str
+    first_bad_s: float | None = None
 
 
-class ProbeError(Exception):
-    """A file that cannot be used."""
+@dataclass(frozen=True)
+class Limits:
+    """What a file may be: durations in seconds, frames in megapixels, long side over short side."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+    min_duration_s: float = 0.0
+    max_duration_s: float = float("inf")
+    max_megapixels: float = 100.0
+    max_aspect: float = float("inf")
+
+    def check_frame(self, width: int, height: int) -> None:
+        """Look at a frame's size.
+
+        Raises:
+            ProbeError: too_large, extreme_aspect.
+        """
+        if width * height > self.max_megapixels * MEGA:
+            raise ProbeError(
+                "too_large",
+                f"frames of {width}x{height} pixels; ingest.max_megapixels is {self.max_megapixels:g}",
+            )
+        aspect = max(width, height) / max(1, min(width, height))
+        if aspect > self.max_aspect:
+            raise ProbeError(
+                "extreme_aspect", f"{width}x{height} pixels, {aspect:.3g} to 1; ingest.max_aspect is {self.max_aspect:g}"
+            )
+
+    def check_duration(self, seconds: float) -> None:
+        """Look at a video's duration.
+
+        Raises:
+            ProbeError: too_short, too_long.
+        """
+        if seconds < self.min_duration_s:
+            raise ProbeError("too_short", f"lasts {seconds:.2f} s; ingest.min_duration_s is {self.min_duration_s:g}")
+        if seconds > self.max_duration_s:
+            raise ProbeError("too_long", f"lasts {seconds:.1f} s; ingest.max_duration_s is {self.max_duration_s:g}")
+
+    def check(self, info: MediaInfo) -> None:
+        """Look at a file that was probed before.
+
+        Raises:
+            ProbeError: as the other two.
+        """
+        self.check_frame(info.width, info.height)
+        if info.kind == "video":
+            self.check_duration(info.duration_s)
 
 
-def probe(data: str, media: str) -> MediaInfo | Rejected:
-    """Say what the file `media` below the folder `data` is, or why it cannot be used. Never raises for a bad file."""
+def probe(
+    data: str, media: str, limits: Limits | None = None, verify: str = "suspicious", careful: bool = False
+) -> MediaInfo | Rejected:
+    """Say what the file `media` below the folder `data` is, or why it cannot be used. Never raises for a bad file.
+
+    Args:
+        verify: which files' frames are compared between decord and a sequential decode: never, suspicious, always.
+        careful: leave decord out.
+    """
     path = Path(data) / media
+    limits = limits or Limits()
     try:
         size = path.stat().st_size
         if size == 0:
             raise ProbeError("unreadable", "the file is empty (0 bytes)")
         sha256 = sha256_file(path)
-        found = _probe_image(path) if path.suffix.lower() in IMAGE_SUFFIXES else _probe_video(path)
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            found = _probe_image(path, limits)
+        else:
+            found = _probe_video(path, limits, "never" if careful else verify, careful)
     except ProbeError as error:
-        return Rejected(error.reason, str(error))
+        return Rejected(error.reason, str(error), error.first_bad_s)
     except MemoryError:
         return Rejected("memory", "decoding needs more memory than there is")
     except Exception as error:
@@ -90,209 +147,146 @@ def probe(data: str, media: str) -> MediaInfo | Rejected:
     return MediaInfo(sha256=sha256, bytes=size, **found)
 
 
-def first_line(error: BaseException) -> str:
-    """An error of a decoder in one short line: no path, no C++ stack."""
-    reason = getattr(error, "strerror", None)
-    if reason:
-        return str(reason)
-    lines = [line.strip() for line in str(error).splitlines()]
-    text = next((line for line in lines if line), type(error).__name__)
-    text = re.sub(r"^(\[[\d:]+\]\s*|\S+\.cc:\d+:\s*)+", "", text)
-    return text[:DETAIL_CHARS]
-
-
-def _probe_video(path: Path) -> dict[str, Any]:
-    with _open(path) as container:
-        kinds = {other.type for other in container.streams}
-        if not kinds & {"video", "audio", "subtitle"}:
-            raise ProbeError("unreadable", "holds no stream; its index is missing or cut off")
-        stream = container.streams.best("video")
-        if stream is None or Disposition.attached_pic in stream.disposition:
-            raise ProbeError("no_video_stream", f"holds only {', '.join(sorted(kinds - {'video'})) or 'a cover'}")
-        if stream.codec_context is None:
-            raise ProbeError("unreadable", "its codec is unknown")
-        name = container.format.name
-        codec = stream.codec_context.codec.canonical_name
-        stored = stream.codec_context.width, stream.codec_context.height
-        if stored[0] * stored[1] > MAX_PIXELS:
-            raise ProbeError("memory", f"frames of {stored[0]}x{stored[1]} pixels; at most {MAX_PIXELS} are decoded")
-        index = stream.index
-        aspect = stream.sample_aspect_ratio or Fraction(1)
-        rate = float(stream.average_rate or 0)
-        declared = _seconds(stream.duration, stream.time_base)
-        whole_declared = _seconds(container.duration, Fraction(1, av.time_base))
-        scan = _scan(container, index)
-
+def _probe_video(path: Path, limits: Limits, verify: str, careful: bool) -> dict[str, Any]:
+    header = read_header(path)
+    limits.check_frame(header.width, header.height)
+    scan = scan_packets(path)
     shown = scan.packets - scan.hidden
     if shown < 1:
         raise ProbeError("too_short", "its video stream holds no frame")
-    _check_complete(scan, declared, whole_declared)
-    rotation, mirrored = _first_frame(path, index)
-
+    check_complete(scan, header)
+    first = _first_frame(path)
+    width, height = first.display_size()
+    limits.check_frame(width, height)
     span = scan.end_s - scan.start_s if scan.end_s is not None and scan.start_s is not None else None
-    duration = span or declared or whole_declared or shown / (rate or 25.0)
+    duration = span or header.declared_s or header.whole_declared_s or shown / (header.rate or 25.0)
+    limits.check_duration(duration)
+
+    path_taken, path_reason = choose_decoder(
+        header.family, header.codec, scan, first.mirrored(), header.streams, header.aspect == 1
+    )
+    if careful and path_taken == "decord":
+        path_taken, path_reason = "pyav", "decord hung, crashed or took too much memory"
+    frames = None
+    if path_taken == "decord":
+        frames, trouble = _with_decord(path, scan, first, header, verify)
+        if frames is None:
+            path_taken, path_reason = "pyav", trouble
+        elif trouble:
+            path_reason = f"{path_reason}; {trouble}"
+    if frames is None:
+        frames = _with_pyav(path, scan, duration)
+    duration = frames.duration_s or duration
+    rate = header.rate
     if abs(shown / duration - rate) > RATE_TOLERANCE * rate:
         rate = shown / duration
-    family = name.split(",")[0]
-    width, height = max(1, round(stored[0] * aspect)), stored[1]
-    sideways = rotation in (90, 270)
-    path_taken, path_reason = choose_decoder(family, codec, scan, mirrored)
-    if path_taken == "decord":
-        trouble = _decord_trouble(path, scan.packets, stored[::-1] if sideways else stored)
-        if trouble:
-            path_taken, path_reason = "pyav", trouble
-    if path_taken == "pyav":
-        _check_late_frame(path, index, scan.end_s)
     return {
         "kind": "video",
-        "container": path.suffix[1:].lower() if path.suffix[1:].lower() in name.split(",") else family,
-        "codec": codec,
-        "width": height if sideways else width,
-        "height": width if sideways else height,
+        "container": header.container,
+        "codec": header.codec,
+        "width": width,
+        "height": height,
         "fps": rate,
         "duration_s": duration,
         "num_frames": shown,
-        "rotation": rotation,
+        "rotation": first.rotation(),
         "path_taken": path_taken,
         "path_reason": path_reason,
+        "damage": frames.damage.describe() if frames.damage else None,
+        "first_bad_s": frames.damage.first_s if frames.damage else None,
+        **_looks(frames),
     }
 
 
-def _open(path: Path) -> Any:
+def _first_frame(path: Path) -> Shown:
+    frames = shown_frames(path)
     try:
-        return av.open(os.fspath(path), metadata_errors="replace")
+        first = next(frames, None)
     except av.FFmpegError as error:
-        raise ProbeError("unreadable", f"not a video or its index is missing ({first_line(error)})") from error
+        raise ProbeError("unreadable", f"the first frame cannot be decoded ({first_line(error)})", 0.0) from error
+    finally:
+        frames.close()
+    if first is None:
+        raise ProbeError("unreadable", "no frame comes out of its video stream", 0.0)
+    return first
 
 
-def _seconds(ticks: int | None, time_base: Fraction | None) -> float | None:
-    return float(ticks * time_base) if ticks and time_base and ticks > 0 else None
+def _spread(duration: float) -> np.ndarray:
+    """The times, (PICTURES,) seconds, of the pictures that are the look of a video."""
+    return (np.arange(PICTURES) + 0.5) * duration / PICTURES
 
 
-def _scan(container: Any, index: int) -> Scan:
-    """Read every packet of the file."""
-    packets = hidden = untimed = leading = 0
-    starts_on_key, ends_corrupt = True, False
-    start_s = end_s = whole_end_s = None
-    key_pts: int | None = None
+def _to_the_ends(duration: float) -> np.ndarray:
+    return np.concatenate([[0.0], _spread(duration), [duration]])
+
+
+def _with_decord(
+    path: Path, scan: Scan, first: Shown, header: Header, verify: str
+) -> tuple[Frames | None, str]:
+    """The look by decord and a remark, or None and what speaks against decord."""
     try:
-        for packet in container.demux():
-            if packet.size == 0 and packet.dts is None:
-                continue
-            video = packet.stream_index == index
-            if packet.pts is not None and not packet.is_discard:
-                start = float(packet.pts * packet.time_base)
-                end = start + float((packet.duration or 0) * packet.time_base)
-                whole_end_s = end if whole_end_s is None else max(whole_end_s, end)
-                if video:
-                    start_s = start if start_s is None else min(start_s, start)
-                    end_s = end if end_s is None else max(end_s, end)
-            if not video:
-                continue
-            starts_on_key = starts_on_key and (packets > 0 or packet.is_keyframe)
-            packets += 1
-            hidden += packet.is_discard
-            ends_corrupt = packet.is_corrupt
-            if packet.pts is None:
-                untimed += 1
-            elif packet.is_keyframe:
-                key_pts = packet.pts
-            elif key_pts is not None and packet.pts < key_pts:
-                leading += 1
-    except av.FFmpegError as error:
-        raise ProbeError("corrupt", f"reading stopped after {packets} frames ({first_line(error)})") from error
-    return Scan(packets, hidden, untimed, leading, starts_on_key, ends_corrupt, start_s, end_s, whole_end_s)
+        video = RandomAccess(path)
+        if len(video) != scan.packets:
+            return None, f"decord counts {len(video)} frames, the container holds {scan.packets}"
+        shape = next(video.read(np.zeros(1, np.int64))).shape
+        expected = (first.display_size()[1], first.display_size()[0], 3)
+        if shape != expected:
+            return None, f"decord returns frames of shape {shape} for {expected}"
+        frames = decode_with_decord(video, _to_the_ends, LOOK_SIZE)
+        doubt = suspicion(header.family, scan)
+        if verify == "always" or (verify == "suspicious" and doubt):
+            wrong, compared = wrong_times(str(path))
+            if wrong:
+                return None, f"decord returns {len(wrong)} of {compared} frames wrong, the first at {wrong[0]:.2f} s"
+            because = f", for {doubt}" if doubt else ""
+            remark = f"{compared} frames compared with a sequential decode{because}: equal"
+            return frames, remark
+    except (NotExactError, ClipBertError, av.FFmpegError) as error:
+        return None, first_line(error)
+    return frames, ""
 
 
-def _check_complete(scan: Scan, declared: float | None, whole_declared: float | None) -> None:
-    """Compare what the header promises with what the packets hold."""
-    if scan.ends_corrupt:
-        raise ProbeError("truncated", f"the last of {scan.packets} frames is cut off")
-    promised = declared or whole_declared
-    if promised is None or scan.start_s is None or scan.end_s is None or scan.whole_end_s is None:
-        return
-    held = scan.end_s - scan.start_s if declared else scan.whole_end_s
-    if promised - held > min(max(MISSING_SHARE * promised, MISSING_LEAST_S), MISSING_MOST_S):
-        raise ProbeError("truncated", f"ends after {held:.1f} s; its header says {promised:.1f} s")
+def _with_pyav(path: Path, scan: Scan, duration: float) -> Frames:
+    """The look by a whole sequential decode, which shows every damage on its way.
 
-
-def _first_frame(path: Path, index: int) -> tuple[int, bool]:
-    """Decode the first frame: (degrees counter-clockwise to upright, mirrored)."""
+    Raises:
+        ProbeError: truncated, or more is damaged than not.
+    """
     try:
-        with _open(path) as container:
-            frame = next(container.decode(container.streams[index]), None)
-    except av.FFmpegError as error:
-        raise ProbeError("unreadable", f"the first frame cannot be decoded ({first_line(error)})") from error
-    if frame is None:
-        raise ProbeError("too_short", "no frame comes out of its video stream")
-    matrix = next((side for side in frame.side_data if side.type.name == "DISPLAYMATRIX"), None)
-    if matrix is None:
-        return 0, False
-    values = np.frombuffer(matrix, dtype=np.int32).astype(np.float64)
-    mirrored = values[0] * values[4] - values[1] * values[3] < 0
-    return round(frame.rotation / 90) * 90 % 360, bool(mirrored)
+        frames = decode_with_pyav(str(path), _to_the_ends, LOOK_SIZE)
+    except ClipBertError as error:
+        raise ProbeError("unreadable", str(error).removeprefix(f"{path}: "), 0.0) from error
+    damage = frames.damage
+    if damage is None:
+        return frames
+    if damage.packets + damage.pictures > MOST_DAMAGE * scan.packets:
+        raise ProbeError("unreadable", f"most of it: {damage.describe()}", damage.first_s)
+    if duration - frames.duration_s > missing_allowed(duration):
+        detail = f"after {frames.duration_s:.1f} of {duration:.1f} s no frame can be decoded ({damage.describe()})"
+        raise ProbeError("truncated", detail, damage.first_s)
+    return frames
 
 
-def _decord_trouble(path: Path, packets: int, size: tuple[int, int]) -> str | None:
-    """Decode the first and the last frame with decord: None, or what speaks against it."""
+def _looks(frames: Frames) -> dict[str, Any]:
+    pictures = frames.images if len(frames.images) == 1 else frames.images[1:-1]
+    grey = np.stack([np.asarray(Image.fromarray(picture).convert("L")) for picture in pictures])
+    found = look(grey)
+    return {"looks": found.hashes, "brightness": found.brightness, "motion": found.motion}
+
+
+def _probe_image(path: Path, limits: Limits) -> dict[str, Any]:
     try:
-        reader = decord.VideoReader(os.fspath(path), num_threads=1)
-        count = len(reader)
-        shapes = [reader[0].shape, reader[count - 1].shape]
-    except (RuntimeError, decord.DECORDError, IndexError) as error:
-        return f"decord cannot decode it ({first_line(error)})"
-    if count != packets:
-        return f"decord counts {count} frames, the container holds {packets}"
-    expected = (size[1], size[0], 3)
-    wrong = [shape for shape in shapes if tuple(shape) != expected]
-    return f"decord returns frames of shape {wrong[0]} for {expected}" if wrong else None
-
-
-def _check_late_frame(path: Path, index: int, end_s: float | None) -> None:
-    """Decode the end of the file with PyAV, from ever further back until a frame comes out."""
-    failure = "no frame comes out"
-    for back_s in SEEK_BACK_S if end_s is not None else (None,):
-        with _open(path) as container:
-            stream = container.streams[index]
-            if back_s is not None and end_s is not None:
-                with contextlib.suppress(av.FFmpegError):
-                    container.seek(max(0, int((end_s - back_s) / stream.time_base)), stream=stream)
-            decoded, failure = _decode_on(container, stream)
-        if decoded and not failure:
-            return
-        if decoded:
-            break
-    raise ProbeError("corrupt", f"a late frame cannot be decoded ({failure})")
-
-
-def _decode_on(container: Any, stream: Any) -> tuple[int, str]:
-    """Decode from here to the end: (frames, error after the first of them). A seek may land before a key frame."""
-    decoded, failure = 0, ""
-    try:
-        for packet in container.demux(stream):
-            try:
-                decoded += len(packet.decode())
-            except av.InvalidDataError as error:
-                failure = first_line(error)
-                if decoded:
-                    return decoded, failure
-    except av.FFmpegError as error:
-        return decoded, first_line(error)
-    return decoded, "" if decoded else failure or "no frame comes out"
-
-
-def _probe_image(path: Path) -> dict[str, Any]:
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ProbeError("memory", f"{image.width}x{image.height} pixels; at most {MAX_PIXELS} are decoded")
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            limits.check_frame(image.width, image.height)
             name = (image.format or "").lower()
-            rotation = EXIF_ROTATION.get(image.getexif().get(ExifTags.Base.Orientation, 1), 0)
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            rotation = EXIF_ROTATION.get(orientation, 0)
+            width, height = image.size if orientation < 5 else image.size[::-1]
+        frames = decode_image(str(path), LOOK_SIZE)
     except UnidentifiedImageError as error:
         raise ProbeError("unreadable", "not an image of a known format") from error
     except Image.DecompressionBombError as error:
-        raise ProbeError("memory", first_line(error)) from error
+        raise ProbeError("too_large", first_line(error)) from error
     except OSError as error:
         reason = "truncated" if "truncated" in str(error) else "unreadable"
         raise ProbeError(reason, first_line(error)) from error
@@ -300,12 +294,13 @@ def _probe_image(path: Path) -> dict[str, Any]:
         "kind": "image",
         "container": name,
         "codec": name,
-        "width": upright.width,
-        "height": upright.height,
+        "width": width,
+        "height": height,
         "fps": 1.0,
         "duration_s": 1.0,
         "num_frames": 1,
         "rotation": rotation,
         "path_taken": "pil",
         "path_reason": "an image: one frame shown for one second",
+        **_looks(frames),
     }

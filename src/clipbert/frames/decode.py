@@ -4,32 +4,41 @@ Native decoders hang, crash and return wrong frames: `decode_file` runs in a pro
 decoder serves a file is settled at ingest. decord and PyAV are imported only when used.
 """
 
+import contextlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from clipbert.data.media_types import IMAGE_SUFFIXES
-from clipbert.errors import ClipBertError
+from clipbert.data.media_types import IMAGE_FORMATS, IMAGE_SUFFIXES
+from clipbert.errors import ClipBertError, first_line
+from clipbert.frames.random_access import NotExactError, RandomAccess
 from clipbert.frames.sampling import TIME_TOLERANCE_S, candidate_times, shown_at
+from clipbert.frames.sequential import Damage, Shown, packet_span, shown_frames
 from clipbert.workers import KillablePool, WorkerError
 
-BATCH_BYTES = 64 * 2**20
-SQUARE_WITHIN = 0.01
+# Which times of a video are wanted, (N,) ascending seconds from its first frame, given its duration in seconds.
+Choose = Callable[[float], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Frames:
     """Candidate frames of one file: `times` (N,) float64 seconds from its start, ascending; `images` (N, H, W, 3) uint8
-    RGB, upright, square pixels: what is on screen at those times."""
+    RGB, upright, square pixels: what is on screen at those times.
+
+    `duration_s`: of the whole file. `decoder`: which one made them, decord, pyav or pil. `damage`: what of the file
+    could not be decoded, its `first_s` counted from the first frame; None when nothing was noticed.
+    """
 
     times: np.ndarray
     images: np.ndarray
+    duration_s: float = 0.0
+    decoder: str = ""
+    damage: Damage | None = None
 
 
 def read_frames(path: Path, fps: float, size: int, max_frames: int, timeout_s: float) -> Frames:
@@ -60,22 +69,24 @@ def decode_file(path: str, path_taken: str, fps: float, size: int, max_frames: i
     Raises:
         ClipBertError: the file is missing or cannot be decoded.
     """
+    return decode_at(path, path_taken, lambda duration: candidate_times(duration, fps, max_frames), size)
+
+
+def decode_at(path: str, path_taken: str, choose: Choose, size: int) -> Frames:
+    """Decode the frames on screen at the times that `choose` wants; otherwise as `decode_file`."""
     if not Path(path).is_file():
         raise ClipBertError(f"{path}: no such file")
     try:
         if path_taken == "pil":
-            return _decode_image(path, size)
+            return decode_image(path, size)
         if path_taken == "decord":
-            try:
-                return _decode_decord(path, fps, size, max_frames)
-            except Exception:
-                pass
-        return _decode_pyav(path, fps, size, max_frames)
-    except ClipBertError:
+            with contextlib.suppress(NotExactError):
+                return decode_with_decord(RandomAccess(path), choose, size)
+        return decode_with_pyav(path, choose, size)
+    except (ClipBertError, MemoryError):
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise ClipBertError(f"{path}: cannot be decoded: {reason[0] if reason else type(error).__name__}") from error
+        raise ClipBertError(f"{path}: cannot be decoded: {first_line(error)}") from error
 
 
 def fitted_size(width: int, height: int, size: int) -> tuple[int, int]:
@@ -91,8 +102,13 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=3))
 
 
-def _decode_image(path: str, size: int) -> Frames:
-    with Image.open(path) as file:
+def decode_image(path: str, size: int) -> Frames:
+    """An image is a video of one frame: the first picture of the file, upright, on white where it is transparent.
+
+    Raises:
+        OSError, ValueError: PIL cannot decode it.
+    """
+    with Image.open(path, formats=IMAGE_FORMATS) as file:
         image = ImageOps.exif_transpose(file)
         if image.mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -101,128 +117,71 @@ def _decode_image(path: str, size: int) -> Frames:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         pixels = np.asarray(image.convert("RGB"))
     fitted = _resized(pixels, fitted_size(pixels.shape[1], pixels.shape[0], size))
-    return Frames(np.zeros(1), fitted[None])
+    return Frames(np.zeros(1), fitted[None], 1.0, "pil")
 
 
-def _pixel_aspect(stream: Any) -> float:
-    """Width over height of one stored pixel; a ratio that only mends the rounding of the sides counts as square."""
-    ratio = float(stream.sample_aspect_ratio or 1)
-    return 1.0 if abs(ratio - 1) <= SQUARE_WITHIN else ratio
+def decode_with_decord(video: RandomAccess, choose: Choose, size: int) -> Frames:
+    """The wanted frames by random access; only for files that ingest found decord to be exact on.
+
+    Raises:
+        NotExactError: decord cannot decode the file, or gave a sign that what it returns may be wrong.
+    """
+    times = choose(video.duration)
+    images = [
+        _resized(picture, fitted_size(picture.shape[1], picture.shape[0], size))
+        for picture in video.read(shown_at(video.starts, times))
+    ]
+    return Frames(times, np.stack(images), video.duration, "decord")
 
 
-def _decode_decord(path: str, fps: float, size: int, max_frames: int) -> Frames:
-    import av
-    import decord
+def decode_with_pyav(path: str, choose: Choose, size: int) -> Frames:
+    """Decode from the first frame to the last and keep the wanted ones on the way.
 
-    with av.open(path, metadata_errors="ignore") as container:
-        stream = container.streams.best("video")
-        if _pixel_aspect(stream) != 1:
-            # decord turns pictures upright by itself, and does not say which side was the width
-            raise ValueError("pixels are not square")
-        batch = max(1, BATCH_BYTES // (stream.width * stream.height * 3))
-    reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-    spans = reader.get_frame_timestamp(range(len(reader))).astype(np.float64)
-    starts = spans[:, 0] - spans[0, 0]
-    duration = spans[-1, 1] - spans[0, 0]
-    if not (np.diff(starts) > 0).all() or not starts[-1] <= duration < np.inf:
-        raise ValueError("decord knows no timestamps for this file")
-    times = candidate_times(duration, fps, max_frames)
-    chosen = shown_at(starts, times)
-    images: list[np.ndarray] = []
-    for first in range(0, len(chosen), batch):
-        pictures = reader.get_batch(chosen[first : first + batch]).asnumpy()
-        _, height, width, channels = pictures.shape
-        if channels != 3:
-            raise ValueError("decord returned pictures of an impossible shape")
-        images += [_resized(picture, fitted_size(width, height, size)) for picture in pictures]
-    return Frames(times, np.stack(images))
+    What is wanted depends on the duration, which is certain at the end only: it is guessed from the packets, and where
+    the guess was wrong, or times come out of order (AVI), the file is decoded once more.
 
-
-def _decode_pyav(path: str, fps: float, size: int, max_frames: int) -> Frames:
-    """Decode from the first frame to the last, keeping candidates on the way; again for those that were not known then:
-    more than `max_frames`, or timestamps out of order (AVI)."""
+    Raises:
+        ClipBertError: not one frame can be decoded.
+        av.FFmpegError: the file cannot be read.
+    """
+    guess = packet_span(path)
+    expected = choose(guess) if guess else np.zeros(0)
+    damage = Damage()
     kept: dict[int, np.ndarray] = {}
     starts: list[float] = []
     length = 0.0
     target: tuple[int, int] | None = None
     due = 0
-    for index, (shown, following) in enumerate(itertools.pairwise(itertools.chain(_shown(path), [None]))):
-        assert shown is not None
-        starts.append(shown.start)
-        length = shown.length
-        target = target or fitted_size(*shown.display_size(), size)
-        end = math.inf if following is None else following.start - starts[0] - TIME_TOLERANCE_S
-        while due < max_frames and (due + 0.5) / fps < end:
-            if index not in kept:
-                kept[index] = _resized(shown.upright(), target)
-            due += 1
+    with contextlib.closing(shown_frames(path, damage)) as frames:
+        following: Shown | None
+        for index, (shown, following) in enumerate(itertools.pairwise(itertools.chain(frames, [None]))):
+            assert shown is not None
+            starts.append(shown.start)
+            length = shown.length
+            target = target or fitted_size(*shown.display_size(), size)
+            end = math.inf if following is None else following.start - starts[0] - TIME_TOLERANCE_S
+            while due < len(expected) and expected[due] < end:
+                if index not in kept:
+                    kept[index] = _resized(shown.upright(), target)
+                due += 1
     if target is None:
-        raise ClipBertError(f"{path}: not one frame can be decoded")
+        reason = damage.describe()
+        raise ClipBertError(f"{path}: not one frame can be decoded{f' ({reason})' if reason else ''}")
     ordered = np.sort(starts)
-    ordered -= ordered[0]
+    origin = float(ordered[0])
+    ordered -= origin
     if not length and len(ordered) > 1:
         length = float(np.median(np.diff(ordered)))
-    times = candidate_times(ordered[-1] + length, fps, max_frames)
+    duration = float(ordered[-1] + length)
+    times = choose(duration) if abs(duration - guess) > TIME_TOLERANCE_S else expected
     chosen = shown_at(ordered, times)
     missing = set(chosen.tolist()) - kept.keys()
     if missing:
-        for index, shown in enumerate(itertools.islice(_shown(path), max(missing) + 1)):
-            if index in missing:
-                kept[index] = _resized(shown.upright(), target)
-    return Frames(times, np.stack([kept[index] for index in chosen.tolist()]))
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """A decoded frame: when it comes (seconds, from an origin of the file's own), how long it stays, how to show it."""
-
-    frame: Any
-    start: float
-    length: float
-    aspect: float
-
-    def _matrix(self) -> tuple[float, float, float, float]:
-        """a, b, c, d of the display matrix: (x, y) is shown at (a x + c y, b x + d y)."""
-        data = self.frame.side_data.get("DISPLAYMATRIX")
-        if data is None:
-            return 1.0, 0.0, 0.0, 1.0
-        a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
-        return a, b, c, d
-
-    def display_size(self) -> tuple[int, int]:
-        """(width, height) upright and with square pixels."""
-        a, b, _, _ = self._matrix()
-        width, height = max(1, round(self.frame.width * self.aspect)), self.frame.height
-        return (height, width) if abs(b) > abs(a) else (width, height)
-
-    def upright(self) -> np.ndarray:
-        """The picture (H, W, 3) uint8 RGB, turned and mirrored as it is meant to be seen; pixels as stored."""
-        image = self.frame.to_ndarray(format="rgb24")
-        a, b, c, d = self._matrix()
-        if abs(b) > abs(a):
-            image, a, d = image.transpose(1, 0, 2), c, b
-        image = image[:, ::-1] if a < 0 else image
-        return np.ascontiguousarray(image[::-1] if d < 0 else image)
-
-
-def _shown(path: str) -> Iterator[_Shown]:
-    """Every frame that can be decoded, in the order in which they are shown."""
-    import av
-
-    with av.open(path, metadata_errors="ignore") as container:
-        stream = container.streams.best("video")
-        if stream is None:
-            raise ClipBertError(f"{path}: no video stream")
-        stream.codec_context.thread_count = 1
-        aspect = _pixel_aspect(stream)
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-        start = -1 / rate
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.error.InvalidDataError:
-                # as every player does: a damaged packet costs its own frames
-                continue
-            for frame in frames:
-                start = start + 1 / rate if frame.pts is None else float(frame.pts * frame.time_base)
-                yield _Shown(frame, start, float((frame.duration or 0) * (frame.time_base or 0)), aspect)
+        with contextlib.closing(shown_frames(path)) as frames:
+            for index, shown in enumerate(itertools.islice(frames, max(missing) + 1)):
+                if index in missing:
+                    kept[index] = _resized(shown.upright(), target)
+    if damage.first_s is not None:
+        damage.first_s = max(0.0, damage.first_s - origin)
+    images = np.stack([kept[index] for index in chosen.tolist()])
+    return Frames(times, images, duration, "pyav", damage or None)
