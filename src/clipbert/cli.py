@@ -8,10 +8,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from clipbert.cli_options import DEFAULT, ParamsFile, Set, project
+from clipbert.cli_quarantine import quarantine
 from clipbert.console import console, errors
 from clipbert.errors import ClipBertError
 from clipbert.params import TASKS, Params, check_task, load_params
-from clipbert.stages import Project
 
 USER_ERROR, OUR_ERROR = 2, 1
 
@@ -26,18 +27,9 @@ app = typer.Typer(
 )
 importers = typer.Typer(no_args_is_help=True, help="Turn an official data set into the canonical layout of data/.")
 app.add_typer(importers, name="import")
+app.add_typer(quarantine, name="quarantine")
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one parameter; may be given again.")
-]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(TASKS)}.")]
-DEFAULT = Path("params.yaml")
-
-
-def project() -> Project:
-    """The project in the current folder."""
-    return Project(Path.cwd())
 
 
 def stage(run: Callable[..., Any], params: Path, overrides: list[str] | None, task: str | None = None) -> None:

@@ -37,7 +37,7 @@ def caption(data: Path, **values: Any) -> None:
 
 def quarantine(out: Path) -> dict[str, str]:
     rows = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
-    assert all(set(row) == {"media", "reason", "detail"} for row in rows)
+    assert all(set(row) == {"media", "reason", "detail", "first_bad_s"} for row in rows)
     return {row["media"]: row["reason"] for row in rows}
 
 
@@ -46,7 +46,7 @@ def fails(data: Path, params: IngestParams = PARAMS) -> str:
     parent = data.parent / "artifacts"
     parent.mkdir()
     with pytest.raises(ClipBertError) as caught:
-        ingest(data, parent / "manifest", params)
+        ingest(data, parent / "manifest", params, memory=data.parent / "probes.sqlite")
     assert list(parent.iterdir()) == []
     return str(caught.value)
 
@@ -113,9 +113,32 @@ def test_split_of_a_video_in_two_splits_is_the_later(tmp_path: Path, data: Path)
     assert read_texts(tmp_path / "out")["split"].tolist() == ["train", "train", "val", "test", "test"]
 
 
-def test_copies_are_kept(tmp_path: Path, data: Path) -> None:
-    (data / "videos" / "copy.mp4").write_bytes((data / "videos" / "0.mp4").read_bytes())
+def copy(data: Path, name: str, split: str) -> None:
+    """A file with the bytes of 0.mp4 (train) and a caption of its own."""
+    (data / "videos" / name).write_bytes((data / "videos" / "0.mp4").read_bytes())
+    caption(data, id=name, media=f"videos/{name}", text="another bar", split=split)
+
+
+def test_a_copy_in_the_same_split_stands_aside_and_its_texts_go_to_the_first(tmp_path: Path, data: Path) -> None:
+    copy(data, "copy.mp4", "train")
+    summary = ingest(data, tmp_path / "out", PARAMS)  # duplicates count as no loss: 1 of 5 would fail the stage
+    assert quarantine(tmp_path / "out") == {"videos/copy.mp4": "duplicate"}
+    assert len(read_videos(tmp_path / "out")) == 4
+    texts = read_texts(tmp_path / "out").set_index("id")
+    assert texts.loc["copy.mp4", "media"] == "videos/0.mp4"
+    assert "texts of duplicates, given to the file that stays: 1" in summary.lines()
+
+
+def test_a_copy_in_another_split_stays_for_the_gate_to_see(tmp_path: Path, data: Path) -> None:
+    copy(data, "copy.mp4", "test")
     ingest(data, tmp_path / "out", PARAMS)
+    videos = read_videos(tmp_path / "out").set_index("media")
+    assert videos.loc["videos/copy.mp4", "sha256"] == videos.loc["videos/0.mp4", "sha256"]
+
+
+def test_copies_are_kept_on_demand(tmp_path: Path, data: Path) -> None:
+    copy(data, "copy.mp4", "train")
+    ingest(data, tmp_path / "out", IngestParams(workers=1, duplicates="keep"))
     videos = read_videos(tmp_path / "out")
     assert len(videos) == 5
     assert videos["sha256"].nunique() == 4
@@ -187,18 +210,88 @@ def test_links(tmp_path: Path, data: Path, tiny_video: MakeVideo) -> None:
     (data / "videos" / "nothing.mp4").symlink_to(data / "gone.mp4")
     ingest(data, tmp_path / "out", LENIENT)
     assert quarantine(tmp_path / "out") == {
-        "videos/folder": "link_outside",
-        "videos/nothing.mp4": "unreadable",
-        "videos/outside.mp4": "link_outside",
+        "videos/folder": "unsupported_path",
+        "videos/nothing.mp4": "unsupported_path",
+        "videos/outside.mp4": "unsupported_path",
     }
     assert len(read_videos(tmp_path / "out")) == 5
 
 
-def test_pipes_and_names_that_are_not_utf8(tmp_path: Path, data: Path) -> None:
+def test_odd_names(tmp_path: Path, data: Path) -> None:
     os.mkfifo(data / "videos" / "pipe.mp4")
     os.link(data / "videos" / "0.mp4", os.fsencode(data / "videos") + b"/caf\xe9.mp4")
+    good = ["-rf.mp4", "a..b?.mp4", "日本 語 😀.mp4", "x" * 251 + ".mp4", "a:b|c;d$(e) `f`.mp4"]
+    for number, name in enumerate([*good, "two\nlines.mp4"]):
+        content = (data / "videos" / "0.mp4").read_bytes() + bytes(number + 1)
+        (data / "videos" / name).write_bytes(content)
     ingest(data, tmp_path / "out", LENIENT)
-    assert quarantine(tmp_path / "out") == {"videos/caf\\xe9.mp4": "unreadable", "videos/pipe.mp4": "unreadable"}
+    assert quarantine(tmp_path / "out") == {
+        "videos/caf\\xe9.mp4": "unsupported_path",
+        "videos/pipe.mp4": "unsupported_path",
+        "videos/two\\nlines.mp4": "unsupported_path",
+    }
+    assert {f"videos/{name}" for name in good} <= set(read_videos(tmp_path / "out")["media"])
+
+
+def test_a_list_of_other_files_opens_none_of_them(tmp_path: Path, data: Path, tiny_video: MakeVideo) -> None:
+    outside = tiny_video(tmp_path / "secret.mp4")
+    tiny_video(data / "videos" / "0.mp4")
+    lists = {
+        "concat.mp4": "ffconcat version 1.0\nfile 0.mp4\n",
+        "hls.ts": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{outside}\n#EXT-X-ENDLIST\n",
+        "sdp.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nm=video 5004 RTP/AVP 96\n",
+    }
+    for name, content in lists.items():
+        (data / "videos" / name).write_text(content)
+    (data / "videos" / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n")
+    summary = ingest(data, tmp_path / "out", LENIENT)
+    assert set(quarantine(tmp_path / "out").values()) == {"unreadable"}
+    assert len(summary.quarantined) == 4
+    assert "a playlist of other files" in summary.quarantined["videos/concat.mp4"].detail
+
+
+HANGING_DECORD = """
+import ctypes
+libc = ctypes.PyDLL(None)  # keeps the GIL: not even a signal handler runs again
+class DECORDError(Exception): pass
+def cpu(number): return number
+def VideoReader(*arguments, **named):
+    while True: libc.pause()
+"""
+
+
+def test_a_decoder_that_hangs_holding_the_gil_is_killed_and_replaced(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hanging").mkdir()
+    (tmp_path / "hanging" / "decord.py").write_text(HANGING_DECORD)
+    monkeypatch.syspath_prepend(str(tmp_path / "hanging"))  # workers take over the search path
+    summary = ingest(data, tmp_path / "out", IngestParams(workers=2, timeout_s=1.0))
+    assert not summary.quarantined
+    videos = read_videos(tmp_path / "out")
+    assert videos["path_taken"].tolist() == ["pyav"] * 4
+    assert videos["path_reason"].tolist() == ["decord hung, crashed or took too much memory"] * 4
+
+
+def test_limits(tmp_path: Path, data: Path, tiny_video: MakeVideo) -> None:
+    tiny_video(data / "videos" / "long.mp4", frames=40)
+    tiny_video(data / "videos" / "short.mp4", frames=2)
+    tiny_video(data / "videos" / "wide.mp4", size=(640, 32))
+    tiny_video(data / "videos" / "large.mp4", size=(640, 360))
+    limits = {"min_duration_s": 1.0, "max_duration_s": 3.0, "max_megapixels": 0.1, "max_aspect": 10.0}
+    params = LENIENT.model_copy(update=limits)
+    expected = {
+        "videos/large.mp4": "too_large",
+        "videos/long.mp4": "too_long",
+        "videos/short.mp4": "too_short",
+        "videos/wide.mp4": "extreme_aspect",
+    }
+    ingest(data, tmp_path / "out", params)
+    assert quarantine(tmp_path / "out") == expected
+    ingest(data, tmp_path / "out", LENIENT)
+    assert quarantine(tmp_path / "out") == {}
+    ingest(data, tmp_path / "out", params)
+    assert quarantine(tmp_path / "out") == expected
 
 
 def test_a_new_run_replaces_the_old_one(tmp_path: Path, data: Path) -> None:
@@ -216,7 +309,7 @@ def test_a_failing_run_keeps_the_old_one(tmp_path: Path, data: Path) -> None:
     with pytest.raises(ClipBertError):
         ingest(data, tmp_path / "out", PARAMS)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out", "probes"]
 
 
 def test_missing_data(tmp_path: Path) -> None:
@@ -271,6 +364,47 @@ def test_no_text_left(data: Path) -> None:
     text = fails(data)
     assert "no text is left" in text
     assert f"{data / 'captions.jsonl'}:1: 0.mp4: media missing" in text
+
+
+def probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are really probed from here on, not remembered."""
+    from clipbert.data import probing
+
+    seen: list[str] = []
+    submit = probing._Probing._submit
+
+    def watch(self: Any, careful: bool, fresh: bool = False) -> Any:
+        seen.append(self._task.media)
+        return submit(self, careful, fresh)
+
+    monkeypatch.setattr(probing._Probing, "_submit", watch)
+    return seen
+
+
+def test_a_run_costs_what_changed(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (data / "videos" / "broken.mp4").write_text("no video")
+    ingest(data, tmp_path / "out", LENIENT)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    seen = probed(tmp_path, monkeypatch)
+    ingest(data, tmp_path / "out", LENIENT)
+    assert seen == []
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == first
+
+    (data / "videos" / "1.mp4").write_bytes((data / "videos" / "1.mp4").read_bytes() + b"0")
+    (data / "videos" / "2.mp4").rename(data / "videos" / "moved.mp4")
+    ingest(data, tmp_path / "out", LENIENT)
+    assert seen == ["videos/1.mp4", "videos/moved.mp4"]
+    ingest(data, tmp_path / "out", LENIENT.model_copy(update={"verify": "always"}))
+    assert len(seen) == 2 + 5
+
+
+def test_a_memory_that_is_damaged_is_made_afresh(tmp_path: Path, data: Path) -> None:
+    ingest(data, tmp_path / "out", PARAMS)
+    memory = tmp_path / "probes" / "probes.sqlite"
+    memory.write_bytes(b"no database at all" * 1000)
+    ingest(data, tmp_path / "out", PARAMS)
+    assert memory.read_bytes().startswith(b"SQLite format 3")
+    assert len(read_videos(tmp_path / "out")) == 4
 
 
 def test_a_probe_over_its_time_is_killed(tmp_path: Path, tiny_data: MakeData) -> None:

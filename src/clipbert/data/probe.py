@@ -119,13 +119,19 @@ class Limits:
 
 
 def probe(
-    data: str, media: str, limits: Limits | None = None, verify: str = "suspicious", careful: bool = False
+    data: str,
+    media: str,
+    limits: Limits | None = None,
+    verify: str = "suspicious",
+    careful: bool = False,
+    sha256: str | None = None,
 ) -> MediaInfo | Rejected:
     """Say what the file `media` below the folder `data` is, or why it cannot be used. Never raises for a bad file.
 
     Args:
         verify: which files' frames are compared between decord and a sequential decode: never, suspicious, always.
         careful: leave decord out.
+        sha256: of the file's bytes, where it is known already.
     """
     path = Path(data) / media
     limits = limits or Limits()
@@ -133,7 +139,7 @@ def probe(
         size = path.stat().st_size
         if size == 0:
             raise ProbeError("unreadable", "the file is empty (0 bytes)")
-        sha256 = sha256_file(path)
+        sha256 = sha256 or sha256_file(path)
         if path.suffix.lower() in IMAGE_SUFFIXES:
             found = _probe_image(path, limits)
         else:

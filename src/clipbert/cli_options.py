@@ -1,0 +1,19 @@
+"""What the verbs of the command line share: the project they work on and the options of most of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipbert.stages import Project
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one parameter; may be given again.")
+]
+DEFAULT = Path("params.yaml")
+
+
+def project() -> Project:
+    """The project in the current folder."""
+    return Project(Path.cwd())

@@ -1,0 +1,88 @@
+"""Which files below data/ are media, and which of those must not be opened at all."""
+
+import os
+import unicodedata
+from collections.abc import Container
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipbert.data.annotations import FILES
+from clipbert.data.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from clipbert.data.probe import Rejected
+from clipbert.errors import ClipBertError
+
+CONTROL = ("Cc", "Zl", "Zp")
+
+
+@dataclass
+class Selection:
+    """The media files by name, sorted; those among them that must not be opened; how many other files were left."""
+
+    media: list[str] = field(default_factory=list)
+    rejected: dict[str, Rejected] = field(default_factory=dict)
+    ignored_files: int = 0
+
+
+def select_media(data: Path, named: Container[str]) -> Selection:
+    """Look at the names and kinds of all files below `data`. A file of an unknown type counts when a text names it.
+
+    Nothing outside `data` is ever opened: links that lead out are rejected unread.
+
+    Raises:
+        ClipBertError: a folder cannot be read.
+    """
+    root = data.resolve()
+    annotations = {file.name for file in FILES}
+    found = Selection()
+    for name in _walk(data):
+        path = data / name
+        known = path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES
+        to_folder = path.is_symlink() and path.is_dir()
+        if to_folder and path.resolve().is_relative_to(root):
+            continue
+        if not (known or name in named or to_folder):
+            found.ignored_files += name not in annotations
+            continue
+        readable = readable_name(name)
+        if rejected := _rejected(path, readable != name, data, root):
+            found.rejected[readable] = rejected
+        found.media.append(readable)
+    return found
+
+
+def readable_name(name: str) -> str:
+    """A file's name as it can be printed on one line and written as UTF-8: other bytes and controls escaped."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in CONTROL else char for char in text
+    )
+
+
+def _rejected(path: Path, odd_name: bool, data: Path, root: Path) -> Rejected | None:
+    if odd_name:
+        return Rejected("unsupported_path", "its name is not UTF-8 or holds a control character; rename it")
+    try:
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            return Rejected("unsupported_path", f"a link that leads out of {data}, not followed; put a copy there")
+        if not path.exists():
+            return Rejected("unsupported_path", "a link to nothing")
+        if not path.is_file():
+            return Rejected("unsupported_path", "not a regular file")
+    except (OSError, RuntimeError) as error:
+        return Rejected("unsupported_path", f"cannot be reached ({getattr(error, 'strerror', None) or error})")
+    return None
+
+
+def _walk(data: Path) -> list[str]:
+    """The paths below `data`, sorted, of all files and of links to folders; hidden ones are left out."""
+
+    def refuse(error: OSError) -> None:
+        raise ClipBertError(f"{error.filename}: cannot be read ({error.strerror}).") from error
+
+    found = []
+    for folder, subfolders, names in os.walk(data, onerror=refuse):
+        place = Path(folder).relative_to(data)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        links = [name for name in subfolders if (Path(folder) / name).is_symlink()]
+        found += [(place / name).as_posix() for name in (*names, *links) if not name.startswith(".")]
+    return sorted(found)
