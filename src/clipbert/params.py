@@ -31,7 +31,7 @@ class IngestParams(Section):
     )
     max_worker_mb: int = Field(4096, ge=256, description="a probing process that holds more memory is killed")
     verify: Literal["never", "suspicious", "always"] = Field(
-        "suspicious", description="which files' frames are compared with a sequential decode"
+        "always", description="which files are decoded whole, in sequence, to prove what decord returns"
     )
     min_duration_s: float = Field(0.0, ge=0, description="shorter videos are quarantined (too_short)")
     max_duration_s: Seconds = Field(14_400.0, description="longer videos are quarantined (too_long)")

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 DECORD_CONTAINERS = frozenset({"mov", "matroska", "flv"})
 DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mjpeg"})
+# Of damaged h264 decord's decoder at least complains; of these it repeats an earlier picture and says nothing.
+SILENT_CODECS = frozenset({"hevc", "vp8", "vp9", "mjpeg"})
 REGULAR_WITHIN = 1.5
 LATE_START_S = 0.05
 
@@ -66,10 +68,12 @@ def choose_decoder(
     return "decord", f"{codec} in {container}, closed groups of pictures"
 
 
-def suspicion(container: str, scan: Scan) -> str | None:
+def suspicion(container: str, codec: str, scan: Scan) -> str | None:
     """What about a file that decord is to serve asks for a comparison with a sequential decode; None: nothing."""
+    if codec in SILENT_CODECS:
+        return f"decord hides damage in {codec}"
     if container == "flv":
-        return "flv"
+        return "flv seeks badly"
     if scan.start_s is not None and abs(scan.start_s) > LATE_START_S:
         return f"it starts at {scan.start_s:.2f} s"
     if scan.longest_s and (not scan.shortest_s or scan.longest_s > REGULAR_WITHIN * scan.shortest_s):

@@ -17,10 +17,10 @@ from clipbert.data.container import (
     read_header,
     scan_packets,
 )
-from clipbert.data.decoder_choice import Scan, choose_decoder, suspicion
+from clipbert.data.decoder_choice import SILENT_CODECS, Scan, choose_decoder, suspicion
 from clipbert.data.looks import PICTURES, look
 from clipbert.data.media_types import IMAGE_FORMATS, IMAGE_SUFFIXES
-from clipbert.data.verify import wrong_times
+from clipbert.data.verify import NotEqualError, compare_decoders
 from clipbert.errors import ClipBertError, first_line
 from clipbert.files import sha256_file
 from clipbert.frames.decode import Frames, decode_image, decode_with_decord, decode_with_pyav
@@ -122,7 +122,7 @@ def probe(
     data: str,
     media: str,
     limits: Limits | None = None,
-    verify: str = "suspicious",
+    verify: str = "always",
     careful: bool = False,
     sha256: str | None = None,
 ) -> MediaInfo | Rejected:
@@ -239,15 +239,14 @@ def _with_decord(
         if shape != expected:
             return None, f"decord returns frames of shape {shape} for {expected}"
         frames = decode_with_decord(video, _to_the_ends, LOOK_SIZE)
-        doubt = suspicion(header.family, scan)
+        doubt = suspicion(header.family, header.codec, scan)
         if verify == "always" or (verify == "suspicious" and doubt):
-            wrong, compared = wrong_times(str(path))
-            if wrong:
-                return None, f"decord returns {len(wrong)} of {compared} frames wrong, the first at {wrong[0]:.2f} s"
+            compared = compare_decoders(str(path), every=header.codec in SILENT_CODECS)
             because = f", for {doubt}" if doubt else ""
-            remark = f"{compared} frames compared with a sequential decode{because}: equal"
-            return frames, remark
-    except (NotExactError, ClipBertError, av.FFmpegError) as error:
+            return frames, f"{compared} frames compared with a sequential decode{because}: equal"
+    except (NotExactError, NotEqualError) as error:
+        return None, str(error)
+    except (ClipBertError, av.FFmpegError) as error:
         return None, first_line(error)
     return frames, ""
 

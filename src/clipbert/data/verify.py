@@ -7,7 +7,7 @@ from PIL import Image
 
 from clipbert.frames.random_access import RandomAccess
 from clipbert.frames.sampling import TIME_TOLERANCE_S
-from clipbert.frames.sequential import shown_frames
+from clipbert.frames.sequential import Damage, shown_frames
 
 COMPARED = 24
 SIDE = 64
@@ -15,35 +15,60 @@ SIDE = 64
 SAME_WITHIN, CLEARLY = 1.5, 0.3
 
 
-def wrong_times(path: str) -> tuple[list[float], int]:
-    """The times, seconds from the first frame, at which decord returns another frame than is shown then; and how many
-    frames were compared: up to 24 spread over the file, first and last among them.
+class NotEqualError(Exception):
+    """decord and a sequential decode differ on this file."""
+
+
+def compare_decoders(path: str, every: bool = False) -> int:
+    """Decode the whole file in sequence and compare with what decord returns: the times of all frames, and the pictures
+    of up to 24 reached by random access, the first and the last among them. Returns how many pictures were compared.
+
+    Args:
+        every: compare all the other pictures too, read in order.
 
     Raises:
+        NotEqualError: decord returns another frame than is shown at a time, other times, or hides damage.
         NotExactError: decord cannot decode it, or complains.
         av.FFmpegError, ClipBertError: the sequential decode fails.
     """
     video = RandomAccess(path)
     indices = np.unique(np.linspace(0, len(video) - 1, COMPARED).round().astype(np.int64))
     theirs = [_grey(picture) for picture in video.read(indices)]
+    in_order = video.read(np.arange(len(video))) if every else iter(())
     around = {index + step for index in indices.tolist() for step in (-1, 0, 1)}
     ours: dict[int, np.ndarray] = {}
     starts: list[float] = []
-    with contextlib.closing(shown_frames(path)) as frames:
+    damage = Damage()
+    last = None
+    with contextlib.closing(shown_frames(path, damage)) as frames:
         for index, shown in enumerate(frames):
             starts.append(shown.start)
+            last = shown
+            other = next(in_order, None)
+            if index not in around and other is None:
+                continue
+            grey = _grey(shown.upright())
+            if other is not None and _unlike(grey, _grey(other)) > SAME_WITHIN:
+                raise NotEqualError(f"decord returns another frame {index}, at {shown.start - starts[0]:.2f} s")
             if index in around:
-                ours[index] = _grey(shown.upright())
-    wrong = []
-    for index, picture in zip(indices.tolist(), theirs, strict=True):
-        when = float(video.starts[index])
-        if index >= len(starts) or abs(starts[index] - starts[0] - when) > TIME_TOLERANCE_S:
-            wrong.append(when)
-            continue
-        off = {step: _unlike(picture, ours[index + step]) for step in (-1, 0, 1) if index + step in ours}
-        if off[0] > SAME_WITHIN or min(off.values()) < off[0] - CLEARLY:
-            wrong.append(when)
-    return wrong, len(indices)
+                ours[index] = grey
+    if damage:
+        raise NotEqualError(f"decord hides damage ({damage.describe()})")
+    if last is None or len(starts) != len(video):
+        raise NotEqualError(f"decord counts {len(video)} frames, {len(starts)} can be decoded")
+    off = np.abs(np.array(starts) - starts[0] - video.starts)
+    if off.max() > TIME_TOLERANCE_S or abs(last.start + last.length - starts[0] - video.duration) > TIME_TOLERANCE_S:
+        raise NotEqualError("decord gives other times")
+    wrong = [index for index, picture in zip(indices.tolist(), theirs, strict=True) if _differs(picture, ours, index)]
+    if wrong:
+        first = video.starts[wrong[0]]
+        raise NotEqualError(f"decord returns {len(wrong)} of {len(indices)} frames wrong, the first at {first:.2f} s")
+    return len(video) if every else len(indices)
+
+
+def _differs(picture: np.ndarray, shown: dict[int, np.ndarray], index: int) -> bool:
+    off = {step: _unlike(picture, shown[index + step]) for step in (-1, 0, 1) if index + step in shown}
+    return off[0] > SAME_WITHIN or min(off.values()) < off[0] - CLEARLY
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:
