@@ -10,7 +10,7 @@ import av
 
 from clipbert.data.decoder_choice import Scan
 from clipbert.errors import first_line
-from clipbert.frames.sequential import main_stream, open_media, pixel_aspect, video_streams
+from clipbert.frames.sequential import main_stream, native_errors, open_media, pixel_aspect, video_streams
 
 # A container that promises more than it holds by this share, within these seconds, was cut off.
 MISSING_SHARE, MISSING_LEAST_S, MISSING_MOST_S = 0.05, 0.5, 5.0
@@ -49,7 +49,7 @@ def read_header(path: Path) -> Header:
     Raises:
         ProbeError: unreadable, or no_video_stream.
     """
-    with _open(path) as container:
+    with native_errors() as complaints, _open(path) as container:
         kinds = {other.type for other in container.streams}
         if not kinds & {"video", "audio", "subtitle"}:
             raise ProbeError("unreadable", "holds no stream; its index is missing or cut off")
@@ -59,6 +59,7 @@ def read_header(path: Path) -> Header:
                 raise ProbeError("unreadable", "its codec is unknown")
             kinds -= {"video"} if not container.streams.video else set()
             raise ProbeError("no_video_stream", f"holds only {_listed(kinds)}")
+        width, height = _size_of(stream, complaints)
         name = container.format.name
         suffix = path.suffix[1:].lower()
         family = name.split(",")[0]
@@ -66,8 +67,8 @@ def read_header(path: Path) -> Header:
             family=family,
             container=suffix if suffix in name.split(",") else family,
             codec=stream.codec_context.codec.canonical_name,
-            width=stream.codec_context.width,
-            height=stream.codec_context.height,
+            width=width,
+            height=height,
             aspect=pixel_aspect(stream),
             rate=float(stream.average_rate or 0),
             declared_s=_seconds(stream.duration, stream.time_base),
@@ -89,6 +90,16 @@ def _open(path: Path) -> Any:
         if LISTS_OF_FILES.match(start):
             raise ProbeError("unreadable", "a playlist of other files, which are never opened") from error
         raise ProbeError("unreadable", f"not a video or its index is missing ({first_line(error)})") from error
+
+
+def _size_of(stream: Any, complaints: list[Any]) -> tuple[int, int]:
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width and height:
+        return width, height
+    said = " ".join(str(message[2]) for message in complaints)
+    if refused := re.search(r"Picture size (\d+x\d+) is invalid", said):
+        raise ProbeError("too_large", f"frames of {refused[1]} pixels, more than any decoder takes")
+    raise ProbeError("unreadable", f"its frames have no size ({width}x{height})")
 
 
 def _seconds(ticks: int | None, time_base: Fraction | None) -> float | None:

@@ -151,7 +151,7 @@ def shown_frames(path: str | os.PathLike[str], damage: Damage | None = None) -> 
     import av
 
     damage = Damage() if damage is None else damage
-    with _complaints() as complaints, open_media(path) as container:
+    with native_errors() as complaints, open_media(path) as container:
         stream = main_stream(container)
         if stream is None:
             raise ClipBertError(f"{os.fspath(path)}: no video stream")
@@ -180,7 +180,7 @@ def shown_frames(path: str | os.PathLike[str], damage: Damage | None = None) -> 
 
 
 @contextlib.contextmanager
-def _complaints() -> Iterator[list[Any]]:
+def native_errors() -> Iterator[list[Any]]:
     """What FFmpeg logs as errors in this thread, as it comes."""
     import av
 
