@@ -52,7 +52,7 @@ class Event:
     def drawn(generator: np.random.Generator) -> "Event":
         """A ball of 10 to 15 % of the picture's height, anywhere in the minute."""
         start = int(generator.integers(0, MINUTE - EVENT + 1))
-        radius = int(round(HEIGHT * generator.uniform(0.10, 0.15) / 2))
+        radius = round(HEIGHT * generator.uniform(0.10, 0.15) / 2)
         return Event(start, radius, float(generator.uniform(0.15, 0.85)), bool(generator.integers(2)))
 
     def paint(self, picture: np.ndarray, index: int) -> None:
@@ -173,7 +173,8 @@ def encode_minute(scenery: Scenery, encodings: list[str], event: Event | None = 
 
     def take(name: str, frame: "av.VideoFrame | None") -> None:
         for packet in encoders[name].encode(frame):
-            assert packet.pts is not None and packet.dts is not None
+            assert packet.pts is not None
+            assert packet.dts is not None
             coded[name].append(Coded(bytes(packet), packet.pts, packet.dts, packet.is_keyframe))
 
     for index, picture in enumerate(scenery.minute(event)):
