@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from clipbert.data.media_types import IMAGE_SUFFIXES
 from clipbert.errors import ClipBertError
 from clipbert.frames.sampling import TIME_TOLERANCE_S, candidate_times, shown_at
+from clipbert.frames.scenes import choose_times, shown_duration
 from clipbert.workers import KillablePool, WorkerError
 
 BATCH_BYTES = 64 * 2**20
@@ -48,7 +49,9 @@ def read_frames(path: Path, fps: float, size: int, max_frames: int, timeout_s: f
             raise ClipBertError(f"{path}: cannot be decoded: {error}") from error
 
 
-def decode_file(path: str, path_taken: str, fps: float, size: int, max_frames: int) -> Frames:
+def decode_file(
+    path: str, path_taken: str, fps: float, size: int, max_frames: int, sampling: str = "uniform"
+) -> Frames:
     """Decode the candidate frames of one file in this process.
 
     Args:
@@ -56,6 +59,7 @@ def decode_file(path: str, path_taken: str, fps: float, size: int, max_frames: i
         fps: candidates for each second, at (i + 1/2) / fps.
         size: pixels of the short side; a smaller video is not enlarged.
         max_frames: candidates at most, then spread evenly over the duration.
+        sampling: "uniform", "scene" or "adaptive", as `choose_times` takes it.
 
     Raises:
         ClipBertError: the file is missing or cannot be decoded.
@@ -67,10 +71,10 @@ def decode_file(path: str, path_taken: str, fps: float, size: int, max_frames: i
             return _decode_image(path, size)
         if path_taken == "decord":
             try:
-                return _decode_decord(path, fps, size, max_frames)
+                return _decode_decord(path, fps, size, max_frames, sampling)
             except Exception:
                 pass
-        return _decode_pyav(path, fps, size, max_frames)
+        return _decode_pyav(path, fps, size, max_frames, sampling)
     except ClipBertError:
         raise
     except Exception as error:
@@ -110,7 +114,7 @@ def _pixel_aspect(stream: Any) -> float:
     return 1.0 if abs(ratio - 1) <= SQUARE_WITHIN else ratio
 
 
-def _decode_decord(path: str, fps: float, size: int, max_frames: int) -> Frames:
+def _decode_decord(path: str, fps: float, size: int, max_frames: int, sampling: str) -> Frames:
     import av
     import decord
 
@@ -126,7 +130,7 @@ def _decode_decord(path: str, fps: float, size: int, max_frames: int) -> Frames:
     duration = spans[-1, 1] - spans[0, 0]
     if not (np.diff(starts) > 0).all() or not starts[-1] <= duration < np.inf:
         raise ValueError("decord knows no timestamps for this file")
-    times = candidate_times(duration, fps, max_frames)
+    times = choose_times(path, duration, fps, max_frames, sampling)
     chosen = shown_at(starts, times)
     images: list[np.ndarray] = []
     for first in range(0, len(chosen), batch):
@@ -138,7 +142,7 @@ def _decode_decord(path: str, fps: float, size: int, max_frames: int) -> Frames:
     return Frames(times, np.stack(images))
 
 
-def _decode_pyav(path: str, fps: float, size: int, max_frames: int) -> Frames:
+def _decode_pyav(path: str, fps: float, size: int, max_frames: int, sampling: str) -> Frames:
     """Decode from the first frame to the last, keeping candidates on the way; again for those that were not known then:
     more than `max_frames`, or timestamps out of order (AVI)."""
     kept: dict[int, np.ndarray] = {}
@@ -146,13 +150,17 @@ def _decode_pyav(path: str, fps: float, size: int, max_frames: int) -> Frames:
     length = 0.0
     target: tuple[int, int] | None = None
     due = 0
+    duration = 0.0 if sampling == "uniform" else shown_duration(path)
+    planned = choose_times(path, duration, fps, max_frames, sampling) if duration else None
     for index, (shown, following) in enumerate(itertools.pairwise(itertools.chain(_shown(path), [None]))):
         assert shown is not None
         starts.append(shown.start)
         length = shown.length
         target = target or fitted_size(*shown.display_size(), size)
         end = math.inf if following is None else following.start - starts[0] - TIME_TOLERANCE_S
-        while due < max_frames and (due + 0.5) / fps < end:
+        while due < max_frames and (
+            (due + 0.5) / fps < end if planned is None else due < len(planned) and planned[due] < end
+        ):
             if index not in kept:
                 kept[index] = _resized(shown.upright(), target)
             due += 1
@@ -162,7 +170,7 @@ def _decode_pyav(path: str, fps: float, size: int, max_frames: int) -> Frames:
     ordered -= ordered[0]
     if not length and len(ordered) > 1:
         length = float(np.median(np.diff(ordered)))
-    times = candidate_times(ordered[-1] + length, fps, max_frames)
+    times = candidate_times(ordered[-1] + length, fps, max_frames) if planned is None else planned
     chosen = shown_at(ordered, times)
     missing = set(chosen.tolist()) - kept.keys()
     if missing:
