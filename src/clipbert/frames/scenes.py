@@ -136,10 +136,5 @@ def over_scenes(boundaries: np.ndarray, duration_s: float, number: int) -> np.nd
     counts[np.argsort(-lengths, kind="stable")[:number]] = 1
     for _ in range(number - int(counts.sum())):
         counts[np.argmax(lengths / np.maximum(counts, 1))] += 1
-    return np.concatenate(
-        [
-            start + (np.arange(n) + 0.5) * length / n
-            for start, length, n in zip(edges, lengths, counts, strict=False)
-            if n
-        ]
-    )
+    parts = zip(edges[:-1], lengths, counts, strict=True)
+    return np.concatenate([start + (np.arange(n) + 0.5) * length / n for start, length, n in parts if n])
