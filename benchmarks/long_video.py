@@ -1,4 +1,4 @@
-"""Rare events in half-hour videos: which share has a cached frame, uniform against scene and adaptive, and what choosing
+"""Rare events in half-hour videos: which share has a cached frame, by sampling, and what choosing
 costs in processor seconds.
 
     python benchmarks/long_video.py [--quick] [--events N] [--json FILE]

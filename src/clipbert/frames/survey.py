@@ -164,5 +164,5 @@ def cuts(times: np.ndarray, cells: np.ndarray) -> np.ndarray:
         return np.zeros(0)
     change = np.array([float(np.median(np.abs(b - a))) for a, b in itertools.pairwise(cells)])
     padded = np.pad(change, 2, mode="reflect") if len(change) > 2 else np.pad(change, 2)
-    around = np.median(np.stack([padded[k : k + len(change)] for k in (0, 1, 3, 4)]), axis=0)
+    around = np.sort(np.stack([padded[k : k + len(change)] for k in (0, 1, 3, 4)]), axis=0)[1]
     return ((times[:-1] + times[1:]) / 2)[(change > 8) & (change > 3 * around)]
