@@ -17,7 +17,8 @@ from PIL import Image, ImageOps
 from clipbert.data.media_types import IMAGE_FORMATS, IMAGE_SUFFIXES
 from clipbert.errors import ClipBertError, first_line
 from clipbert.frames.random_access import NotExactError, RandomAccess
-from clipbert.frames.sampling import TIME_TOLERANCE_S, candidate_times, shown_at
+from clipbert.frames.sampling import TIME_TOLERANCE_S, shown_at
+from clipbert.frames.scenes import choose_times
 from clipbert.frames.sequential import Damage, Shown, packet_span, shown_frames
 from clipbert.workers import KillablePool, WorkerError
 
@@ -57,7 +58,9 @@ def read_frames(path: Path, fps: float, size: int, max_frames: int, timeout_s: f
             raise ClipBertError(f"{path}: cannot be decoded: {error}") from error
 
 
-def decode_file(path: str, path_taken: str, fps: float, size: int, max_frames: int) -> Frames:
+def decode_file(
+    path: str, path_taken: str, fps: float, size: int, max_frames: int, sampling: str = "uniform"
+) -> Frames:
     """Decode the candidate frames of one file in this process.
 
     Args:
@@ -65,11 +68,12 @@ def decode_file(path: str, path_taken: str, fps: float, size: int, max_frames: i
         fps: candidates for each second, at (i + 1/2) / fps.
         size: pixels of the short side; a smaller video is not enlarged.
         max_frames: candidates at most, then spread evenly over the duration.
+        sampling: "uniform", "scene" or "adaptive", as `choose_times` takes it.
 
     Raises:
         ClipBertError: the file is missing or cannot be decoded.
     """
-    return decode_at(path, path_taken, lambda duration: candidate_times(duration, fps, max_frames), size)
+    return decode_at(path, path_taken, lambda duration: choose_times(path, duration, fps, max_frames, sampling), size)
 
 
 def decode_at(path: str, path_taken: str, choose: Choose, size: int) -> Frames:

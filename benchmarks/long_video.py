@@ -1,0 +1,158 @@
+"""Rare events in half-hour videos: which share has a cached frame, by sampling, and what choosing
+costs in processor seconds.
+
+    python benchmarks/long_video.py [--quick] [--events N] [--json FILE]
+
+An event counts when a frame decoded at one of the chosen moments shows its ball; the frames of the minute it is in are
+decoded for that. Of the first video of each kind and encoding the whole path, `decode_file`, must say the same.
+"""
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from event_videos import ENCODINGS, KINDS, MINUTE, RATE, Event, Scenery, encode_minute, is_shown, join
+from rich.table import Table
+
+from clipbert.console import console, progress
+from clipbert.frames.decode import decode_file
+from clipbert.frames.sampling import shown_at
+from clipbert.frames.scenes import choose_times
+
+SAMPLINGS = ("uniform", "scene", "adaptive")
+MINUTES, DISTINCT, FPS, SIZE = 30, 10, 2.0, 112
+DURATION_S = float(MINUTES * 60)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Processor seconds, which other programs of the machine disturb little, and the result."""
+    start = time.process_time()
+    result = work()
+    return time.process_time() - start, result
+
+
+def shown_frames(path: Path, minute: int) -> np.ndarray:
+    """(750,) bool: whether the ball is in each decoded frame of one minute."""
+    found = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        container.seek(int(minute * 60 / stream.time_base), stream=stream)
+        for frame in container.decode(stream):
+            index = round(float(frame.pts * stream.time_base) * float(RATE)) - minute * MINUTE
+            if index >= MINUTE:
+                break
+            if index >= 0:
+                found.append(is_shown(frame.to_ndarray(format="rgb24")))
+    assert len(found) == MINUTE
+    return np.array(found)
+
+
+def decode_all(path: Path) -> int:
+    """Decode every frame, converting none."""
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        return sum(1 for _ in container.decode(container.streams.video[0]))
+
+
+def interval(found: int, number: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    z, share = 1.96, found / number
+    middle = (share + z * z / (2 * number)) / (1 + z * z / number)
+    half = z / (1 + z * z / number) * math.sqrt(share * (1 - share) / number + z * z / (4 * number * number))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def measure(
+    kind: str, encodings: list[str], events: int, budget: int, folder: Path, advance: Any
+) -> list[dict[str, Any]]:
+    """Make the videos of one kind, one at a time, and find their events."""
+    base = [encode_minute(Scenery(kind, seed), encodings) for seed in range(DISTINCT)]
+    generator = np.random.default_rng([7, KINDS.index(kind)])
+    rows = {name: {"kind": kind, "encoding": name, "events": events, "budget": budget} for name in encodings}
+    found = {(name, sampling): 0 for name in encodings for sampling in SAMPLINGS}
+    spent: dict[tuple[str, str], list[float]] = {key: [] for key in found}
+    for number in range(events):
+        order, place = generator.integers(0, DISTINCT, MINUTES), int(generator.integers(MINUTES))
+        eventful = encode_minute(Scenery(kind, int(order[place])), encodings, Event.drawn(generator))
+        for name in encodings:
+            path = folder / "video.mp4"
+            join(path, name, [eventful[name] if i == place else base[j][name] for i, j in enumerate(order)])
+            shown = shown_frames(path, place)
+            starts = (np.arange(MINUTES * MINUTE)) / float(RATE)
+            for sampling in SAMPLINGS:
+                seconds, times = timed(lambda: choose_times(str(path), DURATION_S, FPS, budget, sampling))  # noqa: B023
+                spent[name, sampling].append(seconds)
+                index = shown_at(starts, times) - place * MINUTE
+                hit = bool(shown[index[(index >= 0) & (index < MINUTE)]].any())
+                found[name, sampling] += hit
+                if number == 0:
+                    build, frames = timed(lambda: decode_file(str(path), "decord", FPS, SIZE, budget, sampling))  # noqa: B023
+                    assert len(frames.times) == len(times) == budget
+                    assert any(map(is_shown, frames.images)) == hit, (kind, name, sampling)
+                    if sampling == "uniform":
+                        rows[name]["uniform_build_s"] = build
+            if number == 0:
+                rows[name]["full_decode_s"], _ = timed(lambda: decode_all(path))  # noqa: B023
+            advance(1, f"{kind}, {name}")
+    for (name, sampling), hits in found.items():
+        low, high = interval(hits, events)
+        rows[name][sampling] = {
+            "found": hits,
+            "low": low,
+            "high": high,
+            "choose_s": float(np.median(spent[name, sampling])),
+        }
+    return list(rows.values())
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="two events of each kind, two encodings")
+    parser.add_argument("--events", type=int, default=10, help="videos of each kind and encoding")
+    parser.add_argument("--budget", type=int, default=64, help="frames.max_frames")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    arguments = parser.parse_args()
+    encodings = list(ENCODINGS)[:2] if arguments.quick else list(ENCODINGS)
+    events = 2 if arguments.quick else arguments.events
+    rows: list[dict[str, Any]] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        progress("videos", len(arguments.kinds) * events * len(encodings)) as advance,
+    ):
+        for kind in arguments.kinds:
+            rows += measure(kind, encodings, events, arguments.budget, Path(folder), advance)
+    table = Table("kind", "encoding", *SAMPLINGS, "choosing, s", "of full decode", "of uniform build")
+    for row in rows:
+        seconds = row["adaptive"]["choose_s"]
+        table.add_row(
+            row["kind"],
+            row["encoding"],
+            *(f"{row[sampling]['found']}/{events}" for sampling in SAMPLINGS),
+            f"{seconds:.2f}",
+            f"{seconds / row['full_decode_s']:.2f}",
+            f"{seconds / row['uniform_build_s']:.2f}",
+        )
+    total = events * len(rows)
+    shares = []
+    for sampling in SAMPLINGS:
+        hits = sum(row[sampling]["found"] for row in rows)
+        low, high = interval(hits, total)
+        shares.append(f"{hits / total:.0%} [{low:.0%}, {high:.0%}]")
+    table.add_row("all", "95 % interval", *shares)
+    console.print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rows": rows, "minutes": MINUTES, "fps": FPS}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Which moments of a long video are kept when its budget of frames follows the picture (`frames.sampling`).
+
+Packets say where coding was dear, a small grey survey of those places says what passed by there: `packets.py` and
+`survey.py`. What a file does not tell (times, pictures) leaves the uniform choice.
+"""
+
+import numpy as np
+
+from clipbert.frames.packets import cost, read_packets, standing_out
+from clipbert.frames.sampling import candidate_times
+from clipbert.frames.survey import STEP_S, cuts, groups, look, passing
+
+# uniform candidates this close miss nothing that lasts a second
+CLOSE_S = 1.0
+LOOK_SHARE = 0.5
+FLOOR_SHARE = 0.25
+NOTABLE = 4.0
+APART_S = 2.0
+WINDOW_S = 2.0
+
+
+def choose_times(path: str, duration_s: float, fps: float, max_frames: int, sampling: str) -> np.ndarray:
+    """The moments of a video that are kept, (N,) float64 ascending seconds from its first frame.
+
+    N is what `candidate_times` takes. The same file gives the same moments. Where those are at most a second apart, or
+    the file cannot be surveyed (no times in it, nothing decodable), they are the uniform ones.
+
+    Args:
+        duration_s: from the first frame to the end of the last.
+        sampling: "uniform": evenly; "scene": one frame for each scene before any gets two; "adaptive": a quarter
+            evenly, then where something passes by, the most striking first, and what is left into the widest gaps.
+    """
+    even = candidate_times(duration_s, fps, max_frames)
+    if sampling == "uniform" or duration_s / len(even) <= CLOSE_S:
+        return even
+    try:
+        return _by_content(path, duration_s, len(even), sampling)
+    except (OSError, ValueError, ArithmeticError):
+        # av.error's are OSErrors or ValueErrors
+        return even
+
+
+def shown_duration(path: str) -> float:
+    """Seconds from the first picture to the end of the last, as the packets have it; 0 where they do not say."""
+    import av
+
+    try:
+        with av.open(path, metadata_errors="ignore") as container:
+            stream = container.streams.best("video")
+            times = np.sort(read_packets(container, stream).times)
+    except (OSError, ValueError, ArithmeticError):
+        return 0.0
+    return float(times[-1] + np.median(np.diff(times))) if len(times) > 1 else 0.0
+
+
+def _by_content(path: str, duration_s: float, number: int, sampling: str) -> np.ndarray:
+    import av
+
+    with av.open(path, metadata_errors="ignore") as container:
+        stream = container.streams.best("video")
+        packets = read_packets(container, stream)
+    grid = np.arange(STEP_S / 2, duration_s, STEP_S)
+    dear = standing_out(cost(packets, grid, WINDOW_S))
+    with av.open(path, metadata_errors="ignore") as container:
+        stream = container.streams.best("video")
+        chosen = _worth_a_look(groups(packets.levels), packets.times, grid, dear)
+        times, cells = look(container, stream, chosen, packets.origin, duration_s)
+    if sampling == "scene":
+        return over_scenes(cuts(times, cells), duration_s, number)
+    seen = peaks(times, standing_out(passing(cells)))
+    return around_peaks([seen, peaks(grid, dear)], duration_s, number)
+
+
+def _worth_a_look(group: np.ndarray, times: np.ndarray, grid: np.ndarray, dear: np.ndarray) -> np.ndarray:
+    """(groups,) bool: those with the dearest moments, together at most `LOOK_SHARE` of all packets."""
+    sizes = np.bincount(group)
+    dearest = np.full(len(sizes), -np.inf)
+    np.maximum.at(dearest, group, dear[np.clip((times / STEP_S).astype(int), 0, len(dear) - 1)])
+    chosen = np.zeros(len(sizes), bool)
+    left = int(LOOK_SHARE * len(group))
+    for index in np.argsort(-dearest, kind="stable"):
+        if sizes[index] <= left:
+            chosen[index] = True
+            left -= int(sizes[index])
+    return chosen
+
+
+def peaks(times: np.ndarray, strengths: np.ndarray) -> list[float]:
+    """Moments that stand out (at least `NOTABLE`), the strongest first, none within `APART_S` of a stronger one."""
+    free = strengths >= NOTABLE
+    found = []
+    for index in np.argsort(-strengths, kind="stable"):
+        if free[index]:
+            found.append(float(times[index]))
+            free &= np.abs(times - times[index]) >= APART_S
+    return found
+
+
+def around_peaks(ranked: list[list[float]], duration_s: float, number: int) -> np.ndarray:
+    """`number` moments: a quarter spread evenly, then the first of each list of `ranked`, the second of each, ..., and
+    what is left in the middles of the widest gaps."""
+    floor = max(1, round(number * FLOOR_SHARE)) if number > 1 else 0
+    kept = candidate_times(duration_s, floor / duration_s, floor).tolist() if floor else []
+    for place in range(max(map(len, ranked), default=0)):
+        for moments in ranked:
+            if place < len(moments) and len(kept) < number and 0 <= moments[place] < duration_s:
+                nearest = min((abs(time - moments[place]) for time in kept), default=np.inf)
+                if nearest >= STEP_S:
+                    kept.append(moments[place])
+    return _filled(kept, duration_s, number)
+
+
+def _filled(kept: list[float], duration_s: float, number: int) -> np.ndarray:
+    """Add the middles of the widest gaps; one at an end of the video counts twice, as nothing is beyond."""
+    moments = sorted(kept)
+    while len(moments) < number:
+        edges = [-moments[0], *moments, 2 * duration_s - moments[-1]] if moments else [0.0, duration_s]
+        widths = np.diff(edges)
+        widest = int(np.argmax(widths))
+        middle = (edges[widest] + edges[widest + 1]) / 2
+        if moments and widest == 0:
+            middle = moments[0] / 3
+        elif moments and widest == len(widths) - 1:
+            middle = duration_s - (duration_s - moments[-1]) / 3
+        moments = sorted([*moments, middle])
+    return np.array(moments)
+
+
+def over_scenes(boundaries: np.ndarray, duration_s: float, number: int) -> np.ndarray:
+    """`number` moments over the scenes between `boundaries`: the middles of equal parts of each; the longest scenes
+    first when there are more of them than moments, and those with the longest parts when there are fewer."""
+    inside = boundaries[(boundaries > 0) & (boundaries < duration_s)]
+    edges = np.concatenate([[0.0], inside, [duration_s]])
+    lengths = np.diff(edges)
+    counts = np.zeros(len(lengths), int)
+    counts[np.argsort(-lengths, kind="stable")[:number]] = 1
+    for _ in range(number - int(counts.sum())):
+        counts[np.argmax(lengths / np.maximum(counts, 1))] += 1
+    parts = zip(edges[:-1], lengths, counts, strict=True)
+    return np.concatenate([start + (np.arange(n) + 0.5) * length / n for start, length, n in parts if n])
