@@ -1,0 +1,85 @@
+"""300 damaged files through ingest and frames: no crash, no hang; each cached frame exact, or its file flagged."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.mutations import MUTATIONS, mutate
+from benchmarks.trap_files import encode, picture
+from clipbert.data.ingest import ingest
+from clipbert.data.manifest import read_videos
+from clipbert.data.quarantine import REASONS, read_quarantine
+from clipbert.frames import FrameCache
+from clipbert.frames.build import build_cache
+from clipbert.frames.decode import decode_file
+from clipbert.params import FramesParams, IngestParams
+from clipbert.workers import KillablePool
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
+
+COUNT = 300
+# Grey levels; JPEG and the rounding of colours stay well below, another picture lies above 80.
+SAME_WITHIN = 8.0
+INGEST = IngestParams(timeout_s=10.0, max_worker_mb=1024, max_quarantined_fraction=1.0)
+FRAMES = FramesParams(fps=4.0, size=48, timeout_s=10.0, max_worker_mb=1024)
+
+
+def sources(folder: Path) -> list[Path]:
+    """Files of real encoders and muxers."""
+    folder.mkdir()
+    image = folder / "l.png"
+    Image.fromarray(picture(21)).save(image)
+    return [
+        encode(folder / "a.mp4", container_options={"movflags": "faststart"}),
+        encode(folder / "b.mp4"),
+        encode(folder / "c.mkv"),
+        encode(folder / "d.webm", "libvpx-vp9", b_frames=0),
+        encode(folder / "e.mp4", "libx265", options={"x265-params": "log-level=none:open-gop=0"}),
+        encode(folder / "f.avi", "mpeg4"),
+        encode(folder / "g.ts"),
+        encode(folder / "h.gif", "gif", "rgb8"),
+        encode(folder / "i.mp4", container_options={"movflags": "frag_keyframe+empty_moov"}),
+        encode(folder / "j.flv"),
+        encode(folder / "k.webm", "libvpx"),
+        image,
+    ]
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_300_mutations(tmp_path: Path, seed: int) -> None:
+    data = tmp_path / "data"
+    files = list(mutate(sources(tmp_path / "sources"), data / "videos", COUNT, seed))
+    assert len({file.name.split("_")[1] for file in files}) >= len(MUTATIONS) - 2
+    lines = [{"id": file.name, "media": f"videos/{file.name}", "text": "x", "split": "train"} for file in files]
+    (data / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = ingest(data, tmp_path / "manifest", INGEST)
+    build_cache(data, tmp_path / "manifest", tmp_path / "frames", FRAMES, max_quarantined_fraction=1.0)
+
+    videos = read_videos(tmp_path / "manifest").set_index("media")
+    cache = FrameCache(tmp_path / "frames")
+    late = read_quarantine(tmp_path / "frames" / "quarantine.jsonl", "frames")
+    reasons = Counter(why.reason for why in summary.quarantined.values()) + Counter(row.reason for row in late)
+    assert set(reasons) <= REASONS.keys()
+    assert len(cache) + reasons.total() == COUNT
+    # the mutations are neither all harmless nor all deadly
+    assert COUNT / 4 < len(cache) < COUNT * 3 / 4
+
+    wrong = {}
+    with KillablePool(2, 20, 1024) as pool:
+        for media in cache.media:
+            row, video = videos.loc[media], cache[media]
+            if isinstance(row["damage"], str) or row["kind"] == "image":
+                continue
+            path = str(data / media)
+            truth = pool.submit(decode_file, path, "pyav", FRAMES.fps, FRAMES.size, FRAMES.max_frames).result()
+            if truth.images.shape != video.images.shape or not np.allclose(truth.times, video.times, atol=2e-3):
+                wrong[media] = "other times"
+                continue
+            off = np.abs(truth.images.astype(int) - video.images).mean((1, 2, 3)).max()
+            if off > SAME_WITHIN:
+                wrong[media] = f"{off:.1f} grey levels"
+    assert wrong == {}
