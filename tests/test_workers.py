@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clipbert.workers import KillablePool, WorkerDied, WorkerError, WorkerTimeout
+from clipbert.workers import KillablePool, WorkerDied, WorkerError, WorkerMemory, WorkerTimeout, time_limit
 
 # PyDLL keeps the GIL during the call: no Python code of that process runs again, signal handlers included
 HANG_HOLDING_THE_GIL = "import ctypes; libc = ctypes.PyDLL(None)\nwhile True: libc.pause()"
@@ -261,3 +261,44 @@ def test_bad_arguments():
         KillablePool(1, 0)
     with KillablePool(1, 1) as pool, pytest.raises(ValueError, match="timeout_s: -1"):
         pool.submit(math.sqrt, 1, timeout_s=-1)
+
+
+def test_a_job_that_needs_too_much_memory_is_killed_and_others_go_on():
+    with KillablePool(2, timeout_s=20, max_worker_mb=200) as pool:
+        creeping = "hoard = []\nimport time\nwhile True: hoard.append(bytearray(2**23)); time.sleep(0.02)"
+        hungry = pool.submit(exec, creeping)
+        others = [pool.submit(math.sqrt, i * i) for i in range(20)]
+        assert [future.result() for future in others] == list(range(20))
+        with pytest.raises(WorkerMemory, match="exec: needed more than 200 MB of memory"):
+            hungry.result()
+        assert pool.submit(math.sqrt, 4).result() == 2
+
+
+def test_one_huge_allocation_fails_in_the_process_itself():
+    with KillablePool(1, timeout_s=20, max_worker_mb=200) as pool:
+        with pytest.raises(WorkerMemory, match="for an allocation failed"):
+            pool.submit(bytearray, 2**40).result()
+        assert pool.submit(math.sqrt, 4).result() == 2
+
+
+def test_a_fresh_process_on_demand():
+    with KillablePool(1, timeout_s=20) as pool:
+        first = pool.submit(os.getpid).result()
+        assert pool.submit(os.getpid).result() == first
+        assert pool.submit(os.getpid, fresh=True).result() != first
+
+
+def test_items_have_time_limits_of_their_own(pool):
+    limits = {0.0: 5.0, 3.0: 0.3}
+    outcomes = [future.exception() for _, future in pool.imap(time.sleep, limits, limits.__getitem__)]
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], WorkerTimeout)
+    assert "0.3 s" in str(outcomes[1])
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "size", "expected"),
+    [(0, 0, 20), (30, 0, 20), (60, 0, 20), (600, 0, 200), (0, 10_000_000, 20), (0, 10**9, 2000), (3600, 1, 1200)],
+)
+def test_time_limits_grow_with_the_file(duration_s: float, size: int, expected: float):
+    assert time_limit(20, duration_s, size) == expected
