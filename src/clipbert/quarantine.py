@@ -112,8 +112,9 @@ def _one(rows: list[Quarantined], media: str) -> Quarantined:
     for row in rows:
         if row.media in (media, media.removeprefix("data/")):
             return row
-    some = ", ".join(row.media for row in rows[:5]) or "none is"
-    raise ClipBertError(f"{media}: not in quarantine. In it: {some}{', ...' if len(rows) > 5 else ''}.")
+    some = ", ".join(row.media for row in rows[:5]) or "nothing"
+    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+    raise ClipBertError(f"{media}: not in quarantine. In it: {some}{more}.")
 
 
 def _count_texts(project: Project, media: str) -> int:
