@@ -14,7 +14,7 @@ from clipbert.frames.survey import STEP_S, cuts, groups, look, passing
 CLOSE_S = 1.0
 LOOK_SHARE = 0.5
 FLOOR_SHARE = 0.25
-NOTABLE = 4.0
+NOTABLE = 2.5
 APART_S = 2.0
 WINDOW_S = 2.0
 
