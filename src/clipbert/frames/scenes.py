@@ -8,6 +8,7 @@ import numpy as np
 
 from clipbert.frames.packets import cost, read_packets, standing_out
 from clipbert.frames.sampling import candidate_times
+from clipbert.frames.sequential import main_stream, open_media
 from clipbert.frames.survey import STEP_S, cuts, groups, look, passing
 
 # uniform candidates this close miss nothing that lasts a second
@@ -40,29 +41,14 @@ def choose_times(path: str, duration_s: float, fps: float, max_frames: int, samp
         return even
 
 
-def shown_duration(path: str) -> float:
-    """Seconds from the first picture to the end of the last, as the packets have it; 0 where they do not say."""
-    import av
-
-    try:
-        with av.open(path, metadata_errors="ignore") as container:
-            stream = container.streams.best("video")
-            times = np.sort(read_packets(container, stream).times)
-    except (OSError, ValueError, ArithmeticError):
-        return 0.0
-    return float(times[-1] + np.median(np.diff(times))) if len(times) > 1 else 0.0
-
-
 def _by_content(path: str, duration_s: float, number: int, sampling: str) -> np.ndarray:
-    import av
-
-    with av.open(path, metadata_errors="ignore") as container:
-        stream = container.streams.best("video")
+    with open_media(path) as container:
+        stream = main_stream(container)
         packets = read_packets(container, stream)
     grid = np.arange(STEP_S / 2, duration_s, STEP_S)
     dear = standing_out(cost(packets, grid, WINDOW_S))
-    with av.open(path, metadata_errors="ignore") as container:
-        stream = container.streams.best("video")
+    with open_media(path) as container:
+        stream = main_stream(container)
         chosen = _worth_a_look(groups(packets.levels), packets.times, grid, dear)
         times, cells = look(container, stream, chosen, packets.origin, duration_s)
     if sampling == "scene":
