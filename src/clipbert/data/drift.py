@@ -39,7 +39,9 @@ def take(manifest_dir: Path, videos: pd.DataFrame, texts: pd.DataFrame) -> Snaps
     """The snapshot of a manifest whose tables have been read."""
     names = (VIDEOS_FILE, TEXTS_FILE)
     digest = hashlib.sha256("".join(sha256_file(manifest_dir / name) for name in names).encode()).hexdigest()
-    lengths = np.stack(np.unique(texts["text"].str.len().to_numpy(np.int64), return_counts=True), axis=1)
+    lengths = np.stack(np.unique(texts["text"].str.len().to_numpy(np.int64), return_counts=True), axis=1).astype(
+        np.int64
+    )
     return Snapshot(digest, videos[["media", "sha256", "duration_s"]].reset_index(drop=True), lengths)
 
 

@@ -40,7 +40,15 @@ class Check:
 def checks(params: ValidateParams) -> list[Check]:
     """The gate, in the order in which failures are reported."""
     severities = params.severity.model_dump(by_alias=True)
-    rules = (*_splits(params), *_schema(), *_media_values(), *_odd(params), *_texts(params), *_answers(params), *_drift())
+    rules = (
+        *_splits(params),
+        *_schema(),
+        *_media_values(),
+        *_odd(params),
+        *_texts(params),
+        *_answers(params),
+        *_drift(),
+    )
     found = []
     for name, table, expectation, remedy in rules:
         expectation.severity = "critical" if severities[name] == "fail" else "warning"
@@ -179,8 +187,8 @@ def _texts(params: ValidateParams) -> Iterator[Rule]:
         "text_duplicates",
         "texts",
         BETWEEN(column="other_splits", max_value=0, mostly=1 - params.max_duplicate_texts),
-        f"More than validate.max_duplicate_texts = {params.max_duplicate_texts:g} of the val and test captions stand in "
-        "another split too: a right answer may be counted as wrong, or have been learned by heart; describe more "
+        f"More than validate.max_duplicate_texts = {params.max_duplicate_texts:g} of the val and test captions stand "
+        "in another split too: a right answer may be counted as wrong, or have been learned by heart; describe more "
         "closely, or raise the limit.",
     )
 

@@ -1,6 +1,8 @@
 """The pages of a validation: every expectation with its verdict, look-alikes, drift; all readable without a network."""
 
+import html
 import re
+import shutil
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,18 +23,38 @@ _FOREIGN = re.compile(
     re.DOTALL,
 )
 _LINK = re.compile(r'<a\b[^>]*\bhref="(?:https?:)?//[^>]*>(.*?)</a>', re.DOTALL)
+_ICON = re.compile(r'<link\b[^>]*rel="(?:shortcut icon|stylesheet)"[^>]*>')
+_INDEX_TABLE = re.compile(r'<table\s[^>]*ge-index-page-(validation-results|expectation_suites)-table"[^>]*>\s*</table>')
+_FAILED = re.compile(r"Status:</span>\s*<i[^>]*></i>\s*Failed")
 _ADDRESS = re.compile(r"https?://[^\s\"'<>)]+")
 
 
 def bundle_styles(docs: Path) -> None:
-    """Take out of the Data Docs below `docs` all that needs a network and put our own styles in."""
+    """Make the Data Docs below `docs` whole without a network: our own styles, no scripts, an index written out.
+
+    Their own files (scripts, fonts, a logo), which the pages then use no longer, go.
+    """
     styles = files("clipbert.data").joinpath("validation_docs.css").read_text(encoding="utf-8")
     for page in sorted(docs.rglob("*.html")):
         text = _LINK.sub(r"\1", _FOREIGN.sub("", page.read_text(encoding="utf-8")))
-        text = _ADDRESS.sub("", text).replace("</head>", f"<style>\n{styles}</style>\n</head>", 1)
+        text = _ADDRESS.sub("", _ICON.sub("", text)).replace("</head>", f"<style>\n{styles}</style>\n</head>", 1)
         page.write_text(text, encoding="utf-8")
-    for script in (*docs.rglob("*.js"), *docs.rglob("*.css")):
-        script.write_text(_ADDRESS.sub("", script.read_text(encoding="utf-8")), encoding="utf-8")
+    shutil.rmtree(docs / "static", ignore_errors=True)
+    index = docs / "index.html"
+    index.write_text(_INDEX_TABLE.sub(lambda empty: _index_table(docs, empty[1]), index.read_text("utf-8")), "utf-8")
+
+
+def _index_table(docs: Path, kind: str) -> str:
+    """The pages of a kind as a table of links: what a script would have put there."""
+    folder = {"validation-results": "validations", "expectation_suites": "expectations"}[kind]
+    rows = []
+    for page in sorted((docs / folder).rglob("*.html")):
+        text = page.read_text(encoding="utf-8")
+        verdict = ("✗ failed" if _FAILED.search(text) else "✓ succeeded") if folder == "validations" else ""
+        name = page.relative_to(docs / folder).with_suffix("").parts[0]
+        link = page.relative_to(docs).as_posix()
+        rows.append(f'<tr><td><a href="{html.escape(link)}">{html.escape(name)}</a></td><td>{verdict}</td></tr>')
+    return f"<table>{''.join(rows)}</table>"
 
 
 def write_page(folder: Path, result: dict[str, Any], videos: pd.DataFrame, texts: pd.DataFrame) -> None:
@@ -83,7 +105,7 @@ def _charts(videos: pd.DataFrame, texts: pd.DataFrame) -> list[dict[str, Any]]:
         known = known[np.isfinite(known)]
         if not len(known):
             continue
-        counts, edges = np.histogram(known, BINS)
+        counts, _ = np.histogram(known, BINS)
         median = float(np.median(known))
         span = f"{known.min():.4g} to {known.max():.4g} {unit}, median {median:.4g}"
         charts.append({"title": title, "span": span, "bars": [float(count / counts.max()) for count in counts]})

@@ -76,19 +76,22 @@ def _videos(videos: pd.DataFrame, near: pd.DataFrame) -> pd.DataFrame:
 def _texts(texts: pd.DataFrame, videos: pd.DataFrame) -> pd.DataFrame:
     captions = texts[texts["kind"] == "caption"]
     words = captions["text"].map(normalise)
+    questions = texts.loc[texts["kind"] == "open_qa", "answer"].fillna("")
     splits = captions.groupby(words)["split"].transform("nunique") - 1
     return texts.assign(
         media_known=texts["media"].isin(videos["media"]),
         splits_of_media=texts.groupby("media")["split"].transform("nunique"),
         text_chars=texts["text"].str.len(),
-        letters=[sum(map(str.isalnum, text)) for text in texts["text"]],
-        answer_chars=[
-            None if kind != "open_qa" else float(sum(map(str.isalnum, answer if isinstance(answer, str) else "")))
-            for kind, answer in zip(texts["kind"], texts["answer"], strict=True)
-        ],
+        letters=texts["text"].map(_letters),
+        answer_chars=questions.map(_letters).astype(float).reindex(texts.index),
         options_count=texts["options"].map(lambda options: 0 if options is None else len(options)),
         other_splits=splits.where(captions["split"].isin(HELD_OUT)).reindex(texts.index),
     ).drop(columns="options")
+
+
+def _letters(text: str) -> int:
+    """Letters and digits of any script."""
+    return sum(map(str.isalnum, text))
 
 
 def _answers(questions: pd.DataFrame, max_answers: int) -> pd.DataFrame:
