@@ -298,6 +298,17 @@ def test_answers_out_of_the_vocabulary_unbalanced_answers_and_captions_in_two_sp
     assert "The gate is open" in (folder / "out" / "index.html").read_text()
 
 
+def test_the_sample_set_passes_with_the_default_parameters(tiny_project: Path, tmp_path: Path) -> None:
+    validate(tiny_project / "artifacts" / "manifest", tmp_path / "out", PARAMS)
+    result = result_of(tmp_path)
+    assert result["success"] is True
+    assert result["rows"]["videos"] == 40
+    assert result["rows"]["answers"] > 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert page.count('class="bars"') >= 3
+    assert "Kolmogorov" not in page
+
+
 def test_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(ClipBertError, match="Make the manifest first: clipbert ingest"):
         validate(tmp_path / "manifest", tmp_path / "out", PARAMS)
