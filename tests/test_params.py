@@ -41,6 +41,11 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         ("ingest: {max_quarantined_fraction: -0.1}", "ingest.max_quarantined_fraction = -0.1: expected greater than"),
         ("model: {image_size: 448}", "frames.size = 112 is smaller than the model's image_size = 448"),
         ("model: {preset: base}", "set frames.size to 448 or more"),
+        (
+            "validate: {severity: {split_by_loks: warn}}",
+            "validate.severity.split_by_loks: unknown parameter; did you mean validate.severity.split_by_look?",
+        ),
+        ("validate: {severity: {drift: stop}}", "validate.severity.drift = 'stop': expected 'fail' or 'warn'"),
         ("- a\n- b", "expected sections such as `train:`, found list"),
         ("train: [", "not valid YAML"),
     ],

@@ -79,7 +79,7 @@ def validate(project: Project, params: Params) -> None:
     """The gate over artifacts/manifest/."""
     from clipbert.data.validate import validate
 
-    validate(project.manifest, project.validation, params.validate_)
+    validate(project.manifest, project.validation, params.validate_, params.tasks.open_qa.max_answers)
 
 
 def frames(project: Project, params: Params) -> None:

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 PICTURES = 8  # of a video at most
+COMPARED = 5  # of them, the most alike, count in a distance
 BITS = 64
 BLANK = 0
 """The hash of a picture without detail: black, white, any one colour. It says nothing, and no other picture has it."""
 
 SIDE = 32  # samples of the transform along each side
 BLANK_DETAIL = 2.5  # grey levels; the standard deviation below which a picture is blank
-FAINT = 1.0  # grey levels; a weaker frequency counts as absent, so that noise does not choose its bit
+FAINT = 0.1  # grey levels; a weaker frequency counts as absent, so that noise does not choose its bit
 BAR_LUMA = 28  # no brighter, in any picture: black bars, in full or limited range
 MAX_BAR = 0.4  # of the width or height, on one side
 
@@ -28,7 +29,7 @@ class Looks:
     """The look of one video or image: three columns of the videos table."""
 
     hashes: list[int]  # one a picture, 64 bits as a signed integer; BLANK for a picture without detail
-    brightness: float  # mean luma, 0 black to 255 white
+    brightness: float  # mean luma without black bars, 0 black to 255 white
     motion: float | None  # mean absolute difference of neighbouring pictures, 0 to 255; None for a single picture
 
 
@@ -44,21 +45,22 @@ def look(pictures: NDArray[np.uint8]) -> Looks:
     """
     if pictures.ndim != 3 or pictures.dtype != np.uint8 or 0 in pictures.shape:
         raise ValueError(f"expected (N, H, W) uint8 grey pictures, found {pictures.shape} {pictures.dtype}")
-    hashes = [_hash(picture) for picture in _without_bars(pictures)]
+    pictures = _without_bars(pictures)
+    hashes = [_hash(picture) for picture in pictures]
     levels = pictures.astype(np.float32)
     motion = float(np.abs(np.diff(levels, axis=0)).mean(dtype=np.float64)) if len(pictures) > 1 else None
     return Looks(hashes, round(float(levels.mean(dtype=np.float64)), 3), None if motion is None else round(motion, 3))
 
 
 def distance(first: Sequence[int], second: Sequence[int]) -> float:
-    """How unlike two looks are: the mean number of differing bits, 0 to 64, over the more alike half of the pictures.
+    """How unlike two looks are: the mean number of differing bits, 0 to 64, over the COMPARED most alike pictures.
 
-    Half, because a trimmed copy shows other moments where it cuts to another scene. A blank picture is like none.
+    Not over all, for a trimmed copy shows other moments where it cuts to another scene. A blank picture is like none.
     """
     left, right = stretch(first), stretch(second)
     differing = np.bitwise_count(left ^ right).astype(np.int64)
     differing[(left == BLANK) | (right == BLANK)] = BITS
-    return float(np.sort(differing)[: PICTURES // 2].mean())
+    return float(np.sort(differing)[:COMPARED].mean())
 
 
 def stretch(hashes: Sequence[int]) -> NDArray[np.uint64]:
@@ -91,7 +93,7 @@ def _hash(picture: NDArray[np.uint8]) -> int:
     found = (rows @ picture.astype(np.float64) @ columns.T)[_lowest()]
     if np.sqrt(np.square(found).sum()) < BLANK_DETAIL:
         return BLANK
-    bits = np.packbits(found > FAINT / 4)
+    bits = np.packbits(found > FAINT)
     return int(bits.view(">i8")[0])
 
 

@@ -1,0 +1,62 @@
+"""What a validation says on a terminal and in a log: what does not hold, its first rows and what to do."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+
+def explain(manifest_dir: Path, out: Path, result: dict[str, Any]) -> str:
+    """The message of a gate that fails: every check of severity fail that does not hold."""
+    failed = wrong(result, "fail")
+    lines = [f"{manifest_dir}: the data fails {len(failed)} of {len(result['expectations'])} checks."]
+    for outcome in failed:
+        lines += [f"  {line}" for line in _lines(outcome)]
+    lines.append(f"Mend data/ and run the stages again. All checks: {out / 'index.html'}")
+    return "\n".join(lines)
+
+
+def warn(console: Console, result: dict[str, Any]) -> None:
+    """Print the checks of severity warn that do not hold: a panel each on a terminal, plain lines in a log."""
+    for outcome in wrong(result, "warn"):
+        lines = _lines(outcome)
+        if console.is_terminal:
+            body = Text("\n".join(line.strip() for line in lines[1:-1]), style="dim")
+            body.append(("\n" if len(lines) > 2 else "") + lines[-1].strip(), style="not dim")
+            console.print(Panel(body, title=Text(f"warning: {lines[0]}"), title_align="left", border_style="yellow"))
+        else:
+            console.print("\n".join([f"validate: warning: {lines[0]}", *lines[1:]]), markup=False)
+
+
+def passed(console: Console, result: dict[str, Any], out: Path) -> None:
+    """Print what a passing gate found."""
+    leakage = result["leakage"]
+    if "split_by_look" not in result["skipped"]:
+        console.print(
+            f"validate: {leakage['media']} of {leakage['of']} val and test media look like one of another split "
+            f"({leakage['pairs']} pairs, at most {leakage['max_leakage']:g} allowed)",
+            markup=False,
+        )
+    for name, why in result["skipped"].items():
+        console.print(f"validate: {name} not checked: {why}", markup=False)
+    total, warnings = len(result["expectations"]), len(wrong(result, "warn"))
+    held = f"all {total} expectations hold" if not warnings else f"{total - warnings} of {total} expectations hold"
+    with_warnings = f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
+    console.print(f"validate: {held}{with_warnings}; see {out / 'index.html'}", markup=False)
+
+
+def wrong(result: dict[str, Any], severity: str) -> list[dict[str, Any]]:
+    """The entries of result.json that do not hold, of one severity."""
+    return [one for one in result["expectations"] if not one["success"] and one["severity"] == severity]
+
+
+def _lines(outcome: dict[str, Any]) -> list[str]:
+    """Title, first rows, remedy."""
+    title = (
+        f"{outcome['check']}: {outcome['table']}: {outcome['expectation']} ({outcome['column']}): "
+        f"{outcome['unexpected_count']} of {outcome['checked_rows']} rows"
+    )
+    rows = ["  " + ", ".join(f"{key}={value}" for key, value in row.items()) for row in outcome["failing_rows"]]
+    return [title, *rows, f"  {outcome['remedy']}"]
