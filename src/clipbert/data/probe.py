@@ -27,7 +27,7 @@ from clipbert.frames.decode import Frames, decode_image, decode_with_decord, dec
 from clipbert.frames.random_access import NotExactError, RandomAccess
 from clipbert.frames.sequential import Shown, shown_frames
 
-FORMAT = 2
+FORMAT = 3
 MEGA = 1e6
 RATE_TOLERANCE = 0.1
 LOOK_SIZE = 32
