@@ -1,8 +1,8 @@
 """The gate: good tables pass, every kind of bad one fails with its rows and what to do, and pages are written."""
 
 import json
-import re
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any

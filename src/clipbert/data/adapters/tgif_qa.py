@@ -5,7 +5,7 @@
 | action (what is repeated N times) | 20,475 | 2,274 | multiple choice of 5 |
 | transition (what before, after) | 52,704 | 6,232 | multiple choice of 5 |
 | frameqa | 39,392 | 13,691 | open question, 1,540 answers (ClipBERT) |
-| count | 26,843 | 3,554 | open question, answers 0 to 10 (the papers report the mean squared error) |
+| count | 26,843 | 3,554 | open question, answers 0 and 2 to 10 (the papers report the mean squared error) |
 
 There is no validation split. The tasks split the GIFs differently, so each is a data set of its own.
 """
@@ -22,7 +22,7 @@ PROTOCOLS = {
     "action": Protocol(texts={"train": 20_475, "test": 2_274}),
     "transition": Protocol(texts={"train": 52_704, "test": 6_232}),
     "frameqa": Protocol(texts={"train": 39_392, "test": 13_691}, answers=1_540),
-    "count": Protocol(texts={"train": 26_843, "test": 3_554}, answers=11),
+    "count": Protocol(texts={"train": 26_843, "test": 3_554}, answers=10),
 }
 FRAMEQA_TYPES = {"0": "object", "1": "number", "2": "color", "3": "location"}
 LAYOUT = {
