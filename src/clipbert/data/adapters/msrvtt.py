@@ -115,7 +115,9 @@ def _read_annotations(path: Path) -> tuple[dict[str, str], list[tuple[str, str, 
                 raise ClipBertError(f"{source}: {found}; expected one of {', '.join(OFFICIAL_SPLITS)}.")
             splits[row.text("video_id")] = split
         for row in top.rows("sentences"):
-            captions.append((row.text("video_id"), f"caption-{row.text('sen_id')}", row.text("caption")))
+            # Files of different years count their sentences from the same number.
+            name = row.text("video_id")
+            captions.append((name, f"caption-{name}-{row.text('sen_id')}", row.text("caption")))
     if not splits or not captions:
         raise ClipBertError(f"{path}: holds {len(splits)} videos and {len(captions)} captions; nothing to import.")
     return splits, [caption for caption in captions if caption[0] in splits]
