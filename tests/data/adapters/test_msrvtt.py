@@ -60,7 +60,7 @@ def test_import(tmp_path: Path, original: Path) -> None:
     captions = rows(data / "captions.jsonl")
     assert len(captions) == 12
     assert captions[0] == {
-        "id": "caption-100",
+        "id": "caption-video0-100",
         "media": "videos/video0.mp4",
         "text": "caption 0 of video0",
         "split": "train",
@@ -173,8 +173,12 @@ def test_data_is_not_overwritten(tmp_path: Path, original: Path) -> None:
 
 
 def test_no_video_found(tmp_path: Path, original: Path) -> None:
-    (original / "empty").mkdir()
-    text = fails(tmp_path, original / "videodatainfo.json", original / "empty")
+    other = original / "other" / "something.mp4"
+    other.parent.mkdir()
+    text = fails(tmp_path, original / "videodatainfo.json", other.parent)
+    assert "other: an empty folder" in text
+    other.write_bytes(b"a video of another set")
+    text = fails(tmp_path, original / "videodatainfo.json", other.parent)
     assert "none of the 4 media that the annotations name is there" in text
     assert "expected files such as video0" in text
 

@@ -141,6 +141,8 @@ def load_json(path: Path, layout: str) -> Any:
     with opened(path) as stream:
         try:
             return json.load(stream)
+        except UnicodeDecodeError:
+            raise
         except (ValueError, RecursionError) as error:
             raise ClipBertError(f"{path}: not valid JSON ({error}); expected {layout}.") from None
 
@@ -161,6 +163,8 @@ def json_records(path: Path, layout: str, key: str | None = None) -> Iterator[Ro
             raise ClipBertError(
                 f"{path}: not valid JSON after item {number}: {error.msg}{near}; expected {layout}."
             ) from None
+        except UnicodeDecodeError:
+            raise
         except (ValueError, RecursionError) as error:
             raise ClipBertError(f"{path}: not valid JSON after item {number}: {error}; expected {layout}.") from None
 

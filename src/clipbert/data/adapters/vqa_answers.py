@@ -57,8 +57,9 @@ def soft_scores(answers: Iterable[str]) -> dict[str, float]:
     """What each normalised answer is worth: the accuracy min(1, others who said so / 3), averaged over leaving each
     annotator out once. For VQA's ten annotators that is 0.3, 0.6, 0.9 and 1 for one, two, three and more of them, the
     table that bottom-up attention, LXMERT and ClipBERT train on."""
-    counts = Counter(answer for answer in map(normalise, answers) if answer)
+    counts = Counter(map(normalise, answers))
     total = counts.total()
+    counts.pop("", None)
     scores = {}
     for answer, count in counts.items():
         without, within = min(1.0, count / 3), min(1.0, (count - 1) / 3)
