@@ -1,8 +1,8 @@
 """ActivityNet Captions (Krishna et al., ICCV 2017) for paragraph-to-video retrieval.
 
 train.json holds 10,009 videos, val_1.json 4,917; val_2.json describes 4,885 of val_1's videos a second time. As in
-ClipBERT, the sentences of a video are joined in the order of time into one paragraph, train.json trains and val_1.json is
-the test; val_2.json is left out, and there is no validation split. Files are named v_ID or ID.
+ClipBERT, the sentences of a video are joined in the order of time into one paragraph, train.json trains and val_1.json
+is the test; val_2.json is left out, and there is no validation split. Files are named v_ID or ID.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """ActivityNet-QA (Yu et al., AAAI 2019): 10 questions about each of 5,800 videos of ActivityNet.
 
-Files train_q.json and train_a.json, and the same for val and test: 3,200, 1,800 and 800 videos. The answer vocabulary is
-the 1,000 most frequent training answers, as in the paper. Files are named v_ID or ID.
+Files train_q.json and train_a.json, and the same for val and test: 3,200, 1,800 and 800 videos. The answer vocabulary
+is the 1,000 most frequent training answers, as in the paper. Files are named v_ID or ID.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
 """COCO Captions (Chen et al., 2015): five captions an image.
 
 With dataset_coco.json, Karpathy's split: train 113,287 (train and restval), val 5,000, test 5,000 images, the one that
-image-text retrieval and captioning report. With captions_train2014.json and captions_val2014.json, or 2017, the official
-ones, which have no public test: train2014 82,783, val2014 40,504; train2017 118,287, val2017 5,000 images.
+image-text retrieval and captioning report. With captions_train2014.json and captions_val2014.json, or 2017, the
+official ones, which have no public test: train2014 82,783, val2014 40,504; train2017 118,287, val2017 5,000 images.
 """
 
 from pathlib import Path

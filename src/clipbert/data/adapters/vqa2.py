@@ -2,8 +2,8 @@
 
 v2_OpenEnded_mscoco_train2014_questions.json and v2_mscoco_train2014_annotations.json, and the same for val2014: 443,757
 and 214,354 questions about 82,783 and 40,504 images. train2014 trains, val2014 is val; the answers to test2015 are not
-public. Each answer carries its soft score (`vqa_answers`). The vocabulary is the answers that are the commonest answer of at
-least 9 questions of train and val, 3,129 of them (bottom-up attention, LXMERT, ClipBERT).
+public. Each answer carries its soft score (`vqa_answers`). The vocabulary is the answers that are the commonest answer
+of at least 9 questions of train and val, 3,129 of them (bottom-up attention, LXMERT, ClipBERT).
 """
 
 from collections import Counter
