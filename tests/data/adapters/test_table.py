@@ -13,7 +13,7 @@ from clipbert.data.adapters.splits import read_fractions
 from clipbert.data.adapters.table import import_table, read_map
 from clipbert.errors import ClipBertError
 
-CSV = "clip,caption,fold\nsub/a.mp4,a dog,train\nb,\"one,\ntwo\",validation\nB.MP4,,dev\nmissing.mp4,gone,test\n"
+CSV = 'clip,caption,fold\nsub/a.mp4,a dog,train\nb,"one,\ntwo",validation\nB.MP4,,dev\nmissing.mp4,gone,test\n'
 
 
 def test_csv_with_a_map(

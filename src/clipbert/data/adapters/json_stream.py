@@ -37,7 +37,9 @@ class JsonStream:
         if opening != "{":
             raise NoListError(f"holds no object with {key!r}")
         names: list[str] = []
-        while self._peek() not in ("}", ""):
+        while self._peek() != "}":
+            if names:
+                self._expect(",")
             name = self._value()
             names.append(str(name))
             self._expect(":")
@@ -46,16 +48,14 @@ class JsonStream:
                 yield from self._list()
                 return
             self._skip()
-            if self._peek() == ",":
-                self._next()
-        self._expect("}")
         raise NoListError(f"has no {key!r}, only {', '.join(names) or 'nothing'}")
 
     def _list(self) -> Iterator[Any]:
-        while self._peek() != "]":
+        if self._peek() != "]":
             yield self._value()
-            if self._peek() != "]":
+            while self._peek() != "]":
                 self._expect(",")
+                yield self._value()
         self._next()
 
     def _skip(self) -> None:

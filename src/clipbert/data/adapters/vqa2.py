@@ -35,7 +35,9 @@ def import_vqa2(annotations: Path, source: Source) -> ImportSummary:
     """
     answers = split_files(annotations, ("v2_mscoco_*_annotations.json*",), ANNOTATIONS)
     folder = annotations if annotations.is_dir() else annotations.parent
-    questions = split_files(folder, ("v2_OpenEnded_mscoco_*_questions.json*",), QUESTIONS)
+    # By name, for test-dev2015 is a part of test2015 and lies beside it.
+    names = [f"v2_OpenEnded_mscoco_{images}_questions.json*" for images in (*IMAGE_SETS.values(), "test2015")]
+    questions = split_files(folder, names, QUESTIONS)
     answers.pop("test", None)
     if absent := [split for split in answers if split not in questions]:
         raise ClipBertError(f"{folder}: no v2_OpenEnded_mscoco_{IMAGE_SETS[absent[0]]}_questions.json; expected one.")
