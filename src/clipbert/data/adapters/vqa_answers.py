@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 
 NUMBERS = ("none zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 DIGITS = {word: str(number) for number, words in enumerate(NUMBERS) for word in words.split()}
@@ -36,6 +37,7 @@ def _contractions() -> dict[str, str]:
 CONTRACTIONS = _contractions()
 
 
+@lru_cache(maxsize=1 << 17)
 def normalise(answer: str) -> str:
     """An answer as the official evaluation compares it: lower case, digits, no articles, no punctuation.
 
