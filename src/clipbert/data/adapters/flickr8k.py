@@ -65,10 +65,9 @@ def _captions(path: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (caption id, image, caption)."""
     with opened(path) as stream:
         tokens = "#" in stream.readline().split("\t")[0]
+    table = ((row.text("image"), row.text("caption")) for row in table_rows(path, LAYOUT))
     numbers: dict[str, int] = {}
-    rows = table_rows(path, LAYOUT) if not tokens else _token_rows(path)
-    for row in rows:
-        name, caption = (row.text("image"), row.text("caption")) if not isinstance(row, tuple) else row
+    for name, caption in _token_rows(path) if tokens else table:
         name = name.split("#")[0]
         number = numbers[name] = numbers.get(name, -1) + 1
         yield f"flickr8k-{name}-{number}", name, caption
