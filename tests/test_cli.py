@@ -10,6 +10,7 @@ import pytest
 VERBS = [
     ["sample-data"],
     ["import", "msrvtt"],
+    ["import", "table"],
     ["ingest"],
     ["validate"],
     ["frames"],
@@ -66,6 +67,7 @@ def test_every_verb_shows_an_example(verb: list[str], tmp_path: Path) -> None:
         (["train", "retrieval", "--set", "train.lr=9"], "train.lr = 9: expected less than or equal to 1"),
         (["train", "retrieval", "--params", "other.yaml"], "other.yaml: no such parameter file"),
         (["import", "msrvtt", "no.json", "videos"], "no.json"),
+        (["import", "vqa2", "vqa", "coco", "--hold-out", "tst=0.1"], "--hold-out tst=0.1: expected SPLIT=SHARE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from clipbert.cli_import import importers
 from clipbert.cli_options import DEFAULT, ParamsFile, Set, project
 from clipbert.cli_quarantine import quarantine
 from clipbert.console import console, errors
@@ -25,7 +26,6 @@ app = typer.Typer(
     help="Train, version, compare, promote and use ClipBERT video-and-language models. "
     "Every verb works on the project in the current folder.",
 )
-importers = typer.Typer(no_args_is_help=True, help="Turn an official data set into the canonical layout of data/.")
 app.add_typer(importers, name="import")
 app.add_typer(quarantine, name="quarantine")
 
@@ -47,21 +47,6 @@ def sample_data(
     from clipbert import stages
 
     stages.sample_data(project(), seed)
-
-
-@importers.command("msrvtt", epilog="Example: `clipbert import msrvtt videodatainfo.json videos/ --qa val.jsonl`")
-def import_msrvtt(
-    annotations: Annotated[Path, typer.Argument(help="The official videodatainfo.json, or the zip that holds it.")],
-    videos: Annotated[Path, typer.Argument(help="The folder of the mp4 files, videoNNN.mp4.")],
-    qa: Annotated[Path | None, typer.Option(help="MSRVTT-QA questions, one JSON object a line.")] = None,
-    captions_per_test_video: Annotated[
-        int | None, typer.Option(min=1, help="Keep this many captions of a test video; without it, all.")
-    ] = None,
-) -> None:
-    """MSR-VTT: captions with the official splits, and optionally MSRVTT-QA."""
-    from clipbert import stages
-
-    stages.import_msrvtt(project(), annotations, videos, qa, captions_per_test_video)
 
 
 @app.command(epilog="Example: `clipbert ingest --set ingest.timeout_s=60`")

@@ -205,14 +205,6 @@ def rollback(project: Project, task_name: str) -> None:
     console.print(f"{decision.name}: {decision.reason}.", markup=False)
 
 
-def import_msrvtt(project: Project, annotations: Path, videos: Path, qa: Path | None, captions: int | None) -> None:
-    """MSR-VTT's official files to data/."""
-    from clipbert.data.adapters.msrvtt import import_msrvtt
-
-    summary = import_msrvtt(annotations, videos, project.data, captions_per_test_video=captions, qa=qa)
-    _say(summary.lines())
-
-
 def train_params(task_name: str, params: Params) -> dict[str, Any]:
     """The parameters a training depends on, flat: what DVC lists for its stage."""
     others = {f"tasks.{name}." for name in type(params.tasks).model_fields if name != task_name}

@@ -117,6 +117,35 @@ def test_question_without_an_answer(tmp_path: Path) -> None:
     assert f"{path}:1: answer is empty" in message(tmp_path)
 
 
+def test_soft_answers(tmp_path: Path) -> None:
+    scored = {**QUESTION, "answer": " red ", "answers": {"blue": 0.3, "red": 1, " dark  red": 0.6}}
+    write(tmp_path, "open_qa.jsonl", scored, {**QUESTION, "id": "q1"}, {**QUESTION, "id": "q2", "answers": None})
+    first, second, third = read(tmp_path)
+    assert (first.answer, first.answers, first.answer_scores) == ("red", ["blue", "red", "dark red"], [0.3, 1.0, 0.6])
+    assert second.answers is second.answer_scores is third.answers is None
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (["red"], 'answers is ["red"] (a list); expected scores such as {"yes": 1.0}'),
+        ({}, 'answer is "red", which is not in answers: []'),
+        ({"blue": 1.0}, 'answer is "red", which is not in answers: ["blue"]'),
+        ({"red": 0.3, "blue": 1.0}, 'answer is "red", but the best of answers is "blue"'),
+        ({"red": "1"}, 'answers["red"] is "1" (a string); expected a number'),
+        ({"red": True}, 'answers["red"] is true (a boolean); expected a number'),
+        ({"red": 0}, 'answers["red"] is 0; expected more than 0 and at most 1'),
+        ({"red": 1.5}, 'answers["red"] is 1.5; expected more than 0 and at most 1'),
+        ({"red": float("nan")}, 'answers["red"] is NaN; expected more than 0 and at most 1'),
+        ({"red": 1, " red": 1}, 'answers has "red" twice'),
+        ({"red": 1, " ": 1}, "a key of answers is empty"),
+    ],
+)
+def test_wrong_soft_answers(tmp_path: Path, answers: Any, said: str) -> None:
+    path = write(tmp_path, "open_qa.jsonl", {**QUESTION, "answers": answers})
+    assert f"{path}:1: {said}" in message(tmp_path)
+
+
 def test_duplicate_ids_name_both_lines(tmp_path: Path) -> None:
     path = write(tmp_path, "captions.jsonl", CAPTION, {**CAPTION, "id": "c1"}, CAPTION)
     assert f'{path}:3: id "c0" was used before, on line 1' in message(tmp_path)

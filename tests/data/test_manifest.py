@@ -66,8 +66,11 @@ def test_texts(tmp_path: Path) -> None:
     with write_table(tmp_path / TEXTS_FILE, TEXTS_SCHEMA) as table:
         table.add(TEXT)
         table.add({**TEXT, "kind": "multiple_choice", "options": ["a", "b"], "answer_index": 1})
+        table.add({**TEXT, "kind": "open_qa", "answer": "yes", "answers": ["yes", "no"], "answer_scores": [1.0, 0.3]})
     texts = read_texts(tmp_path)
-    assert texts["options"].tolist() == [None, ["a", "b"]]
+    assert texts["options"].tolist() == [None, ["a", "b"], None]
+    assert texts["answers"].tolist() == [None, None, ["yes", "no"]]
+    assert texts["answer_scores"].tolist() == [None, None, [1.0, 0.3]]
     assert pd.isna(texts["answer_index"][0])
     assert texts["answer_index"][1] == 1
 

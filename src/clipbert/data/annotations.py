@@ -30,6 +30,8 @@ class Text:
     options: list[str] | None = None
     answer_index: int | None = None
     answer_type: str | None = None
+    answers: list[str] | None = None
+    answer_scores: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,11 @@ class AnnotationFile:
 FILES = (
     AnnotationFile("captions.jsonl", "caption", "text", ("id", "media", "text", "split")),
     AnnotationFile(
-        "open_qa.jsonl", "open_qa", "question", ("id", "media", "question", "answer", "split"), ("answer_type",)
+        "open_qa.jsonl",
+        "open_qa",
+        "question",
+        ("id", "media", "question", "answer", "split"),
+        ("answer_type", "answers"),
     ),
     AnnotationFile(
         "multiple_choice.jsonl",
@@ -229,7 +235,8 @@ def _answer(value: dict[str, Any], kind: str) -> dict[str, Any]:
         return {}
     if kind == "open_qa":
         answer_type = _string(value, "answer_type") if value.get("answer_type") is not None else None
-        return {"answer": _string(value, "answer"), "answer_type": answer_type}
+        answer = _string(value, "answer")
+        return {"answer": answer, "answer_type": answer_type, **_soft_answers(value.get("answers"), answer)}
     options, index = value["options"], value["answer"]
     if not isinstance(options, list):
         raise LineError(f"options is {_show(options)} ({_name(options)}); expected a list of strings")
@@ -241,6 +248,31 @@ def _answer(value: dict[str, Any], kind: str) -> dict[str, Any]:
     if not 0 <= index < len(options):
         raise LineError(f"answer is {index}, but there are {len(options)} options; expected 0 to {len(options) - 1}")
     return {"options": cleaned, "answer_index": index}
+
+
+def _soft_answers(answers: Any, answer: str) -> dict[str, Any]:
+    """Several right answers with what each is worth, as {"yes": 1.0, "no": 0.3}; `answer` is one of the best."""
+    if answers is None:
+        return {}
+    if not isinstance(answers, dict):
+        raise LineError(f'answers is {_show(answers)} ({_name(answers)}); expected scores such as {{"yes": 1.0}}')
+    scores: dict[str, float] = {}
+    for key, score in answers.items():
+        cleaned = _clean(key, "a key of answers")
+        if cleaned in scores:
+            raise LineError(f"answers has {_show(cleaned)} twice")
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            raise LineError(f"answers[{_show(cleaned)}] is {_show(score)} ({_name(score)}); expected a number")
+        if not 0 < score <= 1:
+            raise LineError(f"answers[{_show(cleaned)}] is {_show(score)}; expected more than 0 and at most 1")
+        scores[cleaned] = float(score)
+    if answer not in scores:
+        raise LineError(f"answer is {_show(answer)}, which is not in answers: {_show(list(scores))}")
+    best = max(scores.values())
+    if scores[answer] < best:
+        names = [name for name, score in scores.items() if score == best]
+        raise LineError(f"answer is {_show(answer)}, but the best of answers is {_show(names[0])}")
+    return {"answers": list(scores), "answer_scores": list(scores.values())}
 
 
 def _name(value: Any) -> str:

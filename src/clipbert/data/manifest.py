@@ -61,10 +61,12 @@ TEXTS_SCHEMA = pa.schema(
         _column("kind", pa.string(), "caption, open_qa or multiple_choice"),
         _column("media", pa.string(), "a key of the videos table"),
         _column("text", pa.string(), "the caption or the question"),
-        _column("answer", pa.string(), "open_qa: the answer", nullable=True),
+        _column("answer", pa.string(), "open_qa: the answer, the best one where there are several", nullable=True),
         _column("options", pa.list_(pa.string()), "multiple_choice: the options", nullable=True),
         _column("answer_index", pa.int32(), "multiple_choice: the right option, from 0", nullable=True),
         _column("answer_type", pa.string(), "open_qa: a label of the question", nullable=True),
+        _column("answers", pa.list_(pa.string()), "open_qa: all right answers, where there are several", nullable=True),
+        _column("answer_scores", pa.list_(pa.float64()), "open_qa: what each is worth, above 0 to 1", nullable=True),
         _column("split", pa.string(), "train, val or test"),
     ]
 )
@@ -115,14 +117,15 @@ def read_videos(manifest_dir: Path) -> pd.DataFrame:
 def read_texts(manifest_dir: Path) -> pd.DataFrame:
     """The texts table, one row a caption or question, in the order of the annotation files.
 
-    `answer_index` is a nullable integer column; `options` holds lists or None.
+    `answer_index` is a nullable integer column; `options`, `answers` and `answer_scores` hold lists or None.
 
     Raises:
         ClipBertError: there is no manifest, it cannot be read, or another version of the program wrote it.
     """
     frame = _read(manifest_dir / TEXTS_FILE, TEXTS_SCHEMA).astype({"answer_index": "Int32"})
-    options = [None if value is None else list(value) for value in frame["options"]]
-    frame["options"] = pd.Series(options, index=frame.index, dtype=object)
+    for column in ("options", "answers", "answer_scores"):
+        lists = [None if value is None else list(value) for value in frame[column]]
+        frame[column] = pd.Series(lists, index=frame.index, dtype=object)
     return frame
 
 

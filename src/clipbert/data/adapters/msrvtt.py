@@ -1,213 +1,133 @@
-"""MSR-VTT (Xu et al., CVPR 2016): videodatainfo.json and a folder of videos become canonical data; MSRVTT-QA too."""
+"""MSR-VTT (Xu et al., CVPR 2016): videodatainfo.json, 10,000 videos with 20 captions each.
 
-import errno
-import json
-import os
-import shutil
-import zipfile
+Splits, by name of the protocol:
+
+- `official`: train 6,513, val 497, test 2,990 videos, all captions.
+- `7k`: train and val as official (papers that train on both say 7k, 7,010 videos), tested on the 1kA pairs: ClipBERT's.
+- `9k`, `1kA`: trained on the 9,000 videos outside 1kA (Gabeur et al., ECCV 2020), tested on the 1kA pairs.
+
+1kA (Yu et al., JSFusion, ECCV 2018) is a csv of 1,000 test videos with one sentence each: MSRVTT_JSFUSION_test.csv.
+"""
+
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from clipbert.console import progress
-from clipbert.data.manifest import SPLITS
-from clipbert.data.media_types import VIDEO_SUFFIXES
+from clipbert.data.adapters.canonical import Import, Source, importing
+from clipbert.data.adapters.msrvtt_mc import add_choices
+from clipbert.data.adapters.msrvtt_qa import VOCABULARY, add_questions
+from clipbert.data.adapters.reading import Row, load_json, table_rows
+from clipbert.data.adapters.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
-from clipbert.files import atomic_directory
 
 OFFICIAL_SPLITS = {"train": "train", "validate": "val", "test": "test"}
+OFFICIAL = Protocol(
+    media={"train": 6_513, "val": 497, "test": 2_990}, texts={"train": 130_260, "val": 9_940, "test": 59_800}
+)
+PROTOCOLS = {
+    "official": OFFICIAL,
+    "7k": Protocol(
+        media={"train": 6_513, "val": 497, "test": 1_000}, texts={"train": 130_260, "val": 9_940, "test": 1_000}
+    ),
+    "9k": Protocol(media={"train": 9_000, "test": 1_000}, texts={"train": 180_000, "test": 1_000}),
+    "1kA": Protocol(media={"train": 9_000, "test": 1_000}, texts={"train": 180_000, "test": 1_000}),
+}
 ANNOTATIONS_PATTERN = "*videodatainfo.json*"
-NAMED_MISSING = 10
-
-
-@dataclass
-class ImportSummary:
-    """What was imported, and which videos of the annotations were not there."""
-
-    videos: Counter[str] = field(default_factory=Counter)
-    captions: int = 0
-    questions: int = 0
-    copied: int = 0
-    missing: list[str] = field(default_factory=list)
-    dropped_questions: int = 0
-
-    def lines(self) -> list[str]:
-        """The summary a person reads."""
-        by_split = ", ".join(f"{self.videos[split]} {split}" for split in SPLITS)
-        how = f"{self.videos.total() - self.copied} hard-linked, {self.copied} copied"
-        found = [f"videos: {self.videos.total()} ({by_split}; {how})", f"captions: {self.captions}"]
-        if self.questions or self.dropped_questions:
-            dropped = f" ({self.dropped_questions} left out: their video is missing)" if self.dropped_questions else ""
-            found.append(f"questions: {self.questions}{dropped}")
-        if self.missing:
-            more = f" and {len(self.missing) - NAMED_MISSING} more" if len(self.missing) > NAMED_MISSING else ""
-            found.append(f"missing videos: {len(self.missing)}: {', '.join(self.missing[:NAMED_MISSING])}{more}")
-        return found
+PAIRS_PATTERN = "*JSFUSION_test.csv"
+LAYOUT = '{"videos": [{"video_id", "split"}], "sentences": [{"video_id", "sen_id", "caption"}]}'
+PAIRS_LAYOUT = "the columns key, vid_key, video_id, sentence"
 
 
 def import_msrvtt(
     annotations: Path,
-    videos: Path,
-    out: Path,
+    source: Source,
+    split: str = "official",
+    pairs: Path | None = None,
     captions_per_test_video: int | None = None,
     qa: Path | None = None,
+    mc: Path | None = None,
 ) -> ImportSummary:
-    """Make the canonical data folder `out` from MSR-VTT.
+    """Make canonical data from MSR-VTT.
 
     Args:
         annotations: a videodatainfo.json, its zip, or a folder with several of either (train_val and test).
-        videos: a folder, searched to its depth, of files named after their video id (video0.mp4). They are hard-linked
-            into `out`/videos, or copied when they lie on another file system.
+        split: a name in PROTOCOLS.
+        pairs: the 1kA csv, which all but `official` need; found by itself in a folder of annotations.
         captions_per_test_video: keep the first so many captions of each test video; None: all.
-        qa: MSRVTT-QA, one JSON object a line: question, answer, video_id, answer_type (optional).
+        qa: MSRVTT-QA, one JSON object a line (see `msrvtt_qa`); its splits are those of the captions.
+        mc: the multiple-choice test (see `msrvtt_mc`).
 
     Raises:
-        ClipBertError: `out` is not empty, a file is missing or not in its official layout, or none of the videos is
-            there; nothing is written then.
+        ClipBertError: a file is missing or not in its official layout, or see `importing`; nothing is written then.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ClipBertError(f"{out}: is not an empty folder. Move it away, or import into another folder.")
     if captions_per_test_video is not None and captions_per_test_video < 1:
         raise ClipBertError(f"captions_per_test_video = {captions_per_test_video}: expected at least 1.")
+    if split not in PROTOCOLS:
+        raise ClipBertError(f"split {split}: expected one of {', '.join(PROTOCOLS)}.")
     splits, captions = _read_annotations(annotations)
-    files = _video_files(videos)
-    summary = ImportSummary(missing=[name for name in splits if name not in files])
-    present = {name: split for name, split in splits.items() if name in files}
-    if not present:
-        raise ClipBertError(
-            f"{videos}: none of the {len(splits)} videos of {annotations} is there; expected files such as "
-            f"{summary.missing[0]}.mp4."
-        )
-    with atomic_directory(out) as folder:
-        media = _place_videos(folder, present, files, summary)
-        with (folder / "captions.jsonl").open("w", encoding="utf-8") as file:
-            used: Counter[str] = Counter()
-            for name, identity, text in captions:
-                limited = captions_per_test_video is not None and splits[name] == "test"
-                if name in media and not (limited and used[name] >= (captions_per_test_video or 0)):
-                    used[name] += 1
-                    _write_line(file, {"id": identity, "media": media[name], "text": text, "split": splits[name]})
-            summary.captions = used.total()
+    tested = [] if split == "official" else _read_pairs(annotations, pairs, split)
+    if tested:
+        tests = {name for name, _, _ in tested}
+        if split == "7k":
+            splits = {name: of for name, of in splits.items() if of != "test" and name not in tests}
+        else:
+            splits = {name: "train" for name in splits if name not in tests}
+        captions = [caption for caption in captions if caption[0] in splits] + tested
+        splits |= dict.fromkeys(tests, "test")
+    protocol = PROTOCOLS[split]
+    if qa or mc or captions_per_test_video:
+        protocol = replace(protocol, texts={})
+    with importing(source, protocol, vocabulary=VOCABULARY) as made:
+        used: Counter[str] = Counter()
+        for name, identity, text in captions:
+            limit = captions_per_test_video if splits[name] == "test" else None
+            if limit is None or used[name] < limit:
+                used[name] += made.caption(identity, name, text, splits[name])
         if qa is not None:
-            with (folder / "open_qa.jsonl").open("w", encoding="utf-8") as file:
-                for name, question in _read_questions(qa):
-                    if name in media:
-                        _write_line(file, {**question, "media": media[name], "split": splits[name]})
-                        summary.questions += 1
-                    else:
-                        summary.dropped_questions += 1
-            if not summary.questions:
-                raise ClipBertError(f"{qa}: none of its questions is about an imported video.")
-    return summary
+            add_questions(made, qa, splits)
+            _need(made, "open_qa", qa)
+        if mc is not None:
+            add_choices(made, mc, splits)
+            _need(made, "multiple_choice", mc)
+    return made.summary
+
+
+def _need(made: Import, kind: str, path: Path) -> None:
+    if not made.summary.texts(kind):
+        raise ClipBertError(f"{path}: none of its questions is about an imported video.")
 
 
 def _read_annotations(path: Path) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
-    """({video id: split}, [(video id, caption id, caption)]) of all files together; white-space captions left out."""
+    """({video id: split}, [(video id, caption id, caption)]) of all files together."""
     sources = sorted(path.glob(ANNOTATIONS_PATTERN)) if path.is_dir() else [path]
     if not sources:
         raise ClipBertError(f"{path}: no file in it matches {ANNOTATIONS_PATTERN}.")
     splits: dict[str, str] = {}
     captions: list[tuple[str, str, str]] = []
     for source in sources:
-        content = _load(source)
-        try:
-            for video in content["videos"]:
-                split = OFFICIAL_SPLITS.get(video["split"])
-                if split is None:
-                    raise ClipBertError(
-                        f"{source}: {video['video_id']} has split {video['split']!r}; "
-                        f"expected one of {', '.join(OFFICIAL_SPLITS)}."
-                    )
-                splits[video["video_id"]] = split
-            for sentence in content["sentences"]:
-                if sentence["caption"].strip():
-                    captions.append((sentence["video_id"], f"caption-{sentence['sen_id']}", sentence["caption"]))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ClipBertError(
-                f"{source}: not MSR-VTT's layout ({type(error).__name__}: {error}); expected "
-                '{"videos": [{"video_id", "split"}], "sentences": [{"video_id", "sen_id", "caption"}]}.'
-            ) from None
+        content = load_json(source, LAYOUT)
+        top = Row(source, "the top", content if isinstance(content, dict) else {}, LAYOUT)
+        for row in top.rows("videos"):
+            split = OFFICIAL_SPLITS.get(row.text("split"))
+            if split is None:
+                found = f"{row.text('video_id')} has split {row.text('split')!r}"
+                raise ClipBertError(f"{source}: {found}; expected one of {', '.join(OFFICIAL_SPLITS)}.")
+            splits[row.text("video_id")] = split
+        for row in top.rows("sentences"):
+            # Files of different years count their sentences from the same number.
+            name = row.text("video_id")
+            captions.append((name, f"caption-{name}-{row.text('sen_id')}", row.text("caption")))
     if not splits or not captions:
         raise ClipBertError(f"{path}: holds {len(splits)} videos and {len(captions)} captions; nothing to import.")
     return splits, [caption for caption in captions if caption[0] in splits]
 
 
-def _load(path: Path) -> Any:
-    try:
-        if path.suffix.lower() == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                inner = [name for name in archive.namelist() if name.endswith(".json") and "__MACOSX" not in name]
-                if len(inner) != 1:
-                    raise ClipBertError(f"{path}: holds {len(inner)} json files; expected one.")
-                return json.loads(archive.read(inner[0]))
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ClipBertError(f"{path}: no such file; expected MSR-VTT's videodatainfo.json, or its zip.") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ClipBertError(f"{path}: cannot be read as JSON ({error}).") from error
-
-
-def _video_files(folder: Path) -> dict[str, Path]:
-    """{video id: file}, the mp4 where there are several."""
-    if not folder.is_dir():
-        raise ClipBertError(f"{folder}: no such folder; expected the one with the videos (video0.mp4, ...).")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "."]
-    return {path.stem: path for path in sorted(found, key=lambda path: (path.suffix == ".mp4", path))}
-
-
-def _place_videos(
-    folder: Path, present: dict[str, str], files: dict[str, Path], summary: ImportSummary
-) -> dict[str, str]:
-    """Put the videos below `folder`: {video id: media}."""
-    (folder / "videos").mkdir()
-    media = {}
-    with progress("import", len(present)) as advance:
-        for name, split in present.items():
-            media[name] = f"videos/{name}{files[name].suffix.lower()}"
-            summary.copied += _link_or_copy(files[name].resolve(), folder / media[name])
-            summary.videos[split] += 1
-            advance(1, name)
-    return media
-
-
-def _link_or_copy(source: Path, target: Path) -> bool:
-    """Hard-link, or copy where the file system will not have it; whether it was copied."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP):
-            raise
-        shutil.copyfile(source, target)
-        return True
-    return False
-
-
-def _read_questions(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (video id, a line of open_qa.jsonl without media and split)."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    value = json.loads(line)
-                    name = value["video_id"]
-                    question = {"id": f"question-{number}", "question": value["question"], "answer": value["answer"]}
-                    if value.get("answer_type"):
-                        question["answer_type"] = value["answer_type"]
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise ClipBertError(
-                        f"{path}:{number}: not a question of MSRVTT-QA ({type(error).__name__}: {error}); expected "
-                        '{"question", "answer", "video_id", "answer_type"} on one line.'
-                    ) from None
-                yield name, question
-    except FileNotFoundError:
-        raise ClipBertError(f"{path}: no such file; expected MSRVTT-QA, one JSON object a line.") from None
-    except UnicodeDecodeError as error:
-        raise ClipBertError(f"{path}: not UTF-8 ({error.reason}).") from error
-
-
-def _write_line(file: Any, value: dict[str, str]) -> None:
-    file.write(json.dumps(value, ensure_ascii=False) + "\n")
+def _read_pairs(annotations: Path, pairs: Path | None, split: str) -> list[tuple[str, str, str]]:
+    """[(video id, caption id, sentence)] of the 1kA test."""
+    found: Iterator[Path] = annotations.glob(PAIRS_PATTERN) if annotations.is_dir() else iter(())
+    path = pairs or next(found, None)
+    if path is None:
+        raise ClipBertError(f"--split {split}: name the 1kA file too, --pairs MSRVTT_JSFUSION_test.csv.")
+    rows = table_rows(path, PAIRS_LAYOUT)
+    return [(row.text("video_id"), f"caption-{row.text('key')}", row.text("sentence")) for row in rows]
