@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from canonical_data import LENIENT, PARAMS, caption, quarantine
 from PIL import Image
 
 from clipbert.data.ingest import ingest
@@ -18,27 +19,6 @@ from clipbert.params import IngestParams
 
 MakeData = Callable[..., Path]
 MakeVideo = Callable[..., Path]
-
-PARAMS = IngestParams(workers=1)
-LENIENT = IngestParams(workers=1, max_quarantined_fraction=0.9)
-
-
-@pytest.fixture
-def data(tmp_path: Path, tiny_data: MakeData) -> Path:
-    return tiny_data(tmp_path / "data")
-
-
-def caption(data: Path, **values: Any) -> None:
-    """Append a line to captions.jsonl."""
-    row = {"id": "new", "media": "videos/0.mp4", "text": "a bar", "split": "train", **values}
-    with (data / "captions.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def quarantine(out: Path) -> dict[str, str]:
-    rows = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
-    assert all(set(row) == {"media", "reason", "detail", "first_bad_s"} for row in rows)
-    return {row["media"]: row["reason"] for row in rows}
 
 
 def fails(data: Path, params: IngestParams = PARAMS) -> str:
@@ -144,22 +124,6 @@ def test_copies_are_kept_on_demand(tmp_path: Path, data: Path) -> None:
     assert videos["sha256"].nunique() == 4
 
 
-def test_other_files_are_left_alone(tmp_path: Path, data: Path) -> None:
-    for name in ("README.md", "videos/.hidden.mp4", ".cache/a.mp4", "videos/notes.txt"):
-        (data / name).parent.mkdir(exist_ok=True)
-        (data / name).write_text("no video")
-    summary = ingest(data, tmp_path / "out", PARAMS)
-    assert summary.ignored_files == 2
-    assert len(read_videos(tmp_path / "out")) == 4
-
-
-def test_a_named_file_of_unknown_type_is_media(tmp_path: Path, data: Path) -> None:
-    (data / "videos" / "0.mp4").rename(data / "videos" / "0.bin")
-    caption(data, media="videos/0.bin")
-    ingest(data, tmp_path / "out", PARAMS)
-    assert "videos/0.bin" in set(read_videos(tmp_path / "out")["media"])
-
-
 def test_quarantine_and_dropped_texts(tmp_path: Path, data: Path, tiny_video: MakeVideo) -> None:
     (data / "videos" / "empty.mp4").touch()
     (data / "videos" / "text.mp4").write_text("no video")
@@ -199,99 +163,6 @@ def test_only_twenty_examples_of_dropped_texts(tmp_path: Path, data: Path) -> No
     ingest(data, tmp_path / "out", PARAMS)
     dropped = json.loads((tmp_path / "out" / "dropped_texts.json").read_text())
     assert (dropped["total"], len(dropped["examples"])) == (25, 20)
-
-
-def test_links(tmp_path: Path, data: Path, tiny_video: MakeVideo) -> None:
-    outside = tiny_video(tmp_path / "elsewhere" / "a.mp4")
-    (data / "videos" / "inside.mp4").symlink_to(data / "videos" / "0.mp4")
-    (data / "videos" / "outside.mp4").symlink_to(outside)
-    (data / "videos" / "folder").symlink_to(outside.parent)
-    (data / "videos" / "self").symlink_to(data)
-    (data / "videos" / "nothing.mp4").symlink_to(data / "gone.mp4")
-    ingest(data, tmp_path / "out", LENIENT)
-    assert quarantine(tmp_path / "out") == {
-        "videos/folder": "unsupported_path",
-        "videos/nothing.mp4": "unsupported_path",
-        "videos/outside.mp4": "unsupported_path",
-    }
-    assert len(read_videos(tmp_path / "out")) == 5
-
-
-def test_odd_names(tmp_path: Path, data: Path) -> None:
-    os.mkfifo(data / "videos" / "pipe.mp4")
-    os.link(data / "videos" / "0.mp4", os.fsencode(data / "videos") + b"/caf\xe9.mp4")
-    good = ["-rf.mp4", "a..b?.mp4", "日本 語 😀.mp4", "x" * 251 + ".mp4", "a:b|c;d$(e) `f`.mp4"]
-    for number, name in enumerate([*good, "two\nlines.mp4"]):
-        content = (data / "videos" / "0.mp4").read_bytes() + bytes(number + 1)
-        (data / "videos" / name).write_bytes(content)
-    ingest(data, tmp_path / "out", LENIENT)
-    assert quarantine(tmp_path / "out") == {
-        "videos/caf\\xe9.mp4": "unsupported_path",
-        "videos/pipe.mp4": "unsupported_path",
-        "videos/two\\nlines.mp4": "unsupported_path",
-    }
-    assert {f"videos/{name}" for name in good} <= set(read_videos(tmp_path / "out")["media"])
-
-
-def test_a_list_of_other_files_opens_none_of_them(tmp_path: Path, data: Path, tiny_video: MakeVideo) -> None:
-    outside = tiny_video(tmp_path / "secret.mp4")
-    tiny_video(data / "videos" / "0.mp4")
-    lists = {
-        "concat.mp4": "ffconcat version 1.0\nfile 0.mp4\n",
-        "hls.ts": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{outside}\n#EXT-X-ENDLIST\n",
-        "sdp.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nm=video 5004 RTP/AVP 96\n",
-    }
-    for name, content in lists.items():
-        (data / "videos" / name).write_text(content)
-    (data / "videos" / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n")
-    summary = ingest(data, tmp_path / "out", LENIENT)
-    assert set(quarantine(tmp_path / "out").values()) == {"unreadable"}
-    assert len(summary.quarantined) == 4
-    assert "a playlist of other files" in summary.quarantined["videos/concat.mp4"].detail
-
-
-HANGING_DECORD = """
-import ctypes
-libc = ctypes.PyDLL(None)  # keeps the GIL: not even a signal handler runs again
-class DECORDError(Exception): pass
-def cpu(number): return number
-def VideoReader(*arguments, **named):
-    while True: libc.pause()
-"""
-
-
-def test_a_decoder_that_hangs_holding_the_gil_is_killed_and_replaced(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "hanging").mkdir()
-    (tmp_path / "hanging" / "decord.py").write_text(HANGING_DECORD)
-    monkeypatch.syspath_prepend(str(tmp_path / "hanging"))  # workers take over the search path
-    summary = ingest(data, tmp_path / "out", IngestParams(workers=2, timeout_s=1.0))
-    assert not summary.quarantined
-    videos = read_videos(tmp_path / "out")
-    assert videos["path_taken"].tolist() == ["pyav"] * 4
-    assert videos["path_reason"].tolist() == ["decord hung, crashed or took too much memory"] * 4
-
-
-def test_limits(tmp_path: Path, data: Path, tiny_video: MakeVideo) -> None:
-    tiny_video(data / "videos" / "long.mp4", frames=40)
-    tiny_video(data / "videos" / "short.mp4", frames=2)
-    tiny_video(data / "videos" / "wide.mp4", size=(640, 32))
-    tiny_video(data / "videos" / "large.mp4", size=(640, 360))
-    limits = {"min_duration_s": 1.0, "max_duration_s": 3.0, "max_megapixels": 0.1, "max_aspect": 10.0}
-    params = LENIENT.model_copy(update=limits)
-    expected = {
-        "videos/large.mp4": "too_large",
-        "videos/long.mp4": "too_long",
-        "videos/short.mp4": "too_short",
-        "videos/wide.mp4": "extreme_aspect",
-    }
-    ingest(data, tmp_path / "out", params)
-    assert quarantine(tmp_path / "out") == expected
-    ingest(data, tmp_path / "out", LENIENT)
-    assert quarantine(tmp_path / "out") == {}
-    ingest(data, tmp_path / "out", params)
-    assert quarantine(tmp_path / "out") == expected
 
 
 def test_a_new_run_replaces_the_old_one(tmp_path: Path, data: Path) -> None:
@@ -364,47 +235,6 @@ def test_no_text_left(data: Path) -> None:
     text = fails(data)
     assert "no text is left" in text
     assert f"{data / 'captions.jsonl'}:1: 0.mp4: media missing" in text
-
-
-def probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that are really probed from here on, not remembered."""
-    from clipbert.data import probing
-
-    seen: list[str] = []
-    submit = probing._Probing._submit
-
-    def watch(self: Any, careful: bool, fresh: bool = False) -> Any:
-        seen.append(self._task.media)
-        return submit(self, careful, fresh)
-
-    monkeypatch.setattr(probing._Probing, "_submit", watch)
-    return seen
-
-
-def test_a_run_costs_what_changed(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (data / "videos" / "broken.mp4").write_text("no video")
-    ingest(data, tmp_path / "out", LENIENT)
-    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    seen = probed(tmp_path, monkeypatch)
-    ingest(data, tmp_path / "out", LENIENT)
-    assert seen == []
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == first
-
-    (data / "videos" / "1.mp4").write_bytes((data / "videos" / "1.mp4").read_bytes() + b"0")
-    (data / "videos" / "2.mp4").rename(data / "videos" / "moved.mp4")
-    ingest(data, tmp_path / "out", LENIENT)
-    assert seen == ["videos/1.mp4", "videos/moved.mp4"]
-    ingest(data, tmp_path / "out", LENIENT.model_copy(update={"verify": "always"}))
-    assert len(seen) == 2 + 5
-
-
-def test_a_memory_that_is_damaged_is_made_afresh(tmp_path: Path, data: Path) -> None:
-    ingest(data, tmp_path / "out", PARAMS)
-    memory = tmp_path / "probes" / "probes.sqlite"
-    memory.write_bytes(b"no database at all" * 1000)
-    ingest(data, tmp_path / "out", PARAMS)
-    assert memory.read_bytes().startswith(b"SQLite format 3")
-    assert len(read_videos(tmp_path / "out")) == 4
 
 
 def test_a_probe_over_its_time_is_killed(tmp_path: Path, tiny_data: MakeData) -> None:
