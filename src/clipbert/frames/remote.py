@@ -32,14 +32,14 @@ def filesystem(url: str) -> tuple[Any, str]:
     """The fsspec file system of an address, and the path in it.
 
     Raises:
-        ClipBertError: the protocol is unknown, or its package is not installed.
+        SourceError: the protocol is unknown, or its package is not installed.
     """
     import fsspec
 
     try:
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise ClipBertError(
+        raise SourceError(
             f"{url}: {error}. For s3:// install s3fs, for gs:// gcsfs, for az:// adlfs; fsspec lists the others."
         ) from error
 
@@ -49,7 +49,7 @@ def remote_errors(url: str) -> Iterator[None]:
     """Turn whatever a file system raises into a message that names the address.
 
     Raises:
-        ClipBertError: always when the block raises.
+        SourceError: always when the block raises, unless that is a `ClipBertError` already.
     """
     try:
         yield
