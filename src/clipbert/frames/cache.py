@@ -34,10 +34,11 @@ class FrameCache:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        self._last: Entry | None = None
         _ = self._index
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "_last": None}
 
     def __repr__(self) -> str:
         return f"FrameCache({self.path!r}): {len(self)} media"
@@ -97,14 +98,28 @@ class FrameCache:
         outside = wanted[(wanted < 0) | (wanted >= len(entry.times))]
         if outside.size:
             raise IndexError(f"{media}: frame {outside[0]} of {len(entry.times)}")
-        different = list(dict.fromkeys(wanted.tolist()))
-        ranges = [(int(entry.frame_offsets[index]), int(entry.frame_lengths[index])) for index in different]
+        places = wanted.tolist()
+        different = list(dict.fromkeys(places))
+        ranges = list(
+            zip(entry.frame_offsets[different].tolist(), entry.frame_lengths[different].tolist(), strict=True)
+        )
+        pictures = {
+            index: self._decode(entry, index, data)
+            for index, data in zip(different, self._bytes(entry, ranges), strict=True)
+        }
         frames = np.empty((len(wanted), entry.height, entry.width, 3), np.uint8)
-        for index, data in zip(different, self._bytes(entry, ranges), strict=True):
-            frames[wanted == index] = self._decode(entry, index, data)
+        for place, index in enumerate(places):
+            frames[place] = pictures[index]
         return frames
 
     def _entry(self, media: str) -> Entry:
+        # a clip asks twice: how many frames, then for some of them
+        last = self._last
+        if last is None or last.media != media:
+            self._last = last = self._find(media)
+        return last
+
+    def _find(self, media: str) -> Entry:
         row = self._index.find(media)
         if row is None:
             raise ClipBertError(
