@@ -6,6 +6,7 @@ import random
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from numbered_videos import PARAMS, number_of, numbered, write_manifest, write_video
 
@@ -13,6 +14,7 @@ from clipbert.errors import ClipBertError
 from clipbert.frames import FrameCache
 from clipbert.frames.build import build_cache
 from clipbert.frames.index import Index
+from clipbert.tasks.base import texts_with_frames
 
 MORE = PARAMS.model_copy(update={"shard_mb": 0.02})
 
@@ -199,3 +201,12 @@ def test_rot_in_what_is_copied_is_mended_on_the_way(data, tmp_path):
     assert (summary.decoded, summary.damaged) == (1, 1)
     build(tmp_path, "full")
     assert files_of(tmp_path / "frames") == files_of(tmp_path / "full")
+
+
+def test_texts_of_quarantined_media_are_left_out_and_counted(spoiled, capsys):
+    texts = pd.DataFrame({"media": ["videos/a.mp4", "videos/bad.mp4", "videos/bad.mp4", "videos/lost.mp4"]})
+    kept = texts_with_frames(texts, FrameCache(spoiled / "frames"))
+    assert kept["media"].tolist() == ["videos/a.mp4", "videos/lost.mp4"]
+    said = capsys.readouterr().out
+    assert "2 of 4 texts are left out: their 1 media could not be decoded" in said
+    assert "frames/quarantine.jsonl" in said
