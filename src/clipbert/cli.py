@@ -66,11 +66,17 @@ def validate(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
 
 
 @app.command(epilog="Example: `clipbert frames --set frames.fps=1`")
-def frames(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+def frames(
+    params: ParamsFile = DEFAULT,
+    overrides: Set = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Check every byte of the cache, and try quarantined files again.")
+    ] = False,
+) -> None:
     """Decode each video once into the sampled-frame cache; what is unchanged is kept."""
     from clipbert import stages
 
-    stage(stages.frames, params, overrides)
+    stages.frames(project(), load_params(params, overrides), repair)
 
 
 @app.command(epilog="Example: `clipbert train retrieval --set train.lr=0.0005`")

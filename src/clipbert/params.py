@@ -132,6 +132,12 @@ class FramesParams(Section):
         pattern=r"^(local|dask://[^/\s]+:\d+)$",
         description="local processes, or dask://HOST:PORT of a scheduler",
     )
+    media_url: str | None = Field(
+        None, pattern="://", description="where the manifest's media lie, s3://bucket/data, say; null: data/"
+    )
+    cache_url: str | None = Field(
+        None, pattern="://", description="where the cache is published as well, s3://bucket/frames, say; null: nowhere"
+    )
 
 
 class ModelParams(Section):

@@ -82,11 +82,19 @@ def validate(project: Project, params: Params) -> None:
     validate(project.manifest, project.validation, params.validate_, params.tasks.open_qa.max_answers)
 
 
-def frames(project: Project, params: Params) -> None:
+def frames(project: Project, params: Params, repair: bool = False) -> None:
     """data/ and the manifest to artifacts/frames/."""
     from clipbert.frames.build import build_cache
 
-    _say(build_cache(project.data, project.manifest, project.frames, params.frames).lines())
+    summary = build_cache(
+        project.data,
+        project.manifest,
+        project.frames,
+        params.frames,
+        repair=repair,
+        max_quarantined_fraction=params.ingest.max_quarantined_fraction,
+    )
+    _say(summary.lines())
 
 
 def train(project: Project, task_name: str, params: Params) -> None:
@@ -98,18 +106,19 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.frames import FrameCache
     from clipbert.release.tracking import start_training_run
     from clipbert.tasks import make_task
+    from clipbert.tasks.base import texts_with_frames
     from clipbert.train.checkpoint import Checkpoints
     from clipbert.train.loop import Run, export, start, train
     from clipbert.train.setup import build_model
 
     task = make_task(task_name, params)
-    texts = read_texts(project.manifest)
+    cache = FrameCache(project.frames)
+    texts = texts_with_frames(read_texts(project.manifest), cache)
     examples, val = task.examples(texts, "train"), task.examples(texts, "val")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(params.seed)
     model, processor = build_model(task, examples, params)
     checkpoints = Checkpoints(project.checkpoints(task_name), fingerprint(project, task_name, params))
-    cache = FrameCache(project.frames)
     run = Run(task, model, processor, cache, examples, val, params, checkpoints, device)
     with _only_one(project.checkpoints(task_name)):
         state, optimizer = start(run)
@@ -226,7 +235,7 @@ def lineage(origin: dict[str, str]) -> dict[str, str]:
 def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, Any]:
     """What a checkpoint must have been made with to be gone on from."""
     data = {path.name: sha256_file(path) for path in sorted(project.manifest.glob("*.parquet"))}
-    return {**train_params(task_name, params), **data, "frame cache": sha256_file(project.frames / "index.parquet")}
+    return {**train_params(task_name, params), **data, "frame cache": sha256_file(project.frames / "index.arrow")}
 
 
 @contextlib.contextmanager

@@ -8,13 +8,14 @@ import signal
 import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from numbered_videos import PARAMS, number_of, numbered, write_manifest, write_video
 
 from clipbert.errors import ClipBertError
+from clipbert.files import sha256_file
 from clipbert.frames import FrameCache, build, exchange
 from clipbert.frames.build import CacheSummary, build_cache
+from clipbert.frames.index import Index, IndexWriter
 from clipbert.frames.shards import ShardWriter
 
 
@@ -22,9 +23,10 @@ from clipbert.frames.shards import ShardWriter
 def run(data: Path, tmp_path: Path):
     """Build the cache of data/ as it is now; a call with `changes` changes parameters."""
 
-    def run(**changes) -> CacheSummary:
+    def run(repair: bool = False, **changes) -> CacheSummary:
         params = PARAMS.model_copy(update=changes)
-        return build_cache(data, write_manifest(data, tmp_path / "manifest"), tmp_path / "frames", params, workers=1)
+        manifest = write_manifest(data, tmp_path / "manifest")
+        return build_cache(data, manifest, tmp_path / "frames", params, workers=1, repair=repair)
 
     return run
 
@@ -49,7 +51,8 @@ def test_a_first_build(run, data, tmp_path, capsys):
     assert [number_of(image) for image in cache["videos/b.mp4"].images] == [42, 47, 52, 57, 62]
     assert number_of(cache["images/c.png"].images[0]) == 7
     names = {path.name for path in (tmp_path / "frames").iterdir()}
-    assert names == {"index.parquet", *(f"shard-{i:06d}.tar" for i in range(summary.shards))}
+    assert names == {"index.arrow", "quarantine.jsonl", *cache.shards}
+    assert {f"shard-{sha256_file(path)}.tar" for path in (tmp_path / "frames").glob("*.tar")} == set(cache.shards)
 
 
 def test_a_second_build_touches_nothing(run, tmp_path):
@@ -87,14 +90,22 @@ def test_adding_and_removing_decodes_only_what_is_new(run, data, tmp_path, sampl
     assert files_of(tmp_path / "frames") == without
 
 
-def test_whole_shards_are_kept_as_they_are(run, data, tmp_path):
+@pytest.mark.parametrize("name", ["0.mp4", "bb.mp4", "z.mp4"])
+def test_an_addition_touches_its_own_shard_alone(run, data, tmp_path, name, monkeypatch):
     run()
     before = stamps(tmp_path / "frames")
-    write_video(data / "videos" / "z.mp4", [numbered(i) for i in range(20)])
+    write_video(data / "videos" / name, [numbered(i) for i in range(20)])
+    read = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *arguments: read.append(arguments) or pread(*arguments))
     run()
     after = stamps(tmp_path / "frames")
-    same = [name for name in before if before[name] == after[name]]
-    assert set(before) - set(same) <= {"index.parquet", max(before)}
+    gone = set(before) - {name for name in before if before[name] == after.get(name)} - {"index.arrow"}
+    assert len(gone - {"quarantine.jsonl"}) <= 1
+    assert len(read) <= 3, "kept shards are not read"
+    (data / "videos" / name).unlink()
+    run()
+    assert set(stamps(tmp_path / "frames")) == set(before)
 
 
 def test_a_changed_file_is_decoded_again(run, data, tmp_path):
@@ -135,28 +146,35 @@ def test_workers_do_not_change_the_bytes(data, tmp_path, sample_cache):
     assert files_of(tmp_path / "frames") == files_of(sample_cache)
 
 
-@pytest.mark.parametrize("damage", ["frame", "header", "trailer", "truncated", "missing", "stray", "index", "no index"])
+@pytest.mark.parametrize(
+    "damage", ["frame", "header", "trailer", "truncated", "missing", "stray", "index", "index row", "no index"]
+)
 def test_whatever_is_damaged_is_mended(run, tmp_path, sample_cache, damage):
     out = Path(shutil.copytree(sample_cache, tmp_path / "frames"))
-    row = pq.read_table(out / "index.parquet").to_pylist()[2]
-    shard = out / row["shard"]
+    entry = Index(out / "index.arrow")[2]
+    shard = out / entry.shard
     content = bytearray(shard.read_bytes())
     if damage in ("frame", "header", "trailer"):
-        content[{"frame": row["frame_offsets"][0] + 99, "header": row["offset"] + 5, "trailer": -3}[damage]] ^= 0xFF
+        content[{"frame": entry.frame_offsets[0] + 99, "header": entry.offset + 5, "trailer": -3}[damage]] ^= 0xFF
         shard.write_bytes(content)
     elif damage == "truncated":
-        shard.write_bytes(content[: row["offset"] + 100])
+        shard.write_bytes(content[: entry.offset + 100])
     elif damage == "missing":
         shard.unlink()
     elif damage == "stray":
-        (out / "shard-000099.tar").write_bytes(b"")
+        (out / "shard-99.tar").write_bytes(b"")
     elif damage == "index":
-        (out / "index.parquet").write_bytes(b"nonsense")
+        (out / "index.arrow").write_bytes(b"nonsense")
+    elif damage == "index row":
+        content = bytearray((out / "index.arrow").read_bytes())
+        content[content.index(b"videos/b.mp4") + 7] ^= 0x01
+        (out / "index.arrow").write_bytes(content)
     else:
-        (out / "index.parquet").unlink()
-        (out / ".next").mkdir()
-    summary = run()
+        (out / "index.arrow").unlink()
+    summary = run(repair=damage in ("frame", "header", "trailer"))
     assert files_of(out) == files_of(sample_cache)
+    if damage in ("index", "index row", "no index", "stray"):
+        assert summary.decoded == 0, "shards say themselves what they hold"
     if damage in ("frame", "header"):
         assert (summary.damaged, summary.decoded) == (1, 1)
         assert "1 entries were damaged" in summary.lines()[1]
@@ -170,8 +188,8 @@ def test_what_cannot_be_decoded_fails_the_stage_and_loses_nothing(run, data, tmp
         run()
     message = str(caught.value)
     assert "1 of 8 media could not be decoded" in message
-    assert f"videos/bad.mp4: {data}/videos/bad.mp4: cannot be decoded" in message
-    assert "clipbert ingest" in message
+    assert "videos/bad.mp4: unreadable: videos/bad.mp4: cannot be decoded" in message
+    assert "ingest.max_quarantined_fraction = 0.05" in message
     assert {name: content for name, content in files_of(out).items() if "/" not in name} == files_of(sample_cache)
     assert len(FrameCache(out)) == 6
 
@@ -182,12 +200,14 @@ def test_what_cannot_be_decoded_fails_the_stage_and_loses_nothing(run, data, tmp
 
 
 def test_a_file_that_takes_too_long_is_named(run):
-    with pytest.raises(ClipBertError, match=r"videos/a\.mp4: .*took longer than 0\.001 s(?s:.*)frames\.timeout_s"):
+    with pytest.raises(
+        ClipBertError, match=r"images/c\.png: timeout: .*took longer than 0\.001 s(?s:.*)frames\.timeout_s"
+    ):
         run(timeout_s=0.001)
 
 
 @pytest.mark.parametrize(
-    ("where", "old"), [("first shard", False), ("later shard", True), ("assembling", True), ("index", True)]
+    ("where", "old"), [("first shard", False), ("later shard", True), ("committing", True), ("index", True)]
 )
 def test_a_full_disk_leaves_the_old_cache(run, data, tmp_path, monkeypatch, sample_cache, where, old):
     out = tmp_path / "frames"
@@ -205,19 +225,16 @@ def test_a_full_disk_leaves_the_old_cache(run, data, tmp_path, monkeypatch, samp
     def failing_add(self, packed):
         nonlocal calls
         calls += 1
-        in_decoded = self.folder.name == exchange.DECODED_FOLDER
-        if (where == "first shard" and in_decoded) or (where == "later shard" and calls == 2):
+        if where == "first shard" or (where == "later shard" and calls == 2):
             full()
-        if where == "assembling" and not in_decoded:
-            full()
-        add(self, packed)
+        return add(self, packed)
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "add", failing_add)
-        if where == "assembling":
-            patch.setattr(ShardWriter, "take_whole", full)
+        if where == "committing":
+            patch.setattr(build, "commit", full)
         if where == "index":
-            patch.setattr(build, "write_index", full)
+            patch.setattr(IndexWriter, "close", full)
         with pytest.raises(ClipBertError, match=r"frames: no space left on the device .* nothing was changed"):
             run()
     if old:
@@ -268,12 +285,15 @@ def _build_and_die(arguments: tuple[Path, Path, Path], change: int | None, added
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    add = ShardWriter.add
+    add, count = ShardWriter.add, 0
 
     def dying_add(self, packed):
-        add(self, packed)
-        if len(self.entries) == added:
+        nonlocal count
+        where = add(self, packed)
+        count += 1
+        if count == added:
             os.kill(os.getpid(), signal.SIGKILL)
+        return where
 
     sys.addaudithook(watch)
     ShardWriter.add = dying_add  # type: ignore[method-assign]
@@ -319,21 +339,16 @@ def test_killed_at_any_change_to_the_files(data, tmp_path, run, sample_cache):
     assert build_cache(*arguments, PARAMS).decoded == 0
     expected = files_of(tmp_path / "frames")
 
-    whole, points = {"old": 0, "new": 0, "unfinished": 0}, 0
+    whole, points = {"old": 0, "new": 0}, 0
     while True:
         shutil.rmtree(tmp_path / "frames")
         shutil.copytree(start, tmp_path / "frames")
         points += 1
         if not was_killed(arguments, change=points):
             break
-        if (tmp_path / "frames" / "index.parquet").is_file():
-            cache = FrameCache(tmp_path / "frames")
-            assert all(len(cache[media].images) for media in cache)
-            whole["old" if "videos/b.mp4" in cache else "new"] += 1
-        else:
-            with pytest.raises(ClipBertError, match="cut short"):
-                FrameCache(tmp_path / "frames")
-            whole["unfinished"] += 1
+        cache = FrameCache(tmp_path / "frames")
+        assert all(len(cache[media].images) for media in cache)
+        whole["old" if "videos/b.mp4" in cache else "new"] += 1
         assert build_cache(*arguments, PARAMS).decoded == 0
         assert files_of(tmp_path / "frames") == expected
         assert set(stamps(tmp_path / "frames")) == set(expected)

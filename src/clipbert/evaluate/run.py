@@ -10,7 +10,7 @@ from clipbert.frames import FrameCache
 from clipbert.model import ClipBertProcessor, load
 from clipbert.params import Params
 from clipbert.tasks import make_task
-from clipbert.tasks.base import Predictions
+from clipbert.tasks.base import Predictions, texts_with_frames
 from clipbert.tasks.predict import predict
 
 
@@ -33,12 +33,12 @@ def evaluate_model(
         ClipBertError: no such model, no texts of the task in the split, a corrupt frame cache.
     """
     task = make_task(task_name, params)
-    texts = read_texts(manifest_dir)
+    cache = FrameCache(frames_dir)
+    texts = texts_with_frames(read_texts(manifest_dir), cache)
     examples, train = task.examples(texts, split), task.examples(texts, "train")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load(model_dir).to(device)
     processor = ClipBertProcessor.from_pretrained(model_dir)
-    cache = FrameCache(frames_dir)
     clips = params.evaluate.clips
     batch = params.evaluate.batch_size
     title = f"evaluate {task_name}"

@@ -1,45 +1,48 @@
 """Stage frames: bring the cache in line with the manifest, decoding only what it does not hold yet.
 
-Three steps, each safe to kill. Missing files are decoded into `.decoded/`, from where a later run goes on. The new
-cache is put together in `.next/`, whole shards linked, moved entries copied. Renaming it to `.ready/` decides: before,
-the old cache is untouched; after, the next run completes the exchange.
+One pass over the manifest: shards that stay as they are are not even read, the others are written anew to `.next/`,
+from entries that the cache holds and from files decoded now. Renaming `.next/` to `.ready/` decides: before, the old
+cache is untouched, and the next run goes on from what was decoded; after, the next run completes the exchange.
 """
 
 import contextlib
-import importlib.metadata
 import os
 import time
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from clipbert.console import console, progress
-from clipbert.data.manifest import read_videos
+from clipbert.console import progress
+from clipbert.data.manifest import read_video_columns
 from clipbert.errors import ClipBertError
 from clipbert.files import write_errors
 from clipbert.frames.exchange import (
-    DECODED_FOLDER,
     NEXT_FOLDER,
     commit,
     complete_exchange,
     exclusive,
     remove_leftovers,
+    remove_strays,
+    set_aside,
 )
-from clipbert.frames.index import FORMAT, INDEX_FILE, SHARDS, Entry, Settings, read_index, write_index
-from clipbert.frames.shards import Job, ShardWriter, is_exactly, pack, read_packed, recover_entries
+from clipbert.frames.executors import Executor, Outcome, open_executor
+from clipbert.frames.index import FORMAT, INDEX_FILE, QUARANTINE_FILE, Entry, Index, IndexWriter, Settings
+from clipbert.frames.pack import Failure, Job, missing_message, versions
+from clipbert.frames.quarantine import quarantined, read_quarantine, write_quarantine
+from clipbert.frames.remote import SourceError, below, is_url, publish
+from clipbert.frames.shards import Packed, ShardWriter, read_packed
+from clipbert.frames.sources import LEFT_OUT, MISSING, Content, Sources, Wanted, find_sources, rows
 from clipbert.params import FramesParams
-from clipbert.workers import KillablePool
 
 LISTED_FAILURES = 20
-
-Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class CacheSummary:
     """What the stage did: media in the cache, of them `decoded` now and `reused`, `removed` since the last build, and
-    `damaged` ones decoded again; `frames` and `bytes` of the whole cache."""
+    `damaged` ones decoded again; `quarantined` ones are not in the cache; `frames` and `bytes` of the whole cache;
+    `sent`: shards published, None when the cache is published nowhere."""
 
     media: int
     frames: int
@@ -47,9 +50,11 @@ class CacheSummary:
     reused: int
     removed: int
     damaged: int
+    quarantined: int
     shards: int
     bytes: int
     seconds: float
+    sent: int | None = None
 
     def lines(self) -> list[str]:
         """The summary a person reads."""
@@ -63,212 +68,237 @@ class CacheSummary:
         ]
         if self.damaged:
             found.append(f"{self.damaged} entries were damaged on disk and have been decoded again")
+        if self.quarantined:
+            found.append(
+                f"quarantined: {self.quarantined} media that ingest passed cannot be decoded and are not in the cache; "
+                f"artifacts/frames/{QUARANTINE_FILE} says why (clipbert frames --repair tries them again)"
+            )
+        if self.sent is not None:
+            found.append(f"published: {self.sent} shards sent")
         return found
 
 
-@dataclass(frozen=True)
-class _Source:
-    """An intact entry and the shard file that holds it."""
-
-    entry: Entry
-    shard: Path
-
-
 def build_cache(
-    data: Path, manifest_dir: Path, out: Path, params: FramesParams, workers: int | None = None
+    data: Path,
+    manifest_dir: Path,
+    out: Path,
+    params: FramesParams,
+    workers: int | None = None,
+    repair: bool = False,
+    max_quarantined_fraction: float = 0.05,
 ) -> CacheSummary:
     """Make `out` the frame cache of the manifest: entries sorted by media, the same bytes whichever way it came about.
 
-    An entry is kept when its file's hash, its decoder and the decoding parameters are those it was made with and its
-    bytes are intact. `out` belongs to this function: leftovers of killed runs in it are used, then removed.
+    An entry is kept when its file's hash, its decoder and the decoding parameters are those it was made with. `out`
+    belongs to this function: leftovers of killed runs in it are used, then removed.
 
     Args:
-        workers: decoding processes; None: one per core.
+        workers: decoding processes on this machine; None: one per core.
+        repair: check every byte of the cache instead of names and sizes, and try quarantined files again.
+        max_quarantined_fraction: of all media; when more cannot be decoded, the build fails.
 
     Raises:
-        ClipBertError: no manifest, another build of `out` at work, a full disk, or files that cannot be decoded (the
-            others' frames are kept for the next run). The cache is then as it was.
+        ClipBertError: no manifest, another build of `out` at work, a full disk, files that are missing or changed, too
+            many that cannot be decoded. The cache is then as it was; what was decoded is kept for the next run.
     """
     started = time.monotonic()
-    videos = read_videos(manifest_dir).sort_values("media")
-    wanted: list[Key] = list(zip(videos["media"], videos["sha256"], videos["path_taken"], strict=True))
-    if not wanted:
+    table = read_video_columns(manifest_dir, ["media", "sha256", "path_taken", "duration_s"])
+    if not table.num_rows:
         raise ClipBertError(f"{manifest_dir}: the manifest holds no media. Add videos to {data}, then: clipbert ingest")
     settings = Settings(_decoding(params), round(params.shard_mb * 2**20))
     with write_errors(out), exclusive(out):
         complete_exchange(out)
-        before, same_settings = _read_present(out, settings)
-        sources = _intact(out, before, set(wanted))
-        damaged = len(set(wanted).intersection(map(_key, before))) - len(sources)
-        if same_settings and [_key(entry) for entry in before] == wanted == list(sources) and _is_tidy(out, sources):
-            remove_leftovers(out)
-            return _summary(out, before, 0, 0, 0, started)
-        out.mkdir(exist_ok=True)
-        try:
-            decoded = _decode_missing(data, out / DECODED_FOLDER, wanted, sources, settings, params.timeout_s, workers)
-            entries = _assemble(out, wanted, sources, settings)
-        except OSError:
-            # a full disk: give back what this build took, as the message promises
-            remove_leftovers(out)
-            raise
-        complete_exchange(out)
+        set_aside(out)
+        sources = find_sources(out, table, settings, params, repair)
+        build = _Build(data, out, table, sources, settings, params, max_quarantined_fraction)
+        if not sources.nothing_to_do(settings, read_quarantine(out / QUARANTINE_FILE)):
+            out.mkdir(exist_ok=True)
+            try:
+                build.run(workers)
+            except OSError:
+                # a full disk: give back what this build took, as the message promises
+                remove_leftovers(out)
+                raise
+            complete_exchange(out)
         remove_leftovers(out)
-    removed = len({entry.media for entry in before} - {media for media, _, _ in wanted})
-    return _summary(out, entries, decoded, removed, damaged, started)
+        remove_strays(out, {entry.shard for entry in Index(out / INDEX_FILE)})
+        sent = publish(out, params.cache_url) if params.cache_url else None
+    return _summary(out, build, sent, started)
 
 
 def _decoding(params: FramesParams) -> dict[str, float | int | str]:
     """All that decides the bytes of an entry, besides the file itself."""
-    versions = {name: importlib.metadata.version(name) for name in ("av", "decord", "pillow")}
-    chosen = {"fps": params.fps, "size": params.size, "quality": params.quality, "max_frames": params.max_frames}
-    return {"format": FORMAT, **chosen, **versions}
+    names = ("fps", "size", "quality", "max_frames", "sampling")
+    return {"format": FORMAT, **{name: getattr(params, name) for name in names}, **versions()}
 
 
-def _key(entry: Entry) -> Key:
-    return entry.media, entry.sha256, entry.decoder
+class _Build:
+    """One pass over the manifest, and what it counts."""
 
+    def __init__(
+        self,
+        data: Path,
+        out: Path,
+        table: Any,
+        sources: Sources,
+        settings: Settings,
+        params: FramesParams,
+        max_quarantined_fraction: float,
+    ) -> None:
+        self.base = params.media_url or str(data.resolve())
+        self.out = out
+        self.table = table
+        self.sources = sources
+        self.settings = settings
+        self.params = params
+        self.max_quarantined = max_quarantined_fraction * table.num_rows
+        self.decoded = 0
+        self.damaged = sources.damaged
+        self.quarantine = list(sources.quarantine.values())
+        self._met: dict[Content, tuple[Path, Entry] | Failure] = {}
 
-def _read_present(out: Path, settings: Settings) -> tuple[list[Entry], bool]:
-    """The entries that may be kept as far as settings go, and whether even shards end where they would today."""
-    if not (out / INDEX_FILE).is_file():
-        return [], False
-    try:
-        entries, found = read_index(out)
-    except ClipBertError as error:
-        console.print(f"{error}; decoding everything again", markup=False)
-        return [], False
-    changes = [
-        f"{name} {found.decoding.get(name)} -> {value}"
-        for name, value in settings.decoding.items()
-        if found.decoding.get(name) != value
-    ]
-    if changes:
-        console.print(f"frames: {', '.join(changes)}: decoding everything again", markup=False)
-        return [], False
-    return entries, found == settings
+    def run(self, workers: int | None) -> None:
+        """Write the new cache beside the old one and declare it finished.
 
+        Raises:
+            ClipBertError: files are missing or changed, or too many cannot be decoded.
+        """
+        jobs = sum(1 for _ in self._jobs())
+        if self.params.executor == "local" and not is_url(self.base):
+            absent = [job.path for job in self._jobs() if not Path(job.path).is_file()]
+            if absent:
+                raise SourceError(missing_message(absent))
+        folder = self.out / NEXT_FOLDER
+        folder.mkdir()
+        index = IndexWriter(folder / INDEX_FILE, self.settings)
+        writer = ShardWriter(folder, self.settings.shard_bytes, index.add)
+        total = self.table.num_rows
+        with (
+            contextlib.closing(index),
+            contextlib.closing(writer),
+            progress("frames", total, total - jobs) as advance,
+            open_executor(self.params, workers, jobs) if jobs else contextlib.nullcontext() as executor,
+        ):
+            results = iter(executor.imap(self._jobs())) if executor is not None else iter(())
+            wanted = enumerate(rows(self.table))
+            for number, row in wanted:
+                run = self.sources.run_at(number) if writer.between_shards else None
+                if run is not None and writer.fits_whole(run, last=self._is_last(number + len(run))):
+                    writer.keep_whole(run)
+                    for _ in run[1:]:
+                        next(wanted)
+                elif self.sources.place[number] != LEFT_OUT:
+                    before = self.decoded + len(self.quarantine)
+                    self._add(number, row, writer, results, executor)
+                    advance(self.decoded + len(self.quarantine) - before, row.media)
+        self.quarantine.sort(key=lambda record: record.media)
+        write_quarantine(folder / QUARANTINE_FILE, self.quarantine)
+        for path, name in writer.renames.items():
+            os.replace(path, folder / name)
+        commit(self.out)
 
-def _intact(out: Path, entries: list[Entry], wanted: set[Key]) -> dict[Key, _Source]:
-    """The wanted ones among the present entries, every byte of them checked."""
-    return {
-        _key(entry): _Source(entry, out / entry.shard)
-        for entry in entries
-        if _key(entry) in wanted and read_packed(out / entry.shard, entry) is not None
-    }
+    def _is_last(self, number: int) -> bool:
+        return bool((self.sources.place[number:] == LEFT_OUT).all())
 
+    def _jobs(self) -> Iterator[Job]:
+        """What is to be decoded: each content once, where its first media stands."""
+        met: set[Content] = set()
+        for number, wanted in enumerate(rows(self.table)):
+            held = wanted.content in self.sources.recovered or wanted.content in met
+            if self.sources.place[number] == MISSING and not held:
+                if wanted.content in self.sources.repeated:
+                    met.add(wanted.content)
+                yield self._job(wanted)
 
-def _by_shard(sources: Iterable[_Source]) -> dict[Path, list[Entry]]:
-    """The entries of each shard file, in the order in which they lie there."""
-    runs: dict[Path, list[Entry]] = defaultdict(list)
-    for source in sources:
-        runs[source.shard].append(source.entry)
-    for run in runs.values():
-        run.sort(key=lambda entry: entry.offset)
-    return runs
+    def _job(self, wanted: Wanted) -> Job:
+        path = below(self.base, wanted.media)
+        return Job(path, wanted.media, *wanted.content, wanted.duration_s, self.settings.decoding)
 
-
-def _is_tidy(out: Path, sources: dict[Key, _Source]) -> bool:
-    """Whether the folder holds the shards of these entries, and no other."""
-    runs = _by_shard(sources.values())
-    return set(out.glob(SHARDS)) == set(runs) and all(is_exactly(shard, run) for shard, run in runs.items())
-
-
-def _decode_missing(
-    data: Path,
-    folder: Path,
-    wanted: list[Key],
-    sources: dict[Key, _Source],
-    settings: Settings,
-    timeout_s: float,
-    workers: int | None,
-) -> int:
-    """Add to `sources` what it lacks: from the shards of a killed run in `folder`, else decoded now and written there.
-
-    Returns the number of files decoded now.
-    """
-    folder.mkdir(exist_ok=True)
-    for shard in sorted(folder.glob(SHARDS)):
-        for entry in recover_entries(shard, settings.decoding):
-            sources.setdefault(_key(entry), _Source(entry, shard))
-    missing = [key for key in wanted if key not in sources]
-    jobs = (Job(str(data / key[0]), *key, settings.decoding) for key in missing)
-    writer = ShardWriter(folder, settings.shard_bytes)
-    failures: dict[str, BaseException] = {}
-    processes = max(1, min(workers or len(os.sched_getaffinity(0)), len(missing)))
-    with (
-        contextlib.closing(writer),
-        progress("frames", len(wanted), len(wanted) - len(missing)) as advance,
-        KillablePool(processes, timeout_s) as pool,
-    ):
-        for job, future in pool.imap(pack, jobs):
-            error = future.exception()
-            if error is None:
-                writer.add(future.result())
+    def _add(
+        self,
+        number: int,
+        wanted: Wanted,
+        writer: ShardWriter,
+        results: Iterator[tuple[Job, Outcome]],
+        executor: Executor | None,
+    ) -> None:
+        """Find or make the entry of a media and append it."""
+        outcome = self._held(number, wanted)
+        if outcome is None:
+            self.decoded += 1
+            if self.sources.place[number] == MISSING and wanted.content not in self.sources.recovered:
+                _, outcome = next(results)
             else:
-                failures[job.media] = error
-            advance(1, job.media)
-    if failures:
-        raise ClipBertError(_describe(failures, len(wanted), timeout_s))
-    sources.update((_key(entry), _Source(entry, folder / entry.shard)) for entry in writer.entries)
-    return len(missing)
+                outcome = self._mend(wanted, executor)
+        if isinstance(outcome, Failure):
+            self.decoded -= 1 if outcome.media == wanted.media else 0
+            self._fail(wanted, outcome)
+        else:
+            if outcome.entry.media != wanted.media:
+                outcome = outcome.renamed(wanted.media, self.settings.decoding)
+            where = writer.add(outcome)
+            if wanted.content in self.sources.repeated:
+                self._met[wanted.content] = where
+
+    def _held(self, number: int, wanted: Wanted) -> Packed | Failure | None:
+        """The entry of a media from the present cache, a killed run, or another media of the same content."""
+        if self.sources.place[number] != MISSING:
+            return self.sources.read(number)
+        met = self._met.get(wanted.content)
+        if isinstance(met, Failure):
+            return met
+        where = met or self.sources.recovered.get(wanted.content)
+        return None if where is None else read_packed(*where)
+
+    def _mend(self, wanted: Wanted, executor: Executor | None) -> Outcome:
+        """Decode what was found damaged only now."""
+        self.damaged += 1
+        if executor is not None:
+            return executor.run(self._job(wanted))
+        with open_executor(self.params, 1, 1) as opened:
+            return opened.run(self._job(wanted))
+
+    def _fail(self, wanted: Wanted, failure: Failure) -> None:
+        self.quarantine.append(quarantined(self._job(wanted), failure, self.params))
+        if wanted.content in self.sources.repeated:
+            self._met[wanted.content] = failure
+        if len(self.quarantine) > self.max_quarantined:
+            raise ClipBertError(self._describe())
+
+    def _describe(self) -> str:
+        listed = [f"  {failure.media}: {failure.reason}: {failure.detail}" for failure in self.quarantine]
+        if len(listed) > LISTED_FAILURES:
+            listed[LISTED_FAILURES:] = [f"  and {len(listed) - LISTED_FAILURES} more"]
+        total = self.table.num_rows
+        return "\n".join(
+            [
+                f"{len(self.quarantine)} of {total} media could not be decoded, though ingest passed them, more than "
+                f"ingest.max_quarantined_fraction = {self.max_quarantined / total:g} allows:",
+                *listed,
+                "The cache is as it was; what was decoded is kept for the next run. If they are only slow, raise "
+                f"frames.timeout_s (now {self.params.timeout_s:g}), if they are only large, frames.max_worker_mb (now "
+                f"{self.params.max_worker_mb}). Else take them out of data/, or raise ingest.max_quarantined_fraction.",
+            ]
+        )
 
 
-def _describe(failures: dict[str, BaseException], total: int, timeout_s: float) -> str:
-    listed = [f"  {media}: {error}" for media, error in list(failures.items())[:LISTED_FAILURES]]
-    if len(failures) > len(listed):
-        listed.append(f"  and {len(failures) - len(listed)} more")
-    return "\n".join(
-        [
-            f"{len(failures)} of {total} media could not be decoded, though ingest passed them:",
-            *listed,
-            "The cache is as it was; what was decoded is kept for the next run. If these files changed, run: clipbert "
-            f"ingest. If they are only slow, raise frames.timeout_s (now {timeout_s:g}). Else take them out of data/.",
-        ]
-    )
-
-
-def _assemble(out: Path, wanted: list[Key], sources: dict[Key, _Source], settings: Settings) -> list[Entry]:
-    """Put the new cache together beside the old one and declare it finished."""
-    folder = out / NEXT_FOLDER
-    folder.mkdir()
-    writer = ShardWriter(folder, settings.shard_bytes)
-    runs = _by_shard(sources.values())
-    with contextlib.closing(writer):
-        place = 0
-        while place < len(wanted):
-            source = sources[wanted[place]]
-            run = runs[source.shard]
-            end = place + len(run)
-            if (
-                [_key(entry) for entry in run] == wanted[place:end]
-                and writer.can_take_whole(run, last=end == len(wanted))
-                and is_exactly(source.shard, run)
-            ):
-                writer.take_whole(source.shard, run)
-                place = end
-                continue
-            packed = read_packed(source.shard, source.entry)
-            if packed is None:
-                raise ClipBertError(
-                    f"{source.shard}: changed while the cache was being built. Run clipbert frames again."
-                )
-            writer.add(packed)
-            place += 1
-    write_index(folder / INDEX_FILE, writer.entries, settings)
-    commit(out)
-    return writer.entries
-
-
-def _summary(out: Path, entries: list[Entry], decoded: int, removed: int, damaged: int, started: float) -> CacheSummary:
-    shards = {entry.shard for entry in entries}
+def _summary(out: Path, build: _Build, sent: int | None, started: float) -> CacheSummary:
+    shards: set[str] = set()
+    media = frames = 0
+    for entry in Index(out / INDEX_FILE):
+        media += 1
+        frames += len(entry.times)
+        shards.add(entry.shard)
     return CacheSummary(
-        media=len(entries),
-        frames=sum(len(entry.times) for entry in entries),
-        decoded=decoded,
-        reused=len(entries) - decoded,
-        removed=removed,
-        damaged=damaged,
+        media=media,
+        frames=frames,
+        decoded=build.decoded,
+        reused=media - build.decoded,
+        removed=build.sources.removed,
+        damaged=build.damaged,
+        quarantined=len(build.quarantine),
         shards=len(shards),
         bytes=sum((out / name).stat().st_size for name in (*shards, INDEX_FILE)),
         seconds=time.monotonic() - started,
+        sent=sent,
     )

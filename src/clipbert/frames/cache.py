@@ -5,14 +5,14 @@ import io
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from clipbert.errors import ClipBertError
-from clipbert.frames.index import Entry, Settings, read_index
+from clipbert.frames.index import Entry, Index
+from clipbert.frames.storage import LocalShards, Shards, open_storage
 
 
 class CorruptShardError(ClipBertError):
@@ -20,10 +20,12 @@ class CorruptShardError(ClipBertError):
 
 
 class FrameCache:
-    """The candidate frames of every video, as `clipbert frames` stored them in the folder `path`.
+    """The candidate frames of every video, as `clipbert frames` stored them in the folder, or published at the URL,
+    `path`.
 
-    Opens its files when they are first needed, in each process of its own: it pickles as its path and may be used on
-    both sides of a fork, and from several threads.
+    The index is mapped into memory, so all processes share one copy. Files are opened when they are first needed, in
+    each process of its own: a cache pickles as its path and may be used on both sides of a fork, and from several
+    threads.
 
     Raises:
         ClipBertError: there is no cache at `path`, its index is damaged, or a media is asked for that it does not hold.
@@ -31,39 +33,52 @@ class FrameCache:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._shards: dict[str, IO[bytes]] = {}
+        self.path = os.fspath(path)
+        self._last: Entry | None = None
         _ = self._index
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_shards": {}}
+        return {"path": self.path, "_last": None}
 
     def __repr__(self) -> str:
-        return f"FrameCache({str(self.path)!r}): {len(self)} media"
+        return f"FrameCache({self.path!r}): {len(self)} media"
 
     @functools.cached_property
-    def _index(self) -> tuple[dict[str, Entry], Settings]:
-        entries, settings = read_index(self.path)
-        return {entry.media: entry for entry in entries}, settings
+    def _shards(self) -> Shards:
+        return open_storage(self.path)
+
+    @functools.cached_property
+    def _index(self) -> Index:
+        return Index(self._shards.index())
 
     @property
     def media(self) -> list[str]:
         """What the cache holds, sorted."""
-        return list(self._index[0])
+        return list(self._index.media())
+
+    @property
+    def shards(self) -> list[str]:
+        """The names of its shards, in the order of their media."""
+        return list(dict.fromkeys(entry.shard for entry in self._index))
+
+    @property
+    def quarantined(self) -> list[str]:
+        """Media of the manifest that could not be decoded, and so are not in the cache."""
+        return self._shards.quarantined()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decided the frames: fps, size, quality, max_frames and the decoders' versions."""
-        return dict(self._index[1].decoding)
+        """What decided the frames: fps, size, quality, max_frames, sampling and the decoders' versions."""
+        return dict(self._index.settings.decoding)
 
     def __len__(self) -> int:
-        return len(self._index[0])
+        return len(self._index)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._index[0])
+        return self._index.media()
 
     def __contains__(self, media: object) -> bool:
-        return media in self._index[0]
+        return isinstance(media, str) and self._index.find(media) is not None
 
     def __getitem__(self, media: str) -> "CachedVideo":
         return CachedVideo(self, self._entry(media))
@@ -83,46 +98,59 @@ class FrameCache:
         outside = wanted[(wanted < 0) | (wanted >= len(entry.times))]
         if outside.size:
             raise IndexError(f"{media}: frame {outside[0]} of {len(entry.times)}")
+        places = wanted.tolist()
+        different = list(dict.fromkeys(places))
+        ranges = list(
+            zip(entry.frame_offsets[different].tolist(), entry.frame_lengths[different].tolist(), strict=True)
+        )
+        pictures = {
+            index: self._decode(entry, index, data)
+            for index, data in zip(different, self._bytes(entry, ranges), strict=True)
+        }
         frames = np.empty((len(wanted), entry.height, entry.width, 3), np.uint8)
-        first: dict[int, int] = {}
-        for place, index in enumerate(wanted.tolist()):
-            frames[place] = frames[first[index]] if index in first else self._decode(entry, index)
-            first.setdefault(index, place)
+        for place, index in enumerate(places):
+            frames[place] = pictures[index]
         return frames
 
     def _entry(self, media: str) -> Entry:
-        try:
-            return self._index[0][media]
-        except KeyError:
+        # a clip asks twice: how many frames, then for some of them
+        last = self._last
+        if last is None or last.media != media:
+            self._last = last = self._find(media)
+        return last
+
+    def _find(self, media: str) -> Entry:
+        row = self._index.find(media)
+        if row is None:
             raise ClipBertError(
                 f"{media}: not in the frame cache {self.path}, which holds {len(self)} media. "
                 "If it was added since, run: clipbert ingest, then clipbert frames"
-            ) from None
+            )
+        return self._index[row]
 
-    def _decode(self, entry: Entry, index: int) -> np.ndarray:
-        data = self._bytes(entry, int(entry.frame_offsets[index]), int(entry.frame_lengths[index]))
+    def _decode(self, entry: Entry, index: int, data: bytes) -> np.ndarray:
+        if len(data) != entry.frame_lengths[index]:
+            raise self._corrupt(entry, "the shard is too short")
         if zlib.crc32(data) != entry.frame_crc32s[index]:
             raise self._corrupt(entry, f"frame {index} fails its checksum")
         with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
-    def _bytes(self, entry: Entry, offset: int, length: int) -> bytes:
-        shard = self._shards.get(entry.shard)
-        if shard is None:
-            try:
-                # unbuffered, read by position: nothing is shared with another thread or a forked process
-                shard = self._shards.setdefault(entry.shard, (self.path / entry.shard).open("rb", buffering=0))
-            except FileNotFoundError:
-                raise self._corrupt(entry, "the shard is missing") from None
-        data = os.pread(shard.fileno(), length, offset)
-        if len(data) != length:
-            raise self._corrupt(entry, "the shard is too short")
-        return data
+    def _bytes(self, entry: Entry, ranges: list[tuple[int, int]]) -> list[bytes]:
+        try:
+            return self._shards.read(entry.shard, ranges)
+        except FileNotFoundError:
+            raise self._corrupt(entry, "the shard is missing") from None
 
     def _corrupt(self, entry: Entry, what: str) -> CorruptShardError:
+        where = self._shards.place(entry.shard)
+        mend = (
+            "mend it with: clipbert frames --repair, which checks every byte and decodes the damaged entries again"
+            if isinstance(self._shards, LocalShards)
+            else "delete that file there and publish it again with: clipbert frames --repair"
+        )
         return CorruptShardError(
-            f"{self.path / entry.shard}: {what} (media {entry.media}). The file changed after it was written; "
-            "mend it with: clipbert frames, which checks every entry and decodes the damaged ones again"
+            f"{where}: {what} (media {entry.media}). The file changed after it was written; {mend}"
         )
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from clipbert.errors import ClipBertError
 from clipbert.files import fsync_directory
-from clipbert.frames.index import INDEX_FILE, READY_FOLDER, SHARDS, read_index
+from clipbert.frames.index import INDEX_FILE, QUARANTINE_FILE, Index
+from clipbert.frames.shards import SHARDS
 
 DECODED_FOLDER = ".decoded"
 NEXT_FOLDER = ".next"
+READY_FOLDER = ".ready"
+OLDER_INDEX = "index.parquet"
 
 
 @contextlib.contextmanager
@@ -30,10 +33,20 @@ def exclusive(out: Path) -> Iterator[None]:
             raise ClipBertError(
                 f"{out}: another `clipbert frames` is building this cache. Wait for it or stop it, then run again."
             ) from None
-        ours = (INDEX_FILE, READY_FOLDER, DECODED_FOLDER, NEXT_FOLDER)
-        if out.exists() and any(out.iterdir()) and not any((out / name).exists() for name in ours):
+        ours = (INDEX_FILE, OLDER_INDEX, READY_FOLDER, DECODED_FOLDER, NEXT_FOLDER)
+        known = any((out / name).exists() for name in ours) or any(out.glob(SHARDS))
+        if out.exists() and any(out.iterdir()) and not known:
             raise ClipBertError(f"{out}: holds files and no frame cache. Choose another folder, or empty this one.")
         yield
+
+
+def set_aside(out: Path) -> None:
+    """Put what a killed run has decoded where this one looks for it."""
+    decoded = out / DECODED_FOLDER
+    for path in sorted((out / NEXT_FOLDER).glob("*.tar")):
+        decoded.mkdir(exist_ok=True)
+        os.replace(path, decoded / f"{sum(1 for _ in decoded.iterdir()):06d}.tar")
+    shutil.rmtree(out / NEXT_FOLDER, ignore_errors=True)
 
 
 def commit(out: Path) -> None:
@@ -48,21 +61,26 @@ def commit(out: Path) -> None:
 
 
 def complete_exchange(out: Path) -> None:
-    """Put the finished cache of `.ready/` in the place of the old one; may be cut short anywhere and called again."""
+    """Put the finished cache of `.ready/` in the place of the old one; may be cut short anywhere and called again.
+
+    New shards come beside the old ones, and the index last: whoever reads meanwhile sees the one cache or the other.
+    """
     ready = out / READY_FOLDER
     if (ready / INDEX_FILE).is_file():
-        shards = {entry.shard for entry in read_index(ready)[0]}
-        (out / INDEX_FILE).unlink(missing_ok=True)
-        for name in shards:
-            if (ready / name).exists():
-                os.replace(ready / name, out / name)
-        for stale in out.glob(SHARDS):
-            if stale.name not in shards:
-                stale.unlink()
-        os.replace(ready / INDEX_FILE, out / INDEX_FILE)
+        for path in (*ready.glob(SHARDS), ready / QUARANTINE_FILE, ready / INDEX_FILE):
+            if path.exists():
+                os.replace(path, out / path.name)
         fsync_directory(out)
-    for folder in (ready, out / NEXT_FOLDER):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_strays(out, {entry.shard for entry in Index(out / INDEX_FILE)})
+    shutil.rmtree(ready, ignore_errors=True)
+
+
+def remove_strays(out: Path, shards: set[str]) -> None:
+    """Remove the shards that no index names, and an index that an older version left."""
+    for path in out.glob(SHARDS):
+        if path.name not in shards:
+            path.unlink()
+    (out / OLDER_INDEX).unlink(missing_ok=True)
 
 
 def remove_leftovers(out: Path) -> None:

@@ -1,39 +1,27 @@
 """Writing the shards of the frame cache: tar files, laid out as WebDataset expects and the same bytes every time."""
 
 import hashlib
-import io
 import json
 import os
 import re
-import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image
 
-from clipbert.frames.decode import decode_file
 from clipbert.frames.index import Entry
 
 BLOCK = tarfile.BLOCKSIZE
 END_OF_TAR = bytes(2 * BLOCK)
 NAME_CHARS = 60
-SUBSAMPLING_444 = 0
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to decode, with everything a worker process needs to know."""
-
-    path: str
-    media: str
-    sha256: str
-    decoder: str
-    decoding: dict[str, Any]
+SHARDS = "shard-*.tar"
+PARTS = "part-*.tar"
+LARGEST = 2
+READ_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -43,32 +31,40 @@ class Packed:
     entry: Entry
     data: bytes
 
+    def renamed(self, media: str, decoding: dict[str, Any]) -> "Packed":
+        """The same pictures as those of another media, whose file has the same bytes."""
+        entry = self.entry
+        starts = entry.frame_offsets - entry.offset
+        pictures = [self.data[at : at + n] for at, n in zip(starts, entry.frame_lengths, strict=True)]
+        return lay_out(media, entry.sha256, entry.decoder, decoding, entry.times, (entry.height, entry.width), pictures)
 
-def shard_name(number: int) -> str:
-    """shard-000000.tar, ..."""
-    return f"shard-{number:06d}.tar"
 
+def lay_out(
+    media: str,
+    sha256: str,
+    decoder: str,
+    decoding: dict[str, Any],
+    times: np.ndarray,
+    size: tuple[int, int],
+    pictures: Sequence[bytes],
+) -> Packed:
+    """Tar members KEY.000.jpg, KEY.001.jpg, ..., KEY.json, the last of which says what the pictures are.
 
-def pack(job: Job) -> Packed:
-    """Decode one file and encode its frames: KEY.000.jpg, KEY.001.jpg, ..., KEY.json. Runs in a worker process.
-
-    Raises:
-        ClipBertError: the file is missing or cannot be decoded.
+    Args:
+        times: (N,) seconds of the N pictures.
+        size: (height, width) of each.
     """
-    decoding = job.decoding
-    frames = decode_file(job.path, job.decoder, decoding["fps"], decoding["size"], decoding["max_frames"])
-    pictures = [_jpeg(image, decoding["quality"]) for image in frames.images]
     about = {
-        "media": job.media,
-        "sha256": job.sha256,
-        "decoder": job.decoder,
+        "media": media,
+        "sha256": sha256,
+        "decoder": decoder,
         "decoding": decoding,
-        "height": frames.images.shape[1],
-        "width": frames.images.shape[2],
-        "times": frames.times.tolist(),
+        "height": size[0],
+        "width": size[1],
+        "times": times.tolist(),
         "crc32": [zlib.crc32(picture) for picture in pictures],
     }
-    key = _key(job.media)
+    key = _key(media)
     members = [_member(f"{key}.{number:03d}.jpg", picture) for number, picture in enumerate(pictures)]
     members.append(_member(f"{key}.json", (json.dumps(about, sort_keys=True) + "\n").encode()))
     return _packed(b"".join(members), [len(picture) for picture in pictures], about)
@@ -94,16 +90,14 @@ def _packed(data: bytes, lengths: list[int], about: dict[str, Any]) -> Packed:
     return Packed(entry, data)
 
 
-def _jpeg(image: np.ndarray, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=SUBSAMPLING_444)
-    return buffer.getvalue()
+def _digest(media: str) -> str:
+    return hashlib.sha256(media.encode()).hexdigest()
 
 
 def _key(media: str) -> str:
     """A name without dots, readable, within tar's 100 characters and another one for every media."""
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", media)[-NAME_CHARS:]
-    return f"{readable}-{hashlib.sha256(media.encode()).hexdigest()[:16]}"
+    return f"{readable}-{_digest(media)[:16]}"
 
 
 def _padded(length: int) -> int:
@@ -116,51 +110,74 @@ def _member(name: str, data: bytes) -> bytes:
     return header.tobuf(tarfile.USTAR_FORMAT) + data.ljust(_padded(len(data)), b"\0")
 
 
-class ShardWriter:
-    """Entries in, shards out: a shard is closed by the entry that brings it to `shard_bytes`, so the same entries in
-    the same order always give the same files."""
+def ends_shard(entry: Entry, size: int, shard_bytes: int) -> bool:
+    """Whether a shard ends with this entry, which brings it to `size` bytes.
 
-    def __init__(self, folder: Path, shard_bytes: int) -> None:
+    The entry itself decides, by a hash of its media and in proportion to its length, so that an entry more or less
+    moves no other boundary; shards that grow to twice `shard_bytes` end all the same.
+    """
+    return size >= LARGEST * shard_bytes or int(_digest(entry.media)[-16:], 16) * shard_bytes < entry.length << 64
+
+
+class ShardWriter:
+    """Entries in, sorted by media; shards out, which are the same for the same entries, and their rows of the index.
+
+    Shards are called `part-000000.tar`, ... in `folder`; `renames` says which name each gets at the end: its SHA-256.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: int, emit: Callable[[Entry], None]) -> None:
         self.folder = folder
         self.shard_bytes = shard_bytes
-        self.entries: list[Entry] = []
+        self.emit = emit
+        self.renames: dict[Path, str] = {}
         self._file: IO[bytes] | None = None
-        self._number = sum(1 for _ in folder.glob("shard-*.tar"))
+        self._hash = hashlib.sha256()
+        self._rows: list[Entry] = []
 
-    def add(self, packed: Packed) -> None:
-        """Append an entry."""
+    @property
+    def between_shards(self) -> bool:
+        """Whether the next entry starts a shard."""
+        return self._file is None
+
+    def add(self, packed: Packed) -> tuple[Path, Entry]:
+        """Append an entry; where it can be read back from until the end."""
         if self._file is None:
-            self._file = (self.folder / shard_name(self._number)).open("xb")
-        offset = self._file.tell()
+            self._file = (self.folder / f"part-{len(self.renames):06d}.tar").open("xb")
+        path, offset = Path(self._file.name), self._file.tell()
         self._file.write(packed.data)
         self._file.flush()
-        self.entries.append(moved(packed.entry, shard_name(self._number), offset))
-        if self._file.tell() >= self.shard_bytes:
+        self._hash.update(packed.data)
+        entry = moved(packed.entry, path.name, offset)
+        self._rows.append(entry)
+        if ends_shard(entry, self._file.tell(), self.shard_bytes):
             self.close()
+        return path, entry
 
-    def can_take_whole(self, run: list[Entry], last: bool) -> bool:
+    def fits_whole(self, run: Sequence[Entry], last: bool) -> bool:
         """Whether adding these entries now would make exactly one shard of them; `last`: nothing comes after them."""
-        size = sum(entry.length for entry in run)
-        full = size >= self.shard_bytes
-        return self._file is None and size - run[-1].length < self.shard_bytes and (full or last)
+        size, ends = 0, []
+        for entry in run:
+            size += entry.length
+            ends.append(ends_shard(entry, size, self.shard_bytes))
+        return self.between_shards and not any(ends[:-1]) and (ends[-1] or last)
 
-    def take_whole(self, shard: Path, run: list[Entry]) -> None:
-        """Make an existing shard the next one; without copying where the file system can."""
-        name = shard_name(self._number)
-        try:
-            os.link(shard, self.folder / name)
-        except OSError:
-            shutil.copyfile(shard, self.folder / name)
-        self._number += 1
-        self.entries += [replace(entry, shard=name) for entry in run]
+    def keep_whole(self, run: Sequence[Entry]) -> None:
+        """The next shard is one that exists already and stays as it is."""
+        for entry in run:
+            self.emit(entry)
 
     def close(self) -> None:
         """End the shard that is being written."""
-        if self._file is not None:
-            self._file.write(END_OF_TAR)
-            self._file.close()
-            self._file = None
-            self._number += 1
+        if self._file is None:
+            return
+        self._file.write(END_OF_TAR)
+        self._hash.update(END_OF_TAR)
+        self._file.close()
+        name = f"shard-{self._hash.hexdigest()}.tar"
+        self.renames[Path(self._file.name)] = name
+        for row in self._rows:
+            self.emit(replace(row, shard=name))
+        self._file, self._hash, self._rows = None, hashlib.sha256(), []
 
 
 def moved(entry: Entry, shard: str, offset: int) -> Entry:
@@ -176,19 +193,19 @@ def read_packed(shard: Path, entry: Entry) -> Packed | None:
             data = os.pread(file.fileno(), entry.length, entry.offset)
     except FileNotFoundError:
         return None
-    return Packed(entry, data) if len(data) == entry.length and zlib.crc32(data) == entry.crc32 else None
+    whole = len(data) == entry.length and zlib.crc32(data) == entry.crc32
+    return Packed(moved(entry, entry.shard, 0), data) if whole else None
 
 
-def is_exactly(shard: Path, run: list[Entry]) -> bool:
-    """Whether a shard file consists of these entries, in this order, and nothing else."""
-    starts = [entry.offset for entry in run]
-    ends = [entry.offset + entry.length for entry in run]
-    try:
-        with shard.open("rb") as file:
-            rest = os.pread(file.fileno(), len(END_OF_TAR) + 1, ends[-1])
-    except FileNotFoundError:
-        return False
-    return starts == [0, *ends[:-1]] and rest == END_OF_TAR
+def digest_of(shard: Path) -> str:
+    """The SHA-256 of a shard's bytes, which is in its name when they are those that were written."""
+    with shard.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def named_digest(name: str) -> str:
+    """The SHA-256 that a shard's name promises."""
+    return name.removeprefix("shard-").removesuffix(".tar")
 
 
 def recover_entries(shard: Path, decoding: dict[str, Any]) -> Iterator[Entry]:

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipbert.console import console
 from clipbert.errors import ClipBertError
+from clipbert.frames import FrameCache
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,18 @@ class Encoded:
 
 Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
 Predictions = pd.DataFrame
+
+
+def texts_with_frames(texts: pd.DataFrame, cache: FrameCache) -> pd.DataFrame:
+    """The texts (id, media, ...) without those whose media could not be decoded, which are counted and said."""
+    without = texts["media"].isin(cache.quarantined)
+    if without.any():
+        console.print(
+            f"{int(without.sum())} of {len(texts)} texts are left out: their {texts['media'][without].nunique()} media "
+            f"could not be decoded (see {cache.path}/quarantine.jsonl)",
+            markup=False,
+        )
+    return texts[~without]
 
 
 class Task(ABC):

@@ -1,0 +1,57 @@
+"""quarantine.jsonl of the frame cache: the files that ingest passed and that could not be decoded all the same."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clipbert.frames.pack import Failure, Job
+from clipbert.params import FramesParams
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One of them: what was seen, and what would have to change for another try."""
+
+    media: str
+    reason: str
+    detail: str
+    first_bad_s: float | None
+    sha256: str
+    decoder: str
+    timeout_s: float
+    max_worker_mb: int
+
+    def stands(self, sha256: str, decoder: str, params: FramesParams) -> bool:
+        """Whether another try would be the same again."""
+        tried = (self.sha256, self.decoder, self.timeout_s, self.max_worker_mb)
+        return tried == (sha256, decoder, params.timeout_s, params.max_worker_mb)
+
+
+def quarantined(job: Job, failure: Failure, params: FramesParams) -> Quarantined:
+    """The record of a failure."""
+    return Quarantined(
+        media=failure.media,
+        reason=failure.reason,
+        detail=failure.detail,
+        first_bad_s=failure.first_bad_s,
+        sha256=job.sha256,
+        decoder=job.decoder,
+        timeout_s=params.timeout_s,
+        max_worker_mb=params.max_worker_mb,
+    )
+
+
+def write_quarantine(path: Path, records: list[Quarantined]) -> None:
+    """One JSON object a line, in the order of the media."""
+    lines = [json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def read_quarantine(path: Path) -> dict[str, Quarantined]:
+    """By media; nothing where the file is missing or damaged: then those files are tried again."""
+    try:
+        rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {row["media"]: Quarantined(**row) for row in rows}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
