@@ -12,7 +12,7 @@ from clipbert.data.manifest import QUARANTINE_FILE
 from clipbert.data.quarantine import REASONS, Quarantined, read_quarantine
 from clipbert.errors import ClipBertError
 from clipbert.params import Params
-from clipbert.stages import Project
+from clipbert.stages import Project, frames
 
 DETAIL_CHARS = 90
 
@@ -83,7 +83,7 @@ def show_quarantined(project: Project, media: str) -> None:
 
 
 def retry_quarantined(project: Project, media: list[str], params: Params) -> None:
-    """Probe files again as if they were new, then write the manifest.
+    """Probe files again as if they were new, then write the manifest; decode those again that failed in frames.
 
     Raises:
         ClipBertError: a name is not in quarantine, or ingest fails.
@@ -91,14 +91,17 @@ def retry_quarantined(project: Project, media: list[str], params: Params) -> Non
     from clipbert.data.ingest import ingest
 
     before = quarantined(project)
-    wanted = {_one(before, name).media for name in media} or {row.media for row in before}
-    if not wanted:
+    rows = [_one(before, name) for name in media] or before
+    if not rows:
         console.print("No file is in quarantine.")
         return
+    wanted = sorted(row.media for row in rows if row.stage == "ingest")
     summary = ingest(project.data, project.manifest, params.ingest, retry=wanted)
-    for name in sorted(wanted):
+    for name in wanted:
         why = summary.quarantined.get(name)
         console.print(f"{name}: {'good now' if why is None else f'{why.reason} ({why.detail})'}", markup=False)
+    if any(row.stage == "frames" for row in rows):
+        frames(project, params, repair=True)
     if any(name not in summary.quarantined for name in wanted):
         console.print("The manifest changed. Go on with: dvc repro")
 

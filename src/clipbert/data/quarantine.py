@@ -69,8 +69,9 @@ def read_quarantine(path: Path, stage: str) -> list[Quarantined]:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            rows.append(Quarantined(**json.loads(line), stage=stage))
-        except (ValueError, TypeError) as error:
+            row = json.loads(line)
+            rows.append(Quarantined(row["media"], row["reason"], row["detail"], row["first_bad_s"], stage))
+        except (ValueError, TypeError, KeyError) as error:
             raise ClipBertError(
                 f"{path}:{number}: not a line of a quarantine ({error}). Make it again: clipbert {stage}"
             ) from None

@@ -73,7 +73,7 @@ def pack(job: Job, decoder: str) -> Packed:
 
 
 def _decode(path: str, decoder: str, decoding: dict[str, Any]) -> Frames:
-    return decode_file(path, decoder, decoding["fps"], decoding["size"], decoding["max_frames"])
+    return decode_file(path, decoder, decoding["fps"], decoding["size"], decoding["max_frames"], decoding["sampling"])
 
 
 @contextlib.contextmanager

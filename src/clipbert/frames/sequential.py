@@ -101,10 +101,10 @@ class Shown:
         """The picture (H, W, 3) uint8 RGB, turned and mirrored as it is meant to be seen, on white where it is
         transparent; pixels as stored."""
         if any(component.is_alpha for component in self.frame.format.components):
-            layer = Image.fromarray(self.frame.to_ndarray(format="rgba"))
+            layer = Image.fromarray(self.frame.to_ndarray(format="rgba", threads=1))
             image = np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
         else:
-            image = self.frame.to_ndarray(format="rgb24")
+            image = self.frame.to_ndarray(format="rgb24", threads=1)
         a, b, c, d = self._matrix()
         if abs(b) > abs(a):
             image, a, d = image.transpose(1, 0, 2), c, b
