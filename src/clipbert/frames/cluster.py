@@ -103,7 +103,10 @@ class DaskExecutor:
 
     def _threads(self) -> int:
         if time.monotonic() - self._counted >= POLL_S:
-            self._known_threads = sum(self.client.nthreads().values())
+            try:
+                self._known_threads = sum(self.client.nthreads().values())
+            except (OSError, ValueError) as error:  # a client that has closed raises ValueError
+                raise self._lost(error) from error
             self._counted = time.monotonic()
         return self._known_threads
 
