@@ -192,6 +192,9 @@ class _Build:
                     self._add(number, row, writer, results, executor)
                     advance(self.decoded + len(self.quarantine) - before, row.media)
         self.quarantine.sort(key=lambda record: record.media)
+        if len(self.quarantine) > self.max_quarantined:
+            # only now: the others are decoded and kept for the next run, and the list is whole
+            raise ClipBertError(self._describe())
         write_quarantine(folder / QUARANTINE_FILE, self.quarantine)
         for path, name in writer.renames.items():
             os.replace(path, folder / name)
@@ -262,8 +265,6 @@ class _Build:
         self.quarantine.append(quarantined(self._job(wanted), failure, self.params))
         if wanted.content in self.sources.repeated:
             self._met[wanted.content] = failure
-        if len(self.quarantine) > self.max_quarantined:
-            raise ClipBertError(self._describe())
 
     def _describe(self) -> str:
         listed = [f"  {failure.media}: {failure.reason}: {failure.detail}" for failure in self.quarantine]
