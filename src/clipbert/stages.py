@@ -112,8 +112,9 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.train.setup import build_model
 
     task = make_task(task_name, params)
+    texts = read_texts(project.manifest)
     cache = FrameCache(project.frames)
-    texts = texts_with_frames(read_texts(project.manifest), cache)
+    texts = texts_with_frames(texts, cache)
     examples, val = task.examples(texts, "train"), task.examples(texts, "val")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(params.seed)

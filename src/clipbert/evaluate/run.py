@@ -33,8 +33,9 @@ def evaluate_model(
         ClipBertError: no such model, no texts of the task in the split, a corrupt frame cache.
     """
     task = make_task(task_name, params)
+    texts = read_texts(manifest_dir)
     cache = FrameCache(frames_dir)
-    texts = texts_with_frames(read_texts(manifest_dir), cache)
+    texts = texts_with_frames(texts, cache)
     examples, train = task.examples(texts, split), task.examples(texts, "train")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load(model_dir).to(device)
