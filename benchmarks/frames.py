@@ -300,10 +300,10 @@ def repro(root: Path) -> float:
 
 PEAK = """
 import resource, sys
-from clipbert.cli import app
+from clipbert.cli import main
 sys.argv = ["clipbert", *sys.argv[1:]]
 try:
-    app()
+    main()
 except SystemExit as ended:
     assert not ended.code, ended.code
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -152,8 +152,10 @@ def doctor() -> None:
 
 def main() -> NoReturn:
     """Run the command line: exit 0 on success, 2 on a user's error, 1 on ours."""
-    # Spinning OpenMP threads make a busy machine several times slower; telemetry is nobody's business.
+    # Spinning OpenMP threads make a busy machine several times slower; Arrow's own allocator keeps what was freed;
+    # telemetry is nobody's business.
     for name, value in (
+        ("ARROW_DEFAULT_MEMORY_POOL", "system"),
         ("OMP_WAIT_POLICY", "PASSIVE"),
         ("DO_NOT_TRACK", "true"),
         ("MLFLOW_DISABLE_TELEMETRY", "true"),

@@ -20,7 +20,7 @@ FORMAT = 2
 INDEX_FILE = "index.arrow"
 QUARANTINE_FILE = "quarantine.jsonl"
 METADATA_KEY = b"clipbert.frames"
-ROWS_PER_BATCH = 1024
+ROWS_PER_BATCH = 256
 REMEDY = "Make the index again: clipbert frames, which decodes nothing that is still whole"
 
 
