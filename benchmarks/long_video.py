@@ -1,7 +1,7 @@
 """Rare events in half-hour videos: which share has a cached frame, by sampling, and what choosing
 costs in processor seconds.
 
-    python benchmarks/long_video.py [--quick] [--events N] [--json FILE]
+    python -m benchmarks.long_video [--quick] [--events N] [--seed N] [--json FILE]
 
 An event counts when a frame decoded at one of the chosen moments shows its ball; the frames of the minute it is in are
 decoded for that. Of the first video of each kind and encoding the whole path, `decode_file`, must say the same.
@@ -18,9 +18,9 @@ from typing import Any
 
 import av
 import numpy as np
-from event_videos import ENCODINGS, KINDS, MINUTE, RATE, Event, Scenery, encode_minute, is_shown, join
 from rich.table import Table
 
+from benchmarks.event_videos import ENCODINGS, KINDS, MINUTE, RATE, Event, Scenery, encode_minute, is_shown, join
 from clipbert.console import console, progress
 from clipbert.frames.decode import decode_file
 from clipbert.frames.sampling import shown_at
@@ -71,17 +71,17 @@ def interval(found: int, number: int) -> tuple[float, float]:
 
 
 def measure(
-    kind: str, encodings: list[str], events: int, budget: int, folder: Path, advance: Any
+    kind: str, encodings: list[str], events: int, budget: int, seed: int, folder: Path, advance: Any
 ) -> list[dict[str, Any]]:
     """Make the videos of one kind, one at a time, and find their events."""
-    base = [encode_minute(Scenery(kind, seed), encodings) for seed in range(DISTINCT)]
-    generator = np.random.default_rng([7, KINDS.index(kind)])
+    base = [encode_minute(Scenery(kind, seed + part), encodings) for part in range(DISTINCT)]
+    generator = np.random.default_rng([seed, KINDS.index(kind)])
     rows = {name: {"kind": kind, "encoding": name, "events": events, "budget": budget} for name in encodings}
     found = {(name, sampling): 0 for name in encodings for sampling in SAMPLINGS}
     spent: dict[tuple[str, str], list[float]] = {key: [] for key in found}
     for number in range(events):
         order, place = generator.integers(0, DISTINCT, MINUTES), int(generator.integers(MINUTES))
-        eventful = encode_minute(Scenery(kind, int(order[place])), encodings, Event.drawn(generator))
+        eventful = encode_minute(Scenery(kind, seed + int(order[place])), encodings, Event.drawn(generator))
         for name in encodings:
             path = folder / "video.mp4"
             join(path, name, [eventful[name] if i == place else base[j][name] for i, j in enumerate(order)])
