@@ -15,7 +15,7 @@ NEAR, FAR = (2, 4), (3, 4, 6, 9)
 QUARTERS = 4
 # a shift explains a change only when it leaves less than this of what no shift leaves
 EXPLAINED = 0.7
-CUT_LEVELS, NOISE_LEVELS = 8.0, 1.5
+CUT_LEVELS, STILL_LEVELS, NOISE_LEVELS = 8.0, 1.0, 1.5
 UNIT = 4
 CHUNK = 256
 
@@ -55,9 +55,11 @@ def _steps(profiles: np.ndarray, reach: int) -> np.ndarray:
     places = np.arange(0, profiles.shape[1] - 1, 1 / QUARTERS)
     left, part = places.astype(int), np.float32(places % 1)
     fine = profiles[:, left] * (1 - part) + profiles[:, left + 1] * part
-    before, after = fine[:-1], fine[1:]
+    steps = np.zeros(len(fine) - 1)
+    moved = np.flatnonzero(np.diff(fine, axis=0).var(axis=1) > STILL_LEVELS**2 * UNIT**2)
+    before, after = fine[moved], fine[moved + 1]
     still = before - after
-    steps, least = np.zeros(len(after)), np.full(len(after), EXPLAINED)
+    least = np.full(len(moved), EXPLAINED)
     for shift in sorted(range(-reach * QUARTERS, reach * QUARTERS + 1), key=abs):
         if shift:
             common = slice(max(-shift, 0), len(places) + min(-shift, 0))
@@ -65,7 +67,7 @@ def _steps(profiles: np.ndarray, reach: int) -> np.ndarray:
             # a change of brightness is none of position; what has moved out of sight explains nothing
             left_over = (difference.var(axis=1) + 1) / (still[:, common].var(axis=1) + 1)
             better = left_over < least
-            steps[better], least[better] = shift / QUARTERS, left_over[better]
+            steps[moved[better]], least[better] = shift / QUARTERS, left_over[better]
     return steps
 
 
@@ -81,7 +83,11 @@ def passing(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     shot = np.zeros(len(cells), int)
     shot[first] = 1
     seen = _Seen(
-        cells, np.cumsum(shot), camera(cells, first), _of_neighbours(cells, np.maximum), _of_neighbours(cells, np.minimum)
+        cells,
+        np.cumsum(shot),
+        camera(cells, first),
+        _of_neighbours(cells, np.maximum),
+        _of_neighbours(cells, np.minimum),
     )
     return _strongest(seen, NEAR), _strongest(seen, FAR)
 
