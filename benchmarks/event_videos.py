@@ -1,6 +1,6 @@
 """Half-hour videos in which something small happens once for two seconds, by real encoders.
 
-A video is thirty minutes drawn from ten that are encoded once, joined packet by packet, and one minute that is encoded
+A video is thirty minutes drawn from four that are encoded once, joined packet by packet, and one minute that is encoded
 with the event in it: a magenta ball, of a grey near its surroundings', that comes in from one side, crosses and leaves.
 Each minute is a stream of its own, as recorders cut them, with or without an event; so joints tell nothing.
 """
@@ -85,7 +85,8 @@ class Scenery:
         self.kind = kind
         self.generator = np.random.default_rng([KINDS.index(kind), seed])
         self.noise = np.rint(self.generator.normal(0, 1, (2 * HEIGHT, 2 * WIDTH)) * 16).astype(np.int16)
-        place = np.random.default_rng(KINDS.index(kind))
+        # a hundred seeds share one place
+        place = np.random.default_rng([KINDS.index(kind), seed // 100])
         self.background = texture(place, 3 * WIDTH if kind == "pan" else WIDTH)
         self.beats = self.generator.uniform(0.2, 1.0, 16)
 

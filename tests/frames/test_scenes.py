@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from numbered_videos import write_video
 
+from clipbert.frames import survey
 from clipbert.frames.decode import decode_file
+from clipbert.frames.passing import camera, cuts, passing
 from clipbert.frames.sampling import candidate_times
 from clipbert.frames.scenes import around_peaks, choose_times, over_scenes
-from clipbert.frames.survey import cuts, passing
+from clipbert.frames.sequential import main_stream, open_media
 
 EVENT = range(445, 455)
 
@@ -126,10 +128,58 @@ def test_more_scenes_than_frames_keep_the_longest():
     assert over_scenes(np.array([10.0, 12.0, 20.0]), 21.0, 2).tolist() == [5.0, 16.0]
 
 
-def test_a_cut_is_no_passing_thing():
-    cells = np.full((40, 24, 43), 80, np.float32)
-    cells[20:] = 160
-    times = np.arange(40) / 2
-    assert cuts(times, cells).tolist() == [9.75]
-    cells[8:10, 4:6, 4:6] += 60
-    assert set(np.argsort(passing(cells))[-2:]) == {8, 9}
+def landscape(width: int) -> np.ndarray:
+    coarse = np.random.default_rng(3).integers(200, 800, (12, width // 4 + 1))
+    return np.repeat(np.repeat(coarse, 4, 0), 4, 1)[:, :width]
+
+
+def test_a_cut_is_no_passing_thing_and_ends_a_shot():
+    cells = np.full((40, 48, 86), 320, np.int16)
+    cells[20:] = 640
+    assert cuts(cells).tolist() == [20]
+    cells[8:10, 4:8, 4:8] += 240
+    for strengths in passing(cells):
+        assert set(np.argsort(strengths)[-2:]) == {8, 9}
+        assert (strengths[[18, 19, 20, 21]] == 0).all()
+
+
+def test_what_sways_has_a_habit():
+    cells = np.full((80, 48, 86), 320, np.int16)
+    for index in range(80):
+        side = 20 if index % 3 else 40
+        cells[index, 20:30, side : side + 8] = 640
+    cells[50:52, 40:44, 70:74] = 480
+    for strengths in passing(cells):
+        assert set(np.argsort(strengths)[-2:]) == {50, 51}
+
+
+@pytest.mark.parametrize("step", [2, -3])
+def test_the_cameras_motion_is_taken_away(step):
+    wide = landscape(86 + 40 * abs(step))
+    places = np.arange(40) * step + (0 if step > 0 else 39 * abs(step))
+    cells = np.stack([wide[:, place : place + 86] for place in places]).astype(np.int16)
+    x, y = camera(cells, cuts(cells))
+    # camera() says where a picture's cells lay in the ones before
+    assert x.tolist() == (np.arange(40) * step).tolist()
+    assert not y.any()
+    cells[25:27, 20:25, 40:45] += 120
+    for strengths in passing(cells):
+        assert set(np.argsort(strengths)[-2:]) == {25, 26}
+        assert strengths[15] == 0
+
+
+def test_times_out_of_order_are_uniform(tmp_path):
+    path = write_video(tmp_path / "v.avi", pictures()[:200], codec="mpeg4", gop=50, b_frames=2)
+    times = choose_times(str(path), 20.0, 1.0, 6, "adaptive")
+    assert len(times) == 6
+    assert (np.diff(times) > 0).all()
+
+
+def test_a_survey_is_bounded_whatever_the_duration(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "v.mp4", pictures()[:200], gop=50)
+    monkeypatch.setattr(survey, "MOST", 16)
+    with open_media(path) as container:
+        times, cells = survey.look(container, main_stream(container), 20.0)
+    assert cells.shape == (16, 48, 86)
+    assert times[0] == 0
+    assert np.diff(times).min() >= 1.25 - 1e-3

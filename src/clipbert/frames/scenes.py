@@ -1,23 +1,21 @@
 """Which moments of a long video are kept when its budget of frames follows the picture (`frames.sampling`).
 
-Packets say where coding was dear, a small grey survey of those places says what passed by there: `packets.py` and
-`survey.py`. What a file does not tell (times, pictures) leaves the uniform choice.
+A small grey survey of all of it (`survey.py`) says what passes by (`passing.py`) and where scenes end. What a file does
+not tell (times, pictures) leaves the uniform choice.
 """
 
 import numpy as np
 
-from clipbert.frames.packets import cost, read_packets, standing_out
+from clipbert.frames.passing import cuts, passing, standing_out
 from clipbert.frames.sampling import candidate_times
 from clipbert.frames.sequential import main_stream, open_media
-from clipbert.frames.survey import STEP_S, cuts, groups, look, passing
+from clipbert.frames.survey import STEP_S, look
 
 # uniform candidates this close miss nothing that lasts a second
 CLOSE_S = 1.0
-LOOK_SHARE = 0.5
 FLOOR_SHARE = 0.25
 NOTABLE = 2.5
 APART_S = 2.0
-WINDOW_S = 2.0
 
 
 def choose_times(path: str, duration_s: float, fps: float, max_frames: int, sampling: str) -> np.ndarray:
@@ -44,31 +42,13 @@ def choose_times(path: str, duration_s: float, fps: float, max_frames: int, samp
 def _by_content(path: str, duration_s: float, number: int, sampling: str) -> np.ndarray:
     with open_media(path) as container:
         stream = main_stream(container)
-        packets = read_packets(container, stream)
-    grid = np.arange(STEP_S / 2, duration_s, STEP_S)
-    dear = standing_out(cost(packets, grid, WINDOW_S))
-    with open_media(path) as container:
-        stream = main_stream(container)
-        chosen = _worth_a_look(groups(packets.levels), packets.times, grid, dear)
-        times, cells = look(container, stream, chosen, packets.origin, duration_s)
+        if stream is None:
+            raise ValueError("no video stream")
+        times, cells = look(container, stream, duration_s)
     if sampling == "scene":
-        return over_scenes(cuts(times, cells), duration_s, number)
-    seen = peaks(times, standing_out(passing(cells)))
-    return around_peaks([seen, peaks(grid, dear)], duration_s, number)
-
-
-def _worth_a_look(group: np.ndarray, times: np.ndarray, grid: np.ndarray, dear: np.ndarray) -> np.ndarray:
-    """(groups,) bool: those with the dearest moments, together at most `LOOK_SHARE` of all packets."""
-    sizes = np.bincount(group)
-    dearest = np.full(len(sizes), -np.inf)
-    np.maximum.at(dearest, group, dear[np.clip((times / STEP_S).astype(int), 0, len(dear) - 1)])
-    chosen = np.zeros(len(sizes), bool)
-    left = int(LOOK_SHARE * len(group))
-    for index in np.argsort(-dearest, kind="stable"):
-        if sizes[index] <= left:
-            chosen[index] = True
-            left -= int(sizes[index])
-    return chosen
+        first = cuts(cells)
+        return over_scenes((times[first - 1] + times[first]) / 2, duration_s, number)
+    return around_peaks([peaks(times, standing_out(values)) for values in passing(cells)], duration_s, number)
 
 
 def peaks(times: np.ndarray, strengths: np.ndarray) -> list[float]:
