@@ -60,7 +60,7 @@ def _cells(frame: Any) -> np.ndarray:
     plane, form = frame.planes[0], frame.format
     depth = form.components[0].bits
     if not form.is_planar or form.is_rgb or form.is_big_endian or depth < 8:
-        rows, depth = frame.to_ndarray(format="gray"), 8
+        rows, depth = frame.to_ndarray(format="gray", threads=1), 8
     else:
         rows = np.frombuffer(plane, np.uint16 if depth > 8 else np.uint8).reshape(plane.height, -1)
     y = ((np.arange(2 * ROWS) + 0.5) * frame.height / (2 * ROWS)).astype(int)
