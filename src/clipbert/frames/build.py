@@ -23,7 +23,6 @@ from clipbert.frames.exchange import (
     complete_exchange,
     exclusive,
     remove_leftovers,
-    remove_strays,
     set_aside,
 )
 from clipbert.frames.executors import Executor, Outcome, open_executor
@@ -121,7 +120,6 @@ def build_cache(
                 raise
             complete_exchange(out)
         remove_leftovers(out)
-        remove_strays(out, {entry.shard for entry in Index(out / INDEX_FILE)})
         sent = publish(out, params.cache_url) if params.cache_url else None
     return _summary(out, build, sent, started)
 
@@ -284,12 +282,7 @@ class _Build:
 
 
 def _summary(out: Path, build: _Build, sent: int | None, started: float) -> CacheSummary:
-    shards: set[str] = set()
-    media = frames = 0
-    for entry in Index(out / INDEX_FILE):
-        media += 1
-        frames += len(entry.times)
-        shards.add(entry.shard)
+    media, frames, shards = Index(out / INDEX_FILE).totals()
     return CacheSummary(
         media=media,
         frames=frames,

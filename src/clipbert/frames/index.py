@@ -205,6 +205,15 @@ class Index:
             batch = self._reader.get_batch(number)
             yield from zip(batch.column("sha256").to_pylist(), batch.column("decoder").to_pylist(), strict=True)
 
+    def totals(self) -> tuple[int, int, set[str]]:
+        """Media, frames and the names of the shards; for a summary, rows are not checked."""
+        frames, shards = 0, set[str]()
+        for number in range(self._reader.num_record_batches):
+            batch = self._reader.get_batch(number)
+            frames += len(batch.column("times").values)
+            shards.update(batch.column("shard").unique().to_pylist())
+        return len(self), frames, shards
+
     def find(self, media: str) -> int | None:
         """The row of a media, by binary search."""
         low, high = 0, len(self)
