@@ -85,7 +85,7 @@ def make_data(data: Path, count: int, different: int, seconds: float, size: tupl
         # a box of type `free`, which every reader skips
         tail = (16).to_bytes(4, "big") + b"free" + number.to_bytes(8, "big")
         name = random.Random(number).randrange(10**8)
-        (data / "videos" / f"{name:08d}.mp4").write_bytes(originals[number % len(originals)] + tail)
+        (data / "videos" / f"{name:08d}-{number}.mp4").write_bytes(originals[number % len(originals)] + tail)
 
 
 def write_manifest(data: Path, out: Path) -> Path:

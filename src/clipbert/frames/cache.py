@@ -133,7 +133,7 @@ class FrameCache:
             raise self._corrupt(entry, "the shard is too short")
         if zlib.crc32(data) != entry.frame_crc32s[index]:
             raise self._corrupt(entry, f"frame {index} fails its checksum")
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
     def _bytes(self, entry: Entry, ranges: list[tuple[int, int]]) -> list[bytes]:
