@@ -30,7 +30,9 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("train: {lrr: 1.0}", "train.lrr: unknown parameter; did you mean train.lr? Known here: batch_size, lr,"),
-        ("trian: {}", "trian: unknown parameter; did you mean train? Known here: seed, ingest,"),
+        ("trian: {}", "trian: unknown parameter; did you mean train? Known here: tasks_run, seed, ingest,"),
+        ("tasks_run: [retreival]", "tasks_run.0 = 'retreival': expected 'retrieval'"),
+        ("tasks_run: []", "tasks_run = []: expected"),
         ("train: {epochs: 3}", "train.epochs: unknown parameter; did you mean tasks.retrieval.epochs?"),
         ("train: {lr: 5}", "train.lr = 5: expected less than or equal to 1 (peak learning rate"),
         ("train: {batch_size: many}", "train.batch_size = 'many': expected a valid integer"),

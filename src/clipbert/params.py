@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from clipbert.errors import ClipBertError
 
 TASKS = ("retrieval", "open_qa")
+TaskName = Literal["retrieval", "open_qa"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -221,6 +222,9 @@ class ReleaseParams(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
+    tasks_run: list[TaskName] = Field(
+        ["retrieval", "open_qa"], min_length=1, description="the tasks of `dvc repro`: " + ", ".join(TASKS)
+    )
     seed: int = Field(0, ge=0, lt=2**32)
     ingest: IngestParams = IngestParams()
     validate_: ValidateParams = Field(ValidateParams(), alias="validate")

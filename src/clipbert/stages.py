@@ -171,7 +171,7 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
         out=project.report(task_name),
     )
     with atomic_directory(project.artifacts / "pictures" / task_name) as folder:
-        pictures = write_pictures(evaluation.items, cache, folder)
+        pictures = write_pictures(task_name, evaluation.items, cache, folder)
         files = [project.metrics(task_name), project.report(task_name)]
         log_evaluation(project.root, project.run(task_name), evaluation.metrics, files, pictures)
     for name, value in sorted(evaluation.metrics.items()):

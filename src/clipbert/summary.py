@@ -11,18 +11,7 @@ from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.params import TASKS
 from clipbert.stages import Project
-
-ROWS = {
-    "retrieval": [
-        ("text-to-video R@1, %", "r1", "chance_r1", "blank_frames_r1"),
-        ("text-to-video R@5, %", "r5", "chance_r5", "blank_frames_r5"),
-        ("text-to-video R@10, %", "r10", "chance_r10", "blank_frames_r10"),
-        ("median rank", "median_rank", "chance_median_rank", "blank_frames_median_rank"),
-    ],
-    "open_qa": [
-        ("open QA accuracy, %", "accuracy", "majority_accuracy", "blank_frames_accuracy"),
-    ],
-}
+from clipbert.tasks.headlines import HEADLINES
 
 
 def print_summary(project: Project) -> None:
@@ -41,8 +30,10 @@ def print_summary(project: Project) -> None:
     table.add_column("blank frames", justify="right")
     for task in tasks:
         metrics = _json(project.metrics(task))
-        for name, *keys in ROWS[task]:
-            table.add_row(name, *(f"{metrics[f'{task}/{key}']:.1f}" for key in keys))
+        for shown in HEADLINES[task]:
+            if shown.row is not None:
+                keys = [shown.metric, *(metric for _, metric in shown.beside[:2])]
+                table.add_row(shown.row, *(f"{metrics[f'{task}/{key}']:.1f}" for key in keys))
     console.print(table)
     versions = Table(
         title="Registered models", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False

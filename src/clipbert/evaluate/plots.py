@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,16 @@ import pandas as pd
 
 from clipbert.evaluate.run import Evaluation
 from clipbert.files import atomic_write
+from clipbert.tasks import task_class
 
 MODEL, BASELINE, GRID = "#2457c5", "#9aa3b2", "#e3e6ec"
 
 
 def write_tables(evaluation: Evaluation, out: Path) -> None:
-    """One CSV a curve under `out`: recall.csv for retrieval; by_type.csv and confusion.csv for question answering."""
-    for name, table in tables(evaluation).items():
+    """One CSV a curve under `out`: those of the drawing that the task names in `plot`."""
+    for name, table in DRAWINGS[task_class(evaluation.task).plot].tables(evaluation).items():
         with atomic_write(out / f"{name}.csv", "w") as file:
             table.to_csv(file, index=False)
-
-
-def tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
-    """The tables of `write_tables` by name."""
-    if evaluation.task == "retrieval":
-        return {"recall": recall_table(evaluation)}
-    return {"by_type": accuracy_by_type(evaluation), "confusion": evaluation.items[["answer", "predicted"]]}
 
 
 def recall_table(evaluation: Evaluation) -> pd.DataFrame:
@@ -102,7 +97,8 @@ def training_figure(history: pd.DataFrame, validation: pd.DataFrame, metric: str
         right.plot(
             validation["step"], validation[metric], color=MODEL, linewidth=2, marker="o", markersize=3, label=metric
         )
-        right.set(ylabel=f"validation {metric.split('/')[-1]}", ylim=(0, 100))
+        top = max(100, 1.05 * validation[metric].max())
+        right.set(ylabel=f"validation {metric.split('/')[-1]}", ylim=(0, top))
         right.spines[["top"]].set_visible(False)
         handles = axes.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
         names = ["training loss", f"validation {metric.split('/')[-1]}"]
@@ -128,3 +124,22 @@ def svg(draw: Callable[[Any], None]) -> str:
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = file.getvalue()
     return text[text.index("<svg") :]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a kind of task shows its test items: the tables for `dvc plots`, and the figure with its title."""
+
+    title: str
+    tables: Callable[[Evaluation], dict[str, pd.DataFrame]]
+    figure: Callable[[Evaluation], str]
+
+
+DRAWINGS = {
+    "recall": Drawing("Recall at k on the test videos", lambda seen: {"recall": recall_table(seen)}, recall_figure),
+    "types": Drawing(
+        "Accuracy by kind of question",
+        lambda seen: {"by_type": accuracy_by_type(seen), "confusion": seen.items[["answer", "predicted"]]},
+        types_figure,
+    ),
+}

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,63 +10,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from clipbert.evaluate.plots import recall_figure, training_figure, types_figure
+from clipbert.evaluate.plots import DRAWINGS, training_figure
 from clipbert.evaluate.run import Evaluation
 from clipbert.files import atomic_write
 from clipbert.frames import FrameCache
 from clipbert.frames.sampling import uniform_clips
+from clipbert.tasks import task_class
+from clipbert.tasks.headlines import HEADLINES, TITLES
 
-TITLES = {"retrieval": "Text-to-video retrieval", "open_qa": "Open-ended video question answering"}
 SHOWN = 4
+RIGHT = 0.5  # an item's score from which on it counts as right
 STRIP_HEIGHT = 96
-
-
-@dataclass(frozen=True)
-class Headline:
-    """A number and what it stands beside."""
-
-    name: str
-    value: str
-    beside: list[tuple[str, str]]
-
-
-def headlines(task: str, metrics: dict[str, float]) -> list[Headline]:
-    """The figures a reader looks for first, each with chance and the trivial baseline."""
-    if task == "retrieval":
-        return [
-            *(
-                Headline(
-                    f"R@{k}",
-                    f"{metrics[f'retrieval/r{k}']:.1f} %",
-                    [
-                        ("chance", f"{metrics[f'retrieval/chance_r{k}']:.1f} %"),
-                        ("blank frames", f"{metrics[f'retrieval/blank_frames_r{k}']:.1f} %"),
-                    ],
-                )
-                for k in (1, 5, 10)
-            ),
-            Headline(
-                "median rank",
-                f"{metrics['retrieval/median_rank']:g}",
-                [
-                    ("chance", f"{metrics['retrieval/chance_median_rank']:g}"),
-                    ("of", f"{metrics['retrieval/gallery']:.0f} videos"),
-                ],
-            ),
-        ]
-    return [
-        Headline(
-            "accuracy",
-            f"{metrics['open_qa/accuracy']:.1f} %",
-            [
-                ("majority answer", f"{metrics['open_qa/majority_accuracy']:.1f} %"),
-                ("blank frames", f"{metrics['open_qa/blank_frames_accuracy']:.1f} %"),
-                ("chance", f"{metrics['open_qa/chance_accuracy']:.1f} %"),
-            ],
-        ),
-        Headline("questions", f"{metrics['open_qa/questions']:.0f}", []),
-        Headline("answers in vocabulary", f"{metrics['open_qa/answer_coverage']:.1f} %", []),
-    ]
 
 
 def write_report(
@@ -84,19 +37,19 @@ def write_report(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("clipbert.evaluate", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    figure = recall_figure if evaluation.task == "retrieval" else types_figure
+    task = evaluation.task
+    drawing = DRAWINGS[task_class(task).plot]
     page = environment.get_template("report.html.j2").render(
-        task=evaluation.task,
-        title=TITLES[evaluation.task],
-        headlines=headlines(evaluation.task, evaluation.metrics),
+        task=task,
+        title=TITLES[task],
+        headlines=headlines(task, evaluation.metrics),
         figures=[
-            (
-                "Recall at k on the test videos" if evaluation.task == "retrieval" else "Accuracy by kind of question",
-                figure(evaluation),
-            ),
+            (drawing.title, drawing.figure(evaluation)),
             ("Training", training_figure(history, validation, main_metric)),
         ],
-        groups=[(name, [_shown(row, cache) for row in rows]) for name, rows in sample_rows(evaluation.items).items()],
+        groups=[
+            (name, [_shown(task, row, cache) for row in rows]) for name, rows in sample_rows(evaluation.items).items()
+        ],
         metrics=sorted(evaluation.metrics.items()),
         lineage=lineage,
         params=sorted(params.items()),
@@ -105,23 +58,39 @@ def write_report(
         file.write(page)
 
 
+def headlines(task: str, metrics: dict[str, float]) -> list[dict[str, Any]]:
+    """The cards of the page: {name, value, beside: [(words, value)]}, of those metrics that there are."""
+    return [
+        {
+            "name": shown.card,
+            "value": shown.value(task, metrics, shown.metric),
+            "beside": [
+                (words, shown.value(task, metrics, metric))
+                for words, metric in shown.beside
+                if f"{task}/{metric}" in metrics
+            ],
+        }
+        for shown in HEADLINES[task]
+    ]
+
+
 def sample_rows(items: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     """A few right and a few wrong items, evenly spread over the test set, so that nobody picked them."""
     groups = {}
-    for name, score in (("Right", 1.0), ("Wrong", 0.0)):
-        rows = items[items["score"] == score]
+    right = items["score"] >= RIGHT
+    for name, rows in (("Right", items[right]), ("Wrong", items[~right])):
         chosen = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().astype(int)
         groups[name] = [{str(k): v for k, v in row.items()} for row in rows.iloc[chosen].to_dict("records")]
     return groups
 
 
-def write_pictures(items: pd.DataFrame, cache: FrameCache, out: Path) -> list[Path]:
+def write_pictures(task: str, items: pd.DataFrame, cache: FrameCache, out: Path) -> list[Path]:
     """The samples of `sample_rows` as JPEG pictures (frames above, words below) for the experiment tracker."""
     paths = []
     for name, rows in sample_rows(items).items():
         for number, row in enumerate(rows, start=1):
             frames = strip(cache, row["media"])
-            lines = [line for line in caption(row) if line]
+            lines = [line for line in task_class(task).words(row) if line]
             canvas = Image.new("RGB", (max(frames.width, 640), frames.height + 8 + 16 * len(lines)), "white")
             canvas.paste(frames, (0, 0))
             draw = ImageDraw.Draw(canvas)
@@ -132,17 +101,6 @@ def write_pictures(items: pd.DataFrame, cache: FrameCache, out: Path) -> list[Pa
                 canvas.save(file, "JPEG", quality=88)
             paths.append(path)
     return paths
-
-
-def caption(row: dict[str, Any]) -> list[str]:
-    """What a sample says in words: the text, the truth, the prediction."""
-    if "question" in row:
-        return [
-            row["question"],
-            f"answer: {row['answer']}",
-            f"predicted: {row['predicted']} ({100 * row['confidence']:.0f} %)",
-        ]
-    return [row["text"], f"its video ranks {row['rank']} of {row['gallery']}"]
 
 
 def strip(cache: FrameCache, media: str, frames: int = 4) -> Image.Image:
@@ -156,16 +114,16 @@ def strip(cache: FrameCache, media: str, frames: int = 4) -> Image.Image:
     return canvas
 
 
-def _shown(row: dict[str, Any], cache: FrameCache) -> dict[str, Any]:
+def _shown(task: str, row: dict[str, Any], cache: FrameCache) -> dict[str, Any]:
     first = [
         {"media": media, "picture": _embedded(strip(cache, media, 2)), "truth": media == row["media"], "score": score}
         for media, score in zip(row.get("top_media", [])[:3], row.get("top_scores", [])[:3], strict=True)
     ]
     return {
-        "words": caption(row),
+        "words": [line for line in task_class(task).words(row) if line],
         "media": row["media"],
         "picture": _embedded(strip(cache, row["media"])),
-        "right": row["score"] == 1.0,
+        "right": row["score"] >= RIGHT,
         "first": first,
     }
 

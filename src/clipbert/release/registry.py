@@ -16,8 +16,7 @@ import mlflow
 import pandas as pd
 from mlflow.entities import LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, Schema
+from mlflow.models import Model
 
 import clipbert
 from clipbert.errors import ClipBertError
@@ -25,20 +24,12 @@ from clipbert.files import sha256_file, write_json
 from clipbert.params import Params
 from clipbert.release.provenance import NONE, data_digest
 from clipbert.release.runs import DATASET, LONGEST_DIGEST, find_run
+from clipbert.release.signatures import SERVED
 from clipbert.release.store import Store, as_default, model_name, open_experiment, open_store, store_errors
 
 CANDIDATE = "candidate"
 REQUIRED = ("item_id", "score", "chance")
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pandas", "pillow", "decord", "av", "rich")
-INPUTS = {"retrieval": ("video", "text"), "open_qa": ("video", "question")}
-OUTPUTS = {
-    "retrieval": (("double", "score"),),
-    "open_qa": (("string", "answer"), ("double", "confidence")),
-}
-EXAMPLES = {
-    "retrieval": {"video": ["data/videos/example.mp4"], "text": ["a red square moves to the left"]},
-    "open_qa": {"video": ["data/videos/example.mp4"], "question": ["what color is the square?"]},
-}
 
 
 @dataclass(frozen=True)
@@ -201,10 +192,6 @@ def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) 
         "clips": params.evaluate.clips,
         "batch_size": params.evaluate.batch_size,
     }
-    signature = ModelSignature(
-        inputs=Schema([ColSpec("string", column) for column in INPUTS[task]]),
-        outputs=Schema([ColSpec(kind, column) for kind, column in OUTPUTS[task]]),
-    )
     package = Path(clipbert.__file__).parent
     mlflow.pyfunc.save_model(
         str(folder),
@@ -212,8 +199,8 @@ def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) 
         artifacts={"model": str(model_dir.resolve())},
         code_paths=[str(package)],
         model_config=settings,
-        signature=signature,
-        input_example=pd.DataFrame(EXAMPLES[task]),
+        signature=SERVED[task].signature(),
+        input_example=SERVED[task].input_example(),
         pip_requirements=[f"{name}=={installed_version(name).partition('+')[0]}" for name in PACKAGES],
         mlflow_model=model,
     )

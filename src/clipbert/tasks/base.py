@@ -80,6 +80,11 @@ class Task(ABC):
     kind: ClassVar[str]  # of the texts it reads in the manifest
     main_metric: ClassVar[str]  # higher is better: chooses the best epoch
     compared: ClassVar[tuple[str, ...]]  # metrics that are also told for blank frames
+    plot: ClassVar[str]  # which of evaluate/plots.py's drawings shows its test items
+
+    def __init__(self, params: Any) -> None:
+        """`params` is the task's own section of params.yaml."""
+        self.params = params
 
     def examples(self, texts: pd.DataFrame, split: str) -> list[Example]:
         """The texts of one split, grouped by video, in the manifest's order.
@@ -143,6 +148,11 @@ class Task(ABC):
     @abstractmethod
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
         """What chance and the trivial predictor reach on the same items, under `NAME/...`."""
+
+    @staticmethod
+    @abstractmethod
+    def words(row: dict[str, Any]) -> list[str]:
+        """What a report says beside the frames of one prediction, the text first; empty lines are left out."""
 
     def validation(self, examples: list[Example]) -> list[list[Example]]:
         """Groups of validation examples that are predicted one by one: retrieval keeps its galleries small here."""

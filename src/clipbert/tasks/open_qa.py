@@ -22,9 +22,8 @@ class OpenQA(Task):
     kind = "open_qa"
     main_metric = "open_qa/accuracy"
     compared = ("open_qa/accuracy",)
-
-    def __init__(self, params: OpenQAParams) -> None:
-        self.params = params
+    plot = "types"
+    params: OpenQAParams
 
     def model_class(self) -> type[Any]:
         from clipbert.model import ClipBertForOpenQA
@@ -115,3 +114,11 @@ class OpenQA(Task):
             "open_qa/chance_accuracy": 100 * float(items["chance"].mean()),
             "open_qa/majority_accuracy": 100 * float((items["answer"] == majority).mean()),
         }
+
+    @staticmethod
+    def words(row: dict[str, Any]) -> list[str]:
+        return [
+            row["question"],
+            f"answer: {row['answer']}",
+            f"predicted: {row['predicted']} ({100 * row['confidence']:.0f} %)",
+        ]

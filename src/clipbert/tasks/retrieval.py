@@ -23,9 +23,8 @@ class Retrieval(Task):
     kind = "caption"
     main_metric = "retrieval/mrr"
     compared = ("retrieval/r1", "retrieval/r5", "retrieval/r10", "retrieval/median_rank")
-
-    def __init__(self, params: RetrievalParams) -> None:
-        self.params = params
+    plot = "recall"
+    params: RetrievalParams
 
     def model_class(self) -> type[Any]:
         from clipbert.model import ClipBertForRetrieval
@@ -149,6 +148,10 @@ class Retrieval(Task):
             **{f"retrieval/chance_r{k}": 100 * min(k / gallery, 1.0) for k in (1, 5, 10)},
             "retrieval/chance_median_rank": (gallery + 1) / 2,
         }
+
+    @staticmethod
+    def words(row: dict[str, Any]) -> list[str]:
+        return [row["text"], f"its video ranks {row['rank']} of {row['gallery']}"]
 
 
 def _rank(scores: Tensor, truth: int) -> int:

@@ -1,0 +1,64 @@
+"""What a reader looks for first, task by task: the report's cards and the rows of `clipbert summary`.
+
+Without torch, so that a summary is there at once.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A metric (its name after `TASK/`) and what it stands beside: (words, metric) pairs, the trivial baseline first.
+
+    `percent` adds the sign in the report; `card` is its name there, `row` its name in the summary (None: not there).
+    """
+
+    card: str
+    metric: str
+    beside: tuple[tuple[str, str], ...] = ()
+    row: str | None = None
+    percent: bool = True
+
+    def value(self, task: str, metrics: dict[str, float], metric: str) -> str:
+        """A metric as the report writes it."""
+        number = metrics[f"{task}/{metric}"]
+        return f"{number:.1f} %" if self.percent else f"{number:g}"
+
+
+BLANK = "blank frames"
+
+TITLES = {
+    "retrieval": "Text-to-video retrieval",
+    "open_qa": "Open-ended video question answering",
+}
+
+HEADLINES: dict[str, tuple[Headline, ...]] = {
+    "retrieval": (
+        *(
+            Headline(
+                f"R@{k}",
+                f"r{k}",
+                (("chance", f"chance_r{k}"), (BLANK, f"blank_frames_r{k}")),
+                row=f"text-to-video R@{k}, %",
+            )
+            for k in (1, 5, 10)
+        ),
+        Headline(
+            "median rank",
+            "median_rank",
+            (("chance", "chance_median_rank"), (BLANK, "blank_frames_median_rank"), ("of", "gallery")),
+            row="median rank",
+            percent=False,
+        ),
+    ),
+    "open_qa": (
+        Headline(
+            "accuracy",
+            "accuracy",
+            (("majority answer", "majority_accuracy"), (BLANK, "blank_frames_accuracy"), ("chance", "chance_accuracy")),
+            row="open QA accuracy, %",
+        ),
+        Headline("questions", "questions", percent=False),
+        Headline("answers in vocabulary", "answer_coverage"),
+    ),
+}
