@@ -11,8 +11,8 @@ from pydantic_core import ErrorDetails
 
 from clipbert.errors import ClipBertError
 
-TASKS = ("retrieval", "open_qa")
-TaskName = Literal["retrieval", "open_qa"]
+TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa")
+TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -197,11 +197,31 @@ class OpenQAParams(Section):
     max_answers: int = Field(1500, ge=2, description="the most frequent training answers are the classes")
 
 
+class MultipleChoiceParams(Section):
+    """Question answering with a few options to choose from."""
+
+    epochs: int = Field(12, ge=1, description="visits of each training video")
+    questions_per_video: int = Field(2, ge=1, le=64, description="of a video drawn for one step, each with its options")
+    caption_weight: float = Field(
+        1.0, ge=0, description="of the contrastive term, if all training videos have captions"
+    )
+
+
+class ImageQAParams(OpenQAParams):
+    """Question answering about images, with a score for each answer."""
+
+    epochs: int = Field(30, ge=1, description="visits of each training image")
+    questions_per_video: int = Field(4, ge=1, le=64, description="of an image drawn for one step")
+    max_answers: int = Field(3129, ge=2, description="the most frequent training answers are the classes")
+
+
 class TasksParams(Section):
     """What belongs to one task alone."""
 
     retrieval: RetrievalParams = RetrievalParams()
     open_qa: OpenQAParams = OpenQAParams()
+    multiple_choice: MultipleChoiceParams = MultipleChoiceParams()
+    image_qa: ImageQAParams = ImageQAParams()
 
 
 class EvaluateParams(Section):

@@ -68,6 +68,7 @@ TEXTS_SCHEMA = pa.schema(
         _column("answers", pa.list_(pa.string()), "open_qa: all right answers, where there are several", nullable=True),
         _column("answer_scores", pa.list_(pa.float64()), "open_qa: what each is worth, above 0 to 1", nullable=True),
         _column("split", pa.string(), "train, val or test"),
+        _column("media_kind", pa.string(), "video or image: that of its media", nullable=True),
     ]
 )
 
