@@ -16,7 +16,7 @@ from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory, atomic_write, write_json
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.heads import ClipBertForMultipleChoice, ClipBertForOpenQA, ClipBertForRetrieval
-from clipbert.model.load import load
+from clipbert.model.load import load, quiet
 from clipbert.model.original import (
     BATCH_NORM_EPSILON,
     FIRST_CONVOLUTION,
@@ -60,7 +60,7 @@ def convert(
             f"{model.config.vocab_size}. Give the tokenizer it was trained with (bert-base-uncased)."
         )
     fresh = _fill(model, found, original)
-    with atomic_directory(out) as folder:
+    with quiet(), atomic_directory(out) as folder:
         model.save_pretrained(folder)
         meta = {"types": json.dumps(found.types, sort_keys=True)}
         save_file({name: value.clone() for name, value in found.kept.items()}, folder / KEPT_FILE, metadata=meta)
@@ -96,7 +96,7 @@ def convert_backbone(original: Path, out: Path) -> ResNetBackbone:
         problems["unknown"] = sorted(unknown)
     _refuse(problems, original)
     model.load_state_dict(weights, strict=False)
-    with atomic_directory(out) as folder:
+    with quiet(), atomic_directory(out) as folder:
         model.save_pretrained(folder)
         write_json(
             folder / "preprocessor_config.json",
