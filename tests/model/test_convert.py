@@ -18,7 +18,7 @@ from original_checkpoint import (
     predict_words,
     resnet_shapes,
 )
-from transformers import AutoBackbone
+from transformers.models.resnet.modeling_resnet import ResNetBackbone
 
 from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertForOpenQA, ClipBertForPreTraining, ClipBertProcessor, load
@@ -239,7 +239,7 @@ def test_a_backbone_alone(tmp_path, form):
             {"model": {f"backbone.{name}": value for name, value in state.items()} | heads, "iteration": 3}, path
         )
     convert_backbone(path, tmp_path / "resnet")
-    backbone = AutoBackbone.from_pretrained(str(tmp_path / "resnet")).eval()
+    backbone = ResNetBackbone.from_pretrained(tmp_path / "resnet").eval()
     pixels = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1)) * 255
     mean = torch.tensor(json.loads((tmp_path / "resnet" / "preprocessor_config.json").read_text())["image_mean"])
     with torch.no_grad():
