@@ -33,7 +33,7 @@ def params(**train: object) -> Params:
     return Params.model_validate(
         {
             "train": values,
-            "tasks": {"retrieval": {"epochs": 4}, "open_qa": {"epochs": 4}},
+            "tasks": {name: {"epochs": 4} for name in ("retrieval", "open_qa", "multiple_choice", "image_qa")},
             "model": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48},
         }
     )
@@ -54,7 +54,7 @@ def finish(run: Run, log: Log) -> Progress:
     return train(run, state, optimizer, log)
 
 
-@pytest.mark.parametrize("task", ["retrieval", "open_qa"])
+@pytest.mark.parametrize("task", ["retrieval", "open_qa", "multiple_choice"])
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     tiny_project: Path, tmp_path: Path, task: str
 ) -> None:
@@ -77,14 +77,15 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
         assert torch.equal(a, b), name
 
 
-def test_the_loss_falls_and_the_exported_model_loads(tiny_project: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["open_qa", "multiple_choice", "image_qa"])
+def test_the_loss_falls_and_the_exported_model_loads(tiny_project: Path, tmp_path: Path, task: str) -> None:
     from clipbert.model import load
 
-    run = make_run(tiny_project, tmp_path / "checkpoints", "open_qa", params(lr=0.003))
+    run = make_run(tiny_project, tmp_path / "checkpoints", task, params(lr=0.003))
     first = run.task.loss(run.model, next(iter(_batches(run))))[0].item()
     state = finish(run, Log())
     assert state.history[-1]["loss"] < first
-    assert state.best == max(row["open_qa/accuracy"] for row in state.validation)
+    assert state.best == max(row[f"{task}/accuracy"] for row in state.validation)
     export(run, tmp_path / "model")
     loaded = load(tmp_path / "model")
     assert loaded.config.answers == run.model.config.answers
