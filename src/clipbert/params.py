@@ -11,8 +11,10 @@ from pydantic_core import ErrorDetails
 
 from clipbert.errors import ClipBertError
 
-TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa")
+TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa", "pretrain")
 TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa"]
+
+SCRATCH = "src/clipbert/model"  # for DVC, a path that is there: what the code draws at random
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -145,6 +147,9 @@ class ModelParams(Section):
     """A preset, and what to change in it; null keeps the preset's value."""
 
     preset: Literal["tiny", "base"] = Field("tiny", description="tiny: CPU minutes; base: the paper's model")
+    init_from: str | None = Field(
+        SCRATCH, description=f"folder of the model to start from; {SCRATCH} or null: random weights"
+    )
     image_size: int | None = Field(None, ge=32, le=2048, description="pixels of the square the model sees")
     clips: int | None = Field(None, ge=1, le=64, description="clips of a video in one training step")
     frames_per_clip: int | None = Field(None, ge=1, le=64, description="frames of a clip, averaged by the model")
@@ -155,9 +160,14 @@ class ModelParams(Section):
     max_text_length: int | None = Field(None, ge=4, le=512, description="tokens; longer texts are cut")
     vocab_size: int = Field(8192, ge=64, description="of the WordPiece vocabulary learned from the training texts")
 
+    @property
+    def start_from(self) -> str | None:
+        """The folder of the model whose weights are the start; None for random weights."""
+        return None if self.init_from == SCRATCH else self.init_from
+
     def overrides(self) -> dict[str, Any]:
         """The fields that replace the preset's values."""
-        chosen = self.model_dump(exclude={"preset", "vocab_size"}, exclude_none=True)
+        chosen = self.model_dump(exclude={"preset", "vocab_size", "init_from"}, exclude_none=True)
         if "hidden_size" in chosen:
             chosen["intermediate_size"] = 4 * chosen["hidden_size"]
         return chosen
@@ -215,6 +225,15 @@ class ImageQAParams(OpenQAParams):
     max_answers: int = Field(3129, ge=2, description="the most frequent training answers are the classes")
 
 
+class PretrainParams(Section):
+    """Masked language modelling and image-text matching."""
+
+    epochs: int = Field(40, ge=1, description="visits of each training image")
+    texts_per_image: int = Field(2, ge=1, le=64, description="captions of an image in one step")
+    masked: float = Field(0.15, gt=0, lt=1, description="share of the words to fill in")
+    unmatched: float = Field(0.5, gt=0, lt=1, description="share of the texts that are another image's")
+
+
 class TasksParams(Section):
     """What belongs to one task alone."""
 
@@ -222,6 +241,7 @@ class TasksParams(Section):
     open_qa: OpenQAParams = OpenQAParams()
     multiple_choice: MultipleChoiceParams = MultipleChoiceParams()
     image_qa: ImageQAParams = ImageQAParams()
+    pretrain: PretrainParams = PretrainParams()
 
 
 class EvaluateParams(Section):
@@ -243,7 +263,10 @@ class Params(Section):
     """The whole of params.yaml."""
 
     tasks_run: list[TaskName] = Field(
-        ["retrieval", "open_qa"], min_length=1, description="the tasks of `dvc repro`: " + ", ".join(TASKS)
+        ["retrieval", "open_qa"], min_length=1, description="the tasks of `dvc repro`: " + ", ".join(TASKS[:-1])
+    )
+    pretrain_run: list[Literal["pretrain"]] = Field(
+        [], max_length=1, description="[pretrain]: image-text pretraining as well, before what starts from it"
     )
     seed: int = Field(0, ge=0, lt=2**32)
     ingest: IngestParams = IngestParams()

@@ -118,7 +118,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     examples, val = task.examples(texts, "train"), task.examples(texts, "val")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(params.seed)
-    model, processor = build_model(task, examples, params)
+    model, processor = build_model(task, examples, params, texts)
     checkpoints = Checkpoints(project.checkpoints(task_name), fingerprint(project, task_name, params))
     run = Run(task, model, processor, cache, examples, val, params, checkpoints, device)
     with _only_one(project.checkpoints(task_name)):
@@ -236,7 +236,10 @@ def lineage(origin: dict[str, str]) -> dict[str, str]:
 def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, Any]:
     """What a checkpoint must have been made with to be gone on from."""
     data = {path.name: sha256_file(path) for path in sorted(project.manifest.glob("*.parquet"))}
-    return {**train_params(task_name, params), **data, "frame cache": sha256_file(project.frames / "index.arrow")}
+    found = {**train_params(task_name, params), **data, "frame cache": sha256_file(project.frames / "index.arrow")}
+    if params.model.start_from is not None:
+        found["weights of model.init_from"] = sha256_file(Path(params.model.start_from, "model.safetensors"))
+    return found
 
 
 @contextlib.contextmanager

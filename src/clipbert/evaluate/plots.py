@@ -71,7 +71,12 @@ def recall_figure(evaluation: Evaluation) -> str:
 
 def types_figure(evaluation: Evaluation) -> str:
     """Accuracy by kind of answer, beside the same model on blank frames, as SVG."""
-    table = accuracy_by_type(evaluation).head(12)[::-1]
+    return bars(accuracy_by_type(evaluation).head(12))
+
+
+def bars(table: pd.DataFrame) -> str:
+    """The rows of a table (answer_type, questions, accuracy, blank_frames) as horizontal bars, as SVG."""
+    table = table[::-1]
 
     def draw(axes: Any) -> None:
         rows = np.arange(len(table))
@@ -135,7 +140,30 @@ class Drawing:
     figure: Callable[[Evaluation], str]
 
 
+def parts_table(evaluation: Evaluation) -> pd.DataFrame:
+    """answer_type, questions, accuracy, blank_frames: of masked words, and of matched and unmatched texts."""
+
+    def rows(items: pd.DataFrame) -> list[float]:
+        told = [items["matched_right"].mean(), items["unmatched_right"].mean()]
+        return [100 * float(value) for value in (items["words_right"].sum() / items["words"].sum(), *told)]
+
+    items = evaluation.items
+    return pd.DataFrame(
+        {
+            "answer_type": ["masked words", "matched texts", "unmatched texts"],
+            "questions": [int(items["words"].sum()), len(items), len(items)],
+            "accuracy": rows(items),
+            "blank_frames": rows(evaluation.blank_items),
+        }
+    )
+
+
 DRAWINGS = {
+    "parts": Drawing(
+        "Words filled in, and texts told from others",
+        lambda seen: {"parts": parts_table(seen)},
+        lambda seen: bars(parts_table(seen)),
+    ),
     "recall": Drawing("Recall at k on the test videos", lambda seen: {"recall": recall_table(seen)}, recall_figure),
     "types": Drawing(
         "Accuracy by kind of question",

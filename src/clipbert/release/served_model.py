@@ -18,10 +18,12 @@ from clipbert.frames.sampling import uniform_clips
 from clipbert.model import (
     ClipBertForMultipleChoice,
     ClipBertForOpenQA,
+    ClipBertForPreTraining,
     ClipBertForRetrieval,
     ClipBertProcessor,
     load,
 )
+from clipbert.model.losses import aggregate
 
 
 class ServedClipBert(PythonModel):
@@ -29,8 +31,8 @@ class ServedClipBert(PythonModel):
 
     Retrieval: columns `video` (path of a file) and `text` give `score`, the probability that they match. Open QA:
     `video` and `question` give `answer` and `confidence`; image QA has `image` in place of `video`. Multiple choice:
-    `video`, `question` and `options` give `answer`, its position `option`, and `confidence`. A file that stands in
-    several rows is read once.
+    `video`, `question` and `options` give `answer`, its position `option`, and `confidence`. A pretrained model:
+    `image` and `text` give `score`, the probability that they match. A file that stands in several rows is read once.
     """
 
     def load_context(self, context: Any) -> None:
@@ -73,6 +75,12 @@ class ServedClipBert(PythonModel):
             confidences, choices = (logits.sigmoid() if soft else logits.softmax(dim=1)).max(dim=1)
             answers = [self.model.config.answers[choice] for choice in choices.tolist()]
             return pd.DataFrame({"answer": answers, "confidence": confidences.tolist()}, index=rows.index)
+        if isinstance(self.model, ClipBertForPreTraining):
+            tokens = self.processor(texts=rows["text"].tolist()).to(self.model.device)
+            counts = torch.tensor([len(rows)], device=self.model.device)
+            out = self.model(visual_embeds=visual_embeds, texts_per_video=counts, **tokens)
+            scores = aggregate(out.itm_logits, self.model.config.score_aggregation).softmax(dim=1)[:, 1]
+            return pd.DataFrame({"score": scores.tolist()}, index=rows.index)
         if not isinstance(self.model, ClipBertForRetrieval):
             raise ClipBertError(f"{type(self.model).__name__}: expected a retrieval or a question-answering model.")
         logits = self._logits(visual_embeds, rows["text"].tolist())

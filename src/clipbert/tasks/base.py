@@ -132,6 +132,11 @@ class Task(ABC):
         """What the model reads of one of an example's texts: the text, or in multiple choice one text an option."""
         return [example.texts[item]]
 
+    def vocabulary(self, train: list[Example], texts: pd.DataFrame) -> set[str]:
+        """What a fresh tokenizer learns from: what the model reads of the examples, and their captions."""
+        read = {text for example in train for item in range(len(example.texts)) for text in self.wording(example, item)}
+        return read | {text for example in train for text in example.captions}
+
     @abstractmethod
     def model_class(self) -> type[Any]:
         """The ClipBertFor... class that is trained."""
