@@ -129,7 +129,7 @@ def test_a_pretrained_checkpoint_gets_a_fresh_head(files, capsys):
     assert isinstance(model, ClipBertForOpenQA)
     assert model.config.answers == ["red", "blue", "two"]
     said = " ".join(capsys.readouterr().out.split())
-    assert "the task head is fresh, to be trained: classifier.0.bias" in said
+    assert "the task head is fresh, to be trained: transformer.classifier.0" in said
     assert "weights of another task's head are left out" in said
 
 
@@ -154,20 +154,21 @@ def without(name):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (without("cnn.grid_encoder.0.weight"), r"1 missing: clipbert.vision.projection.weight\n"),
-        (without("transformer.classifier.2.bias"), r"1 missing: classifier.2.bias\n"),
+        (without("cnn.grid_encoder.0.weight"), r"1 missing: cnn.grid_encoder.0.weight\n"),
+        (without("transformer.classifier.2.bias"), r"1 missing: transformer.classifier.2.bias\n"),
         (
             checkpoint(2) | {"transformer.bert.pooler.dense.bias": torch.zeros(5)},
-            r"1 mis-shaped: clipbert.pooler.dense.bias \(5,\), expected \(24,\)",
+            r"1 mis-shaped: transformer.bert.pooler.dense.bias \(5,\), expected \(24,\)",
         ),
         (checkpoint(2) | {"transformer.extra": torch.zeros(1)}, "1 unknown: transformer.extra"),
-        (checkpoint(3), r"mis-shaped: classifier.2.bias \(3,\), expected \(2,\)"),
+        (checkpoint(3), r"mis-shaped: transformer.classifier.2.bias \(3,\), expected \(2,\)"),
         (without("cnn.feature.backbone.stem.conv1.weight"), "the weight stem.conv1.weight of the ResNet is missing"),
         (
             checkpoint(None) | {"transformer.cls.predictions.decoder.weight": torch.zeros(50, 24)},
             "decoder.weight differ from the embeddings they are tied to",
         ),
         ({"a": "text"}, "a is a str: expected weights only"),
+        ({0: 1}, "0 is a int: expected weights only"),
         ([1, 2], "holds a list: expected a state dict"),
     ],
 )
@@ -175,6 +176,48 @@ def test_what_does_not_fit_is_listed_and_nothing_is_written(files, content, mess
     with pytest.raises(ClipBertError, match=message):
         run(files, content)
     assert not (files[0] / "model").exists()
+
+
+def test_every_missing_name_is_listed_as_the_file_would_call_it(files):
+    state = {name: value for name, value in checkpoint(2).items() if ".encoder." not in name}
+    with pytest.raises(ClipBertError) as error:
+        run(files, state)
+    assert [name for name in checkpoint(2) if name not in state and name not in str(error.value)] == []
+
+
+def test_nothing_but_a_model_is_replaced(files):
+    folder, save = files
+    thesis = folder / "model" / "chapter.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    with pytest.raises(ClipBertError, match=r"model: holds other things than a model: name a new folder"):
+        run(files, checkpoint(2))
+    with pytest.raises(ClipBertError, match=r"model: holds other things than a model: name a new folder"):
+        convert_backbone(save(checkpoint(2)), folder / "model")
+    assert thesis.read_text() == "years of work"
+    with pytest.raises(ClipBertError, match=r"answers.json: is a file: expected the model folder to write"):
+        convert_backbone(folder / "original.pt", folder / "answers.json")
+    thesis.unlink()
+    run(files, checkpoint(2))
+    run(files, checkpoint(2))  # a model is replaced by its like
+    with pytest.raises(ClipBertError, match=r"model: is a folder: expected the checkpoint file to write"):
+        to_original(folder / "model", folder / "model")
+
+
+def test_buffers_of_the_original_come_back(files):
+    buffers = {
+        "transformer.bert.embeddings.position_ids": torch.arange(40)[None],
+        "cnn.feature.backbone.stem.conv1.norm.num_batches_tracked": torch.tensor(7),
+    }
+    run(files, checkpoint(2) | buffers)
+    back = to_original(files[0] / "model", files[0] / "back.pt")
+    assert all(torch.equal(back[name], value) and back[name].dtype == value.dtype for name, value in buffers.items())
+
+
+def test_a_model_of_few_text_positions(files):
+    config = CONFIG | {"max_position_embeddings": 16}
+    (files[0] / "base_model.json").write_text(json.dumps(config))
+    assert run(files, checkpoint(2, config)).config.max_text_length == 16
 
 
 class Hostile:
@@ -194,6 +237,37 @@ def test_code_in_a_checkpoint_is_never_run(files, monkeypatch, name):
     with pytest.raises(ClipBertError, match=rf"{name}: cannot be read as weights .* code inside a checkpoint is never"):
         convert_backbone(path, folder / "out")
     assert not (folder / "hostile_was_here").exists()
+
+
+class Call:
+    """A pickle that calls what it names."""
+
+    def __init__(self, function, *arguments):
+        self.reduced = (function, arguments)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        Call(np.ndarray, (1 << 44,), np.dtype("f8")),  # 128 TiB
+        Call(np._core.multiarray.scalar, np.dtype("O"), b""),
+        Call(eval, "1"),
+    ],
+)
+def test_a_pickle_of_anything_but_arrays_is_refused(files, content):
+    path = files[0] / "weights.bin"  # known by what is in it, not by its name
+    path.write_bytes(pickle.dumps({"model": {"stem.conv1.weight": content}}, protocol=2))
+    with pytest.raises(ClipBertError, match=r"weights.bin: cannot be read as weights .* code inside"):
+        convert_backbone(path, files[0] / "out")
+
+
+def test_a_legacy_file_of_torch_save_is_read(files):
+    path = files[0] / "old.pkl"
+    torch.save({"model": resnet()}, path, _use_new_zipfile_serialization=False)
+    assert convert_backbone(path, files[0] / "out").channels == [32]
 
 
 def test_answers_and_configurations_of_another_kind(files):
@@ -281,7 +355,7 @@ def test_what_is_no_resnet(tmp_path):
     state = resnet()
     del state["res3.0.conv2.norm.bias"]
     torch.save({"model": state}, tmp_path / "R-50.pth")
-    with pytest.raises(ClipBertError, match=r"1 missing: encoder.stages.1.layers.0.layer.1.normalization.bias"):
+    with pytest.raises(ClipBertError, match=r"1 missing: res3.0.conv2.norm.bias"):
         convert_backbone(tmp_path / "R-50.pth", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

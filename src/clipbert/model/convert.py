@@ -1,6 +1,7 @@
 """Checkpoints of the authors' code to model folders, and back."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from clipbert.model.original import (
     FIRST_CONVOLUTION,
     Translated,
     backbone_name,
+    detectron_name,
+    original_name,
     resnet_config,
     restore,
     swap_channels,
@@ -34,7 +37,6 @@ from clipbert.model.tokenizer import load_tokenizer
 
 KEPT_FILE = "original.safetensors"  # what the original has and ClipBERT does not use
 MEAN = [123.675, 116.28, 103.53]  # RGB; the original subtracts the same numbers in BGR order
-NAMED = 20
 
 
 def convert(
@@ -49,6 +51,7 @@ def convert(
         ClipBertError: a file cannot be read, a weight is missing, unknown or of another shape, or the task needs
             answers; each name is listed.
     """
+    _check_out(out)
     vocabulary = None if tokenizer is None else load_tokenizer(tokenizer)
     fields = read_model_config(model_config)
     state = read_checkpoint(original)
@@ -76,6 +79,7 @@ def convert_backbone(original: Path, out: Path) -> ResNetBackbone:
     Raises:
         ClipBertError: the file cannot be read, or a weight of the ResNet is missing or unknown.
     """
+    _check_out(out)
     state = _detectron_resnet(read_checkpoint(original), original)
     config = _vision(state, original)
     config.pop("model_type")
@@ -91,9 +95,8 @@ def convert_backbone(original: Path, out: Path) -> ResNetBackbone:
             weights[ours.removeprefix("vision.backbone.")] = (
                 swap_channels(single) if ours == FIRST_CONVOLUTION else single
             )
-    problems = _problems(model, weights)
-    if unknown:
-        problems["unknown"] = sorted(unknown)
+    problems = _problems(model, weights, lambda name: detectron_name(f"vision.backbone.{name}") or name)
+    problems["unknown"] += unknown
     _refuse(problems, original)
     model.load_state_dict(weights, strict=False)
     with quiet(), atomic_directory(out) as folder:
@@ -115,6 +118,10 @@ def to_original(model_dir: Path, out: Path) -> dict[str, Tensor]:
     Raises:
         ClipBertError: the folder is no model, or has parts that the original's architecture has no place for.
     """
+    if out.is_dir():
+        raise ClipBertError(
+            f"--out {out}: is a folder: expected the checkpoint file to write, for example original.pt."
+        )
     model = load(model_dir)
     kept: dict[str, Tensor] = {}
     types: dict[str, str] = {}
@@ -150,6 +157,14 @@ def to_original(model_dir: Path, out: Path) -> dict[str, Tensor]:
     return state
 
 
+def _check_out(out: Path) -> None:
+    """Refuse to replace anything but a model folder."""
+    if out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file():
+        raise ClipBertError(f"--out {out}: holds other things than a model: name a new folder.")
+    if out.exists() and not out.is_dir():
+        raise ClipBertError(f"--out {out}: is a file: expected the model folder to write.")
+
+
 def _fresh_model(
     original: Path, state: dict[str, Tensor], found: Translated, task: str, fields: dict[str, Any], answers: Path | None
 ) -> PreTrainedModel:
@@ -158,7 +173,9 @@ def _fresh_model(
         for name, value in state.items()
         if name.startswith("cnn.feature.backbone.")
     }
-    fields = fields | {"vision": _vision(resnet, original)}
+    # a small model may have fewer text positions than the paper's 32 tokens
+    longest = min(ClipBertConfig.max_text_length, fields["max_position_embeddings"] // 8 * 8)
+    fields = fields | {"vision": _vision(resnet, original), "max_text_length": longest}
     labels = found.weights["classifier.2.weight"].shape[0] if "classifier.2.weight" in found.weights else None
     if task in ("open_qa", "image_qa"):
         if answers is None:
@@ -208,48 +225,40 @@ def _fill(model: PreTrainedModel, found: Translated, original: Path) -> list[str
         )
     head = "cls." if isinstance(model, ClipBertForPreTraining) else "classifier."
     other = "classifier." if head == "cls." else "cls."
-    found.unexpected += [f"transformer.{name}" for name in found.weights if name.startswith(other)]
-    others = [name for name in found.unexpected if name.startswith(f"transformer.{other}")]
     weights = {name: value for name, value in found.weights.items() if not name.startswith(other)}
-    problems = _problems(model, weights)
-    missing = problems.get("missing", [])
-    fresh = [name for name in missing if name.startswith("classifier.")]
-    if fresh and len(fresh) == sum(name.startswith("classifier.") for name in model.state_dict()):
-        problems["missing"] = [name for name in missing if name not in fresh]
-    else:
-        fresh = []
-    if unknown := sorted(set(found.unexpected) - set(others)):
-        problems["unknown"] = unknown
-    _refuse({kind: names for kind, names in problems.items() if names}, original)
-    found.unexpected = others
+    problems = _problems(model, weights, lambda name: original_name(name) or name)
+    classifier = [f"transformer.{name}" for name in model.state_dict() if name.startswith("classifier.")]
+    fresh = [name for name in problems["missing"] if name in classifier]
+    if len(fresh) < len(classifier):
+        fresh = []  # half a head is a broken file
+    problems["missing"] = [name for name in problems["missing"] if name not in fresh]
+    problems["unknown"] += found.unexpected
+    _refuse(problems, original)
+    found.other_head = len(found.weights) - len(weights)
     model.load_state_dict(weights, strict=False)
     return fresh
 
 
-def _problems(model: torch.nn.Module, weights: dict[str, Tensor]) -> dict[str, list[str]]:
-    """What keeps `weights` from filling the model: missing names, and shapes that differ."""
+def _problems(model: torch.nn.Module, weights: dict[str, Tensor], theirs: Callable[[str], str]) -> dict[str, list[str]]:
+    """What keeps `weights` from filling the model, by the names that `theirs` gives: those of the file."""
     expected = {
         name: tuple(value.shape)
         for name, value in model.state_dict().items()
         if not name.endswith(("num_batches_tracked", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"))
     }
     return {
-        "missing": sorted(set(expected) - set(weights)),
-        "unknown": sorted(set(weights) - set(expected)),
+        "missing": [theirs(name) for name in expected if name not in weights],
+        "unknown": [theirs(name) for name in weights if name not in expected],
         "mis-shaped": [
-            f"{name} {tuple(weights[name].shape)}, expected {shape}"
-            for name, shape in sorted(expected.items())
+            f"{theirs(name)} {tuple(weights[name].shape)}, expected {shape}"
+            for name, shape in expected.items()
             if name in weights and tuple(weights[name].shape) != shape
         ],
     }
 
 
 def _refuse(problems: dict[str, list[str]], original: Path) -> None:
-    lines = [
-        f"  {len(names)} {kind}: {'; '.join(names[:NAMED])}{'; ...' if len(names) > NAMED else ''}"
-        for kind, names in problems.items()
-        if names
-    ]
+    lines = [f"  {len(names)} {kind}: {'; '.join(sorted(names))}" for kind, names in problems.items() if names]
     if lines:
         raise ClipBertError(
             f"{original}: the weights do not fit the model:\n" + "\n".join(lines) + "\nGive the --model-config and the "
@@ -300,11 +309,11 @@ def _from_caffe2(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _report(found: Translated, fresh: list[str], original: Path, out: Path, tokenizer: str | None) -> None:
-    lines = [f"{out}: {len(found.weights) - len(found.unexpected)} weights from {original}"]
+    lines = [f"{out}: {len(found.weights) - found.other_head} weights from {original}"]
     if found.detector:
         lines.append(f"  {len(found.detector)} weights of the detector around the ResNet are not needed and left out")
-    if found.unexpected:
-        lines.append(f"  {len(found.unexpected)} weights of another task's head are left out")
+    if found.other_head:
+        lines.append(f"  {found.other_head} weights of another task's head are left out")
     if fresh:
         lines.append(f"  the task head is fresh, to be trained: {', '.join(fresh)}")
     if tokenizer is None:

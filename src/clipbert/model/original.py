@@ -119,6 +119,7 @@ class Translated:
     detector: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     untied: list[str] = field(default_factory=list)
+    other_head: int = 0  # weights of another task's head
     kept: dict[str, Tensor] = field(default_factory=dict)  # of no use to us, but part of the original's transformer
     types: dict[str, str] = field(default_factory=dict)  # of every weight in the file, float16 say
 
@@ -130,9 +131,7 @@ def translate(state: dict[str, Tensor]) -> Translated:
         ours = our_name(name)
         if DETECTOR.match(name):
             found.detector.append(name)
-        elif BOOKKEEPING.search(name):
-            continue
-        elif name == UNUSED:
+        elif name == UNUSED or BOOKKEEPING.search(name):
             found.kept[name] = value
             found.types[name] = _type(value)
         elif name in TIED:

@@ -13,6 +13,7 @@ from torch import Tensor
 from clipbert.errors import ClipBertError, first_line
 
 NESTED = ("model_state_dict", "model", "state_dict", "blobs")
+LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that old files of torch.save begin with
 FIELDS = {
     "max_grid_row_position_embeddings": "max_grid_rows",
     "max_grid_col_position_embeddings": "max_grid_cols",
@@ -45,19 +46,23 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     try:
         with path.open("rb") as file:
-            head = file.read(2)
+            head = file.read(len(LEGACY_TORCH))
     except OSError as error:
         raise ClipBertError(f"{path}: cannot be read ({first_line(error)}). Name a checkpoint file.") from error
-    # A file of torch.save is a zip archive or begins with a pickled number; detectron2's .pkl is a bare pickle.
-    content = _unpickle(path) if path.suffix == ".pkl" and head[:1] == b"\x80" else _torch_load(path)
+    # A file of torch.save is a zip archive or begins with a certain pickled number; detectron2's .pkl is a bare pickle.
+    content = _unpickle(path) if head[:1] == b"\x80" and head != LEGACY_TORCH else _torch_load(path)
     while isinstance(content, dict) and (inner := next((key for key in NESTED if key in content), None)):
         content = content[inner]
     if not isinstance(content, dict) or not content:
         raise ClipBertError(
             f"{path}: holds a {type(content).__name__}: expected a state dict, names and their weights."
         )
-    weights = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if strange := [str(name) for name in content if name not in weights and not str(name).startswith("__")]:
+    weights = {
+        name: value
+        for name, value in content.items()
+        if isinstance(value, Tensor) and not str(name).endswith("_momentum")  # Caffe2's optimizer
+    }
+    if strange := [name for name, value in content.items() if not isinstance(value, Tensor) and name != "__author__"]:
         raise ClipBertError(
             f"{path}: {strange[0]} is a {type(content[strange[0]]).__name__}: expected weights only, or a training "
             f"state with them under one of {', '.join(NESTED)}."
@@ -113,7 +118,7 @@ def _json(path: Path) -> Any:
 def _torch_load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # a broken file can raise anything
         raise ClipBertError(
             f"{path}: cannot be read as weights ({first_line(error)}). It must be a file of torch.save that holds "
             "tensors and plain values only; code inside a checkpoint is never run."
@@ -128,8 +133,6 @@ class _ArraysOnly(pickle.Unpickler):
         ("numpy", "dtype"): np.dtype,
         ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
         ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-        ("numpy.core.multiarray", "scalar"): np._core.multiarray.scalar,  # type: ignore[attr-defined]
-        ("numpy._core.multiarray", "scalar"): np._core.multiarray.scalar,  # type: ignore[attr-defined]
         ("numpy._core.numeric", "_frombuffer"): np._core.numeric._frombuffer,  # type: ignore[attr-defined]
         ("numpy.core.numeric", "_frombuffer"): np._core.numeric._frombuffer,  # type: ignore[attr-defined]
         ("_codecs", "encode"): lambda text, encoding: _latin(text, encoding),
@@ -152,7 +155,7 @@ def _unpickle(path: Path) -> Any:
     try:
         content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         return _tensors(content)
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, AttributeError, OSError) as error:
+    except Exception as error:  # a broken pickle can raise anything
         raise ClipBertError(
             f"{path}: cannot be read as weights ({first_line(error)}). Expected a pickle of NumPy arrays, as "
             "detectron2's R-50.pkl is; code inside a checkpoint is never run."
