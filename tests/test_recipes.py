@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from clipbert.cli import app
 from clipbert.errors import ClipBertError
-from clipbert.params import TASKS, leaves, load_params
+from clipbert.params import TASKS, load_params
 from clipbert.recipes import dvc_arguments, list_recipes
-from clipbert.yaml_text import parse_yaml
+from clipbert.yaml_text import leaves, parse_yaml
 
 PROJECT = Path(__file__).parents[1]
 FOLDER, PARAMS = PROJECT / "recipes", PROJECT / "params.yaml"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from clipbert.cli_convert import convert
 from clipbert.cli_import import importers
 from clipbert.cli_options import DEFAULT, ParamsFile, Set, project
 from clipbert.cli_quarantine import quarantine
@@ -28,6 +29,10 @@ app = typer.Typer(
 )
 app.add_typer(importers, name="import")
 app.add_typer(quarantine, name="quarantine")
+app.command(
+    "convert",
+    epilog="Example: `clipbert convert OLD.pt --model-config base_model.json --task retrieval --out models/old`",
+)(convert)
 
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(TASKS)}.")]
 

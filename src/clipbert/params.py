@@ -10,10 +10,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from clipbert.errors import ClipBertError
-from clipbert.yaml_text import parse_yaml
+from clipbert.yaml_text import leaves, parse_yaml
 
-TASKS = ("retrieval", "open_qa")
-TaskName = Literal["retrieval", "open_qa"]
+TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa")
+TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -199,11 +199,31 @@ class OpenQAParams(Section):
     max_answers: int = Field(1500, ge=2, description="the most frequent training answers are the classes")
 
 
+class MultipleChoiceParams(Section):
+    """Question answering with a few options to choose from."""
+
+    epochs: int = Field(12, ge=1, description="visits of each training video")
+    questions_per_video: int = Field(2, ge=1, le=64, description="of a video drawn for one step, each with its options")
+    caption_weight: float = Field(
+        1.0, ge=0, description="of the contrastive term, if all training videos have captions"
+    )
+
+
+class ImageQAParams(OpenQAParams):
+    """Question answering about images, with a score for each answer."""
+
+    epochs: int = Field(30, ge=1, description="visits of each training image")
+    questions_per_video: int = Field(4, ge=1, le=64, description="of an image drawn for one step")
+    max_answers: int = Field(3129, ge=2, description="the most frequent training answers are the classes")
+
+
 class TasksParams(Section):
     """What belongs to one task alone."""
 
     retrieval: RetrievalParams = RetrievalParams()
     open_qa: OpenQAParams = OpenQAParams()
+    multiple_choice: MultipleChoiceParams = MultipleChoiceParams()
+    image_qa: ImageQAParams = ImageQAParams()
 
 
 class EvaluateParams(Section):
@@ -298,15 +318,6 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ClipBertError(f"--set {override}: {section} is a value, not a section.")
         place = inner
     place[name] = parse_yaml(text)
-
-
-def leaves(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted path, value) of everything in nested sections that is no section itself."""
-    found: list[tuple[str, Any]] = []
-    for key, inner in value.items():
-        path = f"{prefix}{key}"
-        found += leaves(inner, f"{path}.") if isinstance(inner, dict) else [(path, inner)]
-    return found
 
 
 def _field(section: type[BaseModel], name: int | str) -> FieldInfo | None:

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from clipbert.errors import ClipBertError
-from clipbert.params import leaves, load_params
-from clipbert.yaml_text import parse_yaml
+from clipbert.params import load_params
+from clipbert.yaml_text import leaves, parse_yaml
 
 # What neither the shell nor the grammar of Hydra takes apart.
 PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")

@@ -22,3 +22,12 @@ def parse_yaml(text: str) -> Any:
         yaml.YAMLError: it is not valid.
     """
     return yaml.load(text, _Loader)
+
+
+def leaves(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted path, value) of everything in nested sections that is no section itself."""
+    found: list[tuple[str, Any]] = []
+    for key, inner in value.items():
+        path = f"{prefix}{key}"
+        found += leaves(inner, f"{path}.") if isinstance(inner, dict) else [(path, inner)]
+    return found

@@ -41,13 +41,14 @@ def write(folder: Path, name: str, *rows: dict[str, Any] | bytes) -> Path:
 
 
 def test_all_three_files_in_a_fixed_order(tmp_path: Path) -> None:
-    write(tmp_path, "multiple_choice.jsonl", CHOICE)
+    write(tmp_path, "multiple_choice.jsonl", {**CHOICE, "answer_type": "order"}, {**CHOICE, "id": "m1"})
     write(tmp_path, "open_qa.jsonl", {**QUESTION, "answer_type": "colour"})
     write(tmp_path, "captions.jsonl", CAPTION)
-    caption, question, choice = read(tmp_path)
+    caption, question, choice, plain = read(tmp_path)
     assert (caption.kind, caption.id, caption.media, caption.split) == ("caption", "c0", "videos/a.mp4", "train")
     assert (question.text, question.answer, question.answer_type) == ("what colour?", "red", "colour")
     assert (choice.options, choice.answer_index, choice.answer) == (["a", "b"], 1, None)
+    assert (choice.answer_type, plain.answer_type) == ("order", None)
 
 
 def test_white_space_byte_order_mark_and_blank_lines(tmp_path: Path) -> None:
@@ -104,6 +105,7 @@ def test_wrong_captions(tmp_path: Path, row: dict[str, Any] | bytes, said: str) 
         ({**CHOICE, "options": ["a"]}, "options has 1 entries; expected at least 2"),
         ({**CHOICE, "options": "ab"}, 'options is "ab" (a string); expected a list of strings'),
         ({**CHOICE, "options": ["a", " "]}, "options[1] is empty"),
+        ({**CHOICE, "answer_type": 3}, "answer_type is 3 (a number); expected a string"),
         ({**CHOICE, "options": ["a", 5]}, "options[1] is 5 (a number); expected a string"),
     ],
 )

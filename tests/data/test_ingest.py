@@ -84,6 +84,8 @@ def test_all_kinds_of_media_and_texts(tmp_path: Path, data: Path, tiny_video: Ma
     assert texts.loc["open_qa", "answer"] == "red"
     assert texts.loc["multiple_choice", "options"] == ["a", "b"]
     assert texts.loc["multiple_choice", "answer_index"] == 1
+    assert texts.loc[["open_qa", "multiple_choice"], "media_kind"].tolist() == ["image", "image"]
+    assert set(texts.loc["caption", "media_kind"]) == {"video"}
 
 
 def test_split_of_a_video_in_two_splits_is_the_later(tmp_path: Path, data: Path) -> None:

@@ -17,11 +17,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from clipbert.data import sample
 from clipbert.data.sample import make_sample_data
+from clipbert.data.looks import distance, look
 from clipbert.data.sample_encode import FORMATS, encode
-from clipbert.data.sample_render import MARGIN, RGB, coverage, render
+from clipbert.data.sample_pictures import Picture, at_moment, encode_picture
+from clipbert.data.sample_render import MARGIN, RGB, coverage, render, render_frame
 from clipbert.data.sample_scene import COLORS, FPS, FRAMES, SHAPES, SIDE, SIZES, UNSEEN, Scene, Thing, draw_scene
 from clipbert.errors import ClipBertError
 
@@ -52,32 +55,46 @@ def plan() -> list[sample.Video]:
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory, plan) -> Path:
+def pictures(plan) -> list[Picture]:
+    return sample._plan_pictures(0, {"test": sample.TEST, "val": sample.VAL, "train": sample.TRAIN}, plan)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory, plan, pictures) -> Path:
     """The annotations of the whole set; its videos would take too long here."""
     folder = tmp_path_factory.mktemp("full")
-    sample._write_texts(folder, plan)
+    sample._write_texts(folder, 0, plan, pictures)
     return folder
 
 
+def of(folder: Path, name: str, kind: str) -> list[dict]:
+    """The rows about media of one kind: videos or images."""
+    return [row for row in rows(folder, name) if row["media"].startswith(f"{kind}/")]
+
+
 def test_layout_follows_the_canonical_form(small):
-    assert {path.name for path in small.iterdir()} == {"videos", *(f"{name}.jsonl" for name in ANNOTATIONS)}
-    media = {f"videos/{path.name}" for path in (small / "videos").iterdir()}
-    assert media > BROKEN
-    assert len(media) == 12 + 4 + 6 + 3
+    assert {path.name for path in small.iterdir()} == {"videos", "images", *(f"{name}.jsonl" for name in ANNOTATIONS)}
+    videos, images = ({f"{kind}/{path.name}" for path in (small / kind).iterdir()} for kind in ("videos", "images"))
+    assert videos > BROKEN
+    assert (len(videos), len(images)) == (12 + 4 + 6 + 3, 8 + 2 + 4)
     fields = {
         "captions": ["id", "text", "media", "split"],
         "open_qa": ["id", "question", "answer", "answer_type", "media", "split"],
-        "multiple_choice": ["id", "question", "options", "answer", "media", "split"],
+        "multiple_choice": ["id", "question", "options", "answer", "answer_type", "media", "split"],
     }
     for name in ANNOTATIONS:
         texts = rows(small, name)
         assert all(list(row) == fields[name] for row in texts)
         assert len({row["id"] for row in texts}) == len(texts)
-        assert {row["media"] for row in texts} - BROKEN == media - BROKEN
-    splits = collections.Counter({row["media"]: row["split"] for row in rows(small, "open_qa")}.values())
-    assert splits == {"train": 12, "val": 4, "test": 6}
-    captions = collections.Counter(row["media"] for row in rows(small, "captions"))
+        told = videos if name == "multiple_choice" else videos | images
+        assert {row["media"] for row in texts} - BROKEN == told - BROKEN
     by_split = {row["media"]: row["split"] for row in rows(small, "open_qa")}
+    splits = collections.Counter((media.split("/")[0], split) for media, split in by_split.items())
+    assert splits == {
+        **{("videos", "train"): 12, ("videos", "val"): 4, ("videos", "test"): 6},
+        **{("images", "train"): 8, ("images", "val"): 2, ("images", "test"): 4},
+    }
+    captions = collections.Counter(row["media"] for row in rows(small, "captions"))
     assert {(by_split[name], number) for name, number in captions.items() if name not in BROKEN} == {
         ("train", 2),
         ("val", 1),
@@ -124,7 +141,7 @@ def test_unseen_pairs_are_kept_from_training(plan, full):
 
 
 def test_test_captions_are_never_in_training_and_tell_videos_apart(plan, full):
-    captions = rows(full, "captions")
+    captions = of(full, "captions", "videos")
     by_split = {split: [row["text"] for row in captions if row["split"] == split] for split in ("train", "val", "test")}
     assert len(by_split["train"]) == 2 * sample.TRAIN + 1
     held = by_split["test"] + by_split["val"]
@@ -134,7 +151,7 @@ def test_test_captions_are_never_in_training_and_tell_videos_apart(plan, full):
 
 
 def test_questions_need_the_picture(full):
-    questions = rows(full, "open_qa")
+    questions = of(full, "open_qa", "videos")
     train, test = ([row for row in questions if row["split"] == s] for s in ("train", "test"))
     assert len(test) == 3 * sample.TEST
     answers = collections.Counter(row["answer"] for row in train)
@@ -155,7 +172,8 @@ def test_questions_need_the_picture(full):
 
 def test_multiple_choice_has_four_or_five_distinct_options(full):
     questions = rows(full, "multiple_choice")
-    assert len(questions) == sample.TRAIN + sample.VAL + sample.TEST
+    assert len(questions) == 4 * sample.TRAIN + sample.VAL + sample.TEST
+    assert len({(row["media"], row["question"], row["answer_type"]) for row in questions}) == len(questions)
     assert {len(row["options"]) for row in questions} == {4, 5}
     assert all(len(set(row["options"])) == len(row["options"]) for row in questions)
     assert all(0 <= row["answer"] < len(row["options"]) for row in questions)
@@ -163,6 +181,66 @@ def test_multiple_choice_has_four_or_five_distinct_options(full):
     assert all(any(row["question"].startswith(start) for row in questions) for start in starts)
     places = collections.Counter(row["answer"] for row in questions)
     assert max(places.values()) < 0.3 * len(questions)
+
+
+def test_what_there_was_before_the_pictures_is_as_it_was(full):
+    """The videos' captions and open questions: their figures in the docs stay comparable."""
+    parts = [(name, json.dumps(of(full, name, "videos"), ensure_ascii=False)) for name in ("captions", "open_qa")]
+    assert {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in parts} == {
+        "captions": "1164b146bb6eb28c",
+        "open_qa": "380a6798183c3ff0",
+    }
+
+
+def test_pictures_show_what_no_video_does_and_look_like_none_of_another_split(plan, pictures):
+    assert collections.Counter(picture.split for picture in pictures) == {"train": 700, "val": 60, "test": 120}
+    told = {picture.still.signature for picture in pictures}
+    assert len(told) == len(pictures)
+    assert told.isdisjoint(video.scene.signature for video in plan)
+    strange = collections.Counter(
+        picture.split
+        for picture in pictures
+        if not UNSEEN.isdisjoint((thing.color, thing.shape) for thing in picture.still.things)
+    )
+    assert strange["train"] == 0
+    assert strange["test"] >= 0.4 * 120
+    hashes: dict[str, list[list[int]]] = {"train": [], "val": [], "test": []}
+    for picture in pictures[::6]:
+        luma = render_frame(picture.scene, picture.frame)[0].astype(np.uint8)
+        hashes[picture.split].append(look(luma[None]).hashes)
+    for one, two in (("test", "train"), ("test", "val"), ("val", "train")):
+        assert min(distance(a, b) for a in hashes[one] for b in hashes[two]) > 6
+
+
+def test_pictures_are_told_and_asked_of_without_motion(pictures, full):
+    captions, questions = of(full, "captions", "images"), of(full, "open_qa", "images")
+    moving = re.compile(r"\b(moves?|travels|slides|still|rests|appears?|shows up|vanishes|leaves|turns?|becomes?|then)\b")
+    assert not any(moving.search(row["text"]) for row in captions)
+    assert not any(moving.search(row["question"]) for row in questions)
+    assert len(questions) == 4 * len(pictures)
+    assert {row["answer_type"] for row in questions} == {"color", "shape", "background", "count", "size", "position"}
+    held = {row["text"] for row in rows(full, "captions") if row["split"] != "train"}
+    assert held.isdisjoint(row["text"] for row in rows(full, "captions") if row["split"] == "train")
+    trained = {row["answer"] for row in questions if row["split"] == "train"}
+    assert {row["answer"] for row in questions} == trained
+    counts = collections.Counter(row["answer"] for row in questions if row["split"] == "test")
+    assert max(counts.values()) < 0.15 * counts.total()
+
+
+def test_a_picture_is_the_moment_it_says(small):
+    for path in sorted((small / "images").iterdir()):
+        with Image.open(path) as picture:
+            assert (picture.format, picture.size, picture.mode) == ("JPEG", (SIDE, SIDE), "RGB")
+    for frame, color in ((10, "red"), (20, "blue")):
+        scene = turning_square()
+        still = at_moment(scene, frame)
+        (thing,) = still.things
+        assert (thing.color, thing.motion, thing.event, still.frames) == (color, "still", "none", 1)
+        with Image.open(io.BytesIO(encode_picture(scene, frame))) as picture:
+            pixels = np.asarray(picture).astype(int)
+        x, y = thing.center(0)
+        assert abs(pixels[y, x] - RGB[color]).max() < 25
+        assert abs(pixels[y, (x + SIZES["large"]) % SIDE] - 128).max() < 12
 
 
 def turning_square(**changes: object) -> Scene:
@@ -228,6 +306,7 @@ WITHOUT_SIMD = """
 import ctypes, hashlib, random, sys
 import av
 from clipbert.data import sample_encode
+from clipbert.data.sample_pictures import encode_picture
 from clipbert.data.sample_render import render
 from clipbert.data.sample_scene import draw_scene
 if sys.argv[1] == "plain":
@@ -235,7 +314,9 @@ if sys.argv[1] == "plain":
     ctypes.CDLL(library).av_force_cpu_flags(0)
     sample_encode.X264["x264-params"] += ":asm=0"
 for index in range(3):
-    video = render(draw_scene(random.Random(index), True))
+    scene = draw_scene(random.Random(index), True)
+    video = render(scene)
+    print("picture", hashlib.sha256(encode_picture(scene, 20)).hexdigest())
     print("pixels", hashlib.sha256(video).hexdigest())
     for form in sample_encode.FORMATS:
         print(form.container, form.codec, hashlib.sha256(sample_encode.encode(video, form)).hexdigest())
@@ -248,6 +329,7 @@ def test_same_bytes_on_a_cpu_without_vector_instructions():
     no_simd = {
         "NPY_DISABLE_CPU_FEATURES": " ".join(__cpu_dispatch__),
         "VPX_SIMD_CAPS": "0",
+        "JSIMD_FORCENONE": "1",
         "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX,-AVX2,-FMA,-AVX512F,-SSE4_1,-SSE4_2,-ERMS",
         "PYTHONHASHSEED": "7",
     }
@@ -257,7 +339,7 @@ def test_same_bytes_on_a_cpu_without_vector_instructions():
         done = subprocess.run(command, env={**os.environ, **extra}, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         printed[kind] = done.stdout.splitlines()
-    assert len(printed["full"]) == 3 * (1 + len(FORMATS))
+    assert len(printed["full"]) == 3 * (2 + len(FORMATS))
     assert printed["plain"] == printed["full"]
 
 

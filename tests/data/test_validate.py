@@ -302,7 +302,7 @@ def test_the_sample_set_passes_with_the_default_parameters(tiny_project: Path, t
     validate(tiny_project / "artifacts" / "manifest", tmp_path / "out", PARAMS)
     result = result_of(tmp_path)
     assert result["success"] is True
-    assert result["rows"]["videos"] == 40
+    assert result["rows"]["videos"] == 66
     assert result["rows"]["answers"] > 0
     page = (tmp_path / "out" / "index.html").read_text()
     assert page.count('class="bars"') >= 3

@@ -10,6 +10,9 @@ from clipbert.evaluate.plots import accuracy_by_type, recall_table, write_tables
 from clipbert.evaluate.report import headlines, sample_rows, write_pictures, write_report
 from clipbert.evaluate.run import Evaluation
 from clipbert.frames import FrameCache
+from clipbert.params import Params
+from clipbert.tasks import make_task, task_class
+from clipbert.tasks.base import Example
 from clipbert.tasks.retrieval import rank_metrics
 
 MEDIA = "videos/clip_0000.mp4"
@@ -68,6 +71,41 @@ def open_qa() -> Evaluation:
     return Evaluation("open_qa", metrics, items, items.assign(score=[1.0, 0.0, 0.0]))
 
 
+def multiple_choice() -> Evaluation:
+    items = pd.DataFrame(
+        {
+            "item_id": ["a", "b"],
+            "score": [1.0, 0.0],
+            "chance": [0.5, 1 / 3],
+            "answer_type": ["color", "order"],
+            "question": ["what color?", "which is first?"],
+            "options": [["red", "blue"], ["the star", "the ring", "the <cross>"]],
+            "right": [0, 1],
+            "answer": ["red", "the ring"],
+            "predicted": ["red", "the star"],
+            "confidence": [0.9, 0.4],
+            "media": MEDIA,
+        }
+    )
+    task = make_task("multiple_choice", Params())
+    train = [Example(MEDIA, ["q"], ["?"], ["x"], [""], options=[["x", "y"]], right=[0])]
+    metrics = task.metrics(items) | task.baselines(items, train) | {"multiple_choice/blank_frames_accuracy": 25.0}
+    return Evaluation("multiple_choice", metrics, items, items)
+
+
+def image_qa() -> Evaluation:
+    items = open_qa().items.assign(
+        score=[1.0, 0.3, 0.0],
+        exact=[1.0, 0.0, 0.0],
+        right_answers=[["red"], ["blue", "red"], ["three"]],
+        right_scores=[[1.0], [1.0, 0.3], [1.0]],
+    )
+    task = make_task("image_qa", Params())
+    train = [Example(MEDIA, ["q"], ["?"], ["red"], [""], scores=[{"red": 1.0}])]
+    blank = {"image_qa/blank_frames_accuracy": 12.5, "image_qa/blank_frames_exact": 7.5}
+    return Evaluation("image_qa", task.metrics(items) | task.baselines(items, train) | blank, items, items)
+
+
 def test_recall_counts_the_texts_within_the_first_k() -> None:
     table = recall_table(retrieval())
     assert table["recall"].tolist() == [50.0, 75.0, 75.0, 100.0]
@@ -96,11 +134,13 @@ def test_samples_are_spread_over_the_test_set_right_and_wrong() -> None:
     assert [row["item_id"] for row in rows["Wrong"]] == ["c2", "c3"]
 
 
-@pytest.mark.parametrize("evaluation", [retrieval(), open_qa()], ids=lambda e: e.task)
+@pytest.mark.parametrize(
+    "evaluation", [retrieval(), open_qa(), multiple_choice(), image_qa()], ids=lambda evaluation: evaluation.task
+)
 def test_the_page_stands_alone_and_says_the_numbers(evaluation: Evaluation, tiny_project: Path, tmp_path: Path) -> None:
     cache = FrameCache(tiny_project / "artifacts" / "frames")
     history = pd.DataFrame({"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0]})
-    main = "retrieval/mrr" if evaluation.task == "retrieval" else "open_qa/accuracy"
+    main = task_class(evaluation.task).main_metric
     validation = pd.DataFrame({"step": [2, 3], main: [10.0, 20.0]})
     out = tmp_path / "report.html"
     arguments = (evaluation, cache, history, validation, main, {"git commit": "abc"}, {"train.lr": 0.001}, out)
@@ -115,6 +155,8 @@ def test_the_page_stands_alone_and_says_the_numbers(evaluation: Evaluation, tiny
     assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses)
     if evaluation.task == "retrieval":
         assert "&lt;text&gt; &amp; number 0" in page
+    if evaluation.task == "multiple_choice":
+        assert "options: the star, the ring, the &lt;cross&gt;" in page
     write_report(*arguments)
     assert out.read_text() == page
 

@@ -31,6 +31,7 @@ def test_tiny_is_small_and_takes_overrides():
     [
         ("score_aggregation", "sum", "score_aggregation is 'sum': expected one of ['lse', 'mean', 'max']."),
         ("retrieval_loss", "bce", "retrieval_loss is 'bce': expected one of ['ce', 'ranking']."),
+        ("answer_loss", "mse", "answer_loss is 'mse': expected one of ['ce', 'bce']."),
         ("clips", 0, "clips is 0: expected an integer above 0."),
         ("clips", True, "clips is True: expected an integer above 0."),
         ("hidden_size", "128", "hidden_size is '128': expected an integer above 0."),

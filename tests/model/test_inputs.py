@@ -104,11 +104,72 @@ def test_open_qa_label_outside_the_answers():
         model(**arguments(labels=torch.tensor([0, -100, 2])))
 
 
-def test_multiple_choice_wants_as_many_options_each():
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            torch.tensor([0, 1, 1]),
+            "labels has shape (3,) and type torch.int64: expected floating point scores of shape (3, 2), one a text "
+            "and answer.",
+        ),
+        (
+            torch.zeros(3, 2, dtype=torch.long),
+            "labels has shape (3, 2) and type torch.int64: expected floating point scores of shape (3, 2), one a text "
+            "and answer.",
+        ),
+        (torch.full((3, 2), 1.5), "labels holds 1.5: expected scores from 0 to 1."),
+        (torch.full((3, 2), -0.1), "labels holds -0.1: expected scores from 0 to 1."),
+        (torch.full((3, 2), torch.nan), "labels holds nan: expected scores from 0 to 1."),
+    ],
+)
+def test_soft_scores_are_checked(labels, message):
+    config = ClipBertConfig.tiny(vocab_size=40, num_hidden_layers=1, answers=["a", "b"], answer_loss="bce")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ClipBertForOpenQA(config)(**arguments(labels=labels))
+
+
+def test_multiple_choice_wants_as_many_options_each_or_their_numbers():
     model = ClipBertForMultipleChoice(ClipBertConfig.tiny(vocab_size=40, num_hidden_layers=1))
-    message = r"texts_per_video is \[2, 1\]: expected the same number of options for each video\."
+    message = (
+        r"texts_per_video is \[2, 1\]: expected the same number of options for each video; where questions have "
+        r"different numbers, give options_per_question\."
+    )
     with pytest.raises(ValueError, match=message):
         model(**arguments(labels=None))
+    assert model(**arguments(labels=None), options_per_question=torch.tensor([2, 1])).logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"options_per_question": torch.tensor([[2, 1]])},
+            "options_per_question has shape (1, 2) and type torch.int64",
+        ),
+        (
+            {"options_per_question": torch.tensor([2.0, 1.0])},
+            "options_per_question has shape (2,) and type torch.float",
+        ),
+        ({"options_per_question": torch.tensor([3, 0])}, "options_per_question is [3, 0]: expected integers of 1 or"),
+        ({"options_per_question": torch.tensor([2, 2])}, "options_per_question sums to 4: expected 3, the number of"),
+        (
+            {"options_per_question": torch.tensor([1, 2])},
+            "options_per_question is [1, 2] and texts_per_video [2, 1]: question 1 has options of two videos; expected "
+            "all options of a question beside one video.",
+        ),
+        ({"labels": torch.tensor([1, 0, 0])}, "labels has shape (3,) and type torch.int64: expected integers of shape"),
+        ({"labels": torch.tensor([2, 0])}, "labels holds 2: expected 0 to 1."),
+        (
+            {"labels": torch.tensor([1, 1])},
+            "labels[1] is 1: expected 0 to 0, for that question has 1 options.",
+        ),
+    ],
+)
+def test_each_bad_option_is_named(changes, message):
+    model = ClipBertForMultipleChoice(ClipBertConfig.tiny(vocab_size=40, num_hidden_layers=1))
+    good = {"options_per_question": torch.tensor([2, 1]), "labels": torch.tensor([1, 0])}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model(**arguments(**(good | changes)))
 
 
 def test_ranking_needs_a_pair():

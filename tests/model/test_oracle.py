@@ -85,6 +85,38 @@ def test_open_qa(small_config, randomized, inputs):
         assert_close(output.loss, loss(expected[[0, 2]], [4, 0], how))
 
 
+def soft_score_loss(logits, scores):
+    """Per text the sum over the answers of -score log(p) - (1 - score) log(1 - p); the mean over the texts."""
+    losses = []
+    for row, wanted in zip(logits, scores, strict=True):
+        terms = []
+        for logit, score in zip(row, wanted, strict=True):
+            p = 1 / (1 + torch.exp(-logit))
+            terms.append(-score * torch.log(p) - (1 - score) * torch.log(1 - p))
+        losses.append(sum(terms))
+    return sum(losses) / len(losses)
+
+
+def test_image_qa(small_config, randomized, inputs):
+    double = randomized(ClipBertForOpenQA(small_config(answer_loss="bce")).double())
+    expected = oracle_of(double).clip_logits(inputs.pixel_values, inputs.input_ids, inputs.attention_mask, [2, 1])
+    scores = torch.tensor([[1.0, 0.3, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0.6, 0.9, 0, 1.0]])
+    for model, how in variants(double):
+        output = model(**inputs.arguments(), labels=scores)
+        assert_close(output.clip_logits, expected)
+        assert_close(output.logits, joined(expected, how))
+        assert_close(output.loss, soft_score_loss(joined(expected, how), scores))
+
+
+def test_image_qa_of_one_frame(small_config, randomized, inputs):
+    model = randomized(ClipBertForOpenQA(small_config(answer_loss="bce")).double())
+    images = inputs.pixel_values[:, :1, :1]
+    expected = oracle_of(model).clip_logits(images, inputs.input_ids, inputs.attention_mask, [2, 1])
+    scores = torch.rand(3, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    output = model(**(inputs.arguments() | {"pixel_values": images}), labels=scores)
+    assert_close(output.loss, soft_score_loss(expected[:, 0], scores))
+
+
 def test_multiple_choice(small_config, randomized, inputs):
     double = randomized(ClipBertForMultipleChoice(small_config()).double())
     ids, mask = inputs.input_ids[[0, 1, 2, 2, 0, 1]], inputs.attention_mask[[0, 1, 2, 2, 0, 1]]
@@ -95,6 +127,31 @@ def test_multiple_choice(small_config, randomized, inputs):
         assert output.clip_logits.shape == (6, 2, 1)
         assert_close(output.logits, joined(expected, how))
         assert_close(output.loss, loss(expected, [2, 0], how))
+
+
+def test_multiple_choice_of_different_numbers_of_options(small_config, randomized, inputs):
+    """Three questions of 2, 3 and 4 options, the first two about the first video."""
+    double = randomized(ClipBertForMultipleChoice(small_config()).double())
+    rows = [0, 1, 2, 2, 0, 1, 0, 2, 1]
+    ids, mask, counts, options = inputs.input_ids[rows], inputs.attention_mask[rows], [5, 4], [2, 3, 4]
+    clip_logits = oracle_of(double).clip_logits(inputs.pixel_values, ids, mask, counts)
+    questions = [clip_logits[start : start + size, :, 0].T for start, size in ((0, 2), (2, 3), (5, 4))]
+    for model, how in variants(double):
+        output = model(
+            inputs.pixel_values,
+            ids,
+            mask,
+            torch.tensor(counts),
+            labels=torch.tensor([1, 2, 0]),
+            options_per_question=torch.tensor(options),
+        )
+        assert output.logits.shape == (3, 4)
+        losses = []
+        for number, (question, label) in enumerate(zip(questions, (1, 2, 0), strict=True)):
+            assert_close(output.logits[number, : options[number]], joined(question[None], how)[0])
+            assert (output.logits[number, options[number] :] == -torch.inf).all()
+            losses.append(loss(question[None], [label], how))
+        assert_close(output.loss, sum(losses) / 3)
 
 
 def test_pretraining(small_config, randomized, inputs):

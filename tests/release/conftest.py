@@ -18,7 +18,13 @@ import pandas as pd
 import pytest
 import torch
 
-from clipbert.model import ClipBertConfig, ClipBertForOpenQA, ClipBertForRetrieval, ClipBertProcessor
+from clipbert.model import (
+    ClipBertConfig,
+    ClipBertForMultipleChoice,
+    ClipBertForOpenQA,
+    ClipBertForRetrieval,
+    ClipBertProcessor,
+)
 from clipbert.params import Params
 from clipbert.release.registry import Release, register
 from clipbert.release.store import open_store
@@ -26,6 +32,12 @@ from clipbert.release.store import open_store
 TEXTS = ["a red square moves left", "a blue circle moves right", "what color is it?", "how many shapes appear?"]
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32}
 ITEMS = 60
+CLASSES = {
+    "retrieval": ClipBertForRetrieval,
+    "open_qa": ClipBertForOpenQA,
+    "multiple_choice": ClipBertForMultipleChoice,
+    "image_qa": ClipBertForOpenQA,
+}
 
 
 @pytest.fixture(scope="session")
@@ -115,9 +127,11 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def make(task: str = "retrieval", seed: int = 0) -> Path:
         if (task, seed) not in made:
             folder = tmp_path_factory.mktemp("models") / task
-            config = ClipBertConfig.tiny(vocab_size=len(tokenizer), answers=["red", "blue", "two"], **SMALL)
+            answer_loss = "bce" if task == "image_qa" else "ce"
+            answers = ["red", "blue", "two"]
+            config = ClipBertConfig.tiny(vocab_size=len(tokenizer), answers=answers, answer_loss=answer_loss, **SMALL)
             torch.manual_seed(seed)
-            model = {"retrieval": ClipBertForRetrieval, "open_qa": ClipBertForOpenQA}[task](config)
+            model = CLASSES[task](config)
             model.save_pretrained(folder)
             ClipBertProcessor.for_config(config, tokenizer).save_pretrained(folder)
             made[task, seed] = folder

@@ -37,7 +37,7 @@ def params(**train: object) -> Params:
     return Params.model_validate(
         {
             "train": values,
-            "tasks": {"retrieval": {"epochs": 4}, "open_qa": {"epochs": 4}},
+            "tasks": {name: {"epochs": 4} for name in ("retrieval", "open_qa", "multiple_choice", "image_qa")},
             "model": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48},
         }
     )
@@ -63,6 +63,7 @@ def finish(run: Run, log: Log) -> Progress:
     [
         ("retrieval", {}),
         ("open_qa", {}),
+        ("multiple_choice", {}),
         ("retrieval", {"batch_size": 4, "accumulate": 2}),
         ("open_qa", {"batch_size": 2, "accumulate": 4}),
     ],
@@ -119,14 +120,15 @@ class WithoutCaptions(OpenQA):
         return super().draw(example, generator)[:1]
 
 
-def test_the_loss_falls_and_the_exported_model_loads(tiny_project: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["open_qa", "multiple_choice", "image_qa"])
+def test_the_loss_falls_and_the_exported_model_loads(tiny_project: Path, tmp_path: Path, task: str) -> None:
     from clipbert.model import load
 
-    run = make_run(tiny_project, tmp_path / "checkpoints", "open_qa", params(lr=0.003))
+    run = make_run(tiny_project, tmp_path / "checkpoints", task, params(lr=0.003))
     first = run.task.loss(run.model, next(iter(_batches(run))))[0].item()
     state = finish(run, Log())
     assert state.history[-1]["loss"] < first
-    assert state.best == max(row["open_qa/accuracy"] for row in state.validation)
+    assert state.best == max(row[f"{task}/accuracy"] for row in state.validation)
     export(run, tmp_path / "model")
     loaded = load(tmp_path / "model")
     assert loaded.config.answers == run.model.config.answers

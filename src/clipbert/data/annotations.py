@@ -59,6 +59,7 @@ FILES = (
         "multiple_choice",
         "question",
         ("id", "media", "question", "options", "answer", "split"),
+        ("answer_type",),
     ),
 )
 
@@ -233,8 +234,8 @@ def _answer(value: dict[str, Any], kind: str) -> dict[str, Any]:
     """The fields of a Text that only questions have."""
     if kind == "caption":
         return {}
+    answer_type = _string(value, "answer_type") if value.get("answer_type") is not None else None
     if kind == "open_qa":
-        answer_type = _string(value, "answer_type") if value.get("answer_type") is not None else None
         answer = _string(value, "answer")
         return {"answer": answer, "answer_type": answer_type, **_soft_answers(value.get("answers"), answer)}
     options, index = value["options"], value["answer"]
@@ -247,7 +248,7 @@ def _answer(value: dict[str, Any], kind: str) -> dict[str, Any]:
         raise LineError(f"answer is {_show(index)} ({_name(index)}); expected the position of the right option, from 0")
     if not 0 <= index < len(options):
         raise LineError(f"answer is {index}, but there are {len(options)} options; expected 0 to {len(options) - 1}")
-    return {"options": cleaned, "answer_index": index}
+    return {"options": cleaned, "answer_index": index, "answer_type": answer_type}
 
 
 def _soft_answers(answers: Any, answer: str) -> dict[str, Any]:

@@ -144,9 +144,9 @@ def _write_videos(
     params: IngestParams,
     remembered: Remembered,
     summary: IngestSummary,
-) -> set[str]:
-    """Write the videos table; the names of the usable media."""
-    usable = set()
+) -> dict[str, str]:
+    """Write the videos table; the usable media and their kinds."""
+    usable: dict[str, str] = {}
     first_of: dict[tuple[str, str | None], str] = {}
     with (
         manifest.write_table(folder / manifest.VIDEOS_FILE, manifest.VIDEOS_SCHEMA) as table,
@@ -162,14 +162,14 @@ def _write_videos(
             if isinstance(found, Rejected):
                 summary.quarantined[name] = found
             else:
-                usable.add(name)
+                usable[name] = found.kind
                 table.add({"media": name, "split": split, **asdict(found)})
                 summary.count(found, split)
             advance(1, f"{len(summary.quarantined)} quarantined")
     return usable
 
 
-def _check_enough(data: Path, usable: set[str], summary: IngestSummary, params: IngestParams) -> None:
+def _check_enough(data: Path, usable: dict[str, str], summary: IngestSummary, params: IngestParams) -> None:
     lost = [(media, why) for media, why in summary.quarantined.items() if media not in summary.twins]
     bad, total = len(lost), len(usable) + len(lost)
     listed = [f"  {_describe(media, why)}" for media, why in lost[:LISTED_FILES]]
@@ -186,7 +186,7 @@ def _check_enough(data: Path, usable: set[str], summary: IngestSummary, params: 
         )
 
 
-def _write_texts(folder: Path, data: Path, usable: set[str], summary: IngestSummary) -> None:
+def _write_texts(folder: Path, data: Path, usable: dict[str, str], summary: IngestSummary) -> None:
     """Write the texts whose media can be used, and count the others by reason."""
     examples: list[dict[str, Any]] = []
     errors = ErrorList()
@@ -196,7 +196,7 @@ def _write_texts(folder: Path, data: Path, usable: set[str], summary: IngestSumm
                 text = replace(text, media=twin)
                 summary.moved_texts += 1
             if text.media in usable:
-                table.add(_row(text))
+                table.add(_row(text, usable[text.media]))
                 summary.texts[text.kind] += 1
                 continue
             why = summary.quarantined.get(text.media)
@@ -222,10 +222,10 @@ def _write_texts(folder: Path, data: Path, usable: set[str], summary: IngestSumm
     )
 
 
-def _row(text: Text) -> dict[str, Any]:
+def _row(text: Text, media_kind: str) -> dict[str, Any]:
     row = asdict(text)
     del row["file"], row["line"]
-    return row
+    return row | {"media_kind": media_kind}
 
 
 def _describe(media: str, rejected: Rejected) -> str:

@@ -64,10 +64,11 @@ TEXTS_SCHEMA = pa.schema(
         _column("answer", pa.string(), "open_qa: the answer, the best one where there are several", nullable=True),
         _column("options", pa.list_(pa.string()), "multiple_choice: the options", nullable=True),
         _column("answer_index", pa.int32(), "multiple_choice: the right option, from 0", nullable=True),
-        _column("answer_type", pa.string(), "open_qa: a label of the question", nullable=True),
+        _column("answer_type", pa.string(), "a label of the question", nullable=True),
         _column("answers", pa.list_(pa.string()), "open_qa: all right answers, where there are several", nullable=True),
         _column("answer_scores", pa.list_(pa.float64()), "open_qa: what each is worth, above 0 to 1", nullable=True),
         _column("split", pa.string(), "train, val or test"),
+        _column("media_kind", pa.string(), "video or image: that of its media", nullable=True),
     ]
 )
 

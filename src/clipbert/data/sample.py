@@ -1,13 +1,13 @@
-"""The embedded sample data set: short videos of coloured shapes, made here, with captions and questions about them.
+"""The embedded sample data set: short videos and still pictures of coloured shapes, with captions and questions.
 
-Same seed, same bytes, on any x86-64 Linux with the pinned PyAV wheel.
+Same seed, same bytes, on any x86-64 Linux with the pinned PyAV and Pillow wheels.
 """
 
 import json
 import multiprocessing
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,10 @@ from typing import Any
 
 from clipbert.console import progress
 from clipbert.data.sample_captions import detailed_caption, short_caption
-from clipbert.data.sample_choices import choice_question
+from clipbert.data.sample_choices import choice_question, more_choice_questions
 from clipbert.data.sample_encode import FORMATS, encode
-from clipbert.data.sample_questions import open_questions
+from clipbert.data.sample_pictures import Picture, encode_picture, plan_pictures
+from clipbert.data.sample_questions import Question, open_questions
 from clipbert.data.sample_render import render
 from clipbert.data.sample_scene import Scene, draw_scene
 from clipbert.errors import ClipBertError
@@ -26,6 +27,7 @@ from clipbert.files import atomic_directory, write_errors
 TRAIN, VAL, TEST = 1100, 100, 160  # videos
 UNSEEN_SHARE = {"train": 0.0, "val": 0.5, "test": 0.5}  # videos that show a (color, shape) pair new to training
 QUESTIONS = {"train": 4, "val": 3, "test": 3}  # open questions a video
+CHOICES = {"train": 4, "val": 1, "test": 1}  # multiple-choice questions a video
 OTHER_FORMATS = 12  # training videos that are not h264 in mp4
 INLINE_BELOW = 64  # so few videos are made without worker processes
 MAX_WORKERS = 8
@@ -48,9 +50,10 @@ class Video:
 
 
 def make_sample_data(out: Path, seed: int = 0, train: int = TRAIN, val: int = VAL, test: int = TEST) -> None:
-    """Make the data set in the folder `out`: captions, open and multiple-choice questions, videos/.
+    """Make the data set in the folder `out`: captions, open and multiple-choice questions, videos/, images/.
 
-    Besides the `train + val + test` videos there are three files that cannot be read, one of them with a caption.
+    Besides the `train + val + test` videos there are pictures in proportion (700, 60 and 120 with the defaults), and
+    three files that cannot be read, one of them with a caption.
 
     Raises:
         ClipBertError: `out` exists and is not an empty folder, or cannot be written.
@@ -62,13 +65,16 @@ def make_sample_data(out: Path, seed: int = 0, train: int = TRAIN, val: int = VA
             f"{out}: exists and is not an empty folder; the sample data set is made in a new one. "
             f"Move or delete {out} and run the command again, or name another place."
         )
-    videos = _plan(seed, {"test": test, "val": val, "train": train})
+    counts = {"test": test, "val": val, "train": train}
+    videos = _plan(seed, counts)
+    pictures = _plan_pictures(seed, counts, videos)
     with atomic_directory(out) as folder:
-        _write_texts(folder, videos)
+        _write_texts(folder, seed, videos, pictures)
         (folder / "videos").mkdir()
-        with progress("sample data", len(videos)) as advance:
-            for video in _make_files(videos, folder):
-                advance(1, video.media)
+        (folder / "images").mkdir()
+        with progress("sample data", len(videos) + len(pictures)) as advance:
+            for media in _make_files([*videos, *pictures], folder):
+                advance(1, media.media)
         _write_broken(folder, videos, seed)
 
 
@@ -101,48 +107,85 @@ def _plan(seed: int, counts: dict[str, int]) -> list[Video]:
     return sorted(videos, key=lambda video: video.media)
 
 
-def _write_texts(folder: Path, videos: list[Video]) -> None:
+def _plan_pictures(seed: int, counts: dict[str, int], videos: list[Video]) -> list[Picture]:
+    texts: dict[str, set[str]] = {split: set() for split in counts}
+    for video in videos:
+        texts[video.split].update(video.captions)
+    return plan_pictures(seed, counts, {video.scene.signature for video in videos}, texts)
+
+
+def _write_texts(folder: Path, seed: int, videos: list[Video], pictures: list[Picture]) -> None:
     captions: list[Row] = []
     questions: list[Row] = []
     choices: list[Row] = []
+    more: list[Row] = []
     for video in videos:
         place = {"media": video.media, "split": video.split}
         for text in video.captions:
             captions.append({"id": f"caption-{len(captions):05d}", "text": text, **place})
         for asked in open_questions(video.rng, video.scene, QUESTIONS[video.split]):
-            told = {"question": asked.text, "answer": asked.answer, "answer_type": asked.kind}
-            questions.append({"id": f"question-{len(questions):05d}", **told, **place})
+            questions.append({"id": f"question-{len(questions):05d}", **_told(asked), **place})
         asked, options = choice_question(video.rng, video.scene)
-        chosen = {"question": asked.text, "options": options, "answer": options.index(asked.answer)}
-        choices.append({"id": f"choice-{len(choices):05d}", **chosen, **place})
+        choices.append({"id": f"choice-{len(choices):05d}", **_chosen(asked, options), **place})
+        rng = random.Random(f"{seed}-choices-{video.media}")
+        for asked, options in more_choice_questions(rng, video.scene, CHOICES[video.split] - 1, asked):
+            more.append({"id": f"more-choice-{len(more):05d}", **_chosen(asked, options), **place})
     lost = {"text": "A video that was cut off while it was copied.", "media": TRUNCATED, "split": "train"}
     captions.append({"id": f"caption-{len(captions):05d}", **lost})
-    for name, rows in (("captions", captions), ("open_qa", questions), ("multiple_choice", choices)):
+    told = asked_of = 0
+    for picture in pictures:
+        place = {"media": picture.media, "split": picture.split}
+        for text in picture.captions:
+            captions.append({"id": f"picture-caption-{told:05d}", "text": text, **place})
+            told += 1
+        for asked in picture.questions:
+            questions.append({"id": f"picture-question-{asked_of:05d}", **_told(asked), **place})
+            asked_of += 1
+    for name, rows in (("captions", captions), ("open_qa", questions), ("multiple_choice", choices + more)):
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def _make_files(videos: list[Video], folder: Path) -> Iterator[Video]:
-    """Make every video file, over all cores when there are many; yields each as it is done, in order."""
-    jobs = [(video.scene, video.form, folder / video.media) for video in videos]
-    if len(videos) < INLINE_BELOW:
-        for video, job in zip(videos, jobs, strict=True):
+def _told(asked: Question) -> Row:
+    return {"question": asked.text, "answer": asked.answer, "answer_type": asked.kind}
+
+
+def _chosen(asked: Question, options: list[str]) -> Row:
+    answer = options.index(asked.answer)
+    return {"question": asked.text, "options": options, "answer": answer, "answer_type": asked.kind}
+
+
+def _make_files(media: Sequence[Video | Picture], folder: Path) -> Iterator[Video | Picture]:
+    """Make every file, over all cores when there are many; yields each as it is done, in order."""
+    jobs = [_job(item, folder / item.media) for item in media]
+    if len(jobs) < INLINE_BELOW:
+        for item, job in zip(media, jobs, strict=True):
             _make_file(job)
-            yield video
+            yield item
         return
     workers = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
         try:
-            for video, _ in zip(videos, executor.map(_make_file, jobs, chunksize=CHUNK), strict=True):
-                yield video
+            for item, _ in zip(media, executor.map(_make_file, jobs, chunksize=CHUNK), strict=True):
+                yield item
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
 
 
-def _make_file(job: tuple[Scene, int, Path]) -> None:
-    scene, form, path = job
-    path.write_bytes(encode(render(scene), FORMATS[form]))
+Job = tuple[Scene, int | None, int, Path]
+
+
+def _job(item: Video | Picture, path: Path) -> Job:
+    """(scene, frame or None for all, index into FORMATS, path): no more than its process needs to know."""
+    if isinstance(item, Picture):
+        return item.scene, item.frame, 0, path
+    return item.scene, None, item.form, path
+
+
+def _make_file(job: Job) -> None:
+    scene, frame, form, path = job
+    path.write_bytes(encode(render(scene), FORMATS[form]) if frame is None else encode_picture(scene, frame))
 
 
 def _write_broken(folder: Path, videos: list[Video], seed: int) -> None:

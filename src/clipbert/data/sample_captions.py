@@ -44,6 +44,17 @@ def short_caption(rng: random.Random, scene: Scene) -> str:
     return _capital(f"{told}.")
 
 
+def picture_caption(rng: random.Random, scene: Scene, detailed: bool) -> str:
+    """What a still picture shows: its things and the background, or, not `detailed`, some of that."""
+    sizes, places, background = (detailed or rng.random() < 0.6 for _ in range(3))
+    told = _chain([_clause(rng, thing, sizes, False, places) for thing in _in_order(rng, scene)])
+    if rng.random() < 0.5:
+        told = rng.choice(("there is {}", "a picture of {}", "an image that shows {}", "we see {}")).format(told)
+    if background:
+        told += f" {rng.choice(('over', 'on', 'in front of'))} {_background(rng, scene)}"
+    return _capital(f"{told}.")
+
+
 def _background(rng: random.Random, scene: Scene) -> str:
     return f"{'an' if scene.tone == 'olive' else 'a'} {scene.tone} {scene.pattern} {rng.choice(BACKGROUNDS)}"
 

@@ -21,10 +21,22 @@ MOTIONS = {**{way: f"it moves {way}" for way in ("left", "right", "up", "down")}
 def choice_question(rng: random.Random, scene: Scene) -> tuple[Question, list[str]]:
     """One question and its options in random order."""
     question = draw_questions(rng, scene, 1, CHOICE_KINDS)[0]
+    return question, _options(rng, question)
+
+
+def more_choice_questions(
+    rng: random.Random, scene: Scene, number: int, asked: Question
+) -> list[tuple[Question, list[str]]]:
+    """Up to `number` further questions of different kinds than `asked`, each with its options in random order."""
+    kinds = {name: kind for name, kind in CHOICE_KINDS.items() if name != asked.kind}
+    return [(question, _options(rng, question)) for question in draw_questions(rng, scene, number, kinds)]
+
+
+def _options(rng: random.Random, question: Question) -> list[str]:
     wrong = [option for option in question.options if option != question.answer]
     options = [question.answer, *rng.sample(wrong, min(len(wrong), rng.choice((3, 4))))]
     rng.shuffle(options)
-    return question, options
+    return options
 
 
 def _label(thing: Thing) -> str:

@@ -161,3 +161,13 @@ OPEN_KINDS: Kinds = {
     "change": (45, _change),
     "order": (60, _order),
 }
+
+STILL_KINDS: Kinds = {
+    "color": (40, ask_color),
+    "shape": (30, ask_shape),
+    "background": (30, ask_background),
+    "count": (30, ask_count),
+    "size": (12, _size),
+    "position": (16, _position),
+}
+"""What can be asked about a single picture."""

@@ -50,18 +50,30 @@ def render(scene: Scene) -> NDArray[np.uint8]:
     half = SIDE // 2
     video = np.empty((scene.frames, SIDE * 3 // 2, SIDE), np.uint8)
     for frame in range(scene.frames):
-        top, left = (MARGIN + scene.drift[axis] * frame for axis in (1, 0))
-        window = np.s_[top : top + SIDE, left : left + SIDE]
-        window2 = np.s_[top : top + SIDE : 2, left : left + SIDE : 2]
-        y, u, v = background[0][window].copy(), background[1][window2].copy(), background[2][window2].copy()
-        for thing in scene.things:
-            if thing.first <= frame < thing.last:
-                mask = coverage(thing.shape, thing.size)
-                _paint((y, u, v), mask, thing.center(frame), yuv(RGB[thing.color_at(frame)]))
+        y, u, v = _frame(scene, background, frame)
         video[frame, :SIDE] = y
         chroma = video[frame, SIDE:].reshape(2, half, half)
         chroma[0], chroma[1] = u, v
     return video
+
+
+def render_frame(scene: Scene, frame: int) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """One frame of a scene alone: its Y plane (SIDE, SIDE), its U and its V plane (SIDE / 2, SIDE / 2)."""
+    return _frame(scene, [plane.astype(np.int32) for plane in _background(scene)], frame)
+
+
+def _frame(
+    scene: Scene, background: list[NDArray[np.int32]], frame: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    top, left = (MARGIN + scene.drift[axis] * frame for axis in (1, 0))
+    window = np.s_[top : top + SIDE, left : left + SIDE]
+    window2 = np.s_[top : top + SIDE : 2, left : left + SIDE : 2]
+    y, u, v = background[0][window].copy(), background[1][window2].copy(), background[2][window2].copy()
+    for thing in scene.things:
+        if thing.first <= frame < thing.last:
+            mask = coverage(thing.shape, thing.size)
+            _paint((y, u, v), mask, thing.center(frame), yuv(RGB[thing.color_at(frame)]))
+    return y, u, v
 
 
 def _paint(

@@ -6,6 +6,7 @@ from transformers import PreTrainedConfig
 
 AGGREGATIONS = ("lse", "mean", "max")
 RETRIEVAL_LOSSES = ("ce", "ranking")
+ANSWER_LOSSES = ("ce", "bce")
 BACKBONES = ("resnet",)
 POSITIVE = (
     "vocab_size",
@@ -52,8 +53,9 @@ class ClipBertConfig(PreTrainedConfig):
     `freeze_batch_norm` keeps its batch norms at their stored statistics, untrained. `image_mean` and `image_std` are
     on the scale of pixels, 0 to 255, RGB. `image_size` is the longer side in pixels.
     Clips: `clips` x `frames_per_clip` is how the processor samples a video; `score_aggregation` joins their logits.
-    Heads: `answers` is the vocabulary of open-ended QA in the order of its logits; `retrieval_loss` is "ce" (2 labels)
-    or "ranking" (1 label, sigmoid, `ranking_margin`); `projection_size` adds the contrastive projections (None: none);
+    Heads: `answers` is the vocabulary of open-ended QA in the order of its logits; `answer_loss` is "ce" (one right
+    answer) or "bce" (image QA: each answer has a soft score); `retrieval_loss` is "ce" (2 labels) or "ranking"
+    (1 label, sigmoid, `ranking_margin`); `projection_size` adds the contrastive projections (None: none);
     `pixel_random_sampling_size` is how many grid cells pretraining keeps while training (None: all).
 
     Raises:
@@ -93,6 +95,7 @@ class ClipBertConfig(PreTrainedConfig):
     score_aggregation: str = "lse"
 
     answers: list[str] | None = None
+    answer_loss: str = "ce"
     retrieval_loss: str = "ce"
     ranking_margin: float = 0.2
     projection_size: int | None = None
@@ -159,6 +162,7 @@ class ClipBertConfig(PreTrainedConfig):
         )
         _require(self.score_aggregation in AGGREGATIONS, self, "score_aggregation", f"one of {list(AGGREGATIONS)}")
         _require(self.retrieval_loss in RETRIEVAL_LOSSES, self, "retrieval_loss", f"one of {list(RETRIEVAL_LOSSES)}")
+        _require(self.answer_loss in ANSWER_LOSSES, self, "answer_loss", f"one of {list(ANSWER_LOSSES)}")
         _require(_is_number(self.ranking_margin) and self.ranking_margin >= 0, self, "ranking_margin", "0 or more")
         for name in ("image_mean", "image_std"):
             value = getattr(self, name)

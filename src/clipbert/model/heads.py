@@ -8,8 +8,8 @@ from transformers.utils import ModelOutput
 
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.contrast import ContrastiveHead
-from clipbert.model.inputs import check_labels, check_text, check_visual_embeds
-from clipbert.model.losses import IGNORED, aggregate, cross_entropy, ranking_loss
+from clipbert.model.inputs import check_labels, check_options, check_scores, check_text, check_visual_embeds
+from clipbert.model.losses import IGNORED, aggregate, cross_entropy, ranking_loss, soft_score_loss
 from clipbert.model.modeling import ClipBertModel, ClipBertPreTrainedModel
 
 
@@ -136,7 +136,7 @@ class ClipBertForRetrieval(_ForClassification):
 
 
 class ClipBertForOpenQA(_ForClassification):
-    """Answers a question about a video with one of `config.answers`."""
+    """Answers a question about a video or an image with one of `config.answers`."""
 
     def __init__(self, config: ClipBertConfig) -> None:
         if not config.answers:
@@ -153,13 +153,22 @@ class ClipBertForOpenQA(_ForClassification):
         visual_embeds: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> ClipBertOutput:
-        """Arguments as `ClipBertModel.forward`; `labels` (N,): indices into `config.answers`, -100 ignored."""
+        """Arguments as `ClipBertModel.forward`.
+
+        `labels` are with `config.answer_loss` "ce" (N,) indices into `config.answers`, -100 ignored; with "bce"
+        (N, answers) what each answer is worth, floating point from 0 to 1: binary cross entropy, summed over the
+        answers, mean over the texts.
+        """
         clip_logits, _ = self.clip_logits(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
         logits = aggregate(clip_logits, self.config.score_aggregation)
         loss = None
         if labels is not None:
-            check_labels(labels, "labels", (logits.shape[0],), classes=logits.shape[1], ignored=IGNORED)
-            loss = cross_entropy(logits, labels)
+            if self.config.answer_loss == "ce":
+                check_labels(labels, "labels", (logits.shape[0],), classes=logits.shape[1], ignored=IGNORED)
+                loss = cross_entropy(logits, labels)
+            else:
+                check_scores(labels, "labels", tuple(logits.shape))
+                loss = soft_score_loss(logits, labels)
         return ClipBertOutput(loss=loss, logits=logits, clip_logits=clip_logits)
 
 
@@ -178,22 +187,48 @@ class ClipBertForMultipleChoice(_ForClassification):
         texts_per_video: Tensor | None = None,
         visual_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        options_per_question: Tensor | None = None,
     ) -> ClipBertOutput:
-        """Arguments as `ClipBertModel.forward`, with as many texts for each video; `labels` (B,): the right option.
+        """Arguments as `ClipBertModel.forward`, and how its texts are grouped into Q questions.
 
-        `clip_logits` are (B * options, K, 1) and `logits` (B, options).
+        `options_per_question` (Q,): how many consecutive texts are the options of each question, all beside one video,
+        which may have several questions; None: one question a video, each with as many options. `labels` (Q,): the
+        position of the right option.
+
+        `clip_logits` are (N, K, 1) and `logits` (Q, most options), minus infinity where a question has fewer.
 
         Raises:
-            ValueError: videos with different numbers of options, or an argument of a wrong shape.
+            ValueError: videos with different numbers of options and no `options_per_question`, a label beyond its
+                question's options, or an argument of a wrong shape.
         """
-        if texts_per_video is not None and len(set(texts_per_video.flatten().tolist())) > 1:
+        if (
+            options_per_question is None
+            and texts_per_video is not None
+            and len(set(texts_per_video.flatten().tolist())) > 1
+        ):
             raise ValueError(
-                f"texts_per_video is {texts_per_video.tolist()}: expected the same number of options for each video."
+                f"texts_per_video is {texts_per_video.tolist()}: expected the same number of options for each video; "
+                "where questions have different numbers, give options_per_question."
             )
         clip_logits, visual = self.clip_logits(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
-        logits = aggregate(clip_logits, self.config.score_aggregation).view(visual.shape[0], -1)
+        flat = aggregate(clip_logits, self.config.score_aggregation)[:, 0]
+        if options_per_question is None:
+            logits = flat.view(visual.shape[0], -1)
+            options = torch.full((len(logits),), logits.shape[1], device=flat.device)
+        else:
+            check_options(options_per_question, texts_per_video, visual.shape[0], len(flat))
+            options = options_per_question.to(flat.device)
+            logits = flat.new_full((len(options), int(options.max())), float("-inf"))
+            logits[torch.arange(logits.shape[1], device=flat.device) < options[:, None]] = flat
         loss = None
         if labels is not None:
             check_labels(labels, "labels", (logits.shape[0],), classes=logits.shape[1])
+            beyond = labels.to(options.device) >= options
+            if bool(beyond.any()):
+                question = int(beyond.nonzero()[0])
+                raise ValueError(
+                    f"labels[{question}] is {int(labels[question])}: expected 0 to {int(options[question]) - 1}, for "
+                    f"that question has {int(options[question])} options."
+                )
             loss = cross_entropy(logits, labels)
         return ClipBertOutput(loss=loss, logits=logits, clip_logits=clip_logits)

@@ -105,3 +105,48 @@ def check_labels(
     if bool(wrong.any()):
         also = "" if ignored is None else f" or {ignored} (ignored)"
         raise ValueError(f"{name} holds {int(labels[wrong][0])}: expected 0 to {classes - 1}{also}.")
+
+
+def check_scores(labels: Tensor, name: str, expected: tuple[int, ...]) -> None:
+    """Check soft scores: their shape, and that each is in [0, 1].
+
+    Raises:
+        ValueError: naming the argument, its shape, type or range, and what was expected.
+    """
+    if tuple(labels.shape) != expected or not labels.is_floating_point():
+        raise ValueError(
+            f"{name} has shape {tuple(labels.shape)} and type {labels.dtype}: expected floating point scores of shape "
+            f"{expected}, one a text and answer."
+        )
+    wrong = ~((labels >= 0) & (labels <= 1))  # so that NaN is wrong too
+    if bool(wrong.any()):
+        raise ValueError(f"{name} holds {labels[wrong][0].item():g}: expected scores from 0 to 1.")
+
+
+def check_options(options: Tensor, texts_per_video: Tensor | None, videos: int, texts: int) -> None:
+    """Check how many consecutive texts are the options of each question: (questions,), each within one video.
+
+    Raises:
+        ValueError: counts of another shape, below 1, that do not sum to the number of texts, or a question whose
+            options would belong to two videos.
+    """
+    name, shape = "options_per_question", tuple(options.shape)
+    if options.ndim != 1 or options.is_floating_point():
+        raise ValueError(f"{name} has shape {shape} and type {options.dtype}: expected integers of shape (questions,).")
+    if 0 in shape or bool((options < 1).any()):
+        raise ValueError(f"{name} is {options.tolist()}: expected integers of 1 or more.")
+    total = int(options.sum())
+    if total != texts:
+        raise ValueError(f"{name} sums to {total}: expected {texts}, the number of texts in input_ids.")
+    owner = video_of_text(texts_per_video, videos, texts)
+    if owner is None:
+        owner = torch.arange(videos, device=options.device)
+    last = options.cumsum(0).to(owner.device) - 1
+    first = last - options.to(owner.device) + 1
+    apart = owner[first] != owner[last]
+    if bool(apart.any()):
+        raise ValueError(
+            f"{name} is {options.tolist()} and texts_per_video "
+            f"{None if texts_per_video is None else texts_per_video.tolist()}: question {int(apart.nonzero()[0])} has "
+            "options of two videos; expected all options of a question beside one video."
+        )

@@ -42,7 +42,7 @@ def load(directory: str | Path, **kwargs: Any) -> PreTrainedModel:
     if not (folder / "model.safetensors").is_file() and not (folder / "model.safetensors.index.json").is_file():
         raise ClipBertError(f"{folder / 'model.safetensors'}: not found: the model folder is incomplete. {REMEDY}")
     try:
-        with _quiet():
+        with quiet():
             model, info = architecture.from_pretrained(
                 folder,
                 use_safetensors=True,
@@ -63,7 +63,7 @@ def load(directory: str | Path, **kwargs: Any) -> PreTrainedModel:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bar and its table of weights: what is wrong is said by our own error."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -24,6 +24,13 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 
+def soft_score_loss(logits: Tensor, scores: Tensor) -> Tensor:
+    """Binary cross entropy of logits (N, labels) with scores in [0, 1], summed over the labels, mean over the texts."""
+    logits = _at_least_float32(logits)
+    loss = nn.functional.binary_cross_entropy_with_logits(logits, scores.to(logits.dtype), reduction="sum")
+    return loss / logits.shape[0]
+
+
 def ranking_loss(scores: Tensor, labels: Tensor, owner: Tensor, margin: float) -> Tensor:
     """Hinge of every matched against every unmatched text of the same video, averaged over those pairs.
 

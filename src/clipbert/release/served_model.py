@@ -15,14 +15,22 @@ from torch import Tensor
 from clipbert.errors import ClipBertError
 from clipbert.frames.decode import read_frames
 from clipbert.frames.sampling import uniform_clips
-from clipbert.model import ClipBertForOpenQA, ClipBertForRetrieval, ClipBertProcessor, load
+from clipbert.model import (
+    ClipBertForMultipleChoice,
+    ClipBertForOpenQA,
+    ClipBertForRetrieval,
+    ClipBertProcessor,
+    load,
+)
 
 
 class ServedClipBert(PythonModel):
     """A ClipBERT behind MLflow's `predict`.
 
     Retrieval: columns `video` (path of a file) and `text` give `score`, the probability that they match. Open QA:
-    `video` and `question` give `answer` and `confidence`. A video that stands in several rows is read once.
+    `video` and `question` give `answer` and `confidence`; image QA has `image` in place of `video`. Multiple choice:
+    `video`, `question` and `options` give `answer`, its position `option`, and `confidence`. A file that stands in
+    several rows is read once.
     """
 
     def load_context(self, context: Any) -> None:
@@ -36,41 +44,58 @@ class ServedClipBert(PythonModel):
         """One output row for each input row, in the same order.
 
         Raises:
-            ClipBertError: a video cannot be read.
+            ClipBertError: a video or image cannot be read, or a question has no options.
         """
         parts = []
+        media = "image" if "image" in model_input else "video"
         with torch.inference_mode():
-            for video, rows in model_input.reset_index(drop=True).groupby("video", sort=False, dropna=False):
-                visual_embeds = self._encode(Path(str(video)))
+            for path, rows in model_input.reset_index(drop=True).groupby(media, sort=False, dropna=False):
+                visual_embeds = self._encode(Path(str(path)))
                 for start in range(0, len(rows), self.settings["batch_size"]):
                     some = rows.iloc[start : start + self.settings["batch_size"]]
                     parts.append(self._answer(visual_embeds, some))
         return pd.concat(parts).sort_index().set_index(model_input.index)
 
-    def _encode(self, video: Path) -> Tensor:
+    def _encode(self, path: Path) -> Tensor:
         """The visual tokens of one file's uniform clips, (1, K, V, hidden)."""
         wanted = {name: self.settings[name] for name in ("fps", "size", "max_frames", "timeout_s")}
-        images = read_frames(video, **wanted).images
+        images = read_frames(path, **wanted).images
         clips = uniform_clips(len(images), self.settings["clips"], self.model.config.frames_per_clip)
         pixel_values = self.processor(frames=[images], clip_indices=[clips])["pixel_values"]
         return self.model.encode_video(pixel_values.to(self.model.device))
 
     def _answer(self, visual_embeds: Tensor, rows: pd.DataFrame) -> pd.DataFrame:
-        question = isinstance(self.model, ClipBertForOpenQA)
-        tokens = self.processor(texts=rows["question" if question else "text"].tolist()).to(self.model.device)
-        logits = self.model(
-            visual_embeds=visual_embeds,
-            texts_per_video=torch.tensor([len(rows)], device=self.model.device),
-            **tokens,
-        ).logits.float()
-        if question:
-            confidences, choices = logits.softmax(dim=1).max(dim=1)
+        if isinstance(self.model, ClipBertForMultipleChoice):
+            return self._choose(visual_embeds, rows)
+        if isinstance(self.model, ClipBertForOpenQA):
+            logits = self._logits(visual_embeds, rows["question"].tolist())
+            soft = self.model.config.answer_loss == "bce"
+            confidences, choices = (logits.sigmoid() if soft else logits.softmax(dim=1)).max(dim=1)
             answers = [self.model.config.answers[choice] for choice in choices.tolist()]
             return pd.DataFrame({"answer": answers, "confidence": confidences.tolist()}, index=rows.index)
         if not isinstance(self.model, ClipBertForRetrieval):
-            raise ClipBertError(f"{type(self.model).__name__}: expected a retrieval or an open QA model.")
+            raise ClipBertError(f"{type(self.model).__name__}: expected a retrieval or a question-answering model.")
+        logits = self._logits(visual_embeds, rows["text"].tolist())
         scores = logits.softmax(dim=1)[:, 1] if logits.shape[1] == 2 else logits[:, 0].sigmoid()
         return pd.DataFrame({"score": scores.tolist()}, index=rows.index)
+
+    def _choose(self, visual_embeds: Tensor, rows: pd.DataFrame) -> pd.DataFrame:
+        options = [list(some) for some in rows["options"]]
+        if [] in options:
+            question = rows["question"].iloc[options.index([])]
+            raise ClipBertError(f"options of the question {question!r} are empty: expected at least one option.")
+        texts = [f"{question} {o}" for question, some in zip(rows["question"], options, strict=True) for o in some]
+        counts = torch.tensor([len(some) for some in options], device=self.model.device)
+        confidences, choices = self._logits(visual_embeds, texts, options_per_question=counts).softmax(dim=1).max(dim=1)
+        chosen = choices.tolist()
+        answers = [some[choice] for some, choice in zip(options, chosen, strict=True)]
+        return pd.DataFrame({"answer": answers, "option": chosen, "confidence": confidences.tolist()}, index=rows.index)
+
+    def _logits(self, visual_embeds: Tensor, texts: list[str], **more: Tensor) -> Tensor:
+        tokens = self.processor(texts=texts).to(self.model.device)
+        counts = torch.tensor([len(texts)], device=self.model.device)
+        logits: Tensor = self.model(visual_embeds=visual_embeds, texts_per_video=counts, **tokens, **more).logits
+        return logits.float()
 
 
 mlflow.models.set_model(ServedClipBert())

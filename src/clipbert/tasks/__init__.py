@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 CLASSES = {
     "retrieval": "Retrieval",
     "open_qa": "OpenQA",
+    "multiple_choice": "MultipleChoice",
+    "image_qa": "ImageQA",
 }
 
 

@@ -26,6 +26,9 @@ class Example:
     answers: list[str]
     answer_types: list[str]
     captions: list[str] = field(default_factory=list)  # of the same video, where the data has any
+    options: list[list[str]] = field(default_factory=list)  # multiple choice: of each question
+    right: list[int] = field(default_factory=list)  # multiple choice: the position of the right option
+    scores: list[dict[str, float]] = field(default_factory=list)  # image QA: what each answer of a question is worth
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,9 @@ class Batch:
     input_ids: Tensor  # (N, L)
     attention_mask: Tensor  # (N, L)
     texts_per_video: Tensor  # (B,), sum = N
-    labels: Tensor  # (N,)
-    ids: list[str]  # N text ids
+    labels: Tensor  # (Q,), or (Q, answers) where each answer has a score
+    ids: list[str]  # Q text ids
+    texts_per_item: Tensor  # (Q,), sum = N: 1 for each text, the number of options for a multiple-choice question
     caption_ids: Tensor | None = None  # (B, L), one caption a video, where the task asks for them
     caption_mask: Tensor | None = None  # (B, L)
 
@@ -78,6 +82,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     kind: ClassVar[str]  # of the texts it reads in the manifest
+    media_kind: ClassVar[str] = "video"  # or "image": what it is for; the other kind serves where there is none
     main_metric: ClassVar[str]  # higher is better: chooses the best epoch
     compared: ClassVar[tuple[str, ...]]  # metrics that are also told for blank frames
     plot: ClassVar[str]  # which of evaluate/plots.py's drawings shows its test items
@@ -89,27 +94,43 @@ class Task(ABC):
     def examples(self, texts: pd.DataFrame, split: str) -> list[Example]:
         """The texts of one split, grouped by video, in the manifest's order.
 
+        Where training texts are about media of the kind that the task is for (`media_kind`), only such texts count in
+        every split; otherwise all of them.
+
         Raises:
             ClipBertError: the split has none.
         """
-        rows = texts[(texts["kind"] == self.kind) & (texts["split"] == split)]
+        rows, about = texts[texts["kind"] == self.kind], ""
+        if "media_kind" in rows:
+            preferred = rows[rows["media_kind"] == self.media_kind]
+            if (preferred["split"] == "train").any():
+                rows, about = preferred, "" if len(preferred) == len(rows) else f" about {self.media_kind}s"
+        rows = rows[rows["split"] == split]
         if rows.empty:
             raise ClipBertError(
-                f"{self.name}: the manifest holds no {self.kind} texts in split {split}. "
+                f"{self.name}: the manifest holds no {self.kind} texts{about} in split {split}. "
                 f"Add some to data/ (see docs/own-data.md), or leave this task's stages out."
             )
         captions = texts[(texts["kind"] == "caption") & (texts["split"] == split)].groupby("media")["text"].agg(list)
         return [
-            Example(
-                media=str(media),
-                ids=group["id"].tolist(),
-                texts=group["text"].tolist(),
-                answers=group["answer"].fillna("").tolist(),
-                answer_types=group["answer_type"].fillna("").tolist(),
-                captions=captions.get(media, []),
-            )
+            self.example(str(media), group, captions.get(media, []))
             for media, group in rows.groupby("media", sort=True)
         ]
+
+    def example(self, media: str, rows: pd.DataFrame, captions: list[str]) -> Example:
+        """The texts of one video, rows of the manifest's texts table."""
+        return Example(
+            media=media,
+            ids=rows["id"].tolist(),
+            texts=rows["text"].tolist(),
+            answers=rows["answer"].fillna("").tolist(),
+            answer_types=rows["answer_type"].fillna("").tolist(),
+            captions=captions,
+        )
+
+    def wording(self, example: Example, item: int) -> list[str]:
+        """What the model reads of one of an example's texts: the text, or in multiple choice one text an option."""
+        return [example.texts[item]]
 
     @abstractmethod
     def model_class(self) -> type[Any]:
@@ -128,8 +149,8 @@ class Task(ABC):
         """Which of a video's texts enter the step that visits it."""
 
     @abstractmethod
-    def labels(self, example: Example, chosen: list[int], config: Any) -> list[int]:
-        """The label of each drawn text."""
+    def labels(self, example: Example, chosen: list[int], config: Any) -> list[Any]:
+        """The label of each drawn text: an index, or a score for each of the model's answers."""
 
     @abstractmethod
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -30,6 +30,8 @@ BLANK = "blank frames"
 TITLES = {
     "retrieval": "Text-to-video retrieval",
     "open_qa": "Open-ended video question answering",
+    "multiple_choice": "Multiple-choice video question answering",
+    "image_qa": "Question answering about images",
 }
 
 HEADLINES: dict[str, tuple[Headline, ...]] = {
@@ -58,6 +60,30 @@ HEADLINES: dict[str, tuple[Headline, ...]] = {
             (("majority answer", "majority_accuracy"), (BLANK, "blank_frames_accuracy"), ("chance", "chance_accuracy")),
             row="open QA accuracy, %",
         ),
+        Headline("questions", "questions", percent=False),
+        Headline("answers in vocabulary", "answer_coverage"),
+    ),
+    "multiple_choice": (
+        Headline(
+            "accuracy",
+            "accuracy",
+            (
+                ("chance", "chance_accuracy"),
+                (BLANK, "blank_frames_accuracy"),
+                ("most frequent position", "majority_accuracy"),
+            ),
+            row="multiple choice accuracy, %",
+        ),
+        Headline("questions", "questions", percent=False),
+    ),
+    "image_qa": (
+        Headline(
+            "VQA accuracy",
+            "accuracy",
+            (("majority answer", "majority_accuracy"), (BLANK, "blank_frames_accuracy"), ("chance", "chance_accuracy")),
+            row="image QA accuracy, %",
+        ),
+        Headline("best answer", "exact", ((BLANK, "blank_frames_exact"),)),
         Headline("questions", "questions", percent=False),
         Headline("answers in vocabulary", "answer_coverage"),
     ),

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ class OpenQA(Task):
     name = "open_qa"
     kind = "open_qa"
     main_metric = "open_qa/accuracy"
-    compared = ("open_qa/accuracy",)
+    compared: ClassVar[tuple[str, ...]] = ("open_qa/accuracy",)
     plot = "types"
     params: OpenQAParams
 
@@ -34,7 +34,7 @@ class OpenQA(Task):
         counts = Counter(answer for example in train for answer in example.answers)
         if len(counts) < 2:
             raise ClipBertError(
-                f"open_qa: the training questions have {len(counts)} different answer(s); expected at least 2. "
+                f"{self.name}: the training questions have {len(counts)} different answer(s); expected at least 2. "
                 f"Add questions to data/open_qa.jsonl."
             )
         # Equal counts in alphabetical order, so that the vocabulary does not depend on the order of the file.
@@ -49,7 +49,7 @@ class OpenQA(Task):
         count = min(len(example.texts), self.params.questions_per_video)
         return [int(i) for i in generator.permutation(len(example.texts))[:count]]
 
-    def labels(self, example: Example, chosen: list[int], config: Any) -> list[int]:
+    def labels(self, example: Example, chosen: list[int], config: Any) -> list[Any]:
         index = {answer: label for label, answer in enumerate(config.answers)}
         return [index.get(example.answers[i], IGNORED) for i in chosen]
 
@@ -85,12 +85,10 @@ class OpenQA(Task):
                 attention_mask=attention_mask,
                 texts_per_video=torch.ones(len(some), dtype=torch.long, device=input_ids.device),
             )
-            confidences, choices = out.logits.float().softmax(dim=1).max(dim=1)
+            confidences, choices = self.confidences(out.logits.float()).max(dim=1)
             for (example, i), choice, confidence in zip(some, choices.tolist(), confidences.tolist(), strict=True):
                 yield {
                     "item_id": example.ids[i],
-                    "score": float(answers[choice] == example.answers[i]),
-                    "chance": 1 / len(answers),
                     "answer_type": example.answer_types[i] or "all",
                     "question": example.texts[i],
                     "answer": example.answers[i],
@@ -98,21 +96,30 @@ class OpenQA(Task):
                     "confidence": confidence,
                     "in_vocabulary": example.answers[i] in answers,
                     "media": example.media,
+                    **self.scored(example, i, answers[choice], answers),
                 }
+
+    def confidences(self, logits: Tensor) -> Tensor:
+        """Logits (N, answers) to how sure the model is of each answer, 0 to 1."""
+        return logits.softmax(dim=1)
+
+    def scored(self, example: Example, item: int, predicted: str, answers: list[str]) -> dict[str, Any]:
+        """The columns that tell what a predicted answer is worth, and what a random one of `answers` would be."""
+        return {"score": float(predicted == example.answers[item]), "chance": 1 / len(answers)}
 
     def metrics(self, items: Predictions) -> dict[str, float]:
         return {
-            "open_qa/accuracy": 100 * float(items["score"].mean()),
-            "open_qa/answer_coverage": 100 * float(items["in_vocabulary"].mean()),
-            "open_qa/questions": float(len(items)),
+            f"{self.name}/accuracy": 100 * float(items["score"].mean()),
+            f"{self.name}/answer_coverage": 100 * float(items["in_vocabulary"].mean()),
+            f"{self.name}/questions": float(len(items)),
         }
 
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
         counts = Counter(answer for example in train for answer in example.answers)
         majority = min(counts, key=lambda answer: (-counts[answer], answer))
         return {
-            "open_qa/chance_accuracy": 100 * float(items["chance"].mean()),
-            "open_qa/majority_accuracy": 100 * float((items["answer"] == majority).mean()),
+            f"{self.name}/chance_accuracy": 100 * float(items["chance"].mean()),
+            f"{self.name}/majority_accuracy": 100 * float((items["answer"] == majority).mean()),
         }
 
     @staticmethod

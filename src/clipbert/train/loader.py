@@ -16,11 +16,11 @@ from clipbert.tasks.predict import pixels
 
 @dataclass(frozen=True)
 class Sample:
-    """One drawn example: frames (K*T, H, W, 3) uint8 in clip order, and the drawn texts."""
+    """One drawn example: frames (K*T, H, W, 3) uint8 in clip order, and the drawn texts, in one list an item."""
 
     images: np.ndarray
-    texts: list[str]
-    labels: list[int]
+    texts: list[list[str]]
+    labels: list[Any]
     ids: list[str]
     caption: str | None
 
@@ -72,7 +72,7 @@ class TrainingSamples(Dataset[Sample]):
         chosen = self.task.draw(example, generator)
         return Sample(
             images=self.cache.read(example.media, frames.flatten()),
-            texts=[example.texts[i] for i in chosen],
+            texts=[self.task.wording(example, i) for i in chosen],
             labels=self.task.labels(example, chosen, self.config),
             ids=[example.ids[i] for i in chosen],
             caption=str(generator.choice(example.captions)) if self.captions else None,
@@ -86,7 +86,8 @@ class Collate:
         self.processor, self.clips, self.frames_per_clip = processor, clips, frames_per_clip
 
     def __call__(self, samples: list[Sample]) -> Batch:
-        encoded = self.processor(texts=[text for sample in samples for text in sample.texts])
+        items = [texts for sample in samples for texts in sample.texts]
+        encoded = self.processor(texts=[text for texts in items for text in texts])
         captions = [sample.caption for sample in samples if sample.caption is not None]
         captioned = self.processor(texts=captions) if captions else {}
         return Batch(
@@ -95,9 +96,10 @@ class Collate:
             ),
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],
-            texts_per_video=torch.tensor([len(sample.texts) for sample in samples]),
+            texts_per_video=torch.tensor([sum(map(len, sample.texts)) for sample in samples]),
             labels=torch.tensor([label for sample in samples for label in sample.labels]),
             ids=[text_id for sample in samples for text_id in sample.ids],
+            texts_per_item=torch.tensor([len(texts) for texts in items]),
             caption_ids=captioned.get("input_ids"),
             caption_mask=captioned.get("attention_mask"),
         )

@@ -14,7 +14,8 @@ def build_model(task: Task, train: list[Example], params: Params) -> tuple[Any, 
     Raises:
         ClipBertError: the parameters do not fit together (hidden size and heads, say).
     """
-    texts = sorted({text for example in train for text in (*example.texts, *example.captions)})
+    read = {text for example in train for item in range(len(example.texts)) for text in task.wording(example, item)}
+    texts = sorted(read | {text for example in train for text in example.captions})
     tokenizer = ClipBertProcessor.train_tokenizer(texts, vocab_size=params.model.vocab_size)
     preset = {"tiny": ClipBertConfig.tiny, "base": ClipBertConfig.base}[params.model.preset]
     try:
