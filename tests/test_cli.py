@@ -20,6 +20,7 @@ VERBS = [
     ["promote"],
     ["rollback"],
     ["params"],
+    ["recipe"],
     ["summary"],
     ["doctor"],
 ]

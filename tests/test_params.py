@@ -26,10 +26,19 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     assert load_params(write(tmp_path, "")) == Params()
 
 
+def test_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
+    assert load_params(write(tmp_path, "train: {lr: 5e-05}")).train.lr == 5e-5
+    assert load_params(write(tmp_path, ""), ["train.vision_lr=1e-3"]).train.vision_lr == 1e-3
+    assert load_params(write(tmp_path, "frames: {media_url: 's3://5e3'}")).frames.media_url == "s3://5e3"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: {lrr: 1.0}", "train.lrr: unknown parameter; did you mean train.lr? Known here: batch_size, lr,"),
+        (
+            "train: {lrr: 1.0}",
+            "train.lrr: unknown parameter; did you mean train.lr? Known here: batch_size, accumulate, lr,",
+        ),
         ("trian: {}", "trian: unknown parameter; did you mean train? Known here: tasks_run, seed, ingest,"),
         ("tasks_run: [retreival]", "tasks_run.0 = 'retreival': expected 'retrieval'"),
         ("tasks_run: []", "tasks_run = []: expected"),
@@ -37,7 +46,7 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         ("train: {lr: 5}", "train.lr = 5: expected less than or equal to 1 (peak learning rate"),
         ("train: {batch_size: many}", "train.batch_size = 'many': expected a valid integer"),
         ("train: {batch_size: 2.5}", "train.batch_size = 2.5: expected a valid integer"),
-        ("train: {lr: 1e-3}", "YAML reads 1e-3 as text, write 0.001"),
+        ("train: {lr: '1e-3'}", "YAML reads 1e-3 as text, write 0.001"),
         ("train: 3", "train = 3: expected a valid dictionary"),
         ("model: {preset: huge}", "model.preset = 'huge': expected 'tiny' or 'base'"),
         ("ingest: {max_quarantined_fraction: -0.1}", "ingest.max_quarantined_fraction = -0.1: expected greater than"),

@@ -138,6 +138,22 @@ def show_params(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
         console.print(f"{key:<36} {value!s:<10} {meaning}", markup=False)
 
 
+@app.command(epilog="Example: `clipbert recipe msrvtt_retrieval`")
+def recipe(
+    name: Annotated[str | None, typer.Argument(help="One of them; without it, they are listed.")] = None,
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """A run of the paper as words for DVC: `dvc exp run -n paper $(clipbert recipe msrvtt_retrieval)`."""
+    from clipbert.recipes import dvc_arguments, list_recipes
+
+    folder = project().recipes
+    if name is not None:
+        typer.echo(" ".join(dvc_arguments(folder, name, params)))
+        return
+    for known, what in list_recipes(folder).items():
+        console.print(f"{known:<24} {what}", markup=False)
+
+
 @app.command(epilog="Example: `clipbert summary`")
 def summary() -> None:
     """What the last `dvc repro` reached: metrics, registered versions, and where to look."""

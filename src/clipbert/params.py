@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from clipbert.errors import ClipBertError
+from clipbert.yaml_text import leaves, parse_yaml
 
 TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa", "pretrain")
 TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa"]
@@ -176,7 +177,8 @@ class ModelParams(Section):
 class TrainParams(Section):
     """The optimisation, the same for every task."""
 
-    batch_size: int = Field(32, ge=1, description="videos (retrieval) or questions (QA) in a step")
+    batch_size: int = Field(32, ge=1, description="videos that go through the model at once")
+    accumulate: int = Field(1, ge=1, le=4096, description="batches whose mean gradient makes one step")
     lr: float = Field(1.5e-3, gt=0, le=1, description="peak learning rate of the transformer and heads")
     vision_lr: float | None = Field(None, gt=0, le=1, description="of the convolutions; null: the same as lr")
     weight_decay: float = Field(0.05, ge=0, le=1, description="of matrices; biases and norms have none")
@@ -294,7 +296,7 @@ class Params(Section):
 
     def flat(self) -> dict[str, Any]:
         """{"train.lr": 0.001, ...}: every leaf under its dotted path."""
-        return dict(_leaves(self.model_dump(by_alias=True), ""))
+        return dict(leaves(self.model_dump(by_alias=True)))
 
 
 def load_params(path: Path = Path("params.yaml"), overrides: list[str] | None = None) -> Params:
@@ -313,7 +315,7 @@ def load_params(path: Path = Path("params.yaml"), overrides: list[str] | None = 
     except (OSError, UnicodeDecodeError) as error:
         raise ClipBertError(f"{path}: cannot be read ({error}); expected a UTF-8 YAML file.") from error
     try:
-        values = yaml.safe_load(text) or {}
+        values = parse_yaml(text) or {}
     except yaml.YAMLError as error:
         raise ClipBertError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
@@ -338,15 +340,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise ClipBertError(f"--set {override}: {section} is a value, not a section.")
         place = inner
-    place[name] = yaml.safe_load(text)
-
-
-def _leaves(value: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, inner in value.items():
-        path = f"{prefix}{key}"
-        found += _leaves(inner, f"{path}.") if isinstance(inner, dict) else [(path, inner)]
-    return found
+    place[name] = parse_yaml(text)
 
 
 def _field(section: type[BaseModel], name: int | str) -> FieldInfo | None:
@@ -375,7 +369,7 @@ def _describe(problem: ErrorDetails) -> str:
         known = [field.alias or name for name, field in section.model_fields.items()]
         parent = ".".join(str(part) for part in location[:-1])
         nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        everywhere = [key for key, _ in _leaves(Params().model_dump(by_alias=True), "")]
+        everywhere = [key for key, _ in leaves(Params().model_dump(by_alias=True))]
         elsewhere = [key for key in everywhere if key.rsplit(".", 1)[-1] == str(location[-1])]
         hint = f"did you mean {parent}{'.' if parent else ''}{nearest[0]}? " if nearest else ""
         if not nearest and elsewhere:

@@ -19,6 +19,7 @@ class Project:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.data = root / "data"
+        self.recipes = root / "recipes"
         self.artifacts = root / "artifacts"
         self.manifest = self.artifacts / "manifest"
         self.validation = self.artifacts / "validation"

@@ -27,6 +27,18 @@ def test_a_resumed_order_goes_on_where_it_was() -> None:
         assert list(TrainingOrder(examples=10, batch_size=3, epochs=2, seed=5, start=start)) == straight[start:]
 
 
+def test_a_step_has_the_same_examples_however_it_is_cut_into_batches() -> None:
+    large = list(TrainingOrder(examples=13, batch_size=6, epochs=2, seed=5))
+    order = TrainingOrder(examples=13, batch_size=2, epochs=2, seed=5, accumulate=3)
+    small = list(order)
+    assert (order.steps, len(order)) == (4, 12)
+    assert [small[i] + small[i + 1] + small[i + 2] for i in range(0, 12, 3)] == large
+    resumed = TrainingOrder(examples=13, batch_size=2, epochs=2, seed=5, start=3, accumulate=3)
+    assert list(resumed) == small[9:]
+    few = TrainingOrder(examples=5, batch_size=2, epochs=1, seed=0, accumulate=64)
+    assert (few.accumulate, few.steps, len(few)) == (2, 1, 2)
+
+
 def test_fewer_examples_than_a_batch_make_one_smaller_batch() -> None:
     order = TrainingOrder(examples=3, batch_size=8, epochs=2, seed=0)
     assert [len(batch) for batch in order] == [3, 3]

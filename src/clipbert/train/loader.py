@@ -26,28 +26,33 @@ class Sample:
 
 
 class TrainingOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, example) for every step of a run, from step `start` on.
+    """Batches of (epoch, example), `accumulate` of them for every step of a run, from step `start` on.
 
-    Each epoch is a new permutation made from (seed, epoch) alone, so a resumed run goes on in the very order it left.
-    The remainder that does not fill a batch is left out, another one each epoch.
+    Each epoch is a new permutation made from (seed, epoch) alone, so a resumed run goes on in the very order it left;
+    a step has the same examples however they are cut into batches. The remainder that does not fill a step is left
+    out, another one each epoch.
     """
 
-    def __init__(self, examples: int, batch_size: int, epochs: int, seed: int, start: int = 0) -> None:
+    def __init__(
+        self, examples: int, batch_size: int, epochs: int, seed: int, start: int = 0, accumulate: int = 1
+    ) -> None:
         self.examples, self.seed, self.epochs, self.start = examples, seed, epochs, start
         self.batch_size = min(batch_size, examples)
-        self.steps_per_epoch = examples // self.batch_size
+        self.accumulate = min(accumulate, examples // self.batch_size)
+        self.steps_per_epoch = examples // (self.batch_size * self.accumulate)
         self.steps = self.steps_per_epoch * epochs
 
     def __len__(self) -> int:
-        return self.steps - self.start
+        return (self.steps - self.start) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start, self.steps):
             epoch, position = divmod(step, self.steps_per_epoch)
             if position == 0 or step == self.start:
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.examples)
-            some = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield [(epoch, int(index)) for index in some]
+            for part in range(position * self.accumulate, (position + 1) * self.accumulate):
+                some = order[part * self.batch_size : (part + 1) * self.batch_size]
+                yield [(epoch, int(index)) for index in some]
 
 
 class TrainingSamples(Dataset[Sample]):

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import pandas as pd
 import torch
 import transformers
+from torch import Tensor
 
 from clipbert.console import console, progress
 from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory
 from clipbert.frames import FrameCache
 from clipbert.params import Params
-from clipbert.tasks.base import Example, Task
+from clipbert.tasks.base import Batch, Example, Task
 from clipbert.tasks.predict import predict
 from clipbert.train.checkpoint import Checkpoints, Progress
 from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batches
@@ -59,27 +60,28 @@ def train(run: Run, state: Progress, optimizer: torch.optim.AdamW, tracker: Trac
         ClipBertError: the loss stopped being a number; the last checkpoint is left as it is.
     """
     task, model, params = run.task, run.model, run.params.train
-    order = TrainingOrder(len(run.train), params.batch_size, epochs_of(run), run.params.seed, start=state.step)
+    order = TrainingOrder(
+        len(run.train), params.batch_size, epochs_of(run), run.params.seed, state.step, params.accumulate
+    )
     samples = TrainingSamples(run.cache, run.train, task, model.config, run.params.seed)
-    batches = training_batches(samples, order, run.processor, params.workers, pin_memory=run.device.type == "cuda")
-    clips = order.batch_size * model.config.clips
+    batches = iter(
+        training_batches(samples, order, run.processor, params.workers, pin_memory=run.device.type == "cuda")
+    )
+    clips = order.batch_size * order.accumulate * model.config.clips
     state.run_id = tracker.run_id
     model.train()
 
     with progress(f"train {task.name}", order.steps, done=state.step) as advance, stop_with_dvc() as orphaned:
         clock = time.monotonic()
-        for step, cpu_batch in enumerate(batches, start=state.step):
-            batch = cpu_batch.to(run.device)
+        for step in range(state.step, order.steps):
             factor = set_learning_rate(optimizer, step, order.steps, params.warmup_fraction)
-            with autocast(run.device, params.precision):
-                loss, parts = task.loss(model, batch)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss, parts, ids = backward(run, batches, order.accumulate)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
             if not torch.isfinite(norm):
                 raise ClipBertError(
                     f"train {task.name}: the loss or its gradient is not a number at step {step} (texts "
-                    f"{', '.join(batch.ids[:8])}, ...). Lower train.lr (now {params.lr}) or train.clip_norm "
+                    f"{', '.join(ids[:8])}, ...). Lower train.lr (now {params.lr}) or train.clip_norm "
                     f"(now {params.clip_norm}) and run again; the checkpoint before it is kept."
                 )
             optimizer.step()
@@ -93,7 +95,7 @@ def train(run: Run, state: Progress, optimizer: torch.optim.AdamW, tracker: Trac
                 tracker.log_metrics({f"train/{name}": value for name, value in row.items()}, state.step)
             state.seconds += seconds
             clock = time.monotonic()
-            advance(1, f"loss {loss.detach():.3f}  {clips / seconds:.0f} clips/s")
+            advance(1, f"loss {loss:.3f}  {clips / seconds:.0f} clips/s")
 
             end_of_epoch = state.step % order.steps_per_epoch == 0
             if end_of_epoch:
@@ -115,6 +117,25 @@ def train(run: Run, state: Progress, optimizer: torch.optim.AdamW, tracker: Trac
 
     run.checkpoints.load_best(model)
     return state
+
+
+def backward(run: Run, batches: Iterator[Batch], accumulate: int) -> tuple[Tensor, dict[str, Tensor], list[str]]:
+    """Add the gradient of the mean loss over the next `accumulate` batches: that of one large batch, in less memory.
+
+    Returns:
+        the mean loss and the means of its parts, detached, and the ids of all texts.
+    """
+    losses: dict[str, Tensor] = {}
+    ids: list[str] = []
+    for _ in range(accumulate):
+        batch = next(batches).to(run.device)
+        with autocast(run.device, run.params.train.precision):
+            loss, parts = run.task.loss(run.model, batch)
+        (loss / accumulate).backward()
+        for name, value in {"loss": loss, **parts}.items():
+            losses[name] = losses.get(name, 0) + value.detach() / accumulate
+        ids += batch.ids
+    return losses.pop("loss"), losses, ids
 
 
 def start(run: Run) -> tuple[Progress, torch.optim.AdamW]:

@@ -1,0 +1,94 @@
+"""Each recipe trains for three steps on a few media in the layout of its data set, with a model small enough."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from dvc_project import PROJECT, commit, make_project, run
+from recipe_data import LAYOUTS, make_official
+from typer.testing import CliRunner
+
+from clipbert.cli import app
+from clipbert.params import TASKS, load_params
+from clipbert.recipes import dvc_arguments, list_recipes
+
+pytestmark = pytest.mark.pipeline
+
+RECIPES = PROJECT / "recipes"
+TASK = {name: yaml.safe_load((RECIPES / f"{name}.yaml").read_text())["tasks_run"][0] for name in LAYOUTS}
+# What makes hours on a GPU three steps on a CPU; everything else is the recipe's.
+SHRUNK = {
+    "model.preset": "tiny",
+    "model.image_size": "32",
+    "model.hidden_size": "16",
+    "model.num_hidden_layers": "1",
+    "model.num_attention_heads": "2",
+    "frames.size": "32",
+    "train.batch_size": "2",
+    "train.workers": "0",
+    "evaluate.clips": "2",
+    "validate.max_leakage": "1.0",  # growing bars look alike
+}
+
+ADDED = ("model.hidden_size", "model.num_hidden_layers", "model.num_attention_heads")  # not in params.yaml nor recipes
+
+
+def clipbert(*arguments: str) -> None:
+    done = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+
+
+def test_every_recipe_has_a_layout() -> None:
+    assert LAYOUTS.keys() == list_recipes(RECIPES).keys()
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if TASK[name] in TASKS])
+def test_three_steps(
+    name: str, tmp_path: Path, tiny_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TASK[name]
+    shutil.copy(PROJECT / "params.yaml", tmp_path / "params.yaml")
+    (tmp_path / "mlflow").mkdir()
+    arguments = make_official(tmp_path, name, tiny_video)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    words = dvc_arguments(RECIPES, name, tmp_path / "params.yaml")[1::2]
+    # The few examples make one step an epoch: more batches would make a step than there are.
+    shrunk = [f"{key}={value}" for key, value in (SHRUNK | {f"tasks.{task}.epochs": "3"}).items()]
+    changes = [word for change in [*words, *shrunk] for word in ("--set", change.removeprefix("+"))]
+    clipbert("import", *arguments)
+    for verb in ("ingest", "validate", "frames"):
+        clipbert(verb, *changes)
+    clipbert("train", task, *changes)
+    clipbert("evaluate", task, *changes)
+    curve = pd.read_csv(tmp_path / "artifacts" / "history" / task / "train.csv")
+    assert curve["step"].tolist() == [3]
+    assert curve["loss"].notna().all()
+    settings = load_params(tmp_path / "params.yaml", changes[1::2])
+    assert settings.train.lr == yaml.safe_load((RECIPES / f"{name}.yaml").read_text())["train"]["lr"]
+    assert (tmp_path / "artifacts" / "metrics" / f"{task}.json").is_file()
+
+
+def test_one_command_runs_a_recipe_through_dvc(tmp_path: Path, tiny_video: Callable[..., Path]) -> None:
+    name, root = "msrvtt_qa", make_project(tmp_path / "project")
+    shutil.copy(PROJECT / "params.yaml", root / "params.yaml")
+    shutil.copytree(RECIPES, root / "recipes")
+    arguments = make_official(root, name, tiny_video)
+    run("clipbert", "import", *arguments, cwd=root)
+    for folder in ("annotations", "media"):
+        shutil.rmtree(root / folder)
+    run("dvc", "add", "data", cwd=root)
+    commit(root, "Start")
+    shrunk = [f"-S {'+' if key in ADDED else ''}{key}={value}" for key, value in SHRUNK.items()]
+    command = (
+        f"dvc exp run -n paper $(clipbert recipe {name}) {' '.join(shrunk)} -S tasks.open_qa.epochs=3 train@open_qa"
+    )
+    run("bash", "-c", command, cwd=root)
+    curve = pd.read_csv(root / "artifacts" / "history" / "open_qa" / "train.csv")
+    assert curve["step"].tolist() == [3]
+    assert "paper" in run("dvc", "exp", "list", cwd=root).stdout
+    settings = load_params(root / "params.yaml")
+    assert (settings.tasks_run, settings.train.lr, settings.model.score_aggregation) == (["open_qa"], 5e-5, "lse")
