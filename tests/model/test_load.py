@@ -5,7 +5,14 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForMultipleChoice, AutoModelForPreTraining, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMultipleChoice,
+    AutoModelForPreTraining,
+    AutoModelForVisualQuestionAnswering,
+    AutoProcessor,
+)
 
 from clipbert.errors import ClipBertError
 from clipbert.model import (
@@ -62,6 +69,7 @@ def test_auto_classes(saved, small_config, tmp_path):
     config = small_config()
     assert type(AutoModelForMultipleChoice.from_config(config)) is ClipBertForMultipleChoice
     assert type(AutoModelForPreTraining.from_config(config)) is ClipBertForPreTraining
+    assert type(AutoModelForVisualQuestionAnswering.from_config(config)) is ClipBertForOpenQA
 
 
 def test_a_folder_without_a_model(tmp_path):

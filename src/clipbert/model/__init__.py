@@ -1,6 +1,13 @@
 """ClipBERT (Lei et al., CVPR 2021) as transformers models: configuration, models, processor."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForMultipleChoice, AutoModelForPreTraining, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMultipleChoice,
+    AutoModelForPreTraining,
+    AutoModelForVisualQuestionAnswering,
+    AutoProcessor,
+)
 
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.heads import ClipBertForMultipleChoice, ClipBertForOpenQA, ClipBertForRetrieval, ClipBertOutput
@@ -27,4 +34,5 @@ AutoConfig.register(ClipBertConfig.model_type, ClipBertConfig)
 AutoModel.register(ClipBertConfig, ClipBertModel)
 AutoModelForMultipleChoice.register(ClipBertConfig, ClipBertForMultipleChoice)
 AutoModelForPreTraining.register(ClipBertConfig, ClipBertForPreTraining)
+AutoModelForVisualQuestionAnswering.register(ClipBertConfig, ClipBertForOpenQA)
 AutoProcessor.register(ClipBertConfig, ClipBertProcessor)

@@ -17,6 +17,7 @@ from clipbert.files import write_json
 from clipbert.frames.sampling import uniform_clips
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
+from clipbert.params import FramesParams
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ SETTINGS = ("image_size", "clips", "frames_per_clip", "max_text_length")
 PAD_TO_MULTIPLE_OF = 8
 
 Frames = NDArray[np.uint8] | Sequence[Image.Image]
+Video = Frames | Image.Image | str | Path | bytes
 ClipIndices = NDArray[np.integer[Any]] | Sequence[Sequence[int]]
 
 
@@ -64,27 +66,31 @@ class ClipBertProcessor:
 
     def __call__(
         self,
-        frames: Sequence[Frames] | None = None,
+        frames: Sequence[Video] | None = None,
         texts: Sequence[str] | None = None,
         clip_indices: Sequence[ClipIndices] | None = None,
+        candidates: FramesParams | None = None,
     ) -> BatchFeature:
         """Tensors for B videos and N texts, either of which may be left out.
 
         Args:
-            frames: for each video its frames in time order: a (N, H, W, 3) uint8 RGB array or a list of PIL images.
+            frames: for each video its frames in time order, a (N, H, W, 3) uint8 RGB array or a list of PIL images; or
+                one PIL image; or a video or image file, its path or its bytes, decoded in a process of its own.
             texts: the texts of all videos, in their order.
             clip_indices: for each video a (K, T) array of indices into its frames; None: `clips` x `frames_per_clip`
                 spread evenly over the video.
+            candidates: how frames are taken from files; None: the defaults of `FramesParams`.
 
         Returns:
             `pixel_values` (B, K, T, 3, image_size, image_size) uint8, `input_ids` and `attention_mask` (N, L) int64.
 
         Raises:
             ValueError: an argument of a wrong type or shape, an index outside the video, an empty text.
+            ClipBertError: a file is missing or cannot be decoded, or a URL was given.
         """
         data: dict[str, torch.Tensor] = {}
         if frames is not None:
-            data["pixel_values"] = self._pixels(frames, clip_indices)
+            data["pixel_values"] = self._pixels(frames, clip_indices, candidates)
         elif clip_indices is not None:
             raise ValueError("clip_indices are given without frames.")
         if texts is not None:
@@ -105,7 +111,11 @@ class ClipBertProcessor:
         square[: size[1], : size[0]] = np.asarray(picture)
         return square
 
-    def _pixels(self, videos: Sequence[Frames], clip_indices: Sequence[ClipIndices] | None) -> torch.Tensor:
+    def _pixels(
+        self, videos: Sequence[Video], clip_indices: Sequence[ClipIndices] | None, candidates: FramesParams | None
+    ) -> torch.Tensor:
+        if isinstance(videos, str | bytes | Path | Image.Image):
+            raise ValueError(f"frames is {_short(videos)}: one video goes into a list, frames=[video].")
         if len(videos) == 0:
             raise ValueError("frames is empty: expected the frames of at least one video.")
         if isinstance(videos, np.ndarray) and videos.ndim == 4:
@@ -114,7 +124,7 @@ class ClipBertProcessor:
             raise ValueError(f"clip_indices is given for {len(clip_indices)} videos: expected {len(videos)}.")
         batch = []
         for number, video in enumerate(videos):
-            images = _check_frames(video, number)
+            images = _check_frames(_frames_of(video, candidates), number)
             if clip_indices is None:
                 indices = uniform_clips(len(images), self.clips, self.frames_per_clip)
             else:
@@ -180,6 +190,15 @@ class ClipBertProcessor:
             raise ClipBertError(f"{path}: no ClipBERT processor file ({error!r}). Save the processor again.") from error
         settings |= {name: value for name, value in overrides.items() if name in SETTINGS}
         return cls(load_tokenizer(source), **settings)
+
+
+def _frames_of(video: Video, candidates: FramesParams | None) -> Frames:
+    """The frames of what may be a file or a single picture."""
+    if isinstance(video, str | Path | bytes):
+        from clipbert.frames.given import read_given
+
+        return read_given(video, candidates)
+    return [video] if isinstance(video, Image.Image) else video
 
 
 def _check_frames(video: Frames, number: int) -> Frames:

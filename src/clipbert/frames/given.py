@@ -1,0 +1,44 @@
+"""A video handed over as a path or as the bytes of a file: its frames, decoded in a process of their own."""
+
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from clipbert.data.media_types import IMAGE_FORMATS
+from clipbert.errors import ClipBertError
+from clipbert.frames.decode import read_frames
+from clipbert.params import FramesParams
+
+
+def read_given(source: str | Path | bytes, params: FramesParams | None = None) -> np.ndarray:
+    """Candidate frames (N, H, W, 3) uint8 RGB of a video or image file, chosen as `params` (the defaults) say.
+
+    Raises:
+        ClipBertError: a URL, a missing or empty file, or one that cannot be decoded in time.
+    """
+    params = params or FramesParams()
+    wanted = (params.fps, params.size, params.max_frames, params.timeout_s)
+    if not isinstance(source, bytes):
+        if "://" in str(source):
+            raise ClipBertError(f"{source}: is a URL: expected a local file. Download it and give its path or bytes.")
+        return read_frames(Path(source), *wanted).images
+    name = f"<{len(source)} bytes>"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"given{'.png' if _is_image(source) else '.mp4'}"
+        path.write_bytes(source)
+        try:
+            return read_frames(path, *wanted).images
+        except ClipBertError as error:
+            raise ClipBertError(str(error).replace(str(path), name)) from error
+
+
+def _is_image(content: bytes) -> bool:
+    """By the header alone: nothing is decoded here. The decoders go by the content too, whatever the suffix."""
+    try:
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False

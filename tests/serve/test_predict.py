@@ -1,0 +1,124 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipbert import pipeline
+from clipbert.errors import ClipBertError
+from clipbert.model import (
+    ClipBertConfig,
+    ClipBertForMultipleChoice,
+    ClipBertForOpenQA,
+    ClipBertForRetrieval,
+    ClipBertModel,
+    ClipBertProcessor,
+)
+
+ANSWERS = ["red", "blue", "two"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def make(kind, **fields):
+        torch.manual_seed(0)
+        tokenizer = ClipBertProcessor.train_tokenizer(["a red circle", "what color is it"] * 2)
+        config = ClipBertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            intermediate_size=32,
+            vision={"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [16, 24], "depths": [1, 1]},
+            image_size=64,
+            clips=2,
+            frames_per_clip=2,
+            answers=ANSWERS,
+            **fields,
+        )
+        kind(config).save_pretrained(tmp_path / "model")
+        ClipBertProcessor.for_config(config, tokenizer).save_pretrained(tmp_path / "model")
+        return tmp_path / "model"
+
+    return make
+
+
+@pytest.fixture
+def videos(tiny_video, tmp_path):
+    return [tiny_video(tmp_path / f"{seed}.mp4", seed=seed) for seed in range(3)]
+
+
+@pytest.mark.parametrize("projection", [None, 8])
+def test_search_sorts_the_videos_by_the_evaluations_score(folder, videos, projection):
+    search = pipeline("retrieval", folder(ClipBertForRetrieval, projection_size=projection))
+    found = search("a red circle", videos)
+    assert sorted(row["index"] for row in found) == [0, 1, 2]
+    assert all(row["video"] == videos[row["index"]] for row in found)
+    assert [row["score"] for row in found] == sorted((row["score"] for row in found), reverse=True)
+    pixels = search.processor(frames=videos, texts=["a red circle"] * 3)
+    with torch.inference_mode():
+        expected = search.model.match_scores(search.model(**pixels).logits)
+        if projection is not None:
+            text = search.model.text_features(pixels["input_ids"][:1], pixels["attention_mask"][:1])
+            features = search.model.video_features(search.model.encode_video(pixels["pixel_values"]))
+            expected = expected + search.model.similarity(text, features)[0]
+    for row in found:
+        assert row["score"] == pytest.approx(float(expected[row["index"]]), abs=1e-4)
+
+
+def test_ask_gives_probabilities_of_the_answers(folder, videos):
+    ask = pipeline(model=folder(ClipBertForOpenQA))
+    found = ask(videos[0], "what color is it")
+    assert {row["answer"] for row in found} == set(ANSWERS)
+    assert sum(row["score"] for row in found) == pytest.approx(1)
+    assert ask(videos[0], "what color is it", top=1) == found[:1]
+    with pytest.raises(ValueError, match="top is 0: expected at least 1"):
+        ask(videos[0], "what color is it", top=0)
+
+
+def test_choose_orders_the_options(folder, videos):
+    choose = pipeline("multiple_choice", folder(ClipBertForMultipleChoice))
+    found = choose(videos[0], "what color is it", ["red", "circle"])
+    assert {(row["option"], row["answer"]) for row in found} == {(0, "red"), (1, "circle")}
+    assert found[0]["score"] >= found[1]["score"]
+    with pytest.raises(ValueError, match=r"options is \[\]: expected a list"):
+        choose(videos[0], "what color is it", [])
+
+
+def test_a_path_and_its_bytes_are_the_same_video(folder, videos):
+    processor = ClipBertProcessor.from_pretrained(folder(ClipBertForRetrieval))
+    pixels = processor(frames=[str(videos[0]), videos[0].read_bytes()])["pixel_values"]
+    assert torch.equal(pixels[0], pixels[1])
+
+
+def test_an_image_is_a_video_of_one_frame_however_it_comes(folder):
+    processor = ClipBertProcessor.from_pretrained(folder(ClipBertForRetrieval))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    content = io.BytesIO()
+    image.save(content, "png")
+    pixels = processor(frames=[image, [image], np.asarray(image)[None], content.getvalue()])["pixel_values"]
+    assert all(torch.equal(pixels[0], other) for other in pixels[1:])
+
+
+def test_what_is_no_video(folder, tmp_path):
+    processor = ClipBertProcessor.from_pretrained(folder(ClipBertForRetrieval))
+    with pytest.raises(ClipBertError, match=r"https://a/b\.mp4: is a URL: expected a local file"):
+        processor(frames=["https://a/b.mp4"])
+    with pytest.raises(ClipBertError, match=r"<4 bytes>.*cannot be decoded"):
+        processor(frames=[b"none"])
+    with pytest.raises(ClipBertError, match=r"gone\.mp4"):
+        processor(frames=[tmp_path / "gone.mp4"])
+    with pytest.raises(ValueError, match=r"one video goes into a list"):
+        processor(frames="a.mp4")
+
+
+def test_a_model_of_another_task(folder):
+    with pytest.raises(ClipBertError, match="holds a ClipBertForRetrieval, which is for retrieval: expected a model"):
+        pipeline("open_qa", folder(ClipBertForRetrieval))
+    with pytest.raises(ClipBertError, match="holds a ClipBertModel, which is for no pipeline"):
+        pipeline(model=folder(ClipBertModel))
+    with pytest.raises(ClipBertError, match="task is 'search': expected one of retrieval"):
+        pipeline("search", "anywhere")
+    with pytest.raises(ClipBertError, match="model is missing: expected a model folder"):
+        pipeline("retrieval")
