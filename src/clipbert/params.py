@@ -11,8 +11,8 @@ from pydantic_core import ErrorDetails
 
 from clipbert.errors import ClipBertError
 
-TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa")
-TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa"]
+TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa", "pretrain")
+TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa", "pretrain"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -215,6 +215,15 @@ class ImageQAParams(OpenQAParams):
     max_answers: int = Field(3129, ge=2, description="the most frequent training answers are the classes")
 
 
+class PretrainParams(Section):
+    """Image-text pretraining: masked words, and whether a text belongs to its image."""
+
+    epochs: int = Field(30, ge=1, description="visits of each training image")
+    texts_per_image: int = Field(2, ge=1, le=64, description="of an image drawn for one step")
+    mask_probability: Fraction = Field(0.15, description="share of the tokens that the model has to tell")
+    unmatched_probability: Fraction = Field(0.5, description="share of the texts taken from another image")
+
+
 class TasksParams(Section):
     """What belongs to one task alone."""
 
@@ -222,6 +231,7 @@ class TasksParams(Section):
     open_qa: OpenQAParams = OpenQAParams()
     multiple_choice: MultipleChoiceParams = MultipleChoiceParams()
     image_qa: ImageQAParams = ImageQAParams()
+    pretrain: PretrainParams = PretrainParams()
 
 
 class EvaluateParams(Section):

@@ -106,7 +106,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.frames import FrameCache
     from clipbert.release.tracking import start_training_run
     from clipbert.tasks import make_task
-    from clipbert.tasks.base import texts_with_frames
+    from clipbert.tasks.base import texts_with_frames, training_words
     from clipbert.train.checkpoint import Checkpoints
     from clipbert.train.loop import Run, export, start, train
     from clipbert.train.setup import build_model
@@ -118,7 +118,8 @@ def train(project: Project, task_name: str, params: Params) -> None:
     examples, val = task.examples(texts, "train"), task.examples(texts, "val")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(params.seed)
-    model, processor = build_model(task, examples, params)
+    others = training_words(texts) if task.whole_vocabulary else []
+    model, processor = build_model(task, examples, params, others)
     checkpoints = Checkpoints(project.checkpoints(task_name), fingerprint(project, task_name, params))
     run = Run(task, model, processor, cache, examples, val, params, checkpoints, device)
     with _only_one(project.checkpoints(task_name)):

@@ -32,6 +32,7 @@ TITLES = {
     "open_qa": "Open-ended video question answering",
     "multiple_choice": "Multiple-choice video question answering",
     "image_qa": "Question answering about images",
+    "pretrain": "Image-text pretraining",
 }
 
 HEADLINES: dict[str, tuple[Headline, ...]] = {
@@ -86,5 +87,20 @@ HEADLINES: dict[str, tuple[Headline, ...]] = {
         Headline("best answer", "exact", ((BLANK, "blank_frames_exact"),)),
         Headline("questions", "questions", percent=False),
         Headline("answers in vocabulary", "answer_coverage"),
+    ),
+    "pretrain": (
+        Headline(
+            "masked tokens",
+            "mlm_accuracy",
+            (("most frequent token", "majority_mlm_accuracy"), (BLANK, "blank_frames_mlm_accuracy")),
+            row="masked tokens told, %",
+        ),
+        Headline(
+            "image-text matching",
+            "itm_accuracy",
+            (("always the same", "majority_itm_accuracy"), (BLANK, "blank_frames_itm_accuracy")),
+            row="image-text matching, %",
+        ),
+        Headline("texts", "texts", percent=False),
     ),
 }

@@ -1,5 +1,6 @@
 """A model and its processor for a task, made from the training texts and the parameters."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from clipbert.errors import ClipBertError
@@ -8,14 +9,18 @@ from clipbert.params import Params
 from clipbert.tasks.base import Example, Task
 
 
-def build_model(task: Task, train: list[Example], params: Params) -> tuple[Any, ClipBertProcessor]:
+def build_model(
+    task: Task, train: list[Example], params: Params, others: Iterable[str] = ()
+) -> tuple[Any, ClipBertProcessor]:
     """A fresh ClipBERT of the preset, its WordPiece vocabulary learned from the training texts, and its processor.
+
+    `others`: training texts of other tasks whose words the vocabulary is to have as well.
 
     Raises:
         ClipBertError: the parameters do not fit together (hidden size and heads, say).
     """
     read = {text for example in train for item in range(len(example.texts)) for text in task.wording(example, item)}
-    texts = sorted(read | {text for example in train for text in example.captions})
+    texts = sorted(read | {text for example in train for text in example.captions} | set(others))
     tokenizer = ClipBertProcessor.train_tokenizer(texts, vocab_size=params.model.vocab_size)
     preset = {"tiny": ClipBertConfig.tiny, "base": ClipBertConfig.base}[params.model.preset]
     try:
