@@ -145,6 +145,9 @@ class ModelParams(Section):
     """A preset, and what to change in it; null keeps the preset's value."""
 
     preset: Literal["tiny", "base"] = Field("tiny", description="tiny: CPU minutes; base: the paper's model")
+    init_from: str | None = Field(
+        None, min_length=1, description="a model folder to start from, its tokenizer and sizes; null: from scratch"
+    )
     image_size: int | None = Field(None, ge=32, le=2048, description="pixels of the square the model sees")
     clips: int | None = Field(None, ge=1, le=64, description="clips of a video in one training step")
     frames_per_clip: int | None = Field(None, ge=1, le=64, description="frames of a clip, averaged by the model")
@@ -157,7 +160,7 @@ class ModelParams(Section):
 
     def overrides(self) -> dict[str, Any]:
         """The fields that replace the preset's values."""
-        chosen = self.model_dump(exclude={"preset", "vocab_size"}, exclude_none=True)
+        chosen = self.model_dump(exclude={"preset", "vocab_size", "init_from"}, exclude_none=True)
         if "hidden_size" in chosen:
             chosen["intermediate_size"] = 4 * chosen["hidden_size"]
         return chosen

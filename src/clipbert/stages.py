@@ -111,6 +111,12 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.train.loop import Run, export, start, train
     from clipbert.train.setup import build_model
 
+    start_folder = params.model.init_from
+    if start_folder is not None and (project.root / start_folder).resolve() == project.model(task_name).resolve():
+        raise ClipBertError(
+            f"model.init_from: {start_folder} is what this training writes. Start it from another folder, or set "
+            "model.init_from to null."
+        )
     task = make_task(task_name, params)
     texts = read_texts(project.manifest)
     cache = FrameCache(project.frames)
@@ -237,6 +243,10 @@ def lineage(origin: dict[str, str]) -> dict[str, str]:
 def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, Any]:
     """What a checkpoint must have been made with to be gone on from."""
     data = {path.name: sha256_file(path) for path in sorted(project.manifest.glob("*.parquet"))}
+    if params.model.init_from is not None:
+        from clipbert.model.initialize import digest
+
+        data["the model of model.init_from"] = digest(project.root / params.model.init_from)
     return {**train_params(task_name, params), **data, "frame cache": sha256_file(project.frames / "index.arrow")}
 
 

@@ -33,7 +33,9 @@ def params(**train: object) -> Params:
     return Params.model_validate(
         {
             "train": values,
-            "tasks": {name: {"epochs": 4} for name in ("retrieval", "open_qa", "multiple_choice", "image_qa")},
+            "tasks": {
+                name: {"epochs": 4} for name in ("retrieval", "open_qa", "multiple_choice", "image_qa", "pretrain")
+            },
             "model": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48},
         }
     )
@@ -54,7 +56,7 @@ def finish(run: Run, log: Log) -> Progress:
     return train(run, state, optimizer, log)
 
 
-@pytest.mark.parametrize("task", ["retrieval", "open_qa", "multiple_choice"])
+@pytest.mark.parametrize("task", ["retrieval", "open_qa", "multiple_choice", "pretrain"])
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     tiny_project: Path, tmp_path: Path, task: str
 ) -> None:
