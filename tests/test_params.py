@@ -41,7 +41,7 @@ def test_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
         ),
         ("trian: {}", "trian: unknown parameter; did you mean train? Known here: tasks_run, seed, ingest,"),
         ("tasks_run: [retreival]", "tasks_run.0 = 'retreival': expected 'retrieval'"),
-        ("tasks_run: []", "tasks_run = []: expected"),
+        ("tasks_run: [pretrain]", "tasks_run.0 = 'pretrain': expected 'retrieval'"),
         ("train: {epochs: 3}", "train.epochs: unknown parameter; did you mean tasks.retrieval.epochs?"),
         ("train: {lr: 5}", "train.lr = 5: expected less than or equal to 1 (peak learning rate"),
         ("train: {batch_size: many}", "train.batch_size = 'many': expected a valid integer"),

@@ -228,12 +228,12 @@ class ImageQAParams(OpenQAParams):
 
 
 class PretrainParams(Section):
-    """Masked language modelling and image-text matching."""
+    """Image-text pretraining: masked words, and whether a text belongs to its image."""
 
-    epochs: int = Field(40, ge=1, description="visits of each training image")
-    texts_per_image: int = Field(2, ge=1, le=64, description="captions of an image in one step")
-    masked: float = Field(0.15, gt=0, lt=1, description="share of the words to fill in")
-    unmatched: float = Field(0.5, gt=0, lt=1, description="share of the texts that are another image's")
+    epochs: int = Field(30, ge=1, description="visits of each training image")
+    texts_per_image: int = Field(2, ge=1, le=64, description="of an image drawn for one step")
+    mask_probability: Fraction = Field(0.15, description="share of the tokens that the model has to tell")
+    unmatched_probability: Fraction = Field(0.5, description="share of the texts taken from another image")
 
 
 class TasksParams(Section):
@@ -265,7 +265,7 @@ class Params(Section):
     """The whole of params.yaml."""
 
     tasks_run: list[TaskName] = Field(
-        ["retrieval", "open_qa"], min_length=1, description="the tasks of `dvc repro`: " + ", ".join(TASKS[:-1])
+        ["retrieval", "open_qa"], description="the tasks of `dvc repro`: " + ", ".join(TASKS[:-1])
     )
     pretrain_run: list[Literal["pretrain"]] = Field(
         [], max_length=1, description="[pretrain]: image-text pretraining as well, before what starts from it"

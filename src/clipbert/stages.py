@@ -107,11 +107,17 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.frames import FrameCache
     from clipbert.release.tracking import start_training_run
     from clipbert.tasks import make_task
-    from clipbert.tasks.base import texts_with_frames
+    from clipbert.tasks.base import texts_with_frames, training_words
     from clipbert.train.checkpoint import Checkpoints
     from clipbert.train.loop import Run, export, start, train
     from clipbert.train.setup import build_model
 
+    start_folder = params.model.init_from
+    if start_folder is not None and (project.root / start_folder).resolve() == project.model(task_name).resolve():
+        raise ClipBertError(
+            f"model.init_from: {start_folder} is what this training writes. Start it from another folder, or set "
+            "model.init_from to null."
+        )
     task = make_task(task_name, params)
     texts = read_texts(project.manifest)
     cache = FrameCache(project.frames)
@@ -119,7 +125,8 @@ def train(project: Project, task_name: str, params: Params) -> None:
     examples, val = task.examples(texts, "train"), task.examples(texts, "val")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(params.seed)
-    model, processor = build_model(task, examples, params, texts)
+    others = training_words(texts) if task.whole_vocabulary else []
+    model, processor = build_model(task, examples, params, others)
     checkpoints = Checkpoints(project.checkpoints(task_name), fingerprint(project, task_name, params))
     run = Run(task, model, processor, cache, examples, val, params, checkpoints, device)
     with _only_one(project.checkpoints(task_name)):
@@ -237,10 +244,11 @@ def lineage(origin: dict[str, str]) -> dict[str, str]:
 def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, Any]:
     """What a checkpoint must have been made with to be gone on from."""
     data = {path.name: sha256_file(path) for path in sorted(project.manifest.glob("*.parquet"))}
-    found = {**train_params(task_name, params), **data, "frame cache": sha256_file(project.frames / "index.arrow")}
     if params.model.start_from is not None:
-        found["weights of model.init_from"] = sha256_file(Path(params.model.start_from, "model.safetensors"))
-    return found
+        from clipbert.model.initialize import digest
+
+        data["the model of model.init_from"] = digest(project.root / params.model.start_from)
+    return {**train_params(task_name, params), **data, "frame cache": sha256_file(project.frames / "index.arrow")}
 
 
 @contextlib.contextmanager

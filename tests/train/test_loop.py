@@ -37,7 +37,9 @@ def params(**train: object) -> Params:
     return Params.model_validate(
         {
             "train": values,
-            "tasks": {name: {"epochs": 4} for name in ("retrieval", "open_qa", "multiple_choice", "image_qa")},
+            "tasks": {
+                name: {"epochs": 4} for name in ("retrieval", "open_qa", "multiple_choice", "image_qa", "pretrain")
+            },
             "model": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48},
         }
     )
@@ -64,6 +66,7 @@ def finish(run: Run, log: Log) -> Progress:
         ("retrieval", {}),
         ("open_qa", {}),
         ("multiple_choice", {}),
+        ("pretrain", {}),
         ("retrieval", {"batch_size": 4, "accumulate": 2}),
         ("open_qa", {"batch_size": 2, "accumulate": 4}),
     ],

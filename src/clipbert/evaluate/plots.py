@@ -144,14 +144,19 @@ def parts_table(evaluation: Evaluation) -> pd.DataFrame:
     """answer_type, questions, accuracy, blank_frames: of masked words, and of matched and unmatched texts."""
 
     def rows(items: pd.DataFrame) -> list[float]:
-        told = [items["matched_right"].mean(), items["unmatched_right"].mean()]
-        return [100 * float(value) for value in (items["words_right"].sum() / items["words"].sum(), *told)]
+        hidden = items["hidden"].map(len).sum()
+        told = [
+            items["mlm_right"].sum() / hidden,
+            (items["matched"] >= 0.5).mean(),
+            (items["wrong_matched"] < 0.5).mean(),
+        ]
+        return [100 * float(value) for value in told]
 
     items = evaluation.items
     return pd.DataFrame(
         {
             "answer_type": ["masked words", "matched texts", "unmatched texts"],
-            "questions": [int(items["words"].sum()), len(items), len(items)],
+            "questions": [int(items["hidden"].map(len).sum()), len(items), len(items)],
             "accuracy": rows(items),
             "blank_frames": rows(evaluation.blank_items),
         }

@@ -77,7 +77,6 @@ class ClipBertConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
-    mask_token_id: int | None = None
     is_decoder: bool = False
     add_cross_attention: bool = False
     tie_word_embeddings: bool = True

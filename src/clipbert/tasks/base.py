@@ -44,6 +44,7 @@ class Batch:
     texts_per_item: Tensor  # (Q,), sum = N: 1 for each text, the number of options for a multiple-choice question
     caption_ids: Tensor | None = None  # (B, L), one caption a video, where the task asks for them
     caption_mask: Tensor | None = None  # (B, L)
+    mlm_labels: Tensor | None = None  # (N, L) pretraining: the masked tokens' ids, -100 elsewhere
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -77,6 +78,16 @@ def texts_with_frames(texts: pd.DataFrame, cache: FrameCache) -> pd.DataFrame:
     return texts[~without]
 
 
+def training_words(texts: pd.DataFrame) -> list[str]:
+    """All that the training split says, of every kind: captions, questions, answers, options; sorted, each once."""
+    rows = texts[texts["split"] == "train"]
+    said = {*rows["text"], *rows["answer"].dropna()}
+    for column in ("options", "answers"):
+        if column in rows:
+            said.update(text for several in rows[column].dropna() for text in several)
+    return sorted(text for text in said if text)
+
+
 class Task(ABC):
     """Everything in which tasks differ."""
 
@@ -85,6 +96,7 @@ class Task(ABC):
     media_kind: ClassVar[str] = "video"  # or "image": what it is for; the other kind serves where there is none
     main_metric: ClassVar[str]  # higher is better: chooses the best epoch
     compared: ClassVar[tuple[str, ...]]  # metrics that are also told for blank frames
+    whole_vocabulary: ClassVar[bool] = False  # its tokenizer learns all training texts of the data, not its own alone
     plot: ClassVar[str]  # which of evaluate/plots.py's drawings shows its test items
 
     def __init__(self, params: Any) -> None:
@@ -132,11 +144,6 @@ class Task(ABC):
         """What the model reads of one of an example's texts: the text, or in multiple choice one text an option."""
         return [example.texts[item]]
 
-    def vocabulary(self, train: list[Example], texts: pd.DataFrame) -> set[str]:
-        """What a fresh tokenizer learns from: what the model reads of the examples, and their captions."""
-        read = {text for example in train for item in range(len(example.texts)) for text in self.wording(example, item)}
-        return read | {text for example in train for text in example.captions}
-
     @abstractmethod
     def model_class(self) -> type[Any]:
         """The ClipBertFor... class that is trained."""
@@ -156,6 +163,10 @@ class Task(ABC):
     @abstractmethod
     def labels(self, example: Example, chosen: list[int], config: Any) -> list[Any]:
         """The label of each drawn text: an index, or a score for each of the model's answers."""
+
+    def prepare(self, batch: Batch, seeds: list[int], tokenize: Tokenize, config: Any) -> Batch:
+        """A last change of a training batch once its texts are tokens; `seeds`: of each video's visit in this epoch."""
+        return batch
 
     @abstractmethod
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,33 +1,32 @@
-"""Image-text pretraining: masked language modelling and image-text matching (paper, section 3.3)."""
+"""Image-text pretraining: masked words told with the image's help, and whether a text belongs to its image."""
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
+from clipbert.errors import ClipBertError
 from clipbert.params import PretrainParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize
+from clipbert.tasks.masking import IGNORED, SpecialTokens, choose, mask
 
-IGNORED = -100
-MASKED, KEPT_OR_RANDOM = 0.8, 0.5  # of the chosen words 80 % are masked, half of the others replaced (BERT)
+FIXED_MASKS = 0  # seeds what is masked and which text is the wrong one in validation and test: always the same
 
 
 class Pretrain(Task):
-    """Captions beside their images: fill in masked words, and tell an image's own text from another's.
-
-    What it learns is a start for the other tasks: `model.init_from: artifacts/models/pretrain`.
-    """
+    """Masked language modelling and image-text matching on captions, as in the paper (section 3.3)."""
 
     name = "pretrain"
     kind = "caption"
     media_kind = "image"
-    main_metric = "pretrain/mlm_accuracy"
-    compared = ("pretrain/mlm_accuracy", "pretrain/itm_accuracy")
+    main_metric = "pretrain/accuracy"
+    compared: ClassVar[tuple[str, ...]] = ("pretrain/accuracy", "pretrain/mlm_accuracy", "pretrain/itm_accuracy")
     plot = "parts"
+    whole_vocabulary = True
     params: PretrainParams
 
     def model_class(self) -> type[Any]:
@@ -36,13 +35,12 @@ class Pretrain(Task):
         return ClipBertForPreTraining
 
     def config_fields(self, train: list[Example]) -> dict[str, Any]:
-        return {}
-
-    def vocabulary(self, train: list[Example], texts: pd.DataFrame) -> set[str]:
-        """All training texts of the data, whatever their task: who starts from this model has its words."""
-        rows = texts[texts["split"] == "train"]
-        options = {option for some in rows["options"] if some is not None for option in some}
-        return {*rows["text"], *rows["answer"].dropna(), *options}
+        if len({text for example in train for text in example.texts}) < 2:
+            raise ClipBertError(
+                "pretrain: the training captions are all the same: expected at least 2 different ones, for a text is "
+                "matched against that of another image. Add captions to data/captions.jsonl."
+            )
+        return {"projection_size": None}
 
     def draw(self, example: Example, generator: np.random.Generator) -> list[int]:
         count = min(len(example.texts), self.params.texts_per_image)
@@ -51,122 +49,135 @@ class Pretrain(Task):
     def labels(self, example: Example, chosen: list[int], config: Any) -> list[Any]:
         return [1] * len(chosen)
 
+    def prepare(self, batch: Batch, seeds: list[int], tokenize: Tokenize, config: Any) -> Batch:
+        """Some texts exchanged for one of another image, then all masked: a [MASK] must not tell which is which.
+
+        The exchanged ones have label 0 and no token to tell.
+        """
+        special = SpecialTokens.of(tokenize, config.pad_token_id)
+        owner = torch.repeat_interleave(torch.arange(len(seeds)), batch.texts_per_video).tolist()
+        written = [tuple(row) for row in batch.input_ids.tolist()]
+        own = [{written[n] for n in range(len(owner)) if owner[n] == video} for video in range(len(seeds))]
+        generators = [np.random.default_rng(seed) for seed in seeds]
+        rows, labels = [], []
+        for n, video in enumerate(owner):
+            others = [m for m in range(len(owner)) if written[m] not in own[video]]
+            exchanged = generators[video].random() < self.params.unmatched_probability and bool(others)
+            rows.append(others[int(generators[video].integers(len(others)))] if exchanged else n)
+            labels.append(0 if exchanged else 1)
+        masked = [
+            mask(batch.input_ids[row], special, config.vocab_size, self.params.mask_probability, generators[video])
+            for row, video in zip(rows, owner, strict=True)
+        ]
+        matched = torch.tensor(labels)
+        told = torch.stack([told for _, told in masked])
+        return replace(
+            batch,
+            input_ids=torch.stack([seen for seen, _ in masked]),
+            attention_mask=batch.attention_mask[rows],
+            labels=matched,
+            mlm_labels=torch.where(matched[:, None] == 1, told, IGNORED),
+        )
+
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """MLM plus ITM: `unmatched` of the texts are those of another image, from which no masked word is learned."""
-        device = batch.input_ids.device
-        owner = torch.repeat_interleave(torch.arange(len(batch.texts_per_video), device=device), batch.texts_per_video)
-        rows, matched = mismatch(owner, self.params.unmatched)
-        ids, attention = batch.input_ids[rows], batch.attention_mask[rows]
-        masked, mlm_labels = mask_words(ids, attention, self.params.masked, model.config)
+        """Cross-entropy over the masked tokens of matched texts, plus that of matched against unmatched."""
         out = model(
             pixel_values=batch.pixel_values,
-            input_ids=masked,
-            attention_mask=attention,
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
             texts_per_video=batch.texts_per_video,
-            mlm_labels=torch.where(matched[:, None] == 1, mlm_labels, IGNORED),
-            itm_labels=matched,
+            mlm_labels=batch.mlm_labels,
+            itm_labels=batch.labels,
         )
         return out.loss, {"mlm": out.mlm_loss.detach(), "itm": out.itm_loss.detach()}
 
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
     ) -> Iterator[dict[str, Any]]:
-        """Each text once with some of its words masked, always the same ones, and whole beside its own and the next
-        image."""
+        """Each text with its own image, some tokens hidden behind [MASK], and the text of another image in its place.
+
+        Hidden tokens and wrong texts are drawn from a fixed seed, the same for every model and for blank frames.
+        """
+        from clipbert.model.losses import aggregate
+
+        special = SpecialTokens.of(tokenize, model.config.pad_token_id)
+        generator = np.random.default_rng(FIXED_MASKS)
         place = {media: index for index, media in enumerate(videos.media)}
-        flat = [(number, i) for number, example in enumerate(examples) for i in range(len(example.texts))]
-        for start in range(0, len(flat), batch_size):
-            some = flat[start : start + batch_size]
-            media = [examples[number].media for number, _ in some]
-            others = [examples[(number + 1) % len(examples)].media for number, _ in some]
-            ids, attention = tokenize([examples[number].texts[i] for number, i in some])
-            masked, labels = mask_words(ids, attention, self.params.masked, model.config, seed=start)
-            counts = torch.ones(len(some), dtype=torch.long, device=ids.device)
-
-            def seen(names: list[str], ids: Tensor, attention: Tensor = attention, counts: Tensor = counts) -> Any:
-                embeds = torch.stack([videos.visual_embeds[place[name]] for name in names])
-                return model(visual_embeds=embeds, input_ids=ids, attention_mask=attention, texts_per_video=counts)
-
-            filled = seen(media, masked).mlm_logits.float().mean(dim=1).argmax(dim=-1)
-            own = (seen(media, ids).itm_logits.float().logsumexp(dim=1).argmax(dim=1) == 1).tolist()
-            foreign = (seen(others, ids).itm_logits.float().logsumexp(dim=1).argmax(dim=1) == 0).tolist()
-            for row, (number, i) in enumerate(some):
-                chosen = labels[row] != IGNORED
-                right = filled[row][chosen] == labels[row][chosen]
+        flat = [(example, i) for example in examples for i in range(len(example.texts))]
+        # A row of vocabulary-wide logits a token is many times what a row of labels is.
+        at_once = max(1, batch_size // 8)
+        for start in range(0, len(flat), at_once):
+            some = flat[start : start + at_once]
+            wrong = [self._wrong_text(example, flat, generator) for example, _ in some]
+            own_texts = [example.texts[i] for example, i in some]
+            truth, attention_mask = tokenize([*own_texts, *wrong])
+            chosen = torch.stack([choose(row, special, self.params.mask_probability, generator) for row in truth])
+            seen = truth.masked_fill(chosen, special.mask)
+            visual = torch.stack([videos.visual_embeds[place[example.media]] for example, _ in some])
+            out = model(visual_embeds=torch.cat([visual, visual]), input_ids=seen, attention_mask=attention_mask)
+            matched = aggregate(out.itm_logits, model.config.score_aggregation).softmax(dim=1)[:, 1].tolist()
+            told = out.mlm_logits[: len(some)].float().log_softmax(dim=-1).mean(dim=1).argmax(dim=-1)
+            for row, (example, i) in enumerate(some):
+                hidden = truth[row][chosen[row]].tolist()
+                guesses = told[row][chosen[row]].tolist()
+                right = sum(a == b for a, b in zip(hidden, guesses, strict=True))
+                itm = (float(matched[row] >= 0.5) + float(matched[len(some) + row] < 0.5)) / 2
                 yield {
-                    "item_id": examples[number].ids[i],
-                    "score": float(right.float().mean()),
-                    "chance": 1 / model.config.vocab_size,
-                    "text": examples[number].texts[i],
-                    "words": int(chosen.sum()),
-                    "words_right": int(right.sum()),
-                    "word_ids": labels[row][chosen].tolist(),
-                    "matched_right": own[row],
-                    "unmatched_right": foreign[row],
-                    "media": examples[number].media,
+                    "item_id": example.ids[i],
+                    "answer_type": "all",
+                    "score": (right / max(1, len(hidden)) + itm) / 2,
+                    "chance": (1 / model.config.vocab_size + 0.5) / 2,
+                    "hidden": hidden,
+                    "told": guesses,
+                    "mlm_right": right,
+                    "itm_score": itm,
+                    "matched": matched[row],
+                    "wrong_matched": matched[len(some) + row],
+                    "answer": f"{len(hidden)} hidden",
+                    "predicted": f"{right} told",
+                    "text": example.texts[i],
+                    "wrong_text": wrong[row],
+                    "media": example.media,
                 }
 
+    def _wrong_text(self, example: Example, flat: list[tuple[Example, int]], generator: np.random.Generator) -> str:
+        """A text of another image, in other words than each of this one's."""
+        others = [other.texts[i] for other, i in flat if other.media != example.media]
+        others = [text for text in others if text not in example.texts]
+        if not others:
+            raise ClipBertError(
+                f"pretrain: no other image has a text unlike those of {example.media}: image-text matching has nothing "
+                "to tell apart. Add captions of other images to the split."
+            )
+        return others[int(generator.integers(len(others)))]
+
     def metrics(self, items: Predictions) -> dict[str, float]:
-        matching = (items["matched_right"].mean() + items["unmatched_right"].mean()) / 2
+        hidden = int(items["hidden"].map(len).sum())
+        mlm = 100 * float(items["mlm_right"].sum()) / max(1, hidden)
+        itm = 100 * float(items["itm_score"].mean())
         return {
-            "pretrain/mlm_accuracy": 100 * float(items["words_right"].sum() / items["words"].sum()),
-            "pretrain/itm_accuracy": 100 * float(matching),
+            "pretrain/accuracy": (mlm + itm) / 2,
+            "pretrain/mlm_accuracy": mlm,
+            "pretrain/itm_accuracy": itm,
+            "pretrain/tokens": float(hidden),
             "pretrain/texts": float(len(items)),
         }
 
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
-        """The word that is masked most often in these very items, given every time; and a coin."""
-        counts = Counter(word for words in items["word_ids"] for word in words)
+        """Always the token that is most often hidden in these very items, and always the same word on matching."""
+        counts = Counter(token for hidden in items["hidden"] for token in hidden)
+        mlm = 100 * max(counts.values(), default=0) / max(1, sum(counts.values()))
         return {
-            "pretrain/majority_mlm_accuracy": 100 * max(counts.values()) / sum(counts.values()),
-            "pretrain/chance_itm_accuracy": 50.0,
+            "pretrain/majority_mlm_accuracy": mlm,
+            "pretrain/majority_itm_accuracy": 50.0,
+            "pretrain/majority_accuracy": (mlm + 50.0) / 2,
         }
 
     @staticmethod
     def words(row: dict[str, Any]) -> list[str]:
-        told = {True: "told right", False: "told wrong"}
         return [
             row["text"],
-            f"masked words filled in: {row['words_right']} of {row['words']}",
-            f"its own image: {told[bool(row['matched_right'])]}; another image: {told[bool(row['unmatched_right'])]}",
+            f"{row['mlm_right']} of {len(row['hidden'])} hidden tokens told",
+            f"belongs to the image: {100 * row['matched']:.0f} %",
+            f'"{row["wrong_text"]}": {100 * row["wrong_matched"]:.0f} %',
         ]
-
-
-def mismatch(owner: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """For N texts with their images (N,): the row of the text that stands in each one's place, 1 where its own.
-
-    A `share` of them, drawn at random, get a text of another image, each of those equally likely.
-    """
-    foreign = owner[:, None] != owner[None, :]
-    rows = torch.arange(len(owner), device=owner.device)
-    swapped = (torch.rand(len(owner), device=owner.device) < share) & foreign.any(dim=1)
-    if bool(swapped.any()):
-        rows[swapped] = torch.multinomial(foreign[swapped].float(), 1)[:, 0]
-    return rows, (~swapped).long()
-
-
-def mask_words(
-    input_ids: Tensor, attention_mask: Tensor, share: float, config: Any, seed: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """BERT's masking: of (N, L) token ids a `share`, at least one a text, never [CLS], [SEP] or padding.
-
-    Of the chosen tokens 80 % become [MASK], 10 % a random token, 10 % stay. Returns the masked ids and the labels: the
-    token's id where it was chosen, -100 elsewhere. With a `seed` always the same ones.
-    """
-    generator = torch.Generator().manual_seed(seed) if seed is not None else None
-
-    def uniform() -> Tensor:
-        # Drawn on the CPU where a seed fixes it, so that a GPU masks the same words.
-        device = input_ids.device if generator is None else torch.device("cpu")
-        return torch.rand(input_ids.shape, generator=generator, device=device).to(input_ids.device)
-
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-    last = attention_mask.sum(dim=1, keepdim=True) - 1  # [SEP]
-    words = (positions > 0) & (positions < last)
-    draw = uniform().masked_fill(~words, 2.0)
-    chosen = (draw < share) | ((draw == draw.min(dim=1, keepdim=True).values) & words)
-    how, random = uniform(), (uniform() * config.vocab_size).long()
-    masked = torch.where(chosen & (how < MASKED), config.mask_token_id, input_ids)
-    replaced = chosen & (how >= MASKED) & (how < MASKED + (1 - MASKED) * KEPT_OR_RANDOM)
-    masked = torch.where(replaced, random, masked)
-    return masked, torch.where(chosen, input_ids, IGNORED)

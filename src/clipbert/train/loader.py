@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from clipbert.frames import FrameCache
 from clipbert.frames.sampling import random_clips
 from clipbert.tasks.base import Batch, Example, Task
-from clipbert.tasks.predict import pixels
+from clipbert.tasks.predict import pixels, tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Sample:
     labels: list[Any]
     ids: list[str]
     caption: str | None
+    seed: int  # of what is drawn later, from the tokens
 
 
 class TrainingOrder(Sampler[list[tuple[int, int]]]):
@@ -76,23 +77,25 @@ class TrainingSamples(Dataset[Sample]):
             labels=self.task.labels(example, chosen, self.config),
             ids=[example.ids[i] for i in chosen],
             caption=str(generator.choice(example.captions)) if self.captions else None,
+            seed=int(generator.integers(2**63)),
         )
 
 
 class Collate:
     """Samples to a `Batch` through the model's processor."""
 
-    def __init__(self, processor: Any, clips: int, frames_per_clip: int) -> None:
-        self.processor, self.clips, self.frames_per_clip = processor, clips, frames_per_clip
+    def __init__(self, processor: Any, task: Task, config: Any) -> None:
+        self.processor, self.task, self.config = processor, task, config
 
     def __call__(self, samples: list[Sample]) -> Batch:
         items = [texts for sample in samples for texts in sample.texts]
         encoded = self.processor(texts=[text for texts in items for text in texts])
         captions = [sample.caption for sample in samples if sample.caption is not None]
         captioned = self.processor(texts=captions) if captions else {}
-        return Batch(
+        clips, frames_per_clip = self.config.clips, self.config.frames_per_clip
+        batch = Batch(
             pixel_values=torch.stack(
-                [pixels(self.processor, sample.images, self.clips, self.frames_per_clip) for sample in samples]
+                [pixels(self.processor, sample.images, clips, frames_per_clip) for sample in samples]
             ),
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],
@@ -103,17 +106,18 @@ class Collate:
             caption_ids=captioned.get("input_ids"),
             caption_mask=captioned.get("attention_mask"),
         )
+        tokenize = tokenizer_of(self.processor, torch.device("cpu"))
+        return self.task.prepare(batch, [sample.seed for sample in samples], tokenize, self.config)
 
 
 def training_batches(
     dataset: TrainingSamples, order: TrainingOrder, processor: Any, workers: int, pin_memory: bool
 ) -> DataLoader[Any]:
     """The batches of a run from `order.start` on, made in `workers` processes (0: in this one)."""
-    config = dataset.config
     return DataLoader(
         dataset,
         batch_sampler=order,
-        collate_fn=Collate(processor, config.clips, config.frames_per_clip),
+        collate_fn=Collate(processor, dataset.task, dataset.config),
         num_workers=workers,
         pin_memory=pin_memory,
         multiprocessing_context="spawn" if workers else None,

@@ -1,0 +1,63 @@
+"""Which tokens of a text the model has to tell, and what it sees in their place (BERT, Devlin et al. 2019)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipbert.errors import ClipBertError
+from clipbert.tasks.base import Tokenize
+
+IGNORED = -100
+MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay as they are
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids of a tokenizer's [MASK], and of all that is never masked: padding, [CLS], [SEP], [UNK] and [MASK]."""
+
+    mask: int
+    all: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenize: Tokenize, pad: int | None) -> "SpecialTokens":
+        """Read off what the tokenizer makes of them.
+
+        Raises:
+            ClipBertError: it has no [MASK] token.
+        """
+        input_ids, attention_mask = tokenize(["[MASK] [UNK]"])
+        ids = input_ids[0][attention_mask[0] == 1].tolist()
+        if len(ids) != 4:
+            raise ClipBertError(
+                f"pretrain: the tokenizer reads [MASK] [UNK] as {len(ids) - 2} tokens: expected these two of BERT's "
+                "special tokens. Start from a model whose tokenizer has them."
+            )
+        return cls(ids[1], tuple(sorted({*ids, 0 if pad is None else pad})))
+
+
+def choose(input_ids: Tensor, special: SpecialTokens, probability: float, generator: np.random.Generator) -> Tensor:
+    """The tokens of one text (L,) to be told, True where chosen: each with `probability`, and at least one of them."""
+    ordinary = ~torch.isin(input_ids, torch.tensor(special.all, device=input_ids.device))
+    draws = torch.from_numpy(generator.random(len(input_ids))).to(input_ids.device)
+    chosen = ordinary & (draws < probability)
+    if ordinary.any() and not chosen.any():
+        chosen[draws.masked_fill(~ordinary, 1.0).argmin()] = True
+    return chosen
+
+
+def mask(
+    input_ids: Tensor, special: SpecialTokens, vocab_size: int, probability: float, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """What the model sees of one text (L,), and the ids that it must tell, -100 elsewhere.
+
+    Of the chosen tokens 80 % become [MASK], 10 % another token of the vocabulary, 10 % stay.
+    """
+    chosen = choose(input_ids, special, probability, generator)
+    fates = torch.from_numpy(generator.random(len(input_ids)))
+    others = np.setdiff1d(np.arange(vocab_size), special.all)
+    random = torch.from_numpy(generator.choice(others, len(input_ids)))
+    seen = torch.where(chosen & (fates < MASKED), special.mask, input_ids)
+    seen = torch.where(chosen & (fates >= MASKED) & (fates < MASKED + RANDOM), random, seen)
+    return seen, torch.where(chosen, input_ids, IGNORED)
