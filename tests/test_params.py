@@ -39,7 +39,7 @@ def test_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
             "train: {lrr: 1.0}",
             "train.lrr: unknown parameter; did you mean train.lr? Known here: batch_size, accumulate, lr,",
         ),
-        ("trian: {}", "trian: unknown parameter; did you mean train? Known here: tasks_run, seed, ingest,"),
+        ("trian: {}", "trian: unknown parameter; did you mean train? Known here: tasks_run, pretrain_run, seed,"),
         ("tasks_run: [retreival]", "tasks_run.0 = 'retreival': expected 'retrieval'"),
         ("tasks_run: [pretrain]", "tasks_run.0 = 'pretrain': expected 'retrieval'"),
         ("train: {epochs: 3}", "train.epochs: unknown parameter; did you mean tasks.retrieval.epochs?"),
