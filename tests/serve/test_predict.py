@@ -122,3 +122,14 @@ def test_a_model_of_another_task(folder):
         pipeline("search", "anywhere")
     with pytest.raises(ClipBertError, match="model is missing: expected a model folder"):
         pipeline("retrieval")
+
+
+def test_a_file_damaged_in_part_is_said_to_be(folder, tiny_video, tmp_path, caplog):
+    processor = ClipBertProcessor.from_pretrained(folder(ClipBertForRetrieval))
+    video = tiny_video(tmp_path / "cut.mkv", frames=64, options={"g": "8"})
+    content = video.read_bytes()
+    processor(frames=[content])
+    assert caplog.messages == []
+    middle = len(content) // 2
+    processor(frames=[content[:middle] + bytes(200) + content[middle + 200 :]])
+    assert any("bytes>: damaged: " in message for message in caplog.messages)

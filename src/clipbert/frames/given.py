@@ -1,6 +1,7 @@
 """A video handed over as a path or as the bytes of a file: its frames, decoded in a process of their own."""
 
 import io
+import logging
 import tempfile
 from pathlib import Path
 
@@ -9,12 +10,16 @@ from PIL import Image
 
 from clipbert.data.media_types import IMAGE_FORMATS
 from clipbert.errors import ClipBertError
-from clipbert.frames.decode import read_frames
+from clipbert.frames.decode import Frames, read_frames
 from clipbert.params import FramesParams
+
+logger = logging.getLogger(__name__)
 
 
 def read_given(source: str | Path | bytes, params: FramesParams | None = None) -> np.ndarray:
     """Candidate frames (N, H, W, 3) uint8 RGB of a video or image file, chosen as `params` (the defaults) say.
+
+    A file that is damaged in part gives the frames that can be decoded, with a warning.
 
     Raises:
         ClipBertError: a URL, a missing or empty file, or one that cannot be decoded in time.
@@ -24,15 +29,21 @@ def read_given(source: str | Path | bytes, params: FramesParams | None = None) -
     if not isinstance(source, bytes):
         if "://" in str(source):
             raise ClipBertError(f"{source}: is a URL: expected a local file. Download it and give its path or bytes.")
-        return read_frames(Path(source), *wanted).images
+        return _images(read_frames(Path(source), *wanted), str(source))
     name = f"<{len(source)} bytes>"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"given{'.png' if _is_image(source) else '.mp4'}"
         path.write_bytes(source)
         try:
-            return read_frames(path, *wanted).images
+            return _images(read_frames(path, *wanted), name)
         except ClipBertError as error:
             raise ClipBertError(str(error).replace(str(path), name)) from error
+
+
+def _images(frames: Frames, name: str) -> np.ndarray:
+    if frames.damage is not None:
+        logger.warning("%s: damaged: %s; the frames that can be decoded are used.", name, frames.damage.describe())
+    return frames.images
 
 
 def _is_image(content: bytes) -> bool:
