@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 AGGREGATIONS = ("lse", "mean", "max")
+FRAME_FUSIONS = ("mean", "concat", "attention")
 RETRIEVAL_LOSSES = ("ce", "ranking")
 BACKBONES = ("resnet",)
 POSITIVE = (
@@ -20,6 +21,7 @@ POSITIVE = (
     "max_grid_cols",
     "clips",
     "frames_per_clip",
+    "max_frames_per_clip",
     "max_text_length",
 )
 
@@ -52,6 +54,8 @@ class ClipBertConfig(PreTrainedConfig):
     `freeze_batch_norm` keeps its batch norms at their stored statistics, untrained. `image_mean` and `image_std` are
     on the scale of pixels, 0 to 255, RGB. `image_size` is the longer side in pixels.
     Clips: `clips` x `frames_per_clip` is how the processor samples a video; `score_aggregation` joins their logits.
+    `frame_fusion` joins a clip's frames: "mean" (the paper), "concat" or "attention"; the latter two tell the order of
+    up to `max_frames_per_clip` frames.
     Heads: `answers` is the vocabulary of open-ended QA in the order of its logits; `retrieval_loss` is "ce" (2 labels)
     or "ranking" (1 label, sigmoid, `ranking_margin`); `projection_size` adds the contrastive projections (None: none);
     `pixel_random_sampling_size` is how many grid cells pretraining keeps while training (None: all).
@@ -89,6 +93,8 @@ class ClipBertConfig(PreTrainedConfig):
 
     clips: int = 8
     frames_per_clip: int = 2
+    frame_fusion: str = "mean"
+    max_frames_per_clip: int = 64
     max_text_length: int = 32
     score_aggregation: str = "lse"
 
@@ -158,6 +164,13 @@ class ClipBertConfig(PreTrainedConfig):
             f"at most max_position_embeddings ({self.max_position_embeddings}) after padding to a multiple of 8",
         )
         _require(self.score_aggregation in AGGREGATIONS, self, "score_aggregation", f"one of {list(AGGREGATIONS)}")
+        _require(self.frame_fusion in FRAME_FUSIONS, self, "frame_fusion", f"one of {list(FRAME_FUSIONS)}")
+        _require(
+            self.frame_fusion == "mean" or self.frames_per_clip <= self.max_frames_per_clip,
+            self,
+            "frames_per_clip",
+            f"at most max_frames_per_clip ({self.max_frames_per_clip}) with frame_fusion {self.frame_fusion!r}",
+        )
         _require(self.retrieval_loss in RETRIEVAL_LOSSES, self, "retrieval_loss", f"one of {list(RETRIEVAL_LOSSES)}")
         _require(_is_number(self.ranking_margin) and self.ranking_margin >= 0, self, "ranking_margin", "0 or more")
         for name in ("image_mean", "image_std"):
