@@ -153,7 +153,10 @@ class ModelParams(Section):
     )
     image_size: int | None = Field(None, ge=32, le=2048, description="pixels of the square the model sees")
     clips: int | None = Field(None, ge=1, le=64, description="clips of a video in one training step")
-    frames_per_clip: int | None = Field(None, ge=1, le=64, description="frames of a clip, averaged by the model")
+    frames_per_clip: int | None = Field(None, ge=1, le=64, description="frames of a clip, joined by frame_fusion")
+    frame_fusion: Literal["mean", "concat", "attention"] | None = Field(
+        None, description="of a clip's frames; mean (the paper) does not see their order"
+    )
     score_aggregation: Literal["lse", "mean", "max"] | None = Field(None, description="how clips' scores are fused")
     hidden_size: int | None = Field(None, ge=16, le=4096)
     num_hidden_layers: int | None = Field(None, ge=1, le=64)

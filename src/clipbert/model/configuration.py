@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 AGGREGATIONS = ("lse", "mean", "max")
+FRAME_FUSIONS = ("mean", "concat", "attention")
 RETRIEVAL_LOSSES = ("ce", "ranking")
 ANSWER_LOSSES = ("ce", "bce")
 BACKBONES = ("resnet",)
@@ -21,6 +22,7 @@ POSITIVE = (
     "max_grid_cols",
     "clips",
     "frames_per_clip",
+    "max_frames_per_clip",
     "max_text_length",
 )
 
@@ -53,6 +55,8 @@ class ClipBertConfig(PreTrainedConfig):
     `freeze_batch_norm` keeps its batch norms at their stored statistics, untrained. `image_mean` and `image_std` are
     on the scale of pixels, 0 to 255, RGB. `image_size` is the longer side in pixels.
     Clips: `clips` x `frames_per_clip` is how the processor samples a video; `score_aggregation` joins their logits.
+    `frame_fusion` joins a clip's frames: "mean" (the paper), "concat" or "attention"; the latter two tell the order of
+    up to `max_frames_per_clip` frames.
     Heads: `answers` is the vocabulary of open-ended QA in the order of its logits; `answer_loss` is "ce" (one right
     answer) or "bce" (image QA: each answer has a soft score); `retrieval_loss` is "ce" (2 labels) or "ranking"
     (1 label, sigmoid, `ranking_margin`); `projection_size` adds the contrastive projections (None: none);
@@ -91,6 +95,8 @@ class ClipBertConfig(PreTrainedConfig):
 
     clips: int = 8
     frames_per_clip: int = 2
+    frame_fusion: str = "mean"
+    max_frames_per_clip: int = 64
     max_text_length: int = 32
     score_aggregation: str = "lse"
 
@@ -161,6 +167,13 @@ class ClipBertConfig(PreTrainedConfig):
             f"at most max_position_embeddings ({self.max_position_embeddings}) after padding to a multiple of 8",
         )
         _require(self.score_aggregation in AGGREGATIONS, self, "score_aggregation", f"one of {list(AGGREGATIONS)}")
+        _require(self.frame_fusion in FRAME_FUSIONS, self, "frame_fusion", f"one of {list(FRAME_FUSIONS)}")
+        _require(
+            self.frame_fusion == "mean" or self.frames_per_clip <= self.max_frames_per_clip,
+            self,
+            "frames_per_clip",
+            f"at most max_frames_per_clip ({self.max_frames_per_clip}) with frame_fusion {self.frame_fusion!r}",
+        )
         _require(self.retrieval_loss in RETRIEVAL_LOSSES, self, "retrieval_loss", f"one of {list(RETRIEVAL_LOSSES)}")
         _require(self.answer_loss in ANSWER_LOSSES, self, "answer_loss", f"one of {list(ANSWER_LOSSES)}")
         _require(_is_number(self.ranking_margin) and self.ranking_margin >= 0, self, "ranking_margin", "0 or more")

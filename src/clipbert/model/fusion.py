@@ -2,14 +2,37 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from clipbert.model.configuration import ClipBertConfig
 
 
-class VisualEmbeddings(nn.Module):
-    """Grids of a clip's frames to visual tokens: mean over the frames, row, column and type embeddings, LayerNorm.
+class TemporalAttention(nn.Module):
+    """Self-attention over the T frames at each grid cell, added to its input and averaged: one token a cell."""
 
-    The frames of a clip are averaged; a learned embedding of the row, one of the column and the one visual token type
+    def __init__(self, config: ClipBertConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, grids: Tensor) -> Tensor:
+        """(M clips, T frames, h, w, hidden) to (M, h, w, hidden)."""
+        cells = grids.permute(0, 2, 3, 1, 4)
+        flat = cells.flatten(0, 2)
+        projected = self.query_key_value(self.norm(flat)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = projected.permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return (cells + self.output(mixed).view_as(cells)).mean(dim=3)
+
+
+class VisualEmbeddings(nn.Module):
+    """Grids of a clip's frames to visual tokens: fused frames, row, column and type embeddings, LayerNorm.
+
+    `config.frame_fusion` "mean" averages the frames of a clip, as the paper does; "concat" keeps the cells of all its
+    frames; "attention" attends over the frames at each cell. The latter two first add a learned embedding of the frame.
+    A learned embedding of the row, one of the column and the one visual token type
     are added to each cell; LayerNorm and dropout follow.
     """
 
@@ -19,16 +42,21 @@ class VisualEmbeddings(nn.Module):
         self.col_position_embeddings = nn.Embedding(config.max_grid_cols, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(1, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.frame_fusion = config.frame_fusion
+        if config.frame_fusion != "mean":
+            self.frame_position_embeddings = nn.Embedding(config.max_frames_per_clip, config.hidden_size)
+        if config.frame_fusion == "attention":
+            self.temporal_attention = TemporalAttention(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, grids: Tensor, keep: int | None = None) -> Tensor:
-        """(M clips, T frames, h, w, hidden) to (M, h * w, hidden).
+        """(M clips, T frames, h, w, hidden) to (M, h * w, hidden), with "concat" (M, T * h * w, hidden).
 
-        With `keep`, that many random cells stay, the same ones in the whole batch, in grid order: the pixel random
+        With `keep`, that many random tokens stay, the same ones in the whole batch, in grid order: the pixel random
         sampling of pretraining (section 3.3).
 
         Raises:
-            ValueError: the grid has more rows or columns than there are position embeddings.
+            ValueError: the grid has more rows or columns, or the clip more frames, than there are embeddings.
         """
         rows, cols = grids.shape[2:4]
         for name, size, table in (
@@ -40,11 +68,23 @@ class VisualEmbeddings(nn.Module):
                     f"pixel_values give a grid of {rows} x {cols} cells, but config.max_grid_{name} is "
                     f"{table.num_embeddings}: use smaller frames or a larger max_grid_{name}."
                 )
-        grid = grids.mean(dim=1)
+        grid = self._fuse(grids)
         grid = grid + self.row_position_embeddings.weight[:rows, None, :]
         grid = grid + self.col_position_embeddings.weight[None, :cols, :]
-        tokens = grid.flatten(1, 2)
+        tokens = grid.flatten(1, -2)
         if keep is not None and keep < tokens.shape[1]:
             cells = torch.randperm(tokens.shape[1], device=tokens.device)[:keep].sort().values
             tokens = tokens.index_select(1, cells)
         return self.dropout(self.LayerNorm(tokens + self.token_type_embeddings.weight[0]))
+
+    def _fuse(self, grids: Tensor) -> Tensor:
+        if self.frame_fusion == "mean":
+            return grids.mean(dim=1)
+        frames, table = grids.shape[1], self.frame_position_embeddings
+        if frames > table.num_embeddings:
+            raise ValueError(
+                f"pixel_values have clips of {frames} frames, but config.max_frames_per_clip is "
+                f"{table.num_embeddings}: use fewer frames or a larger max_frames_per_clip."
+            )
+        grids = grids + table.weight[:frames, None, None, :]
+        return self.temporal_attention(grids) if self.frame_fusion == "attention" else grids
