@@ -90,7 +90,8 @@ def vqa2(folder: Path) -> list[str]:
                 "question_id": row["question_id"],
                 "image_id": row["image_id"],
                 "answer_type": "other",
-                "answers": [{"answer": answer} for answer in ["yes"] * 6 + ["no"] * 4],
+                "multiple_choice_answer": ("yes", "no")[row["image_id"] % 2],
+                "answers": [{"answer": answer} for answer in [("yes", "no")[row["image_id"] % 2]] * 10],
             }
             for row in asked
         ]
