@@ -2,7 +2,9 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForMultipleChoice, AutoModelForPreTraining, AutoProcessor
 
+from clipbert.model.captioning import ClipBertCaptioningOutput, ClipBertForCaptioning
 from clipbert.model.configuration import ClipBertConfig
+from clipbert.model.generation import Decoding
 from clipbert.model.heads import ClipBertForMultipleChoice, ClipBertForOpenQA, ClipBertForRetrieval, ClipBertOutput
 from clipbert.model.load import load
 from clipbert.model.modeling import ClipBertModel, ClipBertModelOutput
@@ -10,7 +12,9 @@ from clipbert.model.pretraining import ClipBertForPreTraining, ClipBertPreTraini
 from clipbert.model.processor import ClipBertProcessor
 
 __all__ = [
+    "ClipBertCaptioningOutput",
     "ClipBertConfig",
+    "ClipBertForCaptioning",
     "ClipBertForMultipleChoice",
     "ClipBertForOpenQA",
     "ClipBertForPreTraining",
@@ -20,6 +24,7 @@ __all__ = [
     "ClipBertOutput",
     "ClipBertPreTrainingOutput",
     "ClipBertProcessor",
+    "Decoding",
     "load",
 ]
 
