@@ -11,8 +11,8 @@ from pydantic_core import ErrorDetails
 
 from clipbert.errors import ClipBertError
 
-TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa")
-TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa"]
+TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa", "captioning")
+TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa", "captioning"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -215,6 +215,17 @@ class ImageQAParams(OpenQAParams):
     max_answers: int = Field(3129, ge=2, description="the most frequent training answers are the classes")
 
 
+class CaptioningParams(Section):
+    """A sentence for each video."""
+
+    epochs: int = Field(12, ge=1, description="visits of each training video")
+    contrastive_weight: float = Field(1.0, ge=0, description="of the in-batch contrastive term; 0 leaves it out")
+    beams: int = Field(3, ge=1, le=64, description="of the search; 1: greedy")
+    max_length: int = Field(64, ge=1, le=512, description="tokens of a generated caption, its end included")
+    length_penalty: float = Field(1.0, ge=0, le=10, description="higher: longer captions; 0: the most probable one")
+    no_repeat_ngram: int = Field(0, ge=0, le=64, description="so many tokens in a row never come twice; 0: they may")
+
+
 class TasksParams(Section):
     """What belongs to one task alone."""
 
@@ -222,6 +233,7 @@ class TasksParams(Section):
     open_qa: OpenQAParams = OpenQAParams()
     multiple_choice: MultipleChoiceParams = MultipleChoiceParams()
     image_qa: ImageQAParams = ImageQAParams()
+    captioning: CaptioningParams = CaptioningParams()
 
 
 class EvaluateParams(Section):
