@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipbert.params import CaptioningParams
+from clipbert.task_params import CaptioningParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
 from clipbert.tasks.caption_metrics import best_constant, bleu4_and_rouge, cider
 
@@ -19,7 +19,7 @@ class Captioning(Task):
     kind = "caption"
     main_metric = "captioning/cider"
     compared = ("captioning/cider", "captioning/bleu4", "captioning/rouge_l")
-    plot = "types"
+    plot = "captions"
     params: CaptioningParams
 
     def model_class(self) -> type[Any]:
@@ -83,11 +83,9 @@ class Captioning(Task):
         for example, caption, confidence, score in zip(examples, captions, confidences, scores_of, strict=True):
             yield {
                 "item_id": example.media,
-                "answer_type": "all",
                 "score": float(score) / 10,
                 "chance": 0.0,
                 "predicted": caption,
-                "answer": example.texts[0],
                 "references": example.texts,
                 "log_probability": confidence,
                 "media": example.media,
