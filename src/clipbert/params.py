@@ -5,26 +5,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from clipbert.errors import ClipBertError
+from clipbert.task_params import Fraction, Section, TasksParams
 from clipbert.yaml_text import leaves, parse_yaml
 
-TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa", "pretrain")
-TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa"]
+TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa", "captioning", "pretrain")
+TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa", "captioning"]
 
 SCRATCH = "src/clipbert/model"  # for DVC, a path that is there: what the code draws at random
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """A part of params.yaml: unknown keys and silent conversions are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class IngestParams(Section):
@@ -190,63 +184,6 @@ class TrainParams(Section):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; the weights stay fp32")
     checkpoint_every_steps: int = Field(100, ge=1, description="besides one at the end of each epoch")
     workers: int = Field(0, ge=0, le=256, description="loader processes; 0 loads in the training process")
-
-
-class RetrievalParams(Section):
-    """Text-to-video retrieval."""
-
-    epochs: int = Field(8, ge=1, description="visits of each training video")
-    negatives: int = Field(2, ge=1, le=64, description="unmatched texts for each video in a step")
-    hard_negatives: Fraction = Field(0.5, description="share of them drawn by likeness, the rest at random")
-    contrastive_weight: float = Field(1.0, ge=0, description="of the in-batch contrastive term; 0 leaves it out")
-
-
-class OpenQAParams(Section):
-    """Open-ended question answering over a vocabulary of answers."""
-
-    epochs: int = Field(18, ge=1, description="visits of each training video")
-    questions_per_video: int = Field(4, ge=1, le=64, description="of a video drawn for one step")
-    caption_weight: float = Field(
-        1.0, ge=0, description="of the contrastive term, if all training videos have captions"
-    )
-    max_answers: int = Field(1500, ge=2, description="the most frequent training answers are the classes")
-
-
-class MultipleChoiceParams(Section):
-    """Question answering with a few options to choose from."""
-
-    epochs: int = Field(12, ge=1, description="visits of each training video")
-    questions_per_video: int = Field(2, ge=1, le=64, description="of a video drawn for one step, each with its options")
-    caption_weight: float = Field(
-        1.0, ge=0, description="of the contrastive term, if all training videos have captions"
-    )
-
-
-class ImageQAParams(OpenQAParams):
-    """Question answering about images, with a score for each answer."""
-
-    epochs: int = Field(30, ge=1, description="visits of each training image")
-    questions_per_video: int = Field(4, ge=1, le=64, description="of an image drawn for one step")
-    max_answers: int = Field(3129, ge=2, description="the most frequent training answers are the classes")
-
-
-class PretrainParams(Section):
-    """Image-text pretraining: masked words, and whether a text belongs to its image."""
-
-    epochs: int = Field(30, ge=1, description="visits of each training image")
-    texts_per_image: int = Field(2, ge=1, le=64, description="of an image drawn for one step")
-    mask_probability: Fraction = Field(0.15, description="share of the tokens that the model has to tell")
-    unmatched_probability: Fraction = Field(0.5, description="share of the texts taken from another image")
-
-
-class TasksParams(Section):
-    """What belongs to one task alone."""
-
-    retrieval: RetrievalParams = RetrievalParams()
-    open_qa: OpenQAParams = OpenQAParams()
-    multiple_choice: MultipleChoiceParams = MultipleChoiceParams()
-    image_qa: ImageQAParams = ImageQAParams()
-    pretrain: PretrainParams = PretrainParams()
 
 
 class EvaluateParams(Section):

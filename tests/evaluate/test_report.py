@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clipbert.evaluate.plots import accuracy_by_type, recall_table, write_tables
+from clipbert.evaluate.plots import accuracy_by_type, caption_scores, recall_table, write_tables
 from clipbert.evaluate.report import headlines, sample_rows, write_pictures, write_report
 from clipbert.evaluate.run import Evaluation
 from clipbert.frames import FrameCache
@@ -106,6 +106,30 @@ def image_qa() -> Evaluation:
     return Evaluation("image_qa", task.metrics(items) | task.baselines(items, train) | blank, items, items)
 
 
+def captioning() -> Evaluation:
+    items = pd.DataFrame(
+        {
+            "item_id": ["a", "b"],
+            "score": [0.75, 0.25],
+            "chance": 0.0,
+            "predicted": ["a <red> square", "a circle"],
+            "references": [["a red square", "the square is red"], ["a green circle"]],
+            "log_probability": [-1.5, -2.0],
+            "media": MEDIA,
+        }
+    )
+    task = make_task("captioning", Params())
+    train = [Example(MEDIA, ["c"], ["a red circle"], [""], [""])]
+    blank = {f"captioning/blank_frames_{name}": 1.0 for name in ("cider", "bleu4", "rouge_l")}
+    metrics = task.metrics(items) | task.baselines(items, train) | blank
+    return Evaluation("captioning", metrics, items, items.assign(score=[0.0, 0.125]))
+
+
+def test_captions_are_ranked_beside_blank_frames() -> None:
+    table = caption_scores(captioning())
+    assert table.to_dict("list") == {"rank": [1, 2], "cider": [750.0, 250.0], "blank_frames": [125.0, 0.0]}
+
+
 def test_recall_counts_the_texts_within_the_first_k() -> None:
     table = recall_table(retrieval())
     assert table["recall"].tolist() == [50.0, 75.0, 75.0, 100.0]
@@ -135,7 +159,9 @@ def test_samples_are_spread_over_the_test_set_right_and_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    "evaluation", [retrieval(), open_qa(), multiple_choice(), image_qa()], ids=lambda evaluation: evaluation.task
+    "evaluation",
+    [retrieval(), open_qa(), multiple_choice(), image_qa(), captioning()],
+    ids=lambda evaluation: evaluation.task,
 )
 def test_the_page_stands_alone_and_says_the_numbers(evaluation: Evaluation, tiny_project: Path, tmp_path: Path) -> None:
     cache = FrameCache(tiny_project / "artifacts" / "frames")

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from clipbert.model import ClipBertConfig, ClipBertForOpenQA, ClipBertForRetrieval
-from clipbert.params import RetrievalParams, TrainParams
+from clipbert.params import TrainParams
+from clipbert.task_params import RetrievalParams
 from clipbert.tasks.base import Batch
 from clipbert.tasks.retrieval import Retrieval
 from clipbert.train.loop import autocast

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipbert.model import ClipBertForOpenQA
-from clipbert.params import ImageQAParams
+from clipbert.task_params import ImageQAParams
 from clipbert.tasks.base import Encoded, Example
 from clipbert.tasks.image_qa import ImageQA
 

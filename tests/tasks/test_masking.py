@@ -7,7 +7,7 @@ import torch
 from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertProcessor
 from clipbert.tasks.masking import IGNORED, SpecialTokens, choose, mask
-from clipbert.tasks.predict import tokenizer_of
+from clipbert.tasks.predict import ProcessorTokens
 
 SPECIAL = SpecialTokens(4, (0, 1, 2, 3, 4))
 LENGTH = 20_000
@@ -21,7 +21,7 @@ def text() -> torch.Tensor:
 
 def test_the_special_tokens_are_read_off_the_tokenizer() -> None:
     tokenizer = ClipBertProcessor.train_tokenizer(["a red square"], vocab_size=64)
-    found = SpecialTokens.of(tokenizer_of(ClipBertProcessor(tokenizer), torch.device("cpu")), tokenizer.pad_token_id)
+    found = SpecialTokens.of(ProcessorTokens(ClipBertProcessor(tokenizer), torch.device("cpu")), tokenizer.pad_token_id)
     assert found.mask == tokenizer.mask_token_id
     assert found.all == tuple(sorted(tokenizer.all_special_ids))
 

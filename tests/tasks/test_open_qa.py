@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from clipbert.errors import ClipBertError
-from clipbert.params import OpenQAParams
+from clipbert.task_params import OpenQAParams
 from clipbert.tasks.base import Example
 from clipbert.tasks.open_qa import IGNORED, OpenQA
 

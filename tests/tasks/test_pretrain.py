@@ -10,7 +10,8 @@ import torch
 from clipbert.data.manifest import read_texts
 from clipbert.errors import ClipBertError
 from clipbert.frames import FrameCache
-from clipbert.params import Params, PretrainParams
+from clipbert.params import Params
+from clipbert.task_params import PretrainParams
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Batch, Example, training_words
 from clipbert.tasks.masking import IGNORED

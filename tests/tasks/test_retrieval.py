@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from clipbert.errors import ClipBertError
-from clipbert.params import Params, RetrievalParams
+from clipbert.params import Params
+from clipbert.task_params import RetrievalParams
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Encoded, Example
 from clipbert.tasks.retrieval import Retrieval, rank_metrics

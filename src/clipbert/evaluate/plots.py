@@ -90,6 +90,25 @@ def bars(table: pd.DataFrame) -> str:
     return svg(draw)
 
 
+def caption_scores(evaluation: Evaluation) -> pd.DataFrame:
+    """rank, cider, blank_frames: CIDEr of each video's caption, times 100, each column from the best to the worst."""
+    ranked = [1000 * np.sort(items["score"].to_numpy())[::-1] for items in (evaluation.items, evaluation.blank_items)]
+    return pd.DataFrame({"rank": np.arange(1, len(ranked[0]) + 1), "cider": ranked[0], "blank_frames": ranked[1]})
+
+
+def captions_figure(evaluation: Evaluation) -> str:
+    """CIDEr of the test videos from the best to the worst, beside the same model on blank frames, as SVG."""
+    table = caption_scores(evaluation)
+
+    def draw(axes: Any) -> None:
+        axes.plot(table["rank"], table["cider"], color=MODEL, linewidth=2, label="this model")
+        axes.plot(table["rank"], table["blank_frames"], color=BASELINE, linewidth=1.5, label="blank frames")
+        axes.set(xlabel="videos, the best captioned first", ylabel="CIDEr", ylim=(0, None))
+        axes.legend(frameon=False, loc="upper right")
+
+    return svg(draw)
+
+
 def training_figure(history: pd.DataFrame, validation: pd.DataFrame, metric: str) -> str:
     """The training loss and the validation metric against steps, as SVG."""
 
@@ -170,6 +189,7 @@ DRAWINGS = {
         lambda seen: bars(parts_table(seen)),
     ),
     "recall": Drawing("Recall at k on the test videos", lambda seen: {"recall": recall_table(seen)}, recall_figure),
+    "captions": Drawing("CIDEr of the test videos", lambda seen: {"cider": caption_scores(seen)}, captions_figure),
     "types": Drawing(
         "Accuracy by kind of question",
         lambda seen: {"by_type": accuracy_by_type(seen), "confusion": seen.items[["answer", "predicted"]]},

@@ -9,7 +9,9 @@ from transformers import (
     AutoProcessor,
 )
 
+from clipbert.model.captioning import ClipBertCaptioningOutput, ClipBertForCaptioning
 from clipbert.model.configuration import ClipBertConfig
+from clipbert.model.generation import Decoding
 from clipbert.model.heads import ClipBertForMultipleChoice, ClipBertForOpenQA, ClipBertForRetrieval, ClipBertOutput
 from clipbert.model.load import load
 from clipbert.model.modeling import ClipBertModel, ClipBertModelOutput
@@ -17,7 +19,9 @@ from clipbert.model.pretraining import ClipBertForPreTraining, ClipBertPreTraini
 from clipbert.model.processor import ClipBertProcessor
 
 __all__ = [
+    "ClipBertCaptioningOutput",
     "ClipBertConfig",
+    "ClipBertForCaptioning",
     "ClipBertForMultipleChoice",
     "ClipBertForOpenQA",
     "ClipBertForPreTraining",
@@ -27,6 +31,7 @@ __all__ = [
     "ClipBertOutput",
     "ClipBertPreTrainingOutput",
     "ClipBertProcessor",
+    "Decoding",
     "load",
 ]
 

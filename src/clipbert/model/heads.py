@@ -33,34 +33,15 @@ class Classifier(nn.Sequential):
         )
 
 
-class _ForClassification(ClipBertPreTrainedModel):
-    """A ClipBERT with a classifier of `labels` outputs over the pooled state of each (text, clip).
+class TwoTowers(ClipBertPreTrainedModel):
+    """A ClipBERT that, with `config.projection_size`, has a vector for each text and each video alone."""
 
-    With `config.projection_size`, also a vector for each text and each video alone.
-    """
-
-    def __init__(self, config: ClipBertConfig, labels: int) -> None:
-        super().__init__(config)
-        self.clipbert = ClipBertModel(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.classifier = Classifier(config, labels)
-        self.contrast = None if config.projection_size is None else ContrastiveHead(config)
+    clipbert: ClipBertModel
+    contrast: ContrastiveHead | None
 
     def encode_video(self, pixel_values: Tensor) -> Tensor:
         """Visual tokens (B, K, V, hidden), to be given as `visual_embeds` with any number of texts."""
         return self.clipbert.encode_video(pixel_values)
-
-    def clip_logits(
-        self,
-        pixel_values: Tensor | None,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        texts_per_video: Tensor | None,
-        visual_embeds: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The classifier's outputs (N, K, labels) and the visual tokens (B, K, V, hidden) they were made from."""
-        output = self.clipbert(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
-        return self.classifier(self.dropout(output.pooler_output)), output.visual_embeds
 
     def text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Unit vectors (N, P) of texts (N, L) alone: the encoder over the text, mean over its tokens, projected.
@@ -94,6 +75,29 @@ class _ForClassification(ClipBertPreTrainedModel):
         if self.contrast is None:
             raise ValueError("projection_size is None: this model has no contrastive projections; set it to have them.")
         return self.contrast
+
+
+class _ForClassification(TwoTowers):
+    """A ClipBERT with a classifier of `labels` outputs over the pooled state of each (text, clip)."""
+
+    def __init__(self, config: ClipBertConfig, labels: int) -> None:
+        super().__init__(config)
+        self.clipbert = ClipBertModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = Classifier(config, labels)
+        self.contrast = None if config.projection_size is None else ContrastiveHead(config)
+
+    def clip_logits(
+        self,
+        pixel_values: Tensor | None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        texts_per_video: Tensor | None,
+        visual_embeds: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The classifier's outputs (N, K, labels) and the visual tokens (B, K, V, hidden) they were made from."""
+        output = self.clipbert(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
+        return self.classifier(self.dropout(output.pooler_output)), output.visual_embeds
 
 
 class ClipBertForRetrieval(_ForClassification):

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from clipbert.errors import ClipBertError
+from clipbert.model.captioning import ClipBertForCaptioning
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.heads import ClipBertForMultipleChoice, ClipBertForOpenQA, ClipBertForRetrieval
 from clipbert.model.modeling import ClipBertModel
@@ -23,6 +24,7 @@ CLASSES: dict[str, type[PreTrainedModel]] = {
         ClipBertForRetrieval,
         ClipBertForOpenQA,
         ClipBertForMultipleChoice,
+        ClipBertForCaptioning,
         ClipBertForPreTraining,
     )
 }

@@ -16,11 +16,13 @@ from clipbert.errors import ClipBertError
 from clipbert.frames.decode import read_frames
 from clipbert.frames.sampling import uniform_clips
 from clipbert.model import (
+    ClipBertForCaptioning,
     ClipBertForMultipleChoice,
     ClipBertForOpenQA,
     ClipBertForPreTraining,
     ClipBertForRetrieval,
     ClipBertProcessor,
+    Decoding,
     load,
 )
 from clipbert.model.losses import aggregate
@@ -31,8 +33,9 @@ class ServedClipBert(PythonModel):
 
     Retrieval: columns `video` (path of a file) and `text` give `score`, the probability that they match. Open QA:
     `video` and `question` give `answer` and `confidence`; image QA has `image` in place of `video`. Multiple choice:
-    `video`, `question` and `options` give `answer`, its position `option`, and `confidence`. A pretrained model:
-    `image` and `text` give `score`, the probability that they match. A file that stands in several rows is read once.
+    `video`, `question` and `options` give `answer`, its position `option`, and `confidence`. Captioning: `video` gives
+    `caption` and its log-probability `score`. A pretrained model: `image` and `text` give `score`, the probability that
+    they match. A file that stands in several rows is read once.
     """
 
     def load_context(self, context: Any) -> None:
@@ -67,6 +70,8 @@ class ServedClipBert(PythonModel):
         return self.model.encode_video(pixel_values.to(self.model.device))
 
     def _answer(self, visual_embeds: Tensor, rows: pd.DataFrame) -> pd.DataFrame:
+        if isinstance(self.model, ClipBertForCaptioning):
+            return self._describe(visual_embeds, rows)
         if isinstance(self.model, ClipBertForMultipleChoice):
             return self._choose(visual_embeds, rows)
         if isinstance(self.model, ClipBertForOpenQA):
@@ -82,10 +87,21 @@ class ServedClipBert(PythonModel):
             scores = aggregate(out.itm_logits, self.model.config.score_aggregation).softmax(dim=1)[:, 1]
             return pd.DataFrame({"score": scores.tolist()}, index=rows.index)
         if not isinstance(self.model, ClipBertForRetrieval):
-            raise ClipBertError(f"{type(self.model).__name__}: expected a retrieval or a question-answering model.")
+            raise ClipBertError(
+                f"{type(self.model).__name__}: expected a retrieval, captioning or question-answering model."
+            )
         logits = self._logits(visual_embeds, rows["text"].tolist())
         scores = logits.softmax(dim=1)[:, 1] if logits.shape[1] == 2 else logits[:, 0].sigmoid()
         return pd.DataFrame({"score": scores.tolist()}, index=rows.index)
+
+    def _describe(self, visual_embeds: Tensor, rows: pd.DataFrame) -> pd.DataFrame:
+        words, config = self.processor.tokenizer, self.model.config
+        decoding = Decoding(beams=3, max_length=min(64, config.max_position_embeddings))
+        ids, scores = self.model.generate(
+            visual_embeds=visual_embeds, start=words.cls_token_id, end=words.sep_token_id, decoding=decoding
+        )
+        caption = words.decode(ids[0], skip_special_tokens=True)
+        return pd.DataFrame({"caption": caption, "score": float(scores[0])}, index=rows.index)
 
     def _choose(self, visual_embeds: Tensor, rows: pd.DataFrame) -> pd.DataFrame:
         options = [list(some) for some in rows["options"]]

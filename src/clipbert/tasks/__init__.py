@@ -14,6 +14,7 @@ CLASSES = {
     "open_qa": "OpenQA",
     "multiple_choice": "MultipleChoice",
     "image_qa": "ImageQA",
+    "captioning": "Captioning",
     "pretrain": "Pretrain",
 }
 

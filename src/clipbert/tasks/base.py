@@ -1,9 +1,9 @@
 """What a task must say of itself, and the batch that all tasks share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
@@ -62,7 +62,16 @@ class Encoded:
     visual_embeds: list[Tensor]
 
 
-Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
+class Tokenize(Protocol):
+    """The model's tokenizer."""
+
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Texts to (input_ids, attention_mask), each (N, L), on the model's device."""
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Token ids (N, L) to texts, without special tokens."""
+
+
 Predictions = pd.DataFrame
 
 
@@ -143,6 +152,10 @@ class Task(ABC):
     def wording(self, example: Example, item: int) -> list[str]:
         """What the model reads of one of an example's texts: the text, or in multiple choice one text an option."""
         return [example.texts[item]]
+
+    def items(self, examples: list[Example]) -> int:
+        """How many rows `predict` gives for these examples."""
+        return sum(len(example.texts) for example in examples)
 
     @abstractmethod
     def model_class(self) -> type[Any]:

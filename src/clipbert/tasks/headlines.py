@@ -32,6 +32,7 @@ TITLES = {
     "open_qa": "Open-ended video question answering",
     "multiple_choice": "Multiple-choice video question answering",
     "image_qa": "Question answering about images",
+    "captioning": "Video captioning",
     "pretrain": "Image-text pretraining",
 }
 
@@ -87,6 +88,20 @@ HEADLINES: dict[str, tuple[Headline, ...]] = {
         Headline("best answer", "exact", ((BLANK, "blank_frames_exact"),)),
         Headline("questions", "questions", percent=False),
         Headline("answers in vocabulary", "answer_coverage"),
+    ),
+    "captioning": (
+        Headline(
+            "CIDEr",
+            "cider",
+            (("best constant caption", "constant_cider"), (BLANK, "blank_frames_cider")),
+            row="captioning CIDEr",
+            percent=False,
+        ),
+        Headline("BLEU-4", "bleu4", (("best constant caption", "constant_bleu4"), (BLANK, "blank_frames_bleu4"))),
+        Headline(
+            "ROUGE-L", "rouge_l", (("best constant caption", "constant_rouge_l"), (BLANK, "blank_frames_rouge_l"))
+        ),
+        Headline("different captions", "different", (("videos", "videos"),), percent=False),
     ),
     "pretrain": (
         Headline(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import pandas as pd
 from torch import Tensor
 
-from clipbert.params import ImageQAParams
+from clipbert.task_params import ImageQAParams
 from clipbert.tasks.base import Example, Predictions
 from clipbert.tasks.open_qa import OpenQA
 

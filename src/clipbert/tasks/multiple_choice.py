@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from clipbert.params import MultipleChoiceParams
+from clipbert.task_params import MultipleChoiceParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
 
 MAX_TYPES = 20  # with a metric each, the most frequent ones

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clipbert.errors import ClipBertError
-from clipbert.params import OpenQAParams
+from clipbert.task_params import OpenQAParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
 
 IGNORED = -100

@@ -1,5 +1,6 @@
 """A model over examples: the vision half once a video, then the task's own predictions, text by text."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 from clipbert.console import progress
 from clipbert.frames import FrameCache
 from clipbert.frames.sampling import uniform_clips
-from clipbert.tasks.base import Encoded, Example, Predictions, Task, Tokenize
+from clipbert.tasks.base import Encoded, Example, Predictions, Task
 
 VIDEOS_AT_ONCE = 16
 
@@ -27,10 +28,10 @@ def predict(
     title: str | None = None,
 ) -> Predictions:
     """One row a text, each video seen through `clips` uniform clips (black when `blank`); a title shows progress."""
-    tokenize = tokenizer_of(processor, next(model.parameters()).device)
+    tokenize = ProcessorTokens(processor, next(model.parameters()).device)
     media = [example.media for example in examples]
     rows = []
-    with torch.inference_mode(), progress(title, sum(len(e.texts) for e in examples)) as advance:
+    with torch.inference_mode(), progress(title, task.items(examples)) as advance:
         videos = encode_videos(model, processor, cache, media, clips, blank)
         for row in task.predict(model, videos, examples, tokenize, batch_size):
             rows.append(row)
@@ -53,14 +54,19 @@ def encode_videos(
     return Encoded(media, embeds)
 
 
-def tokenizer_of(processor: Any, device: torch.device) -> Tokenize:
-    """Texts to (input_ids, attention_mask) on `device`."""
+@dataclass(frozen=True)
+class ProcessorTokens:
+    """A processor's tokenizer, with tensors on `device`."""
 
-    def tokenize(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        encoded = processor(texts=texts)
-        return encoded["input_ids"].to(device), encoded["attention_mask"].to(device)
+    processor: Any
+    device: torch.device
 
-    return tokenize
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        encoded = self.processor(texts=texts)
+        return encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)
+
+    def decode(self, ids: Tensor) -> list[str]:
+        return list(self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True))
 
 
 def uniform_pixels(cache: FrameCache, media: str, processor: Any, clips: int, frames_per_clip: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clipbert.errors import ClipBertError
-from clipbert.params import PretrainParams
+from clipbert.task_params import PretrainParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize
 from clipbert.tasks.masking import IGNORED, SpecialTokens, choose, mask
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipbert.params import RetrievalParams
+from clipbert.task_params import RetrievalParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
 
 VALIDATION_GALLERY = 25

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from clipbert.frames import FrameCache
 from clipbert.frames.sampling import random_clips
 from clipbert.tasks.base import Batch, Example, Task
-from clipbert.tasks.predict import pixels, tokenizer_of
+from clipbert.tasks.predict import ProcessorTokens, pixels
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Collate:
             caption_ids=captioned.get("input_ids"),
             caption_mask=captioned.get("attention_mask"),
         )
-        tokenize = tokenizer_of(self.processor, torch.device("cpu"))
+        tokenize = ProcessorTokens(self.processor, torch.device("cpu"))
         return self.task.prepare(batch, [sample.seed for sample in samples], tokenize, self.config)
 
 

@@ -1,0 +1,118 @@
+"""Video captioning: next-token loss on captions, one generated text a video (an application that the paper names)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipbert.task_params import CaptioningParams
+from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
+from clipbert.tasks.caption_metrics import best_constant, bleu4_and_rouge, cider
+
+
+class Captioning(Task):
+    """A video in, a sentence out, measured against all captions of the video."""
+
+    name = "captioning"
+    kind = "caption"
+    main_metric = "captioning/cider"
+    compared = ("captioning/cider", "captioning/bleu4", "captioning/rouge_l")
+    plot = "captions"
+    params: CaptioningParams
+
+    def model_class(self) -> type[Any]:
+        from clipbert.model import ClipBertForCaptioning
+
+        return ClipBertForCaptioning
+
+    def config_fields(self, train: list[Example]) -> dict[str, Any]:
+        return {"projection_size": 128 if self.params.contrastive_weight > 0 else None}
+
+    def items(self, examples: list[Example]) -> int:
+        return len(examples)
+
+    def draw(self, example: Example, generator: np.random.Generator) -> list[int]:
+        return [int(generator.integers(len(example.texts)))]
+
+    def labels(self, example: Example, chosen: list[int], config: Any) -> list[int]:
+        return [0] * len(chosen)  # what is to be said is the text itself
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The next-token loss, plus the symmetric contrastive loss where it is on: from scratch it teaches the vision
+        half what there is to see long before words depend on it."""
+        visual_embeds = model.encode_video(batch.pixel_values)
+        writing = model(
+            visual_embeds=visual_embeds,
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            texts_per_video=batch.texts_per_video,
+            labels=batch.input_ids.masked_fill(batch.attention_mask == 0, -100),
+        ).loss
+        if self.params.contrastive_weight == 0:
+            return writing, {}
+        contrastive, _ = contrastive_loss(model, visual_embeds, batch.input_ids, batch.attention_mask)
+        total = writing + self.params.contrastive_weight * contrastive
+        return total, {"writing": writing.detach(), "contrastive": contrastive.detach()}
+
+    def predict(
+        self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
+    ) -> Iterator[dict[str, Any]]:
+        from clipbert.model import Decoding
+
+        place = {media: index for index, media in enumerate(videos.media)}
+        decoding = Decoding(
+            beams=self.params.beams,
+            max_length=min(self.params.max_length, model.config.max_position_embeddings),
+            length_penalty=self.params.length_penalty,
+            no_repeat_ngram=self.params.no_repeat_ngram,
+        )
+        some_ids, some_mask = tokenize([examples[0].texts[0]])
+        start, end = int(some_ids[0, 0]), int(some_ids[0, int(some_mask[0].sum()) - 1])
+        captions: list[str] = []
+        confidences: list[float] = []
+        rows = max(1, batch_size // self.params.beams)
+        for first in range(0, len(examples), rows):
+            some = [videos.visual_embeds[place[example.media]] for example in examples[first : first + rows]]
+            ids, scores = model.generate(visual_embeds=torch.stack(some), start=start, end=end, decoding=decoding)
+            captions += tokenize.decode(ids)
+            confidences += scores.tolist()
+        references = [example.texts for example in examples]
+        scores_of = cider(captions, references)
+        for example, caption, confidence, score in zip(examples, captions, confidences, scores_of, strict=True):
+            yield {
+                "item_id": example.media,
+                "score": float(score) / 10,
+                "chance": 0.0,
+                "predicted": caption,
+                "references": example.texts,
+                "log_probability": confidence,
+                "media": example.media,
+            }
+
+    def metrics(self, items: Predictions) -> dict[str, float]:
+        """CIDEr-D, BLEU-4 and ROUGE-L times 100, as the field writes them; 0 to 1000 for CIDEr."""
+        bleu4, rouge = bleu4_and_rouge(items["predicted"].tolist(), [list(some) for some in items["references"]])
+        return {
+            "captioning/cider": 1000 * float(items["score"].mean()),
+            "captioning/bleu4": 100 * bleu4,
+            "captioning/rouge_l": 100 * rouge,
+            "captioning/different": float(items["predicted"].nunique()),
+            "captioning/videos": float(len(items)),
+        }
+
+    def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
+        """What the training caption reaches that, said of every video, has the highest CIDEr here."""
+        references = [list(some) for some in items["references"]]
+        constant, score = best_constant([text for example in train for text in example.texts], references)
+        bleu4, rouge = bleu4_and_rouge([constant] * len(references), references)
+        return {
+            "captioning/constant_cider": 100 * score,
+            "captioning/constant_bleu4": 100 * bleu4,
+            "captioning/constant_rouge_l": 100 * rouge,
+        }
+
+    @staticmethod
+    def words(row: dict[str, Any]) -> list[str]:
+        return [row["predicted"], f"CIDEr {1000 * row['score']:.0f}", *(f"caption: {t}" for t in row["references"][:2])]
