@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,8 +12,11 @@ from clipbert.errors import ClipBertError
 from clipbert.frames import FrameCache
 from clipbert.params import Params
 from clipbert.tasks import make_task
+from clipbert.tasks.base import Example
+from clipbert.tasks.open_qa import OpenQA
 from clipbert.train.checkpoint import Checkpoints, Progress
-from clipbert.train.loop import Run, export, start, train
+from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batches
+from clipbert.train.loop import Run, backward, export, start, train
 from clipbert.train.setup import build_model
 
 
@@ -56,18 +60,28 @@ def finish(run: Run, log: Log) -> Progress:
     return train(run, state, optimizer, log)
 
 
-@pytest.mark.parametrize("task", ["retrieval", "open_qa", "multiple_choice", "pretrain"])
+@pytest.mark.parametrize(
+    ("task", "batches"),
+    [
+        ("retrieval", {}),
+        ("open_qa", {}),
+        ("multiple_choice", {}),
+        ("pretrain", {}),
+        ("retrieval", {"batch_size": 4, "accumulate": 2}),
+        ("open_qa", {"batch_size": 2, "accumulate": 4}),
+    ],
+)
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
-    tiny_project: Path, tmp_path: Path, task: str
+    tiny_project: Path, tmp_path: Path, task: str, batches: dict[str, int]
 ) -> None:
-    straight = make_run(tiny_project, tmp_path / "straight", task, params())
+    straight = make_run(tiny_project, tmp_path / "straight", task, params(**batches))
     undisturbed = finish(straight, Log())
     assert undisturbed.step == 12
 
     # Killed while logging step 10: the checkpoint of step 10 was not yet written, the one of step 9 was.
     with pytest.raises(KeyboardInterrupt):
-        finish(make_run(tiny_project, tmp_path / "killed", task, params()), Log(stop_at=10))
-    resumed = make_run(tiny_project, tmp_path / "killed", task, params())
+        finish(make_run(tiny_project, tmp_path / "killed", task, params(**batches)), Log(stop_at=10))
+    resumed = make_run(tiny_project, tmp_path / "killed", task, params(**batches))
     log = Log()
     state = finish(resumed, log)
 
@@ -77,6 +91,36 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     assert [row["step"] for row in state.history] == [row["step"] for row in undisturbed.history]
     for (name, a), b in zip(straight.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_small_batches_make_the_gradient_of_the_large_one(tiny_project: Path, tmp_path: Path) -> None:
+    gradients, losses = [], []
+    for batch_size, accumulate in ((8, 1), (2, 4)):
+        settings = params(batch_size=batch_size, accumulate=accumulate)
+        run = make_run(tiny_project, tmp_path, "open_qa", settings)
+        run.model.eval()  # no dropout, and batch norms that don't depend on the batch
+        order = TrainingOrder(len(run.train), batch_size, 1, 0, accumulate=accumulate)
+        samples = TrainingSamples(run.cache, run.train, WithoutCaptions(settings.tasks.open_qa), run.model.config, 0)
+        batches = iter(training_batches(samples, order, run.processor, 0, pin_memory=False))
+        loss, _, ids = backward(run, batches, accumulate)
+        assert len(ids) == 8
+        losses.append(loss.item())
+        gradients.append({name: p.grad for name, p in run.model.named_parameters() if p.grad is not None})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+    assert max(gradient.abs().max() for gradient in gradients[0].values()) > 1e-3
+
+
+class WithoutCaptions(OpenQA):
+    """One question of each video and no contrastive term, which compares the videos of a batch with each other."""
+
+    def uses_captions(self, examples: list[Example]) -> bool:
+        return False
+
+    def draw(self, example: Example, generator: np.random.Generator) -> list[int]:
+        return super().draw(example, generator)[:1]
 
 
 @pytest.mark.parametrize("task", ["open_qa", "multiple_choice", "image_qa"])
@@ -103,8 +147,6 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tiny_project: P
 
 
 def _batches(run: Run):  # type: ignore[no-untyped-def]
-    from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batches
-
     order = TrainingOrder(len(run.train), 8, 1, 0)
     samples = TrainingSamples(run.cache, run.train, run.task, run.model.config, 0)
     return training_batches(samples, order, run.processor, 0, pin_memory=False)
