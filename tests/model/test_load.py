@@ -42,7 +42,7 @@ def test_round_trip_is_bit_equal(small_config, randomized, inputs, tmp_path, kin
     if kind is ClipBertForMultipleChoice:
         arguments |= {"pixel_values": inputs.pixel_values[:1], "texts_per_video": torch.tensor([3])}
     model.save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "weights.sha256"]
     again = load(tmp_path)
     assert type(again) is kind
     assert not again.training
@@ -103,7 +103,25 @@ def test_another_kind_of_model(saved):
         load(saved)
 
 
+def test_a_byte_changed_inside_a_tensor(saved):
+    path = saved / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ClipBertError, match=r"model\.safetensors: SHA-256 is .*not those that were saved"):
+        load(saved)
+    (saved / "weights.sha256").unlink()
+    load(saved)
+
+
+def test_weights_that_the_checksums_name_and_nobody_has(saved):
+    (saved / "weights.sha256").write_text(f"{'0' * 64}  model-00001-of-00002.safetensors\n")
+    with pytest.raises(ClipBertError, match=r"model-00001-of-00002\.safetensors: not found, but .*weights\.sha256"):
+        load(saved)
+
+
 def test_cut_off_weights(saved):
+    (saved / "weights.sha256").unlink()
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ClipBertError, match="the model cannot be read"):
@@ -113,6 +131,7 @@ def test_cut_off_weights(saved):
 @pytest.mark.parametrize("problem", ["missing", "unexpected", "mismatched"])
 def test_weights_of_another_model(saved, problem):
     path = saved / "model.safetensors"
+    (saved / "weights.sha256").unlink()
     weights = load_file(path)
     if problem == "missing":
         del weights["classifier.0.weight"]

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from clipbert.errors import ClipBertError
 from clipbert.model.captioning import ClipBertForCaptioning
+from clipbert.model.checksums import check_checksums
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.heads import ClipBertForMultipleChoice, ClipBertForOpenQA, ClipBertForRetrieval
 from clipbert.model.modeling import ClipBertModel
@@ -37,12 +38,14 @@ def load(directory: str | Path, **kwargs: Any) -> PreTrainedModel:
     Keyword arguments go to `from_pretrained` (for example `dtype`).
 
     Raises:
-        ClipBertError: a file is missing, unreadable or of something else, or a weight is missing or mis-shaped.
+        ClipBertError: a file is missing, unreadable, of something else or changed since it was saved, or a weight is
+            missing or mis-shaped.
     """
     folder = Path(directory)
     architecture = _architecture(folder)
     if not (folder / "model.safetensors").is_file() and not (folder / "model.safetensors.index.json").is_file():
         raise ClipBertError(f"{folder / 'model.safetensors'}: not found: the model folder is incomplete. {REMEDY}")
+    check_checksums(folder)
     try:
         with quiet():
             model, info = architecture.from_pretrained(

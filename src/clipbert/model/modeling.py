@@ -1,6 +1,8 @@
 """ClipBERT without a head: frames and texts to the cross-modal encoder's states (section 3.1 of the paper)."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertEncoder, BertLMPredictionHead, BertPooler
 from transformers.utils import ModelOutput
 
+from clipbert.model.checksums import write_checksums
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.contrast import ContrastiveHead
 from clipbert.model.fusion import VisualEmbeddings
@@ -41,6 +44,12 @@ class ClipBertPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _no_split_modules = ("BertEmbeddings", "BertLayer", "VisualEmbeddings")
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """As in transformers, and the weights' checksums beside them, which `clipbert.model.load` checks."""
+        super().save_pretrained(save_directory, **kwargs)
+        if Path(save_directory).is_dir():
+            write_checksums(Path(save_directory))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,0 +1,36 @@
+"""Checksums beside a model's weights: safetensors itself does not notice a changed byte inside a tensor."""
+
+from pathlib import Path
+
+from clipbert.errors import ClipBertError
+from clipbert.files import atomic_write, sha256_file
+
+CHECKSUMS = "weights.sha256"  # as sha256sum writes and checks it
+
+
+def write_checksums(folder: Path) -> None:
+    """Write the SHA-256 of each weights file of a model folder."""
+    lines = [f"{sha256_file(path)}  {path.name}\n" for path in sorted(folder.glob("model*.safetensors"))]
+    with atomic_write(folder / CHECKSUMS, "w") as file:
+        file.writelines(lines)
+
+
+def check_checksums(folder: Path) -> None:
+    """Check the weights against their checksums; a folder without any, of other software, is taken as it is.
+
+    Raises:
+        ClipBertError: a file is missing or has other bytes than when it was saved.
+    """
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        expected, _, name = line.partition("  ")
+        weights = folder / name
+        if not weights.is_file():
+            raise ClipBertError(f"{weights}: not found, but {path} names it: the model folder is incomplete.")
+        if (found := sha256_file(weights)) != expected:
+            raise ClipBertError(
+                f"{weights}: SHA-256 is {found[:12]}..., expected {expected[:12]}...: the weights are not those "
+                f"that were saved. Get or train the model again; if you changed them yourself, delete {path}."
+            )
