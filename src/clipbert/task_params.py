@@ -1,6 +1,6 @@
 """The sections of params.yaml that belong to one task alone, and what every section is."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -60,6 +60,10 @@ class CaptioningParams(Section):
     max_length: int = Field(64, ge=1, le=512, description="tokens of a generated caption, its end included")
     length_penalty: float = Field(1.0, ge=0, le=10, description="higher: longer captions; 0: the most probable one")
     no_repeat_ngram: int = Field(0, ge=0, le=64, description="so many tokens in a row never come twice; 0: they may")
+
+    def search(self) -> dict[str, Any]:
+        """How a caption is searched for, in evaluation and in the served model alike."""
+        return self.model_dump(include={"beams", "max_length", "length_penalty", "no_repeat_ngram"})
 
 
 class PretrainParams(Section):

@@ -20,8 +20,10 @@ import torch
 
 from clipbert.model import (
     ClipBertConfig,
+    ClipBertForCaptioning,
     ClipBertForMultipleChoice,
     ClipBertForOpenQA,
+    ClipBertForPreTraining,
     ClipBertForRetrieval,
     ClipBertProcessor,
 )
@@ -37,6 +39,8 @@ CLASSES = {
     "open_qa": ClipBertForOpenQA,
     "multiple_choice": ClipBertForMultipleChoice,
     "image_qa": ClipBertForOpenQA,
+    "captioning": ClipBertForCaptioning,
+    "pretrain": ClipBertForPreTraining,
 }
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from clipbert.errors import ClipBertError
 from clipbert.frames.decode import read_frames
 from clipbert.frames.sampling import uniform_clips
-from clipbert.model import ClipBertProcessor, load
+from clipbert.model import ClipBertProcessor, Decoding, load
 from clipbert.release.served_model import ServedClipBert
 
 SETTINGS = {"fps": 2.0, "size": 32, "max_frames": 8, "timeout_s": 60.0, "clips": 2, "batch_size": 2}
@@ -79,3 +79,32 @@ def test_image_qa_takes_an_image(served, make_model, tmp_path: Path) -> None:
         expected = model(**batch, texts_per_video=torch.tensor([3])).logits.sigmoid()
     assert answers["answer"].tolist() == [model.config.answers[i] for i in expected.argmax(dim=1)]
     np.testing.assert_allclose(answers["confidence"], expected.max(dim=1).values, atol=1e-5)
+
+
+def test_captioning_describes_a_video_as_the_task_would(served, make_model, video) -> None:
+    model, processor = load(make_model("captioning")), ClipBertProcessor.from_pretrained(make_model("captioning"))
+    server = served("captioning")
+    server.settings |= {"beams": 2, "max_length": 6, "length_penalty": 0.5, "no_repeat_ngram": 2}
+    answers = server.predict(None, pd.DataFrame({"video": [str(video)]}))
+    images = read_frames(video, 2.0, 32, 8, 60).images
+    clips = uniform_clips(len(images), 2, model.config.frames_per_clip)
+    pixel_values = processor(frames=[images], clip_indices=[clips])["pixel_values"]
+    words = processor.tokenizer
+    ids, scores = model.generate(
+        pixel_values, start=words.cls_token_id, end=words.sep_token_id, decoding=Decoding(2, 6, 0.5, 2)
+    )
+    assert answers["caption"].tolist() == words.batch_decode(ids, skip_special_tokens=True)
+    assert answers["score"].tolist() == pytest.approx(scores.tolist(), abs=1e-4)
+
+
+def test_a_pretrained_model_says_whether_text_and_image_match(served, make_model, tmp_path: Path) -> None:
+    Image.new("RGB", (48, 32), (200, 30, 20)).save(tmp_path / "a.png")
+    texts = ["a red square", "how many shapes"]
+    asked = pd.DataFrame({"image": [str(tmp_path / "a.png")] * 2, "text": texts})
+    answers = served("pretrain").predict(None, asked)
+    model, processor = load(make_model("pretrain")), ClipBertProcessor.from_pretrained(make_model("pretrain"))
+    images = read_frames(tmp_path / "a.png", 2.0, 32, 8, 60).images
+    batch = processor(frames=[images], texts=texts, clip_indices=[[[0], [0]]])
+    with torch.inference_mode():
+        expected = model(**batch, texts_per_video=torch.tensor([2])).itm_logits.logsumexp(dim=1).softmax(dim=1)[:, 1]
+    np.testing.assert_allclose(answers["score"], expected, atol=1e-5)

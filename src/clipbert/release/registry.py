@@ -192,6 +192,8 @@ def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) 
         "clips": params.evaluate.clips,
         "batch_size": params.evaluate.batch_size,
     }
+    if task == "captioning":
+        settings |= params.tasks.captioning.search()
     package = Path(clipbert.__file__).parent
     mlflow.pyfunc.save_model(
         str(folder),

@@ -96,7 +96,9 @@ class ServedClipBert(PythonModel):
 
     def _describe(self, visual_embeds: Tensor, rows: pd.DataFrame) -> pd.DataFrame:
         words, config = self.processor.tokenizer, self.model.config
-        decoding = Decoding(beams=3, max_length=min(64, config.max_position_embeddings))
+        search = {name: self.settings[name] for name in ("beams", "max_length", "length_penalty", "no_repeat_ngram")}
+        search["max_length"] = min(search["max_length"], config.max_position_embeddings)
+        decoding = Decoding(**search)
         ids, scores = self.model.generate(
             visual_embeds=visual_embeds, start=words.cls_token_id, end=words.sep_token_id, decoding=decoding
         )
