@@ -66,7 +66,7 @@ def finish(run: Run, log: Log) -> Progress:
         ("retrieval", {}),
         ("open_qa", {}),
         ("multiple_choice", {}),
-        ("pretrain", {}),
+        ("pretrain", {"batch_size": 4}),
         ("retrieval", {"batch_size": 4, "accumulate": 2}),
         ("open_qa", {"batch_size": 2, "accumulate": 4}),
     ],
