@@ -5,8 +5,8 @@ and prints the test accuracy on the questions that need the order of frames besi
 
     python benchmarks/fusion.py --project . --epochs 18 --seeds 0 1 2 --json fusion.json
 
-The project's manifest and frame cache must be there (`clipbert ingest`, `clipbert frames`). With `--json` each training is
-written when it is done, and one that stands in the file is not run again.
+The project's manifest and frame cache must be there (`clipbert ingest`, `clipbert frames`). With `--json` each training
+is written when it is done, and one that stands in the file is not run again.
 """
 
 import argparse

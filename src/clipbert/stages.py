@@ -244,10 +244,13 @@ def lineage(origin: dict[str, str]) -> dict[str, str]:
 def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, Any]:
     """What a checkpoint must have been made with to be gone on from."""
     data = {path.name: sha256_file(path) for path in sorted(project.manifest.glob("*.parquet"))}
-    if params.model.start_from is not None:
-        from clipbert.model.initialize import digest
+    starts = {"init_from": params.model.start_from, "vision": params.model.vision_from, "text": params.model.text_from}
+    for name, start in starts.items():
+        # a hub id is told by itself, among the parameters
+        if start is not None and (name == "init_from" or (project.root / start).is_dir()):
+            from clipbert.model.initialize import digest
 
-        data["the model of model.init_from"] = digest(project.root / params.model.start_from)
+            data[f"the model of model.{name}"] = digest(project.root / start, f"model.{name}")
     return {**train_params(task_name, params), **data, "frame cache": sha256_file(project.frames / "index.arrow")}
 
 

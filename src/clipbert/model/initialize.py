@@ -85,17 +85,17 @@ def parts(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
 
 
-def digest(folder: Path) -> str:
-    """SHA-256 of what a training takes from a model folder: its weights, configuration, tokenizer and processor.
+def digest(folder: Path, parameter: str = "model.init_from") -> str:
+    """SHA-256 of what a training takes from the folder of a parameter: weights, configuration, tokenizer, processor.
 
     Raises:
         ClipBertError: there is no such folder.
     """
-    files = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".safetensors", ".txt"))
+    files = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".safetensors", ".bin", ".txt"))
     if not files:
         raise ClipBertError(
-            f"model.init_from: {folder}: not found: expected a model folder. Train or convert it first, or set "
-            "model.init_from to null to start from scratch."
+            f"{parameter}: {folder}: not found: expected a model folder. Train or convert it first, or set "
+            f"{parameter} to null to start from scratch."
         )
     listed = json.dumps([[path.name, sha256_file(path)] for path in files])
     return hashlib.sha256(listed.encode()).hexdigest()
