@@ -51,6 +51,7 @@ def accuracy_of(fusion: str, seed: int, project: Path, options: argparse.Namespa
         f"model.frame_fusion={fusion}",
         f"model.frames_per_clip={options.frames}",
         f"tasks.open_qa.epochs={options.epochs}",
+        *options.set,
     ]
     params: Params = load_params(project / "params.yaml", overrides)
     task = make_task("open_qa", params)
@@ -74,6 +75,7 @@ def accuracy_of(fusion: str, seed: int, project: Path, options: argparse.Namespa
         "seed": seed,
         "epochs": options.epochs,
         "frames": options.frames,
+        "set": options.set,
         "steps": state.step,
         "seconds": round(seconds, 1),
         "all": 100 * float(items["score"].mean()),
@@ -111,14 +113,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=18)
     parser.add_argument("--frames", type=int, default=4, help="frames of a clip")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="other parameters than the project's")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     if options.json and options.json.is_file():
         rows = json.loads(options.json.read_text())
-        other = [row for row in rows if (row["epochs"], row["frames"]) != (options.epochs, options.frames)]
-        if other:
-            parser.error(f"{options.json} holds trainings of other epochs or frames: name another file")
+        same = ("epochs", "frames", "set")
+        if any(row[name] != getattr(options, name) for row in rows for name in same):
+            parser.error(f"{options.json} holds trainings of other epochs, frames or parameters: name another file")
     for seed in options.seeds:
         for fusion in options.fusions:
             if not any((row["fusion"], row["seed"]) == (fusion, seed) for row in rows):

@@ -10,8 +10,9 @@ AGGREGATIONS = ("lse", "mean", "max")
 FRAME_FUSIONS = ("mean", "concat", "attention")
 RETRIEVAL_LOSSES = ("ce", "ranking")
 ANSWER_LOSSES = ("ce", "bce")
-# timm's are built by another package
-BACKBONES = {kind: name for kind, name in MODEL_FOR_BACKBONE_MAPPING_NAMES.items() if kind != "timm_backbone"}
+# Built by another package, or with feature maps that are no grid of the last layer's features.
+NO_GRID = ("timm_backbone", "uvdoc_backbone", "vitpose_backbone")
+BACKBONES = {kind: name for kind, name in MODEL_FOR_BACKBONE_MAPPING_NAMES.items() if kind not in NO_GRID}
 POSITIVE = (
     "vocab_size",
     "hidden_size",

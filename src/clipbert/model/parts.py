@@ -172,9 +172,10 @@ def check_grid(model: Any, source: str) -> tuple[int, int]:
             grid = model.clipbert.vision(black)
             model.clipbert.visual_embeddings(grid[None])
     except (ValueError, RuntimeError) as error:
+        reason = str(error).rstrip(".")
         raise ClipBertError(
-            f"model.vision: {source} with model.image_size = {size}: {error} Set model.image_size to what the backbone "
-            "takes (and frames.size to at least that)."
+            f"model.vision: {source} with model.image_size = {size}: {reason}. Set model.image_size to what "
+            "the backbone takes, and frames.size to at least that."
         ) from error
     finally:
         model.train(was_training)
