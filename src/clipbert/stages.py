@@ -112,12 +112,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.train.loop import Run, export, start, train
     from clipbert.train.setup import build_model
 
-    start_folder = params.model.init_from
-    if start_folder is not None and (project.root / start_folder).resolve() == project.model(task_name).resolve():
-        raise ClipBertError(
-            f"model.init_from: {start_folder} is what this training writes. Start it from another folder, or set "
-            "model.init_from to null."
-        )
+    params = without_own_start(project, task_name, params)
     task = make_task(task_name, params)
     texts = read_texts(project.manifest)
     cache = FrameCache(project.frames)
@@ -221,6 +216,24 @@ def rollback(project: Project, task_name: str) -> None:
 
     decision = rollback(project.root, task_name)
     console.print(f"{decision.name}: {decision.reason}.", markup=False)
+
+
+def without_own_start(project: Project, task_name: str, params: Params) -> Params:
+    """`params` themselves; without `model.init_from` where it names what pretraining, asked for here, writes: one
+    command makes that model and goes on from it.
+
+    Raises:
+        ClipBertError: another task would start from what it writes.
+    """
+    start = params.model.init_from
+    if start is None or (project.root / start).resolve() != project.model(task_name).resolve():
+        return params
+    if task_name != "pretrain":
+        raise ClipBertError(
+            f"model.init_from: {start} is what this training writes. Start it from another folder, or set "
+            "model.init_from to null."
+        )
+    return params.model_copy(update={"model": params.model.model_copy(update={"init_from": None})})
 
 
 def train_params(task_name: str, params: Params) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertConfig, ClipBertForPreTraining, ClipBertForRetrieval, ClipBertProcessor
 from clipbert.model.initialize import Start, digest, parts
 from clipbert.params import Params
-from clipbert.stages import Project, fingerprint, train
+from clipbert.stages import Project, fingerprint, train, without_own_start
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
 from clipbert.train.setup import build_model
@@ -110,8 +110,16 @@ def test_another_start_is_another_fingerprint(tiny_project: Path, folder: Path, 
 
 
 def test_a_training_does_not_start_from_what_it_writes(tiny_project: Path) -> None:
-    with pytest.raises(ClipBertError, match="artifacts/models/pretrain is what this training writes"):
-        train(Project(tiny_project), "pretrain", params("artifacts/models/pretrain"))
+    with pytest.raises(ClipBertError, match="artifacts/models/retrieval is what this training writes"):
+        train(Project(tiny_project), "retrieval", params("artifacts/models/retrieval"))
+
+
+def test_pretraining_does_not_start_from_what_it_makes_for_the_others(tmp_path: Path) -> None:
+    project, chosen = Project(tmp_path), params("artifacts/models/pretrain", clips=3)
+    assert without_own_start(project, "pretrain", chosen).model == params("x", clips=3).model.model_copy(
+        update={"init_from": None}
+    )
+    assert without_own_start(project, "retrieval", chosen) == chosen
 
 
 def test_parts_are_named_once() -> None:
