@@ -112,7 +112,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.train.loop import Run, export, start, train
     from clipbert.train.setup import build_model
 
-    params = without_own_start(project, task_name, params)
+    params = own_start(project, task_name, params)
     task = make_task(task_name, params)
     texts = read_texts(project.manifest)
     cache = FrameCache(project.frames)
@@ -218,22 +218,25 @@ def rollback(project: Project, task_name: str) -> None:
     console.print(f"{decision.name}: {decision.reason}.", markup=False)
 
 
-def without_own_start(project: Project, task_name: str, params: Params) -> Params:
-    """`params` themselves; without `model.init_from` where it names what pretraining, asked for here, writes: one
-    command makes that model and goes on from it.
+def own_start(project: Project, task_name: str, params: Params) -> Params:
+    """`params` with the start that is this task's where `model.init_from` names what pretraining writes: pretraining
+    itself starts from `model.vision` and `model.text`, the other tasks from the model that it made of them.
 
     Raises:
         ClipBertError: another task would start from what it writes.
     """
-    start = params.model.init_from
-    if start is None or (project.root / start).resolve() != project.model(task_name).resolve():
+    if params.model.start_from is None:
         return params
-    if task_name != "pretrain":
+    start = (project.root / params.model.start_from).resolve()
+    if start == project.model("pretrain").resolve():
+        made = {"init_from": None} if task_name == "pretrain" else {"vision": None, "text": None}
+        return params.model_copy(update={"model": params.model.model_copy(update=made)})
+    if start == project.model(task_name).resolve():
         raise ClipBertError(
-            f"model.init_from: {start} is what this training writes. Start it from another folder, or set "
-            "model.init_from to null."
+            f"model.init_from: {params.model.init_from} is what this training writes. Start it from another folder, or "
+            "set model.init_from to null."
         )
-    return params.model_copy(update={"model": params.model.model_copy(update={"init_from": None})})
+    return params
 
 
 def train_params(task_name: str, params: Params) -> dict[str, Any]:

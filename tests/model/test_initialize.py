@@ -10,7 +10,7 @@ from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertConfig, ClipBertForPreTraining, ClipBertForRetrieval, ClipBertProcessor
 from clipbert.model.initialize import Start, digest, parts
 from clipbert.params import Params
-from clipbert.stages import Project, fingerprint, train, without_own_start
+from clipbert.stages import Project, fingerprint, own_start, train
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
 from clipbert.train.setup import build_model
@@ -114,12 +114,13 @@ def test_a_training_does_not_start_from_what_it_writes(tiny_project: Path) -> No
         train(Project(tiny_project), "retrieval", params("artifacts/models/retrieval"))
 
 
-def test_pretraining_does_not_start_from_what_it_makes_for_the_others(tmp_path: Path) -> None:
-    project, chosen = Project(tmp_path), params("artifacts/models/pretrain", clips=3)
-    assert without_own_start(project, "pretrain", chosen).model == params("x", clips=3).model.model_copy(
-        update={"init_from": None}
-    )
-    assert without_own_start(project, "retrieval", chosen) == chosen
+def test_one_command_pretrains_from_the_parts_and_goes_on_from_that(tmp_path: Path) -> None:
+    chosen = params("artifacts/models/pretrain", vision="models/resnet", text="models/bert")
+    first, then = (own_start(Project(tmp_path), task, chosen).model for task in ("pretrain", "retrieval"))
+    assert (first.start_from, first.vision_from, first.text_from) == (None, "models/resnet", "models/bert")
+    assert (then.start_from, then.vision_from, then.text_from) == ("artifacts/models/pretrain", None, None)
+    other = params("models/old", vision="models/resnet")
+    assert own_start(Project(tmp_path), "retrieval", other) == other
 
 
 def test_parts_are_named_once() -> None:
