@@ -230,6 +230,22 @@ def test_an_encoder_without_prefix_or_head_is_read(bert: Path, tmp_path: Path) -
     assert read_text(str(bert)).remark == "fresh where a task has them: pooler"
 
 
+def test_a_checkpoint_of_old_names_in_an_old_file_is_read(bert: Path, tmp_path: Path) -> None:
+    source = BertForMaskedLM.from_pretrained(bert, local_files_only=True).state_dict()
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value.clone()
+        for name, value in source.items()
+    }
+    torch.save(old, tmp_path / "pytorch_model.bin")
+    shutil.copy(bert / "config.json", tmp_path)
+    words = read_text(str(bert)).tokenizer.get_vocab()
+    (tmp_path / "vocab.txt").write_text("\n".join(sorted(words, key=lambda word: words[word])))
+    found, now = read_text(str(tmp_path)), read_text(str(bert))
+    assert found.weights.keys() == now.weights.keys()
+    assert all(torch.equal(value, now.weights[name]) for name, value in found.weights.items())
+    assert found.tokenizer.get_vocab() == words
+
+
 def test_two_steps_train_from_both_parts(
     tiny_project: Path, folders: Callable[[str], Path], bert: Path, tmp_path: Path
 ) -> None:
