@@ -306,6 +306,15 @@ def test_a_kind_without_feature_maps_is_refused(tmp_path: Path) -> None:
         read_vision(str(tmp_path))
 
 
+def test_code_beside_the_weights_is_not_run(tmp_path: Path) -> None:
+    config = {"model_type": "strange", "auto_map": {"AutoConfig": "strange.Strange"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "strange.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ClipBertError, match=r"model.vision: .*: config.json cannot be read"):
+        read_vision(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_text_encoder_of_another_kind_or_vocabulary_is_refused(
     bert: Path, folders: Callable[[str], Path], tmp_path: Path
 ) -> None:

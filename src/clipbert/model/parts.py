@@ -121,7 +121,7 @@ def read_text(source: str) -> TextPart:
 
     model, fresh = _weights(parameter, source, local, BertForPreTraining, config, may_miss)
     try:
-        tokenizer = load_tokenizer(source, local_files_only=local)
+        tokenizer = load_tokenizer(source, local_files_only=local, trust_remote_code=False)
     except ClipBertError as error:
         raise ClipBertError(f"{parameter}: {error}") from error
     if len(tokenizer) > config.vocab_size:
@@ -200,7 +200,7 @@ def _is_local(parameter: str, source: str) -> bool:
 
 def _config(parameter: str, source: str, local: bool) -> PreTrainedConfig:
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source, local_files_only=local)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
     except Exception as error:  # transformers, the hub's client and strict dataclasses have each their own
         raise _unreadable(parameter, source, local, "config.json", error) from error
     return config
