@@ -70,6 +70,15 @@ def test_what_leaves_the_weights_usable_may_be_overridden(folder: Path) -> None:
     assert (model.config.clips, processor.clips, processor.image_size) == (4, 4, 96)
 
 
+def test_frames_may_be_fused_otherwise_by_fresh_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = params(folder, frame_fusion="attention", frames_per_clip=4)
+    model, _ = build_model(make_task("open_qa", Params()), [EXAMPLE], chosen)
+    assert (model.config.frame_fusion, model.config.frames_per_clip) == ("attention", 4)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "visual_embeddings.frame_position_embeddings" in said
+    assert "visual_embeddings.temporal_attention.query_key_value" in said
+
+
 @pytest.mark.parametrize(("name", "value", "stored"), [("hidden_size", 64, 32), ("num_hidden_layers", 2, 1)])
 def test_other_sizes_are_refused_with_the_reason(folder: Path, name: str, value: int, stored: int) -> None:
     with pytest.raises(ClipBertError, match=rf"model.{name} = {value}, but model.init_from .* has {stored}"):

@@ -17,7 +17,7 @@ from clipbert.model.load import REMEDY, load
 from clipbert.model.processor import ClipBertProcessor
 
 # What belongs to a task or to how a model is used; everything else of a start's configuration fits its weights.
-FREE = ("clips", "frames_per_clip", "max_text_length", "image_size", "score_aggregation")
+FREE = ("clips", "frames_per_clip", "frame_fusion", "max_text_length", "image_size", "score_aggregation")
 DERIVED = ("intermediate_size",)  # of hidden_size, which is compared itself
 OF_THE_TASK = ("answers", "answer_loss", "retrieval_loss", "ranking_margin", "projection_size", "architectures")
 
