@@ -145,7 +145,7 @@ def without_text_sizes(overrides: dict[str, Any], text: TextPart) -> dict[str, A
     """The overrides that leave the text encoder as it is.
 
     Raises:
-        ClipBertError: one asks for another size than the encoder's, or for longer texts than it has positions.
+        ClipBertError: one asks for another size than the encoder's.
     """
     for name in SIZES:
         if name in overrides and overrides[name] != text.fields[name]:
