@@ -345,11 +345,24 @@ def test_a_place_that_is_not_there_is_said(
 ) -> None:
     with pytest.raises(ClipBertError, match=rf"model.(vision|text): {tmp_path}/nowhere: not found: expected a folder"):
         read(str(tmp_path / "nowhere"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     message = r"model.(vision|text): nobody/nothing: config.json cannot be read .* check the id and the network"
     with pytest.raises(ClipBertError, match=message):
         read("nobody/nothing")
+
+
+def test_an_id_is_read_from_the_hubs_cache(
+    bert: Path, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name, folder in (("bert", bert), ("swin", folders("swin"))):
+        repository = tmp_path / f"models--somebody--{name}"
+        shutil.copytree(folder, repository / "snapshots" / "0123")
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("0123")
+    assert read_text("somebody/bert").fields == read_text(str(bert)).fields
+    assert read_vision("somebody/swin").fields == read_vision(str(folders("swin"))).fields
 
 
 def test_two_starts_at_once_are_refused(bert: Path) -> None:
