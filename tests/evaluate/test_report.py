@@ -153,9 +153,16 @@ def test_tables_are_written_for_dvc(tmp_path: Path) -> None:
 
 
 def test_samples_are_spread_over_the_test_set_right_and_wrong() -> None:
-    rows = sample_rows(retrieval().items)
+    rows = sample_rows("retrieval", retrieval().items)
     assert [row["item_id"] for row in rows["Right"]] == ["c0", "c1"]
     assert [row["item_id"] for row in rows["Wrong"]] == ["c2", "c3"]
+
+
+def test_a_caption_is_not_right_or_wrong_but_in_the_better_half_or_not() -> None:
+    items = captioning().items.iloc[[0, 0, 0, 0]].assign(score=[0.01, 0.02, 0.3, 0.04], item_id=["a", "b", "c", "d"])
+    rows = sample_rows("captioning", items)
+    assert [row["item_id"] for row in rows["Upper half by CIDEr"]] == ["c", "d"]
+    assert [row["item_id"] for row in rows["Lower half by CIDEr"]] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
