@@ -77,9 +77,9 @@ def headlines(task: str, metrics: dict[str, float]) -> list[dict[str, Any]]:
 def sample_rows(task: str, items: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     """A few right and a few wrong items, evenly spread over the test set, so that nobody picked them."""
     about = task_class(task)
-    items = items.assign(right=about.right(items))
+    items = items.assign(went_well=about.right(items))
     groups = {}
-    for name, rows in zip(about.groups, (items[items["right"]], items[~items["right"]]), strict=True):
+    for name, rows in zip(about.groups, (items[items["went_well"]], items[~items["went_well"]]), strict=True):
         chosen = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().astype(int)
         groups[name] = [{str(k): v for k, v in row.items()} for row in rows.iloc[chosen].to_dict("records")]
     return groups
@@ -124,7 +124,7 @@ def _shown(task: str, row: dict[str, Any], cache: FrameCache) -> dict[str, Any]:
         "words": [line for line in task_class(task).words(row) if line],
         "media": row["media"],
         "picture": _embedded(strip(cache, row["media"])),
-        "right": row["right"],
+        "right": row["went_well"],
         "first": first,
     }
 
