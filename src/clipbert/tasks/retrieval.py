@@ -48,7 +48,7 @@ class Retrieval(Task):
         likeness = None
         if self.params.contrastive_weight > 0:
             parts["contrastive"], likeness = contrastive_loss(
-                model, visual_embeds, batch.input_ids, batch.attention_mask
+                model, visual_embeds, batch.input_ids, batch.attention_mask, batch.media_keys
             )
         unmatched = self._unmatched(videos, likeness, batch.input_ids.device)
         rows = torch.cat([torch.arange(videos, device=unmatched.device)[:, None], unmatched], dim=1).flatten()
