@@ -15,6 +15,7 @@ from clipbert.errors import ClipBertError
 from clipbert.frames import FrameCache
 from clipbert.model.gather import RankRows
 from clipbert.model.losses import symmetric_contrastive_loss
+from clipbert.params import EvaluateParams
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,10 @@ class Task(ABC):
     @abstractmethod
     def words(row: dict[str, Any]) -> list[str]:
         """What a report says beside the frames of one prediction, the text first; empty lines are left out."""
+
+    def measured(self, params: EvaluateParams) -> "Task":
+        """The task whose `predict` is what section evaluate asks for."""
+        return self
 
     def validation(self, examples: list[Example]) -> list[list[Example]]:
         """Groups of validation examples that are predicted one by one: retrieval keeps its galleries small here."""
