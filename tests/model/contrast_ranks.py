@@ -54,13 +54,13 @@ def model() -> ClipBertForRetrieval:
 
 
 def joined(count: int) -> dict[str, Tensor]:
-    """`count` videos of two clips with a text each; the second half of a text of an odd row is padding."""
+    """`count` videos of two clips with a text each, of twelve tokens or, in the odd rows, of three."""
     random = torch.Generator().manual_seed(count)
-    mask = torch.ones(count, 6, dtype=torch.long)
+    mask = torch.ones(count, 12, dtype=torch.long)
     mask[1::2, 3:] = 0
     return {
         "pixel_values": torch.randint(0, 256, (count, 2, 1, 3, 64, 64), generator=random, dtype=torch.uint8),
-        "input_ids": torch.randint(5, 40, (count, 6), generator=random) * mask,
+        "input_ids": torch.randint(5, 40, (count, 12), generator=random) * mask,
         "attention_mask": mask,
     }
 

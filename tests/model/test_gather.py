@@ -56,8 +56,8 @@ def test_without_a_group_the_loss_is_bit_for_bit_that_of_the_batch() -> None:
     case = CASES["even"]
     seen = computed(case, slice(None))
     judge, some = model(), joined(4)
-    text = judge.text_features(some["input_ids"], some["attention_mask"])
-    likeness = judge.similarity(text, judge.video_features(judge.encode_video(some["pixel_values"])))
+    visual_embeds = judge.encode_video(some["pixel_values"])
+    likeness = judge.similarity(*judge.towers(some["input_ids"], some["attention_mask"], visual_embeds))
     truth = torch.arange(4)
     loss = (F.cross_entropy(likeness, truth) + F.cross_entropy(likeness.T, truth)) / 2
     loss.backward()

@@ -17,6 +17,7 @@ from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.contrast import ContrastiveHead
 from clipbert.model.fusion import VisualEmbeddings
 from clipbert.model.inputs import check_pixel_values, check_text, check_visual_embeds, video_of_text
+from clipbert.model.packing import Packing
 from clipbert.model.vision import GridEncoder, Normalize
 
 
@@ -104,6 +105,21 @@ class ClipBertModel(ClipBertPreTrainedModel):
         """The encoder over token embeddings (M, S, hidden) under a padding mask (M, S)."""
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
         return self.encoder(embeds, attention_mask=mask).last_hidden_state
+
+    def encode_packed(self, tokens: Tensor, packing: Packing) -> Tensor:
+        """The encoder over many sequences' token embeddings (tokens, hidden), one after another, each by itself.
+
+        Only where `packs`: flash attention takes no such mask.
+        """
+        rows, mask = packing.pack(tokens), packing.mask()
+        if self.config._attn_implementation == "eager":  # which adds its mask
+            mask = torch.zeros_like(mask, dtype=rows.dtype).masked_fill(~mask, torch.finfo(rows.dtype).min)
+        return packing.unpack(self.encoder(rows, attention_mask=mask).last_hidden_state)
+
+    @property
+    def packs(self) -> bool:
+        """Whether `encode_packed` may be used."""
+        return self.config._attn_implementation in ("eager", "sdpa")
 
     def forward(
         self,

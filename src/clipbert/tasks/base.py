@@ -231,7 +231,7 @@ def contrastive_loss(
     Returns:
         the loss, and the scaled similarities (B texts, B videos) of this rank.
     """
-    text, video = model.text_features(input_ids, attention_mask), model.video_features(visual_embeds)
+    text, video = model.towers(input_ids, attention_mask, visual_embeds)
     ranks = RankRows(len(text), text.device)
     likeness = model.similarity(ranks.gather(text), ranks.gather(video))
     loss = symmetric_contrastive_loss(likeness, None if media_keys is None else ranks.gather(media_keys))
