@@ -7,7 +7,7 @@ from clipbert.model import ClipBertConfig, ClipBertForRetrieval
 from clipbert.model.packing import Packing
 
 
-def test_the_longest_go_first_into_the_first_row_with_room() -> None:
+def test_the_longest_go_first_each_where_it_leaves_the_least_room() -> None:
     packing = Packing.of([2, 5, 3, 2, 4], torch.device("cpu"))
     assert packing.sequences.tolist() == [[1, 1, 1, 1, 1], [4, 4, 4, 4, -1], [2, 2, 2, 0, 0], [3, 3, -1, -1, -1]]
     assert packing.slots.tolist() == [13, 14, 0, 1, 2, 3, 4, 10, 11, 12, 15, 16, 5, 6, 7, 8]

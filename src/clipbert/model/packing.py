@@ -15,22 +15,25 @@ class Packing:
 
     @classmethod
     def of(cls, lengths: list[int], device: torch.device) -> "Packing":
-        """Rows as wide as the longest sequence; the longest first, each into the first row that has room."""
+        """Rows as wide as the longest sequence; the longest first, each where it leaves the least room."""
         width = max(lengths)
-        room: list[int] = []
+        rows = 0
+        with_room: list[list[int]] = [[] for _ in range(width + 1)]
         starts = [0] * len(lengths)
         for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-            row = next((row for row, left in enumerate(room) if left >= lengths[index]), len(room))
-            if row == len(room):
-                room.append(width)
-            starts[index] = (row + 1) * width - room[row]
-            room[row] -= lengths[index]
+            room = next((room for room in range(lengths[index], width) if with_room[room]), width)
+            if room == width:
+                row, rows = rows, rows + 1
+            else:
+                row = with_room[room].pop()
+            starts[index] = (row + 1) * width - room
+            with_room[room - lengths[index]].append(row)
         counts = torch.tensor(lengths)
         before = counts.cumsum(0) - counts
         slots = torch.arange(int(counts.sum())) + (torch.tensor(starts) - before).repeat_interleave(counts)
-        sequences = torch.full((len(room) * width,), -1)
+        sequences = torch.full((rows * width,), -1)
         sequences[slots] = torch.arange(len(lengths)).repeat_interleave(counts)
-        return cls(slots.to(device), sequences.view(len(room), width).to(device))
+        return cls(slots.to(device), sequences.view(rows, width).to(device))
 
     def pack(self, tokens: Tensor) -> Tensor:
         """(tokens, hidden) to (R, W, hidden), zero where there is none."""
