@@ -4,10 +4,10 @@
     python -m benchmarks.two_towers --project FOLDER --presets tiny  # on a project's frames, and its retrieval model
 
 Steps are those of `clipbert train retrieval`, loading included, of models that take turns on the same batches:
-`tasks.retrieval.contrastive_weight` 0 and 1, and 1 with each tower in a pass of its own. Where the project has a trained
-retrieval model, its test split is ranked exhaustively and with `evaluate.rerank`, part by part in turns, after the vision
-half, which both need. Times are processor seconds, so that other programs count less; a ratio is the median of the
-pairs', its quartiles in brackets.
+`tasks.retrieval.contrastive_weight` 0 and 1, and 1 with each tower in a pass of its own. Where the project has a
+trained retrieval model, its test split is ranked exhaustively and with `evaluate.rerank`, part by part in turns, after
+the vision half, which both need. Times are processor seconds, so that other programs count less; a ratio is the median
+of the pairs', its quartiles in brackets.
 """
 
 import argparse
