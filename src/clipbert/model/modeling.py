@@ -51,6 +51,22 @@ class ClipBertPreTrainedModel(PreTrainedModel):
         if Path(save_directory).is_dir():
             write_checksums(Path(save_directory))
 
+    def set_attn_implementation(
+        self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False
+    ) -> None:
+        """As in transformers, for the encoder; the backbone keeps the attention it has, if any.
+
+        transformers' own gives it to the backbone too, and refuses where that has no such attention, as ResNet.
+
+        Raises:
+            ValueError, ImportError: transformers' own, where it has no such attention here.
+        """
+        if isinstance(attn_implementation, dict):
+            attn_implementation = attn_implementation.get("", self.config._attn_implementation)
+        self.config._attn_implementation = self._check_and_adjust_attn_implementation(
+            attn_implementation, is_init_check=False, allow_all_kernels=allow_all_kernels
+        )
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
