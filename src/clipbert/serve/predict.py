@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipbert.errors import ClipBertError
+from clipbert.errors import ClipBertError, first_line
 from clipbert.model import (
     ClipBertForCaptioning,
     ClipBertForMultipleChoice,
@@ -18,6 +18,7 @@ from clipbert.model import (
     Decoding,
     load,
 )
+from clipbert.model.processor import check_videos
 from clipbert.params import FramesParams
 from clipbert.task_params import CaptioningParams
 
@@ -62,8 +63,7 @@ class RetrievalPipeline(Pipeline):
             ClipBertError: a file cannot be read.
             ValueError: no videos, an empty text, or frames of a wrong shape.
         """
-        if isinstance(videos, str | Path | bytes) or len(videos) == 0:
-            raise ValueError("videos: expected a list of at least one video.")
+        check_videos(videos, "videos")
         tokens = self.processor(texts=[text]).to(self.model.device)
         vector = None if self.model.contrast is None else self.model.text_features(**tokens)
         scores = []
@@ -167,7 +167,7 @@ def pipeline(
         frames: how files are sampled; None: the defaults of params.yaml's section `frames`.
 
     Raises:
-        ClipBertError: an unknown task, a model of another task, or a folder that is no complete model.
+        ClipBertError: an unknown task, a model of another task, a folder that is no complete model, or no such device.
     """
     if task == "pretrain":
         raise ClipBertError(f"task is 'pretrain': {PRETRAINED}")
@@ -184,5 +184,10 @@ def pipeline(
             f"{model}: holds a {type(loaded).__name__}, which is for {' or '.join(fitting) or 'no pipeline'}: expected "
             f"a model for {task or ' or '.join(PIPELINES)}. Give that task, or another folder."
         )
-    loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+        raise ClipBertError(
+            f"device is {device!r}: the model cannot go there ({first_line(error)}). Give one that torch has, as cpu."
+        ) from error
     return PIPELINES[task or fitting[0]][1](loaded, ClipBertProcessor.from_pretrained(model), frames)
