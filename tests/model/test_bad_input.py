@@ -15,6 +15,7 @@ from clipbert.model import (
     ClipBertForMultipleChoice,
     ClipBertForRetrieval,
     ClipBertProcessor,
+    inputs,
     load,
 )
 from clipbert.params import FramesParams
@@ -154,16 +155,7 @@ def test_a_picture_looks_as_its_file_does(processor, picture):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"pixel_values": PIXELS / 255},
-            "pixel_values holds 0.352941 to 0.352941: expected 0 to 255. If these are 0 to 1",
-        ),
-        (
-            {"pixel_values": PIXELS - 100},
-            "pixel_values holds -10 to -10: expected 0 to 255; the model normalises them it",
-        ),
-        ({"pixel_values": PIXELS + 200}, "pixel_values holds 290 to 290: expected 0 to 255; the model"),
-        ({"pixel_values": PIXELS * float("nan")}, "pixel_values holds nan to nan: expected 0 to 255; the model"),
+        ({"pixel_values": PIXELS * float("nan")}, "pixel_values holds nan: expected 0 to 255."),
         (
             {"pixel_values": PIXELS.bool()},
             "pixel_values has type torch.bool: expected uint8 or floating point, 0 to 255.",
@@ -193,9 +185,26 @@ def test_each_model_refuses_what_it_would_take_for_something_else(model, changes
         model(**({"pixel_values": PIXELS, "input_ids": IDS} | changes))
 
 
-def test_black_and_half_precision_frames_are_frames(model):
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (PIXELS / 255, "pixel_values holds 0.352941 to 0.352941: expected 0 to 255; multiply 0 to 1 by 255."),
+        (PIXELS - 100, "pixel_values holds -10 to -10: expected 0 to 255; the model normalises them."),
+        (PIXELS + 200, "pixel_values holds 290 to 290: expected 0 to 255; the model normalises them."),
+    ],
+)
+def test_pixels_on_another_scale_are_doubted_once(model, monkeypatch, caplog, pixels, message):
+    monkeypatch.setattr(inputs, "_doubted", set())
+    for _ in range(2):
+        model(pixel_values=pixels, input_ids=IDS)
+    assert caplog.messages == [f"{message} This is said once."]
+
+
+def test_black_and_half_precision_frames_are_frames(model, monkeypatch, caplog):
+    monkeypatch.setattr(inputs, "_doubted", set())
     for pixels in (PIXELS * 0, PIXELS.half(), PIXELS.byte(), PIXELS[..., ::2, :]):
         assert torch.isfinite(model(pixel_values=pixels, input_ids=IDS).logits).all()
+    assert caplog.messages == []
 
 
 @pytest.fixture

@@ -1,9 +1,15 @@
 """What a ClipBERT model accepts: checks that name the argument, its shape and what was expected."""
 
+import logging
+import math
+
 import torch
 from torch import Tensor
 
 from clipbert.model.configuration import ClipBertConfig
+
+logger = logging.getLogger(__name__)
+_doubted: set[str] = set()
 
 
 def check_tensors(device: torch.device | None, **values: object) -> None:
@@ -30,8 +36,10 @@ def check_tensors(device: torch.device | None, **values: object) -> None:
 def check_pixel_values(pixel_values: Tensor) -> None:
     """Check frames to be (B videos, K clips, T frames, 3, H, W), uint8 or floating point.
 
+    Floating point that does not look like 0 to 255 gives a warning.
+
     Raises:
-        ValueError: another rank, another channel order, an empty dimension or another type.
+        ValueError: another rank, another channel order, an empty dimension, another type, or a value that is no number.
     """
     check_tensors(None, pixel_values=pixel_values)
     shape = tuple(pixel_values.shape)
@@ -47,14 +55,21 @@ def check_pixel_values(pixel_values: Tensor) -> None:
         raise ValueError(f"pixel_values has type {pixel_values.dtype}: expected uint8 or floating point, 0 to 255.")
     if pixel_values.is_floating_point() and pixel_values.device.type != "meta":
         low, high = (float(bound) for bound in pixel_values.detach().aminmax())
-        if not (low >= 0 and high <= 255):  # so that NaN is wrong too
-            raise ValueError(
-                f"pixel_values holds {low:g} to {high:g}: expected 0 to 255; the model normalises them itself."
+        if math.isnan(low) or math.isnan(high):
+            raise ValueError("pixel_values holds nan: expected 0 to 255.")
+        if low < 0 or high > 255:
+            _doubt(
+                "normalised", f"pixel_values holds {low:g} to {high:g}: expected 0 to 255; the model normalises them."
             )
-        if 0 < high <= 1:
-            raise ValueError(
-                f"pixel_values holds {low:g} to {high:g}: expected 0 to 255. If these are 0 to 1, multiply by 255."
-            )
+        elif 0 < high <= 1:
+            _doubt("fractions", f"pixel_values holds {low:g} to {high:g}: expected 0 to 255; multiply 0 to 1 by 255.")
+
+
+def _doubt(kind: str, message: str) -> None:
+    """Warn once a process: other software may scale pixels in its own way and mean it."""
+    if kind not in _doubted:
+        _doubted.add(kind)
+        logger.warning("%s This is said once.", message)
 
 
 def check_visual_embeds(visual_embeds: Tensor, hidden_size: int) -> None:
