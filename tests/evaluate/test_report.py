@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clipbert.evaluate.plots import accuracy_by_type, caption_scores, recall_table, write_tables
+from clipbert.evaluate.plots import accuracy_by_type, caption_scores, parts_table, recall_table, write_tables
 from clipbert.evaluate.report import headlines, sample_rows, write_pictures, write_report
 from clipbert.evaluate.run import Evaluation
 from clipbert.frames import FrameCache
@@ -125,6 +125,40 @@ def captioning() -> Evaluation:
     return Evaluation("captioning", metrics, items, items.assign(score=[0.0, 0.125]))
 
 
+def pretrain() -> Evaluation:
+    items = pd.DataFrame(
+        {
+            "item_id": ["a", "b"],
+            "answer_type": "all",
+            "score": [0.75, 0.25],
+            "chance": 0.25,
+            "hidden": [[7, 9], [7, 8, 5]],
+            "told": [[7, 8], [6, 8, 7]],
+            "mlm_right": [1, 1],
+            "itm_score": [1.0, 0.5],
+            "matched": [0.9, 0.2],
+            "wrong_matched": [0.1, 0.4],
+            "answer": ["2 hidden", "3 hidden"],
+            "predicted": ["1 told", "1 told"],
+            "text": ["a <red> square", "a circle"],
+            "wrong_text": ["a circle", "a <red> square"],
+            "media": MEDIA,
+        }
+    )
+    task = make_task("pretrain", Params())
+    blank = {f"pretrain/blank_frames_{name}": 7.5 for name in ("accuracy", "mlm_accuracy", "itm_accuracy")}
+    metrics = task.metrics(items) | task.baselines(items, []) | blank
+    return Evaluation("pretrain", metrics, items, items.assign(mlm_right=[0, 1], matched=[0.4, 0.3]))
+
+
+def test_pretraining_tells_masked_words_and_both_kinds_of_texts() -> None:
+    assert parts_table(pretrain()).to_dict("records") == [
+        {"answer_type": "masked words", "questions": 5, "accuracy": 40.0, "blank_frames": 20.0},
+        {"answer_type": "matched texts", "questions": 2, "accuracy": 50.0, "blank_frames": 0.0},
+        {"answer_type": "unmatched texts", "questions": 2, "accuracy": 100.0, "blank_frames": 100.0},
+    ]
+
+
 def test_captions_are_ranked_beside_blank_frames() -> None:
     table = caption_scores(captioning())
     assert table.to_dict("list") == {"rank": [1, 2], "cider": [750.0, 250.0], "blank_frames": [125.0, 0.0]}
@@ -153,14 +187,21 @@ def test_tables_are_written_for_dvc(tmp_path: Path) -> None:
 
 
 def test_samples_are_spread_over_the_test_set_right_and_wrong() -> None:
-    rows = sample_rows(retrieval().items)
+    rows = sample_rows("retrieval", retrieval().items)
     assert [row["item_id"] for row in rows["Right"]] == ["c0", "c1"]
     assert [row["item_id"] for row in rows["Wrong"]] == ["c2", "c3"]
 
 
+def test_a_caption_is_not_right_or_wrong_but_in_the_better_half_or_not() -> None:
+    items = captioning().items.iloc[[0, 0, 0, 0]].assign(score=[0.01, 0.02, 0.3, 0.04], item_id=["a", "b", "c", "d"])
+    rows = sample_rows("captioning", items)
+    assert [row["item_id"] for row in rows["Upper half by CIDEr"]] == ["c", "d"]
+    assert [row["item_id"] for row in rows["Lower half by CIDEr"]] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     "evaluation",
-    [retrieval(), open_qa(), multiple_choice(), image_qa(), captioning()],
+    [retrieval(), open_qa(), multiple_choice(), image_qa(), captioning(), pretrain()],
     ids=lambda evaluation: evaluation.task,
 )
 def test_the_page_stands_alone_and_says_the_numbers(evaluation: Evaluation, tiny_project: Path, tmp_path: Path) -> None:

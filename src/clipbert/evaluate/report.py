@@ -19,7 +19,6 @@ from clipbert.tasks import task_class
 from clipbert.tasks.headlines import HEADLINES, TITLES
 
 SHOWN = 4
-RIGHT = 0.5  # an item's score from which on it counts as right
 STRIP_HEIGHT = 96
 
 
@@ -48,7 +47,8 @@ def write_report(
             ("Training", training_figure(history, validation, main_metric)),
         ],
         groups=[
-            (name, [_shown(task, row, cache) for row in rows]) for name, rows in sample_rows(evaluation.items).items()
+            (name, [_shown(task, row, cache) for row in rows])
+            for name, rows in sample_rows(task, evaluation.items).items()
         ],
         metrics=sorted(evaluation.metrics.items()),
         lineage=lineage,
@@ -74,11 +74,12 @@ def headlines(task: str, metrics: dict[str, float]) -> list[dict[str, Any]]:
     ]
 
 
-def sample_rows(items: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+def sample_rows(task: str, items: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     """A few right and a few wrong items, evenly spread over the test set, so that nobody picked them."""
+    about = task_class(task)
+    items = items.assign(went_well=about.right(items))
     groups = {}
-    right = items["score"] >= RIGHT
-    for name, rows in (("Right", items[right]), ("Wrong", items[~right])):
+    for name, rows in zip(about.groups, (items[items["went_well"]], items[~items["went_well"]]), strict=True):
         chosen = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().astype(int)
         groups[name] = [{str(k): v for k, v in row.items()} for row in rows.iloc[chosen].to_dict("records")]
     return groups
@@ -87,7 +88,7 @@ def sample_rows(items: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
 def write_pictures(task: str, items: pd.DataFrame, cache: FrameCache, out: Path) -> list[Path]:
     """The samples of `sample_rows` as JPEG pictures (frames above, words below) for the experiment tracker."""
     paths = []
-    for name, rows in sample_rows(items).items():
+    for name, rows in sample_rows(task, items).items():
         for number, row in enumerate(rows, start=1):
             frames = strip(cache, row["media"])
             lines = [line for line in task_class(task).words(row) if line]
@@ -96,7 +97,7 @@ def write_pictures(task: str, items: pd.DataFrame, cache: FrameCache, out: Path)
             draw = ImageDraw.Draw(canvas)
             for line_number, line in enumerate(lines):
                 draw.text((4, frames.height + 4 + 16 * line_number), line, fill="black")
-            path = out / f"{name.lower()}_{number}.jpg"
+            path = out / f"{name.lower().replace(' ', '_')}_{number}.jpg"
             with atomic_write(path) as file:
                 canvas.save(file, "JPEG", quality=88)
             paths.append(path)
@@ -123,7 +124,7 @@ def _shown(task: str, row: dict[str, Any], cache: FrameCache) -> dict[str, Any]:
         "words": [line for line in task_class(task).words(row) if line],
         "media": row["media"],
         "picture": _embedded(strip(cache, row["media"])),
-        "right": row["score"] >= RIGHT,
+        "right": row["went_well"],
         "first": first,
     }
 

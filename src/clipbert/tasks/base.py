@@ -107,6 +107,7 @@ class Task(ABC):
     compared: ClassVar[tuple[str, ...]]  # metrics that are also told for blank frames
     whole_vocabulary: ClassVar[bool] = False  # its tokenizer learns all training texts of the data, not its own alone
     plot: ClassVar[str]  # which of evaluate/plots.py's drawings shows its test items
+    groups: ClassVar[tuple[str, str]] = ("Right", "Wrong")  # what a report calls the items that `right` tells apart
 
     def __init__(self, params: Any) -> None:
         """`params` is the task's own section of params.yaml."""
@@ -198,6 +199,11 @@ class Task(ABC):
     @abstractmethod
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
         """What chance and the trivial predictor reach on the same items, under `NAME/...`."""
+
+    @staticmethod
+    def right(items: Predictions) -> "pd.Series[bool]":
+        """Which test items a report shows as examples of what went well."""
+        return items["score"] >= 0.5
 
     @staticmethod
     @abstractmethod

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ class Captioning(Task):
     main_metric = "captioning/cider"
     compared = ("captioning/cider", "captioning/bleu4", "captioning/rouge_l")
     plot = "captions"
+    groups = ("Upper half by CIDEr", "Lower half by CIDEr")
     params: CaptioningParams
 
     def model_class(self) -> type[Any]:
@@ -112,6 +114,11 @@ class Captioning(Task):
             "captioning/constant_bleu4": 100 * bleu4,
             "captioning/constant_rouge_l": 100 * rouge,
         }
+
+    @staticmethod
+    def right(items: Predictions) -> "pd.Series[bool]":
+        """A sentence is not right or wrong: the better half."""
+        return items["score"] >= items["score"].median()
 
     @staticmethod
     def words(row: dict[str, Any]) -> list[str]:

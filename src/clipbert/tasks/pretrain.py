@@ -26,6 +26,7 @@ class Pretrain(Task):
     main_metric = "pretrain/accuracy"
     compared: ClassVar[tuple[str, ...]] = ("pretrain/accuracy", "pretrain/mlm_accuracy", "pretrain/itm_accuracy")
     plot = "parts"
+    groups = ("Mostly right", "Mostly wrong")
     whole_vocabulary = True
     params: PretrainParams
 
