@@ -166,6 +166,26 @@ def test_a_model_of_another_task(folder):
         pipeline("retrieval")
 
 
+def test_a_device_that_is_not_there(folder):
+    with pytest.raises(ClipBertError, match=r"device is 'gpu': the model cannot go there \(Expected one of cpu"):
+        pipeline("retrieval", folder(ClipBertForRetrieval), device="gpu")
+
+
+@pytest.mark.parametrize(
+    ("videos", "message"),
+    [
+        ([], "videos is empty: expected a list of at least one video"),
+        (None, "videos is None: expected a list of videos"),
+        ("a.mp4", r"videos is 'a\.mp4': one video goes into a list, videos=\[video\]"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"videos has shape \(2, 8, 8, 3\): one video goes into a list"),
+    ],
+)
+def test_a_search_in_no_list_of_videos(folder, videos, message):
+    search = pipeline("retrieval", folder(ClipBertForRetrieval))
+    with pytest.raises(ValueError, match=message):
+        search("a red circle", videos)
+
+
 def test_a_file_damaged_in_part_is_said_to_be(folder, tiny_video, tmp_path, caplog):
     processor = ClipBertProcessor.from_pretrained(folder(ClipBertForRetrieval))
     video = tiny_video(tmp_path / "cut.mkv", frames=64, options={"g": "8"})
