@@ -177,7 +177,7 @@ class TrainParams(Section):
     batch_size: int = Field(32, ge=1, description="videos that go through the model at once")
     accumulate: int = Field(1, ge=1, le=4096, description="batches whose mean gradient makes one step")
     lr: float = Field(1.5e-3, gt=0, le=1, description="peak learning rate of the transformer and heads")
-    vision_lr: float | None = Field(None, gt=0, le=1, description="of the convolutions; null: the same as lr")
+    vision_lr: float | None = Field(3e-4, gt=0, le=1, description="peak rate of the convolutions; null: the same as lr")
     weight_decay: float = Field(0.05, ge=0, le=1, description="of matrices; biases and norms have none")
     warmup_fraction: Fraction = Field(0.1, description="share of the steps in which the learning rate rises")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")

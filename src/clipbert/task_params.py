@@ -54,8 +54,8 @@ class ImageQAParams(OpenQAParams):
 class CaptioningParams(Section):
     """A sentence for each video."""
 
-    epochs: int = Field(12, ge=1, description="visits of each training video")
-    contrastive_weight: float = Field(1.0, ge=0, description="of the in-batch contrastive term; 0 leaves it out")
+    epochs: int = Field(24, ge=1, description="visits of each training video")
+    contrastive_weight: float = Field(0.0, ge=0, description="of an in-batch contrastive term; 0: none")
     beams: int = Field(3, ge=1, le=64, description="of the search; 1: greedy")
     max_length: int = Field(64, ge=1, le=512, description="tokens of a generated caption, its end included")
     length_penalty: float = Field(1.0, ge=0, le=10, description="higher: longer captions; 0: the most probable one")

@@ -45,7 +45,7 @@ def test_a_step_draws_one_caption_of_a_video() -> None:
 
 
 def test_it_learns_to_say_what_it_was_told(tokens: ProcessorTokens) -> None:
-    task = Captioning(CaptioningParams(max_length=48))
+    task = Captioning(CaptioningParams(max_length=48, contrastive_weight=1.0))
     model = small_model(tokens, task)
     ids, mask = tokens([texts[0] for texts in TEXTS])
     pixels = torch.zeros(3, 1, 1, 3, 96, 96, dtype=torch.uint8)

@@ -32,7 +32,7 @@ def test_biases_and_norms_are_not_decayed_and_vision_has_its_own_rate() -> None:
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_the_end() -> None:
-    optimizer = make_optimizer(Small(), TrainParams(lr=0.5))
+    optimizer = make_optimizer(Small(), TrainParams(lr=0.5, vision_lr=None))
     factors = [set_learning_rate(optimizer, step, steps=100, warmup_fraction=0.1) for step in range(100)]
     assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert max(factors) == factors[9] == factors[10] == 1.0

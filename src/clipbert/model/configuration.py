@@ -130,7 +130,7 @@ class ClipBertConfig(PreTrainedConfig):
             "max_position_embeddings": 128,
             "max_text_length": 64,
             "initializer_range": 0.04,
-            "hidden_dropout_prob": 0.1,
+            "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
             "vision": RESNET_TINY,
             "freeze_batch_norm": False,
