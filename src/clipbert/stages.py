@@ -111,6 +111,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.train.checkpoint import Checkpoints
     from clipbert.train.loop import Run, export, start, train
     from clipbert.train.setup import build_model
+    from clipbert.train.training_card import training_card
 
     params = own_start(project, task_name, params)
     task = make_task(task_name, params)
@@ -128,7 +129,8 @@ def train(project: Project, task_name: str, params: Params) -> None:
         state, optimizer = start(run)
         with start_training_run(project.root, task_name, train_params(task_name, params), state.run_id) as tracker:
             state = train(run, state, optimizer, tracker)
-            export(run, project.model(task_name))
+            card = training_card(run, state, project.model(task_name).relative_to(project.root), tracker.tags)
+            export(run, project.model(task_name), card)
             with atomic_directory(project.history(task_name)) as folder:
                 pd.DataFrame(state.history).to_csv(folder / "train.csv", index=False)
                 pd.DataFrame(state.validation).to_csv(folder / "val.csv", index=False)

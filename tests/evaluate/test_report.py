@@ -228,6 +228,18 @@ def test_the_page_stands_alone_and_says_the_numbers(evaluation: Evaluation, tiny
     assert out.read_text() == page
 
 
+def test_the_page_says_how_many_videos_were_judged() -> None:
+    metrics = retrieval().metrics
+    assert "videos judged for a text" not in [card["name"] for card in headlines("retrieval", metrics)]
+    metrics |= {"retrieval/judged": 2.0, "retrieval/first_stage_recall": 75.0}
+    (card,) = [card for card in headlines("retrieval", metrics) if card["name"] == "videos judged for a text"]
+    assert card == {
+        "name": "videos judged for a text",
+        "value": "2",
+        "beside": [("of", "4"), ("its own among them, %", "75")],
+    }
+
+
 def test_pictures_for_the_tracker(tiny_project: Path, tmp_path: Path) -> None:
     cache = FrameCache(tiny_project / "artifacts" / "frames")
     paths = write_pictures("open_qa", open_qa().items, cache, tmp_path)

@@ -11,7 +11,7 @@ from clipbert.data.manifest import read_texts
 from clipbert.errors import ClipBertError
 from clipbert.frames import FrameCache
 from clipbert.params import Params
-from clipbert.task_params import PretrainParams
+from clipbert.task_params import PretrainParams, TasksParams
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Batch, Example, training_words
 from clipbert.tasks.masking import IGNORED
@@ -97,6 +97,33 @@ def test_the_loaders_draws_are_a_function_of_seed_epoch_and_image(tiny_project: 
         assert torch.equal(one.input_ids, two.input_ids)
         assert torch.equal(one.labels, two.labels)
         assert torch.equal(one.mlm_labels, two.mlm_labels)  # type: ignore[arg-type]
+
+
+def test_the_contrastive_term_is_an_option_and_trains_towers(tiny_project: Path) -> None:
+    losses = {}
+    for weight in (0.0, 2.0):
+        params = SMALL.model_copy(
+            update={"tasks": TasksParams.model_validate({"pretrain": {"contrastive_weight": weight}})}
+        )
+        task = make_task("pretrain", params)
+        examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
+        torch.manual_seed(0)
+        model, processor = build_model(task, examples, params)
+        cache = FrameCache(tiny_project / "artifacts" / "frames")
+        samples = TrainingSamples(cache, examples, task, model.config, seed=3)
+        (batch,) = training_batches(
+            samples, TrainingOrder(len(examples), len(examples), epochs=1, seed=3), processor, 0, pin_memory=False
+        )
+        loss, losses[weight] = task.loss(model.train(), batch)
+        assert torch.isclose(loss, sum(losses[weight].values()) + losses[weight].get("contrastive", 0.0))  # type: ignore[arg-type]
+        loss.backward()
+        if weight:
+            assert model.contrast.text_projection.weight.grad.abs().sum() > 0
+            assert torch.isclose(losses[weight]["contrastive"], torch.tensor(len(examples)).log(), rtol=0.5)
+        else:
+            assert model.contrast is None
+            assert batch.caption_ids is None
+    assert losses[0.0].keys() == {"mlm", "itm"}
 
 
 def test_predictions_are_the_same_twice_and_hide_the_same_from_every_model(tiny_project: Path) -> None:

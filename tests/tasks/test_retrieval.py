@@ -1,12 +1,14 @@
 """Retrieval: ranks, their metrics, and which texts become negatives."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from clipbert.errors import ClipBertError
-from clipbert.params import Params
+from clipbert.params import EvaluateParams, Params
 from clipbert.task_params import RetrievalParams
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Encoded, Example
@@ -34,17 +36,43 @@ class Judge:
         return logits[:, 0]
 
 
+class TwoStages(Judge):
+    """A judge with towers whose similarities are a table as well; it counts the pairs it is asked for."""
+
+    contrast = True
+
+    def __init__(self, table: list[list[float]], likeness: list[list[float]]) -> None:
+        super().__init__(table)
+        self.likeness = torch.tensor(likeness)
+        self.pairs = 0
+
+    def __call__(self, visual_embeds, **rest):  # type: ignore[no-untyped-def]
+        self.pairs += len(visual_embeds)
+        return super().__call__(visual_embeds, **rest)
+
+    def text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return input_ids
+
+    def video_features(self, visual_embeds: torch.Tensor) -> torch.Tensor:
+        return visual_embeds[:, 0, 0].long()
+
+    def similarity(self, text: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
+        return self.likeness[text[:, 0]][:, video[:, 0]]
+
+
 def ranks_of(table: list[list[float]], batch_size: int = 2) -> list[int]:
-    count = len(table)
+    return [row["rank"] for row in rows_of(Judge(table), len(table), batch_size=batch_size)]
+
+
+def rows_of(judge: Judge, count: int, rerank: int | None = None, batch_size: int = 2) -> list[dict[str, Any]]:
     videos = Encoded([f"v{i}" for i in range(count)], [torch.full((1, 1, 1), float(i)) for i in range(count)])
 
     def tokenize(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.tensor([[int(text)] for text in texts])
         return ids, torch.ones_like(ids)
 
-    task = Retrieval(RetrievalParams())
-    rows = task.predict(Judge(table), videos, [example(i) for i in range(count)], tokenize, batch_size)
-    return [row["rank"] for row in rows]
+    task = Retrieval(RetrievalParams()).measured(EvaluateParams(rerank=rerank))
+    return list(task.predict(judge, videos, [example(i) for i in range(count)], tokenize, batch_size))
 
 
 def test_the_rank_counts_the_videos_that_score_at_least_as_high() -> None:
@@ -53,6 +81,47 @@ def test_the_rank_counts_the_videos_that_score_at_least_as_high() -> None:
 
 def test_ties_count_against_the_model() -> None:
     assert ranks_of([[0, 0, 0], [0, 0, 0], [0, 0, 0]]) == [3, 3, 3]
+
+
+LIKENESS = [[5, 4, 3, 2], [4, 3, 2, 1], [4, 3, 1, 2], [1, 0, 0, 0]]
+JUDGED = [[0, 9, 0, 90], [0, 5, 80, 80], [0, 0, 99, 0], [5, 0, 0, 50]]
+
+
+def test_only_the_best_of_the_first_stage_are_judged_and_the_rest_stays_below() -> None:
+    judge = TwoStages(JUDGED, LIKENESS)
+    rows = rows_of(judge, 4, rerank=2)
+    assert judge.pairs == 8
+    # Text 0: its video, 5 + 0, loses to 4 + 9. Text 1: 3 + 5 wins. Texts 2 and 3: their video was never judged.
+    assert [row["rank"] for row in rows] == [2, 1, 4, 4]
+    assert [row["towers_rank"] for row in rows] == [1, 2, 4, 4]
+    assert [row["judged"] for row in rows] == [2, 2, 2, 2]
+    assert rows[0]["top_media"] == ["v1", "v0"]
+    assert rows[0]["top_scores"] == [13, 5]
+    metrics = Retrieval(RetrievalParams()).metrics(pd.DataFrame(rows))
+    assert metrics["retrieval/judged"] == 2.0
+    assert metrics["retrieval/judged_pairs"] == 8.0
+    assert metrics["retrieval/first_stage_recall"] == 50.0
+    assert metrics["retrieval/towers_r1"] == 25.0
+    assert metrics["retrieval/r1"] == 25.0
+
+
+@pytest.mark.parametrize("rerank", [4, 400])
+def test_judging_all_of_them_is_the_exhaustive_ranking(rerank: int) -> None:
+    exhaustive = rows_of(TwoStages(JUDGED, LIKENESS), 4)
+    assert "judged" not in exhaustive[0]
+    assert "retrieval/judged_pairs" not in Retrieval(RetrievalParams()).metrics(pd.DataFrame(exhaustive))
+    rows = rows_of(TwoStages(JUDGED, LIKENESS), 4, rerank=rerank)
+    assert [{**row, "judged": 4} for row in exhaustive] == rows
+
+
+def test_in_a_tie_of_the_first_stage_the_true_video_is_left_out() -> None:
+    rows = rows_of(TwoStages([[9, 0, 0]] * 3, [[1, 1, 1]] * 3), 3, rerank=2)
+    assert [row["rank"] for row in rows] == [3, 3, 3]
+
+
+def test_reranking_needs_towers() -> None:
+    with pytest.raises(ClipBertError, match=r"evaluate\.rerank is 2, but this model has no towers.*projection_size"):
+        rows_of(Judge([[0, 0], [0, 0]]), 2, rerank=2)
 
 
 def test_metrics_of_known_ranks() -> None:

@@ -9,7 +9,7 @@ from clipbert.data.manifest import read_texts
 from clipbert.frames import FrameCache
 from clipbert.params import Params
 from clipbert.tasks import make_task
-from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batches
+from clipbert.train.loader import TrainingOrder, TrainingSamples, media_key, training_batches
 from clipbert.train.setup import build_model
 
 
@@ -75,3 +75,19 @@ def test_each_epoch_draws_other_frames(tiny_project: Path) -> None:
     samples = TrainingSamples(FrameCache(tiny_project / "artifacts" / "frames"), examples, task, model.config, seed=0)
     drawn = [samples[(epoch, 0)].images for epoch in range(6)]
     assert any(not np.array_equal(drawn[0], other) for other in drawn[1:])
+
+
+def test_a_video_has_the_same_number_everywhere(tiny_project: Path) -> None:
+    params = Params()
+    task = make_task("retrieval", params)
+    examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
+    model, processor = build_model(task, examples, params)
+    cache = FrameCache(tiny_project / "artifacts" / "frames")
+    samples = TrainingSamples(cache, examples, task, model.config, seed=3)
+    order = TrainingOrder(len(examples), batch_size=len(examples), epochs=1, seed=3)
+    (batch,) = training_batches(samples, order, processor, workers=0, pin_memory=False)
+    assert batch.media_keys is not None
+    assert batch.media_keys.dtype == torch.int64
+    assert sorted(batch.media_keys.tolist()) == sorted(media_key(example.media) for example in examples)
+    assert len(set(batch.media_keys.tolist())) == len(examples)
+    assert media_key("videos/a.mp4") == -188289786283843835

@@ -71,6 +71,7 @@ def headlines(task: str, metrics: dict[str, float]) -> list[dict[str, Any]]:
             ],
         }
         for shown in HEADLINES[task]
+        if f"{task}/{shown.metric}" in metrics
     ]
 
 

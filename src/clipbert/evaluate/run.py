@@ -30,9 +30,10 @@ def evaluate_model(
     """Evaluate a saved model on a split, beside chance, the trivial baseline and blank frames.
 
     Raises:
-        ClipBertError: no such model, no texts of the task in the split, a corrupt frame cache.
+        ClipBertError: no such model, no texts of the task in the split, a corrupt frame cache, or evaluate.rerank with
+            a model that has no towers.
     """
-    task = make_task(task_name, params)
+    task = make_task(task_name, params).measured(params.evaluate)
     texts = read_texts(manifest_dir)
     cache = FrameCache(frames_dir)
     texts = texts_with_frames(texts, cache)

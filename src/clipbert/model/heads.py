@@ -11,6 +11,7 @@ from clipbert.model.contrast import ContrastiveHead
 from clipbert.model.inputs import check_labels, check_options, check_scores, check_text, check_visual_embeds
 from clipbert.model.losses import IGNORED, aggregate, cross_entropy, ranking_loss, soft_score_loss
 from clipbert.model.modeling import ClipBertModel, ClipBertPreTrainedModel
+from clipbert.model.packing import Packing
 
 
 @dataclass
@@ -66,6 +67,29 @@ class TwoTowers(ClipBertPreTrainedModel):
         clips = visual_embeds.flatten(0, 1)
         states = self.clipbert.encode(clips, torch.ones(clips.shape[:2], dtype=torch.long, device=clips.device))
         return head.video(states.view(visual_embeds.shape))
+
+    def towers(self, input_ids: Tensor, attention_mask: Tensor | None, visual_embeds: Tensor) -> tuple[Tensor, Tensor]:
+        """`text_features` (N, P) and `video_features` (B, P), in one pass over rows that hold several texts and clips
+        each, where that leaves fewer tokens than the padded texts and the clips have: what training computes.
+
+        Raises:
+            ValueError: as those two.
+        """
+        head = self._contrastive_head()
+        mask = check_text(input_ids, attention_mask, self.config)
+        check_visual_embeds(visual_embeds, self.config.hidden_size)
+        clips, tokens = visual_embeds.flatten(0, 1).shape[:2]
+        packing = None
+        if self.clipbert.packs:
+            packing = Packing.of([*mask.sum(dim=1).tolist(), *[tokens] * clips], mask.device)
+        if packing is None or packing.sequences.numel() >= mask.numel() + clips * tokens:
+            return self.text_features(input_ids, mask), self.video_features(visual_embeds)
+        rows, columns = mask.nonzero(as_tuple=True)
+        text = self.clipbert.embeddings(input_ids=input_ids[rows, columns][None], position_ids=columns[None])[0]
+        states = self.clipbert.encode_packed(torch.cat([text, visual_embeds.flatten(0, 2)]), packing)
+        padded = states.new_zeros(*mask.shape, states.shape[-1])
+        padded = padded.index_put((rows, columns), states[: len(text)])
+        return head.text(padded, mask), head.video(states[len(text) :].view(visual_embeds.shape))
 
     def similarity(self, text_features: Tensor, video_features: Tensor) -> Tensor:
         """Scaled cosine similarities (N, B): the logits of the contrastive term."""
@@ -207,7 +231,7 @@ class ClipBertForMultipleChoice(_ForClassification):
         """
         if (
             options_per_question is None
-            and texts_per_video is not None
+            and isinstance(texts_per_video, Tensor)
             and len(set(texts_per_video.flatten().tolist())) > 1
         ):
             raise ValueError(

@@ -31,6 +31,21 @@ def soft_score_loss(logits: Tensor, scores: Tensor) -> Tensor:
     return loss / logits.shape[0]
 
 
+def symmetric_contrastive_loss(similarity: Tensor, videos: Tensor | None = None) -> Tensor:
+    """Mean cross entropy of each text's own video among all videos, and of each video's own text among all texts.
+
+    Args:
+        similarity: (N, N) logits, texts by videos, row i belongs to column i.
+        videos: (N,) a number for each row's video. Another row of the same video is no negative: it is left out.
+    """
+    truth = torch.arange(len(similarity), device=similarity.device)
+    if videos is not None:
+        again = (videos[:, None] == videos[None, :]) & (truth[:, None] != truth[None, :])
+        similarity = similarity.masked_fill(again, float("-inf"))
+    of_texts = nn.functional.cross_entropy(similarity, truth)
+    return (of_texts + nn.functional.cross_entropy(similarity.T, truth)) / 2
+
+
 def ranking_loss(scores: Tensor, labels: Tensor, owner: Tensor, margin: float) -> Tensor:
     """Hinge of every matched against every unmatched text of the same video, averaged over those pairs.
 

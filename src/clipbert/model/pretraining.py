@@ -7,9 +7,11 @@ from transformers.models.bert.modeling_bert import BertPreTrainingHeads
 from transformers.utils import ModelOutput
 
 from clipbert.model.configuration import ClipBertConfig
+from clipbert.model.contrast import ContrastiveHead
+from clipbert.model.heads import TwoTowers
 from clipbert.model.inputs import check_labels
 from clipbert.model.losses import IGNORED, aggregate, cross_entropy
-from clipbert.model.modeling import ClipBertModel, ClipBertPreTrainedModel
+from clipbert.model.modeling import ClipBertModel
 
 
 @dataclass
@@ -23,7 +25,7 @@ class ClipBertPreTrainingOutput(ModelOutput):
     itm_logits: Tensor | None = None
 
 
-class ClipBertForPreTraining(ClipBertPreTrainedModel):
+class ClipBertForPreTraining(TwoTowers):
     """Masked language modelling and image-text matching; training keeps `config.pixel_random_sampling_size` cells."""
 
     _tied_weights_keys = {  # noqa: RUF012
@@ -35,6 +37,7 @@ class ClipBertForPreTraining(ClipBertPreTrainedModel):
         super().__init__(config)
         self.clipbert = ClipBertModel(config)
         self.cls = BertPreTrainingHeads(config)
+        self.contrast = None if config.projection_size is None else ContrastiveHead(config)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:

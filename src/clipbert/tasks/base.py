@@ -8,12 +8,14 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.frames import FrameCache
+from clipbert.model.gather import RankRows
+from clipbert.model.losses import symmetric_contrastive_loss
+from clipbert.params import EvaluateParams
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Batch:
     caption_ids: Tensor | None = None  # (B, L), one caption a video, where the task asks for them
     caption_mask: Tensor | None = None  # (B, L)
     mlm_labels: Tensor | None = None  # (N, L) pretraining: the masked tokens' ids, -100 elsewhere
+    media_keys: Tensor | None = None  # (B,) int64, the same for the same video in any process
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -210,17 +213,32 @@ class Task(ABC):
     def words(row: dict[str, Any]) -> list[str]:
         """What a report says beside the frames of one prediction, the text first; empty lines are left out."""
 
+    def measured(self, params: EvaluateParams) -> "Task":
+        """The task whose `predict` is what section evaluate asks for."""
+        return self
+
     def validation(self, examples: list[Example]) -> list[list[Example]]:
         """Groups of validation examples that are predicted one by one: retrieval keeps its galleries small here."""
         return [examples]
 
 
 def contrastive_loss(
-    model: Any, visual_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor
+    model: Any, visual_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor, media_keys: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The symmetric in-batch loss of B texts and their B videos, each alone through the one encoder, and the scaled
-    similarities (B texts, B videos) behind it."""
-    text = model.text_features(input_ids, attention_mask)
-    likeness = model.similarity(text, model.video_features(visual_embeds))
-    truth = torch.arange(len(likeness), device=likeness.device)
-    return (F.cross_entropy(likeness, truth) + F.cross_entropy(likeness.T, truth)) / 2, likeness
+    """The symmetric contrastive loss of texts and their videos, each alone through the one encoder.
+
+    In a process group it is over the texts and videos of all ranks, and the same on each of them (`RankRows`).
+
+    Args:
+        visual_embeds: (B, K, V, hidden) of this rank's videos.
+        input_ids, attention_mask: (B, L), one text a video.
+        media_keys: (B,) a number for each video: one that comes twice, here or on another rank, is no negative.
+
+    Returns:
+        the loss, and the scaled similarities (B texts, B videos) of this rank.
+    """
+    text, video = model.towers(input_ids, attention_mask, visual_embeds)
+    ranks = RankRows(len(text), text.device)
+    likeness = model.similarity(ranks.gather(text), ranks.gather(video))
+    loss = symmetric_contrastive_loss(likeness, None if media_keys is None else ranks.gather(media_keys))
+    return loss, likeness[ranks.own, ranks.own]

@@ -54,7 +54,7 @@ class Captioning(Task):
         ).loss
         if self.params.contrastive_weight == 0:
             return writing, {}
-        contrastive, _ = contrastive_loss(model, visual_embeds, batch.input_ids, batch.attention_mask)
+        contrastive, _ = contrastive_loss(model, visual_embeds, batch.input_ids, batch.attention_mask, batch.media_keys)
         total = writing + self.params.contrastive_weight * contrastive
         return total, {"writing": writing.detach(), "contrastive": contrastive.detach()}
 

@@ -54,6 +54,12 @@ HEADLINES: dict[str, tuple[Headline, ...]] = {
             row="median rank",
             percent=False,
         ),
+        Headline(
+            "videos judged for a text",
+            "judged",
+            (("of", "gallery"), ("its own among them, %", "first_stage_recall")),
+            percent=False,
+        ),
     ),
     "open_qa": (
         Headline(

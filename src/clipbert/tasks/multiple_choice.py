@@ -73,7 +73,7 @@ class MultipleChoice(Task):
         )
         if batch.caption_ids is None or batch.caption_mask is None:
             return out.loss, {}
-        contrastive, _ = contrastive_loss(model, visual_embeds, batch.caption_ids, batch.caption_mask)
+        contrastive, _ = contrastive_loss(model, visual_embeds, batch.caption_ids, batch.caption_mask, batch.media_keys)
         total = out.loss + self.params.caption_weight * contrastive
         return total, {"choosing": out.loss.detach(), "contrastive": contrastive.detach()}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipbert.errors import ClipBertError
 from clipbert.task_params import PretrainParams
-from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize
+from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
 from clipbert.tasks.masking import IGNORED, SpecialTokens, choose, mask
 
 FIXED_MASKS = 0  # seeds what is masked and which text is the wrong one in validation and test: always the same
@@ -41,7 +41,10 @@ class Pretrain(Task):
                 "pretrain: the training captions are all the same: expected at least 2 different ones, for a text is "
                 "matched against that of another image. Add captions to data/captions.jsonl."
             )
-        return {"projection_size": None}
+        return {"projection_size": 128 if self.params.contrastive_weight > 0 else None}
+
+    def uses_captions(self, examples: list[Example]) -> bool:
+        return self.params.contrastive_weight > 0
 
     def draw(self, example: Example, generator: np.random.Generator) -> list[int]:
         count = min(len(example.texts), self.params.texts_per_image)
@@ -81,16 +84,22 @@ class Pretrain(Task):
         )
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy over the masked tokens of matched texts, plus that of matched against unmatched."""
+        """Cross-entropy over the masked tokens of matched texts, plus that of matched against unmatched; and where it
+        is on, the contrastive term of each image and one of its captions, unmasked."""
+        visual_embeds = model.encode_video(batch.pixel_values)
         out = model(
-            pixel_values=batch.pixel_values,
+            visual_embeds=visual_embeds,
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             texts_per_video=batch.texts_per_video,
             mlm_labels=batch.mlm_labels,
             itm_labels=batch.labels,
         )
-        return out.loss, {"mlm": out.mlm_loss.detach(), "itm": out.itm_loss.detach()}
+        parts = {"mlm": out.mlm_loss.detach(), "itm": out.itm_loss.detach()}
+        if batch.caption_ids is None or batch.caption_mask is None:
+            return out.loss, parts
+        contrastive, _ = contrastive_loss(model, visual_embeds, batch.caption_ids, batch.caption_mask, batch.media_keys)
+        return out.loss + self.params.contrastive_weight * contrastive, parts | {"contrastive": contrastive.detach()}
 
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int

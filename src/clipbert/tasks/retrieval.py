@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipbert.errors import ClipBertError
+from clipbert.params import EvaluateParams
 from clipbert.task_params import RetrievalParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
 
@@ -17,7 +19,8 @@ TOP = 5
 
 
 class Retrieval(Task):
-    """Every text is scored against every video by the cross-encoder, as in the paper (section 3.3)."""
+    """Every text is scored against every video by the cross-encoder, as in the paper (section 3.3), or against the
+    `rerank` videos that the towers rank first."""
 
     name = "retrieval"
     kind = "caption"
@@ -25,6 +28,12 @@ class Retrieval(Task):
     compared = ("retrieval/r1", "retrieval/r5", "retrieval/r10", "retrieval/median_rank")
     plot = "recall"
     params: RetrievalParams
+    rerank: int | None = None
+
+    def measured(self, params: EvaluateParams) -> "Retrieval":
+        task = Retrieval(self.params)
+        task.rerank = params.rerank
+        return task
 
     def model_class(self) -> type[Any]:
         from clipbert.model import ClipBertForRetrieval
@@ -48,7 +57,7 @@ class Retrieval(Task):
         likeness = None
         if self.params.contrastive_weight > 0:
             parts["contrastive"], likeness = contrastive_loss(
-                model, visual_embeds, batch.input_ids, batch.attention_mask
+                model, visual_embeds, batch.input_ids, batch.attention_mask, batch.media_keys
             )
         unmatched = self._unmatched(videos, likeness, batch.input_ids.device)
         rows = torch.cat([torch.arange(videos, device=unmatched.device)[:, None], unmatched], dim=1).flatten()
@@ -90,7 +99,19 @@ class Retrieval(Task):
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
     ) -> Iterator[dict[str, Any]]:
         """Rank the gallery for each text by the cross-encoder's log odds, which the towers' similarity starts from
-        where the model has them: what training taught it (BLIP, Li et al. 2022, adds the two in the same way)."""
+        where the model has them: what training taught it (BLIP, Li et al. 2022, adds the two in the same way).
+
+        With `rerank` the towers alone rank first; only the best so many are judged, and the others stay below them in
+        the towers' order.
+
+        Raises:
+            ClipBertError: `rerank` is set and the model has no towers.
+        """
+        if self.rerank is not None and model.contrast is None:
+            raise ClipBertError(
+                f"evaluate.rerank is {self.rerank}, but this model has no towers to rank by first: its projection_size "
+                "is null. Set evaluate.rerank to null, or train with tasks.retrieval.contrastive_weight above 0."
+            )
         place = {media: index for index, media in enumerate(videos.media)}
         gallery = [example.media for example in examples]
         visual_embeds = torch.stack([videos.visual_embeds[place[media]] for media in gallery])  # (G, K, V, hidden)
@@ -98,24 +119,30 @@ class Retrieval(Task):
         for truth, example in enumerate(examples):
             for text_id, text in zip(example.ids, example.texts, strict=True):
                 input_ids, attention_mask = tokenize([text])
-                scores = self._log_odds(model, visual_embeds, input_ids, attention_mask, batch_size)
-                towers = {}
+                judged, extra = torch.arange(len(gallery), device=input_ids.device), {}
                 if vectors is not None:
                     likeness = model.similarity(model.text_features(input_ids, attention_mask), vectors)[0].float()
-                    towers = {"towers_rank": _rank(likeness, truth)}
-                    scores = scores + likeness
-                best = scores.argsort(descending=True, stable=True)[:TOP].tolist()
-                rank = _rank(scores, truth)
+                    extra["towers_rank"] = _rank(likeness, truth)
+                    if self.rerank is not None:
+                        judged = _most_alike(likeness, self.rerank, truth)
+                        extra["judged"] = len(judged)
+                seen = visual_embeds if len(judged) == len(gallery) else visual_embeds[judged]
+                scores = self._log_odds(model, seen, input_ids, attention_mask, batch_size)
+                if vectors is not None:
+                    scores = scores + likeness[judged]
+                where = (judged == truth).nonzero().flatten().tolist()
+                rank = _rank(scores, where[0]) if where else extra["towers_rank"]
+                best = scores.argsort(descending=True, stable=True)[:TOP]
                 yield {
                     "item_id": text_id,
                     "score": float(rank == 1),
                     "chance": 1 / len(gallery),
                     "rank": rank,
-                    **towers,
+                    **extra,
                     "gallery": len(gallery),
                     "text": text,
                     "media": example.media,
-                    "top_media": [gallery[i] for i in best],
+                    "top_media": [gallery[i] for i in judged[best].tolist()],
                     "top_scores": scores[best].tolist(),
                 }
 
@@ -135,11 +162,21 @@ class Retrieval(Task):
         return torch.cat(found)
 
     def metrics(self, items: Predictions) -> dict[str, float]:
-        """Of the ranks by the whole score; `towers_...` are those by the towers' similarity alone."""
+        """Of the ranks by the whole score; `towers_...` are those by the towers' similarity alone.
+
+        Where evaluation reranked: how many videos the cross-encoder judged for a text, how many pairs that were, and
+        for how many texts, in percent, their own video was among them.
+        """
         metrics = rank_metrics(items["rank"].to_numpy(), int(items["gallery"].max()))
         if "towers_rank" in items:
             towers = rank_metrics(items["towers_rank"].to_numpy(), int(items["gallery"].max()))
             metrics |= {f"retrieval/towers_{name}": towers[f"retrieval/{name}"] for name in ("r1", "r5", "r10")}
+        if "judged" in items:
+            metrics |= {
+                "retrieval/judged": float(items["judged"].mean()),
+                "retrieval/judged_pairs": float(items["judged"].sum()),
+                "retrieval/first_stage_recall": 100 * float((items["towers_rank"] <= items["judged"]).mean()),
+            }
         return metrics
 
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
@@ -157,6 +194,14 @@ class Retrieval(Task):
 def _rank(scores: Tensor, truth: int) -> int:
     """1 + the videos that score at least as high as the true one: a tie counts against the model."""
     return int((scores >= scores[truth]).sum())
+
+
+def _most_alike(likeness: Tensor, count: int, truth: int) -> Tensor:
+    """The `count` most alike videos, in the gallery's order; of equally alike ones the true one counts as the last."""
+    last = torch.arange(len(likeness), device=likeness.device) == truth
+    order = torch.cat([(~last).nonzero().flatten(), last.nonzero().flatten()])
+    best = likeness[order].argsort(descending=True, stable=True)[:count]
+    return order[best].sort().values
 
 
 def rank_metrics(ranks: np.ndarray, gallery: int) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """From the frame cache to batches: which video, which clips, which texts, all a function of (seed, epoch, video)."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from clipbert.tasks.predict import ProcessorTokens, pixels
 class Sample:
     """One drawn example: frames (K*T, H, W, 3) uint8 in clip order, and the drawn texts, in one list an item."""
 
+    media: str
     images: np.ndarray
     texts: list[list[str]]
     labels: list[Any]
@@ -72,6 +74,7 @@ class TrainingSamples(Dataset[Sample]):
         )
         chosen = self.task.draw(example, generator)
         return Sample(
+            media=example.media,
             images=self.cache.read(example.media, frames.flatten()),
             texts=[self.task.wording(example, i) for i in chosen],
             labels=self.task.labels(example, chosen, self.config),
@@ -105,9 +108,15 @@ class Collate:
             texts_per_item=torch.tensor([len(texts) for texts in items]),
             caption_ids=captioned.get("input_ids"),
             caption_mask=captioned.get("attention_mask"),
+            media_keys=torch.tensor([media_key(sample.media) for sample in samples]),
         )
         tokenize = ProcessorTokens(self.processor, torch.device("cpu"))
         return self.task.prepare(batch, [sample.seed for sample in samples], tokenize, self.config)
+
+
+def media_key(media: str) -> int:
+    """A video's name as a signed 64-bit number: what ranks can compare."""
+    return int.from_bytes(hashlib.sha256(media.encode()).digest()[:8], signed=True)
 
 
 def training_batches(

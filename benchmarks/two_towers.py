@@ -1,0 +1,234 @@
+"""What the contrastive term costs of a training step, and what the towers then save in search.
+
+    python -m benchmarks.two_towers                                  # on a small sample set made here
+    python -m benchmarks.two_towers --project FOLDER --presets tiny  # on a project's frames, and its retrieval model
+
+Steps are those of `clipbert train retrieval`, loading included, of models that take turns on the same batches:
+`tasks.retrieval.contrastive_weight` 0 and 1, and 1 with each tower in a pass of its own. Where the project has a
+trained retrieval model, its test split is ranked exhaustively and with `evaluate.rerank`, part by part in turns, after
+the vision half, which both need. Times are processor seconds, so that other programs count less; a ratio is the median
+of the pairs', its quartiles in brackets.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clipbert.data.ingest import ingest
+from clipbert.data.manifest import read_texts
+from clipbert.data.sample import make_sample_data
+from clipbert.frames import FrameCache
+from clipbert.frames.build import build_cache
+from clipbert.model import ClipBertProcessor, load
+from clipbert.params import Params
+from clipbert.tasks import make_task
+from clipbert.tasks.base import Batch, texts_with_frames
+from clipbert.tasks.predict import ProcessorTokens, encode_videos
+from clipbert.train.checkpoint import Checkpoints
+from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batches
+from clipbert.train.loop import Run, backward
+from clipbert.train.optim import make_optimizer
+from clipbert.train.setup import build_model
+
+# The base preset with what one core can step through in a minute: the paper trains with 8 clips of 2 frames. Frames of
+# the cache are enlarged for it, which costs about what reading larger ones would.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"model": {"preset": "tiny"}},
+    "base": {"model": {"preset": "base", "clips": 2}, "train": {"batch_size": 4}},
+}
+WANTED = 1.15
+TEXTS_IN_A_PART = 16
+SHOWN = ("r1", "r5", "r10", "towers_r1", "towers_r5", "towers_r10", "judged_pairs", "first_stage_recall")
+
+
+def spread(values: Any) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {"median": round(float(middle), 4), "q1": round(float(low), 4), "q3": round(float(high), 4)}
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """(processor seconds, what the work returned)."""
+    start = time.process_time()
+    result = work()
+    return time.process_time() - start, result
+
+
+class Stepper:
+    """One training, step by step."""
+
+    def __init__(self, artifacts: Path, preset: str, contrastive_weight: float, packed: bool = True) -> None:
+        tasks = {"retrieval": {"contrastive_weight": contrastive_weight}}
+        params = Params.model_validate({**PRESETS[preset], "tasks": tasks, "frames": {"size": 448}})
+        task = make_task("retrieval", params)
+        cache = FrameCache(artifacts / "frames")
+        examples = task.examples(texts_with_frames(read_texts(artifacts / "manifest"), cache), "train")
+        torch.manual_seed(0)
+        model, processor = build_model(task, examples, params)
+        if not packed:
+            model.towers = lambda ids, mask, video: (model.text_features(ids, mask), model.video_features(video))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        checkpoints = Checkpoints(artifacts / "none", {})
+        self.run = Run(task, model.to(device).train(), processor, cache, examples, [], params, checkpoints, device)
+        self.optimizer = make_optimizer(model, params.train)
+        order = TrainingOrder(len(examples), params.train.batch_size, epochs=1000, seed=0)
+        samples = TrainingSamples(cache, examples, task, model.config, seed=0)
+        self.batches = iter(training_batches(samples, order, processor, 0, pin_memory=False))
+        self.loading = 0.0
+        self.batch_size = order.batch_size
+
+    def load(self) -> Iterator[Batch]:
+        """The next batch; how long it took is remembered."""
+        self.loading, batch = timed(lambda: next(self.batches))
+        yield batch
+
+    def step(self) -> tuple[float, float]:
+        """Processor seconds of one step with and without the loading of its batch."""
+
+        def work() -> None:
+            self.optimizer.zero_grad(set_to_none=True)
+            backward(self.run, self.load(), 1)
+            torch.nn.utils.clip_grad_norm_(self.run.model.parameters(), self.run.params.train.clip_norm)
+            self.optimizer.step()
+            if self.run.device.type == "cuda":
+                torch.cuda.synchronize()
+
+        seconds, _ = timed(work)
+        return seconds, seconds - self.loading
+
+
+def cost_of_the_term(artifacts: Path, preset: str, steps: int) -> list[dict[str, Any]]:
+    """Steps in turns without the contrastive term, with it, and with its towers in passes of their own: as trained,
+    and without loading."""
+    ways = {
+        "without": Stepper(artifacts, preset, 0.0),
+        "with": Stepper(artifacts, preset, 1.0),
+        "apart": Stepper(artifacts, preset, 1.0, packed=False),
+    }
+    for stepper in ways.values():
+        stepper.step()
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for number in range(steps):
+        for name in list(ways)[:: 1 if number % 2 else -1]:
+            seen[name].append(ways[name].step())
+    rows = []
+    for place, what in enumerate(("a step", "without loading")):
+        took = {name: np.array([step[place] for step in found]) for name, found in seen.items()}
+        rows.append(
+            {
+                "what": f"{preset}, {what}",
+                "videos": ways["with"].batch_size,
+                "steps": steps,
+                **{f"{name}_s": spread(values) for name, values in took.items()},
+                "ratio": spread(took["with"] / took["without"]),
+                "apart_ratio": spread(took["apart"] / took["without"]),
+            }
+        )
+    return rows
+
+
+def first_stage(artifacts: Path, model_dir: Path, rerank: int) -> list[dict[str, Any]]:
+    """The test split ranked exhaustively and from the towers' best: seconds and recall."""
+    params = Params()
+    cache = FrameCache(artifacts / "frames")
+    model = load(model_dir).to("cuda" if torch.cuda.is_available() else "cpu")
+    processor = ClipBertProcessor.from_pretrained(model_dir)
+    tokenize = ProcessorTokens(processor, model.device)
+    plain = make_task("retrieval", params)
+    examples = plain.examples(texts_with_frames(read_texts(artifacts / "manifest"), cache), "test")
+    ways = {count: plain.measured(params.evaluate.model_copy(update={"rerank": count})) for count in (None, rerank)}
+    rows: dict[int | None, list[dict[str, Any]]] = {count: [] for count in ways}
+    seconds: dict[int | None, list[float]] = {count: [] for count in ways}
+    with torch.inference_mode():
+        vision, videos = timed(
+            lambda: encode_videos(model, processor, cache, [e.media for e in examples], params.evaluate.clips)
+        )
+        running = {
+            count: task.predict(model, videos, examples, tokenize, params.evaluate.batch_size)
+            for count, task in ways.items()
+        }
+        texts = plain.items(examples)
+        parts = [min(TEXTS_IN_A_PART, texts - start) for start in range(0, texts, TEXTS_IN_A_PART)]
+        for texts in parts:
+            for count, items in running.items():
+                took, part = timed(partial(list, islice(items, texts)))
+                seconds[count].append(took)
+                rows[count] += part
+    result = []
+    for count, task in ways.items():
+        metrics = task.metrics(pd.DataFrame(rows[count]))
+        result.append(
+            {
+                "what": "every video judged" if count is None else f"the best {count} judged",
+                "texts": len(rows[count]),
+                "videos": len(examples),
+                "vision_s": round(vision, 2),
+                "seconds": round(sum(seconds[count]), 2),
+                "ms_a_text": spread([1000 * took / texts for took, texts in zip(seconds[count], parts, strict=True)]),
+                "ratio": spread([a / b for a, b in zip(seconds[count], seconds[None], strict=True)]),
+                **{name: round(metrics[f"retrieval/{name}"], 2) for name in SHOWN if f"retrieval/{name}" in metrics},
+            }
+        )
+    return result
+
+
+def make_project(root: Path, media: int) -> Path:
+    """A small sample set, ingested and cached."""
+    params = Params.model_validate({"ingest": {"max_quarantined_fraction": 0.5}})
+    artifacts = root / "artifacts"
+    make_sample_data(root / "data", train=media, val=8, test=8)
+    ingest(root / "data", artifacts / "manifest", params.ingest)
+    build_cache(root / "data", artifacts / "manifest", artifacts / "frames", params.frames)
+    return artifacts
+
+
+def show(value: dict[str, float], form: str = ".3f") -> str:
+    return f"{value['median']:{form}} ({value['q1']:{form}} to {value['q3']:{form}})"
+
+
+def main() -> None:
+    """Print the tables; write them with --json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--project", type=Path, help="whose artifacts/manifest and artifacts/frames are read")
+    parser.add_argument("--model", type=Path, help="a trained retrieval model; default: the project's")
+    parser.add_argument("--presets", nargs="*", choices=list(PRESETS), default=["tiny"])
+    parser.add_argument("--steps", type=int, default=40, help="pairs of steps")
+    parser.add_argument("--rerank", type=int, default=10)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        artifacts = options.project / "artifacts" if options.project else make_project(Path(temporary), 256)
+        costs = [row for preset in options.presets for row in cost_of_the_term(artifacts, preset, options.steps)]
+        model_dir = options.model or artifacts / "models" / "retrieval"
+        searches = first_stage(artifacts, model_dir, options.rerank) if model_dir.exists() else []
+    print(f"{'training':<24}{'videos':>7}{'steps':>6}  {'without, s':<24}{'with, s':<24}{'ratio':<24}towers apart")
+    for row in costs:
+        print(
+            f"{row['what']:<24}{row['videos']:>7}{row['steps']:>6}  {show(row['without_s']):<24}"
+            f"{show(row['with_s']):<24}{show(row['ratio']):<24}{show(row['apart_ratio'])}"
+        )
+    print(f"wanted: a ratio of at most {WANTED}")
+    if searches:
+        print(f"\n{'search':<24}{'texts':>6}{'videos':>7}{'seconds':>9}  {'ms a text':<26}{'ratio':<26}R@1, R@5, R@10")
+    for row in searches:
+        print(
+            f"{row['what']:<24}{row['texts']:>6}{row['videos']:>7}{row['seconds']:>9}  "
+            f"{show(row['ms_a_text'], '.1f'):<26}{show(row['ratio']):<26}{row['r1']}, {row['r5']}, {row['r10']}"
+        )
+    if options.json:
+        versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        options.json.write_text(json.dumps({"versions": versions, "cost": costs, "search": searches}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

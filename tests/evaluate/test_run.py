@@ -1,0 +1,54 @@
+"""A saved model over the test split, every pair judged or only the best of the first stage."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from clipbert.data.manifest import read_texts
+from clipbert.errors import ClipBertError
+from clipbert.evaluate.run import Evaluation, evaluate_model
+from clipbert.params import Params
+from clipbert.tasks import make_task
+from clipbert.train.setup import build_model
+
+
+def evaluated(project: Path, folder: Path, contrastive_weight: float, rerank: int | None) -> Evaluation:
+    tasks = {"retrieval": {"contrastive_weight": contrastive_weight}}
+    params = Params.model_validate({"tasks": tasks, "evaluate": {"clips": 1, "batch_size": 5, "rerank": rerank}})
+    artifacts = project / "artifacts"
+    if not folder.exists():
+        task = make_task("retrieval", params)
+        torch.manual_seed(0)
+        model, processor = build_model(task, task.examples(read_texts(artifacts / "manifest"), "train"), params)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return evaluate_model(folder, "retrieval", artifacts / "manifest", artifacts / "frames", params)
+
+
+def test_reranking_every_video_gives_exactly_the_exhaustive_ranks(tiny_project: Path, tmp_path: Path) -> None:
+    exhaustive = evaluated(tiny_project, tmp_path / "model", 1.0, None)
+    gallery = int(exhaustive.metrics["retrieval/gallery"])
+    for rerank in (gallery, gallery + 1):
+        seen = evaluated(tiny_project, tmp_path / "model", 1.0, rerank)
+        pd.testing.assert_frame_equal(seen.items.drop(columns="judged"), exhaustive.items)
+        pd.testing.assert_frame_equal(seen.blank_items.drop(columns="judged"), exhaustive.blank_items)
+        assert seen.metrics["retrieval/judged_pairs"] == gallery * len(exhaustive.items)
+        assert {name: seen.metrics[name] for name in exhaustive.metrics} == exhaustive.metrics
+
+
+def test_reranking_a_few_leaves_the_others_in_the_towers_order(tiny_project: Path, tmp_path: Path) -> None:
+    items = evaluated(tiny_project, tmp_path / "model", 1.0, 3).items
+    exhaustive = evaluated(tiny_project, tmp_path / "model", 1.0, None).items
+    assert items["towers_rank"].tolist() == exhaustive["towers_rank"].tolist()
+    judged = items["towers_rank"] <= 3
+    assert 0 < judged.sum() < len(items)
+    assert (items["rank"][judged] <= 3).all()
+    assert (items["rank"][~judged] == items["towers_rank"][~judged]).all()
+    assert {len(media) for media in items["top_media"]} == {3}
+
+
+def test_reranking_a_model_without_towers(tiny_project: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClipBertError, match=r"evaluate\.rerank is 3, but this model has no towers"):
+        evaluated(tiny_project, tmp_path / "model", 0.0, 3)
