@@ -269,7 +269,7 @@ def test_two_steps_train_from_both_parts(
     after = model.state_dict()
     for name in (f"vision.backbone.{FIRST['convnext']}", "embeddings.word_embeddings.weight"):
         assert not torch.equal(before[f"clipbert.{name}"], after[f"clipbert.{name}"])
-    export(run, tmp_path / "model")
+    export(run, tmp_path / "model", "a card")
     assert load(tmp_path / "model").config.hidden_size == 24
     assert len(ClipBertProcessor.from_pretrained(tmp_path / "model").tokenizer) == len(processor.tokenizer)
 
