@@ -12,6 +12,10 @@ class ClipBertError(Exception):
     """
 
 
+class ModelFolderError(ClipBertError, ValueError):
+    """A model folder that is incomplete, changed since it was saved, or of something else."""
+
+
 def first_line(error: BaseException | str) -> str:
     """What a native library said, in one short line: no path, no address, no C++ stack."""
     reason = getattr(error, "strerror", None)

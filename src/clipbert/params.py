@@ -145,6 +145,12 @@ class ModelParams(Section):
     init_from: str | None = Field(
         SCRATCH, description=f"folder of the model to start from; {SCRATCH} or null: random weights"
     )
+    vision: str | None = Field(
+        SCRATCH, description=f"folder or hub id of a backbone with feature maps; {SCRATCH} or null: the preset's ResNet"
+    )
+    text: str | None = Field(
+        SCRATCH, description=f"folder or hub id of a BERT encoder; {SCRATCH} or null: the preset's, random weights"
+    )
     image_size: int | None = Field(None, ge=32, le=2048, description="pixels of the square the model sees")
     clips: int | None = Field(None, ge=1, le=64, description="clips of a video in one training step")
     frames_per_clip: int | None = Field(None, ge=1, le=64, description="frames of a clip, joined by frame_fusion")
@@ -163,9 +169,19 @@ class ModelParams(Section):
         """The folder of the model whose weights are the start; None for random weights."""
         return None if self.init_from == SCRATCH else self.init_from
 
+    @property
+    def vision_from(self) -> str | None:
+        """Folder or hub id of the backbone; None for the preset's."""
+        return None if self.vision == SCRATCH else self.vision
+
+    @property
+    def text_from(self) -> str | None:
+        """Folder or hub id of the text encoder; None for the preset's."""
+        return None if self.text == SCRATCH else self.text
+
     def overrides(self) -> dict[str, Any]:
         """The fields that replace the preset's values."""
-        chosen = self.model_dump(exclude={"preset", "vocab_size", "init_from"}, exclude_none=True)
+        chosen = self.model_dump(exclude={"preset", "vocab_size", "init_from", "vision", "text"}, exclude_none=True)
         if "hidden_size" in chosen:
             chosen["intermediate_size"] = 4 * chosen["hidden_size"]
         return chosen

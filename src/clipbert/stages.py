@@ -111,13 +111,9 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.train.checkpoint import Checkpoints
     from clipbert.train.loop import Run, export, start, train
     from clipbert.train.setup import build_model
+    from clipbert.train.training_card import training_card
 
-    start_folder = params.model.init_from
-    if start_folder is not None and (project.root / start_folder).resolve() == project.model(task_name).resolve():
-        raise ClipBertError(
-            f"model.init_from: {start_folder} is what this training writes. Start it from another folder, or set "
-            "model.init_from to null."
-        )
+    params = own_start(project, task_name, params)
     task = make_task(task_name, params)
     texts = read_texts(project.manifest)
     cache = FrameCache(project.frames)
@@ -133,7 +129,8 @@ def train(project: Project, task_name: str, params: Params) -> None:
         state, optimizer = start(run)
         with start_training_run(project.root, task_name, train_params(task_name, params), state.run_id) as tracker:
             state = train(run, state, optimizer, tracker)
-            export(run, project.model(task_name))
+            card = training_card(run, state, project.model(task_name).relative_to(project.root), tracker.tags)
+            export(run, project.model(task_name), card)
             with atomic_directory(project.history(task_name)) as folder:
                 pd.DataFrame(state.history).to_csv(folder / "train.csv", index=False)
                 pd.DataFrame(state.validation).to_csv(folder / "val.csv", index=False)
@@ -223,6 +220,27 @@ def rollback(project: Project, task_name: str) -> None:
     console.print(f"{decision.name}: {decision.reason}.", markup=False)
 
 
+def own_start(project: Project, task_name: str, params: Params) -> Params:
+    """`params` with the start that is this task's where `model.init_from` names what pretraining writes: pretraining
+    itself starts from `model.vision` and `model.text`, the other tasks from the model that it made of them.
+
+    Raises:
+        ClipBertError: another task would start from what it writes.
+    """
+    if params.model.start_from is None:
+        return params
+    start = (project.root / params.model.start_from).resolve()
+    if start == project.model("pretrain").resolve():
+        made = {"init_from": None} if task_name == "pretrain" else {"vision": None, "text": None}
+        return params.model_copy(update={"model": params.model.model_copy(update=made)})
+    if start == project.model(task_name).resolve():
+        raise ClipBertError(
+            f"model.init_from: {params.model.init_from} is what this training writes. Start it from another folder, or "
+            "set model.init_from to null."
+        )
+    return params
+
+
 def train_params(task_name: str, params: Params) -> dict[str, Any]:
     """The parameters a training depends on, flat: what DVC lists for its stage."""
     others = {f"tasks.{name}." for name in type(params.tasks).model_fields if name != task_name}
@@ -244,10 +262,13 @@ def lineage(origin: dict[str, str]) -> dict[str, str]:
 def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, Any]:
     """What a checkpoint must have been made with to be gone on from."""
     data = {path.name: sha256_file(path) for path in sorted(project.manifest.glob("*.parquet"))}
-    if params.model.start_from is not None:
-        from clipbert.model.initialize import digest
+    starts = {"init_from": params.model.start_from, "vision": params.model.vision_from, "text": params.model.text_from}
+    for name, start in starts.items():
+        # a hub id is told by itself, among the parameters
+        if start is not None and (name == "init_from" or (project.root / start).is_dir()):
+            from clipbert.model.initialize import digest
 
-        data["the model of model.init_from"] = digest(project.root / params.model.start_from)
+            data[f"the model of model.{name}"] = digest(project.root / start, f"model.{name}")
     return {**train_params(task_name, params), **data, "frame cache": sha256_file(project.frames / "index.arrow")}
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from clipbert.model import ClipBertConfig, ClipBertForOpenQA, ClipBertForRetrieval
+from clipbert.model.configuration import BACKBONES
 
 
 def test_base_is_the_paper():
@@ -46,7 +47,22 @@ def test_tiny_is_small_and_takes_overrides():
             129,
             "max_text_length is 129: expected at most max_position_embeddings (128) after padding to a multiple of 8.",
         ),
-        ("vision", {"model_type": "vgg"}, "vision.model_type is 'vgg': expected one of ['resnet']."),
+        (
+            "vision",
+            {"model_type": "vgg"},
+            f"vision.model_type is 'vgg': transformers' AutoBackbone has no feature maps of it; expected one of "
+            f"{sorted(BACKBONES)}.",
+        ),
+        (
+            "vision",
+            {"model_type": "dinov2", "hidden_size": 16, "num_attention_heads": 2, "patch_size": 14},
+            "image_size is 96: expected a multiple of vision.patch_size (14).",
+        ),
+        (
+            "vision",
+            {"model_type": "convnext", "num_channels": 1},
+            "vision.num_channels is 1: expected 3, frames are RGB.",
+        ),
         (
             "vision",
             {"model_type": "resnet", "hidden_sizes": [8, 16], "depths": [1]},

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from original_checkpoint import (
     CONFIG,
     FULL_SIZE,
@@ -131,6 +133,17 @@ def test_a_pretrained_checkpoint_gets_a_fresh_head(files, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "the task head is fresh, to be trained: transformer.classifier.0" in said
     assert "weights of another task's head are left out" in said
+
+
+def test_a_card_says_what_it_was_made_from(files):
+    run(files, checkpoint(None), "open_qa")
+    folder, _ = files
+    card = ModelCard.load(folder / "model" / "README.md")
+    assert card.data.pipeline_tag == "video-text-to-text"
+    digest = hashlib.sha256((folder / "original.pt").read_bytes()).hexdigest()
+    assert f"| a checkpoint of the authors' code | original.pt |\n| its SHA-256 | {digest} |" in card.text
+    assert "| fresh, to be trained | the task head |" in card.text
+    assert "| tokenizer | none yet |" in card.text
 
 
 def test_with_a_tokenizer_the_folder_is_whole(files):

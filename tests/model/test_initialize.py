@@ -10,7 +10,7 @@ from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertConfig, ClipBertForPreTraining, ClipBertForRetrieval, ClipBertProcessor
 from clipbert.model.initialize import Start, digest, parts
 from clipbert.params import Params
-from clipbert.stages import Project, fingerprint, train
+from clipbert.stages import Project, fingerprint, own_start, train
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
 from clipbert.train.setup import build_model
@@ -70,6 +70,15 @@ def test_what_leaves_the_weights_usable_may_be_overridden(folder: Path) -> None:
     assert (model.config.clips, processor.clips, processor.image_size) == (4, 4, 96)
 
 
+def test_frames_may_be_fused_otherwise_by_fresh_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = params(folder, frame_fusion="attention", frames_per_clip=4)
+    model, _ = build_model(make_task("open_qa", Params()), [EXAMPLE], chosen)
+    assert (model.config.frame_fusion, model.config.frames_per_clip) == ("attention", 4)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "visual_embeddings.frame_position_embeddings" in said
+    assert "visual_embeddings.temporal_attention.query_key_value" in said
+
+
 @pytest.mark.parametrize(("name", "value", "stored"), [("hidden_size", 64, 32), ("num_hidden_layers", 2, 1)])
 def test_other_sizes_are_refused_with_the_reason(folder: Path, name: str, value: int, stored: int) -> None:
     with pytest.raises(ClipBertError, match=rf"model.{name} = {value}, but model.init_from .* has {stored}"):
@@ -110,8 +119,17 @@ def test_another_start_is_another_fingerprint(tiny_project: Path, folder: Path, 
 
 
 def test_a_training_does_not_start_from_what_it_writes(tiny_project: Path) -> None:
-    with pytest.raises(ClipBertError, match="artifacts/models/pretrain is what this training writes"):
-        train(Project(tiny_project), "pretrain", params("artifacts/models/pretrain"))
+    with pytest.raises(ClipBertError, match="artifacts/models/retrieval is what this training writes"):
+        train(Project(tiny_project), "retrieval", params("artifacts/models/retrieval"))
+
+
+def test_one_command_pretrains_from_the_parts_and_goes_on_from_that(tmp_path: Path) -> None:
+    chosen = params("artifacts/models/pretrain", vision="models/resnet", text="models/bert")
+    first, then = (own_start(Project(tmp_path), task, chosen).model for task in ("pretrain", "retrieval"))
+    assert (first.start_from, first.vision_from, first.text_from) == (None, "models/resnet", "models/bert")
+    assert (then.start_from, then.vision_from, then.text_from) == ("artifacts/models/pretrain", None, None)
+    other = params("models/old", vision="models/resnet")
+    assert own_start(Project(tmp_path), "retrieval", other) == other
 
 
 def test_parts_are_named_once() -> None:

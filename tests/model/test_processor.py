@@ -79,7 +79,7 @@ def test_a_long_text_is_cut_with_one_warning(processor, caplog):
     assert batch["attention_mask"].sum() == 10
     assert batch["input_ids"][0, 9] == processor.tokenizer.sep_token_id
     assert [record.getMessage() for record in caplog.records] == [
-        "texts longer than max_text_length (10 tokens) are cut; this is said once."
+        "texts[0] has 40002 tokens: texts longer than max_text_length, 10 tokens, are cut; this is said once."
     ]
 
 

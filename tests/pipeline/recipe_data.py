@@ -1,11 +1,16 @@
-"""Official annotation files of a few media, in the layout of each data set of the recipes."""
+"""Official annotation files of a few media, in the layout of each data set of the recipes, and what they start from."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
+from transformers import BertConfig, BertForMaskedLM, ResNetBackbone, ResNetConfig
+
+from clipbert.files import write_json
+from clipbert.model import ClipBertConfig, ClipBertForPreTraining, ClipBertProcessor
 
 SPLITS = {"train": 6, "val": 2, "test": 2}
 OPTIONS = "a1\ta2\ta3\ta4\ta5"
@@ -144,3 +149,29 @@ def make_official(root: Path, recipe: str, tiny_video: Callable[..., Path]) -> l
         else:
             tiny_video(root / "media" / f"video{i}.mp4", seed=i)
     return LAYOUTS[recipe](root / "annotations")
+
+
+def make_starts(root: Path) -> None:
+    """The smallest of what recipes start from: models/grid-feat-resnet50 and models/bert-base-uncased, as `clipbert
+    convert` and `save_pretrained` write them, and a pretrained model in artifacts/models/pretrain."""
+    torch.manual_seed(0)
+    tokenizer = ClipBertProcessor.train_tokenizer(["a bar grows", "what is it", "red blue yes no 0123456789"])
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    positions = {"max_position_embeddings": 128, "vocab_size": len(tokenizer)}
+
+    resnet = root / "models" / "grid-feat-resnet50"
+    shape = {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 1], "layer_type": "bottleneck"}
+    ResNetBackbone(ResNetConfig(**shape, downsample_in_bottleneck=True, out_features=["stage2"])).save_pretrained(
+        resnet
+    )
+    normalisation = {"image_mean": [123.675, 116.28, 103.53], "image_std": [1.0, 1.0, 1.0], "do_rescale": False}
+    write_json(resnet / "preprocessor_config.json", normalisation)
+
+    bert = root / "models" / "bert-base-uncased"
+    BertForMaskedLM(BertConfig(**sizes, **positions)).save_pretrained(bert)
+    tokenizer.save_pretrained(str(bert))
+
+    pretrained = root / "artifacts" / "models" / "pretrain"
+    config = ClipBertConfig.tiny(**sizes, **positions, image_size=32, max_text_length=32)
+    ClipBertForPreTraining(config).save_pretrained(pretrained)
+    ClipBertProcessor.for_config(config, tokenizer).save_pretrained(pretrained)

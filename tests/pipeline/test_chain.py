@@ -29,7 +29,9 @@ def test_every_stage_leaves_what_the_next_one_and_a_reader_need(finished_project
         assert 0 <= metrics[metric] <= 100
         items = pd.read_parquet(artifacts / "predictions" / f"{task}.parquet")
         assert metrics[metric] == pytest.approx(100 * items["score"].mean(), abs=1e-3)
-        assert {"model.safetensors", "config.json"} <= {p.name for p in (artifacts / "models" / task).iterdir()}
+        assert {"model.safetensors", "config.json", "README.md"} <= {
+            p.name for p in (artifacts / "models" / task).iterdir()
+        }
         release = json.loads((artifacts / "releases" / f"{task}.json").read_text())
         assert (release["name"], str(release["version"]), release["alias"]) == (f"clipbert-{task}", "1", "candidate")
         assert "<svg" in (artifacts / "reports" / f"{task}.html").read_text()

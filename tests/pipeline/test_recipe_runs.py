@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 from dvc_project import PROJECT, commit, make_project, run
-from recipe_data import LAYOUTS, make_official
+from recipe_data import LAYOUTS, make_official, make_starts
 from typer.testing import CliRunner
 
 from clipbert.cli import app
@@ -37,9 +37,10 @@ SHRUNK = {
 ADDED = ("model.hidden_size", "model.num_hidden_layers", "model.num_attention_heads")  # not in params.yaml nor recipes
 
 
-def clipbert(*arguments: str) -> None:
+def clipbert(*arguments: str) -> str:
     done = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
     assert done.exit_code == 0, done.output
+    return " ".join(done.output.split())
 
 
 def test_every_recipe_has_a_layout() -> None:
@@ -53,6 +54,7 @@ def test_three_steps(
     task = TASK[name]
     shutil.copy(PROJECT / "params.yaml", tmp_path / "params.yaml")
     (tmp_path / "mlflow").mkdir()
+    make_starts(tmp_path)
     arguments = make_official(tmp_path, name, tiny_video)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -63,7 +65,10 @@ def test_three_steps(
     clipbert("import", *arguments)
     for verb in ("ingest", "validate", "frames"):
         clipbert(verb, *changes)
-    clipbert("train", task, *changes)
+    said = clipbert("train", task, *changes)
+    parts = ("model.vision from models/grid-feat-resnet50", "model.text from models/bert-base-uncased")
+    starts = parts if task == "pretrain" else (f"{task} starts from artifacts/models/pretrain",)
+    assert all(start in said for start in starts)
     clipbert("evaluate", task, *changes)
     curve = pd.read_csv(tmp_path / "artifacts" / "history" / task / "train.csv")
     assert curve["step"].tolist() == [3]
@@ -78,6 +83,7 @@ def test_one_command_runs_a_recipe_through_dvc(tmp_path: Path, tiny_video: Calla
     shutil.copy(PROJECT / "params.yaml", root / "params.yaml")
     shutil.copytree(RECIPES, root / "recipes")
     arguments = make_official(root, name, tiny_video)
+    make_starts(root)
     run("clipbert", "import", *arguments, cwd=root)
     for folder in ("annotations", "media"):
         shutil.rmtree(root / folder)

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -11,11 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from clipbert.errors import ClipBertError
 from clipbert.frames.decode import read_frames
 from clipbert.frames.sampling import uniform_clips
 from clipbert.model import ClipBertProcessor, load
+from clipbert.model.card import CARD, model_card, write_card
 from clipbert.params import EvaluateParams, Params
 from clipbert.release import registry
 from clipbert.release.registry import aliases, download_model, model_digest, predictions_path, register
@@ -86,8 +89,40 @@ def test_digest_depends_on_names_and_bytes_alone(tmp_path, make_model):
     for file in sorted(one.iterdir(), reverse=True):
         (copy / file.name).write_bytes(file.read_bytes())
     assert model_digest(copy) == model_digest(one) != model_digest(two)
+    (copy / "README.md").write_text("made from another commit")
+    assert model_digest(copy) == model_digest(one)
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
     assert model_digest(copy) != model_digest(one)
+
+
+def test_the_registered_card_has_the_figures_of_the_last_evaluation(any_root, release, predictions, tmp_path):
+    made = release(0, predictions(30))
+    for step, correct in enumerate((30, 45)):
+        release(0, predictions(correct))
+        folder = download_model(open_store(any_root), NAME, "1", tmp_path / str(step))
+        card = ModelCard.load(folder / CARD)
+        metrics = json.loads((any_root / "metrics-0.json").read_text())
+        assert {result.metric_name: result.metric_value for result in card.data.eval_results} == metrics
+        assert f"| retrieval/r1 | {metrics['retrieval/r1']} |" in card.text
+        assert made.run_id in card.text
+        assert model_digest(folder) == made.digest
+        load(folder)
+
+
+def test_the_trained_models_card_is_completed(root, make_model, predictions, tmp_path):
+    trained = tmp_path / "retrieval"
+    shutil.copytree(make_model("retrieval", 0), trained)
+    write_card(trained, model_card("retrieval", "m", "ClipBertForRetrieval", {"Lineage": "commit c0ffee"}))
+    before = (trained / CARD).read_bytes()
+    run_json, metrics_json, table = root / "run.json", root / "metrics.json", root / "predictions.parquet"
+    run_json.write_text(json.dumps({"task": "retrieval", "run_id": "0" * 32}))
+    metrics_json.write_text('{"retrieval/r1": 50.0}')
+    predictions(30).to_parquet(table)
+    register(root, "retrieval", trained, run_json, metrics_json, table, root / "out.json", Params())
+    card = (download_model(open_store(root), NAME, "1", tmp_path / "down") / CARD).read_text()
+    assert "commit c0ffee" in card
+    assert "| retrieval/r1 | 50.0 |" in card
+    assert (trained / CARD).read_bytes() == before
 
 
 def test_download_gives_the_same_model_back(any_root, release, make_model, tmp_path, predictions):

@@ -66,6 +66,18 @@ def test_a_question_without_options_is_named(served, video) -> None:
         served("multiple_choice").predict(None, asked)
 
 
+def test_a_file_damaged_in_part_is_said_to_be_and_a_url_is_refused(served, tmp_path, tiny_video, caplog) -> None:
+    content = tiny_video(tmp_path / "whole.mkv", frames=64, options={"g": "8"}).read_bytes()
+    middle = len(content) // 2
+    (tmp_path / "cut.mkv").write_bytes(content[:middle] + bytes(200) + content[middle + 200 :])
+    model = served("retrieval")
+    answers = model.predict(None, pd.DataFrame({"video": [str(tmp_path / "cut.mkv")], "text": ["a red square"]}))
+    assert len(answers) == 1
+    assert any("cut.mkv: damaged: " in message for message in caplog.messages)
+    with pytest.raises(ClipBertError, match=r"https://a/b\.mp4: is a URL: expected a local file"):
+        model.predict(None, pd.DataFrame({"video": ["https://a/b.mp4"], "text": ["a red square"]}))
+
+
 def test_image_qa_takes_an_image(served, make_model, tmp_path: Path) -> None:
     Image.new("RGB", (48, 32), (200, 30, 20)).save(tmp_path / "a.png")
     questions = ["what color is it?", "how many shapes appear?", "what color is it?"]

@@ -9,11 +9,14 @@ from clipbert import pipeline
 from clipbert.errors import ClipBertError
 from clipbert.model import (
     ClipBertConfig,
+    ClipBertForCaptioning,
     ClipBertForMultipleChoice,
     ClipBertForOpenQA,
+    ClipBertForPreTraining,
     ClipBertForRetrieval,
     ClipBertModel,
     ClipBertProcessor,
+    Decoding,
 )
 
 ANSWERS = ["red", "blue", "two"]
@@ -86,6 +89,45 @@ def test_choose_orders_the_options(folder, videos):
         choose(videos[0], "what color is it", [])
 
 
+def test_describe_says_what_the_search_finds(folder, videos):
+    describe = pipeline("captioning", folder(ClipBertForCaptioning))
+    (found,) = describe(videos[0])
+    pixels = describe.processor(frames=[videos[0]])["pixel_values"]
+    words = describe.processor.tokenizer
+    search = {"beams": 2, "max_length": 4, "length_penalty": 0.5, "no_repeat_ngram": 2}
+    for options, row in (({"beams": 3, "max_length": 64}, found), (search, describe(videos[0], **search)[0])):
+        ids, scores = describe.model.generate(
+            pixels, start=words.cls_token_id, end=words.sep_token_id, decoding=Decoding(**options)
+        )
+        assert row == {
+            "caption": words.decode(ids[0], skip_special_tokens=True),
+            "score": pytest.approx(float(scores[0]), abs=1e-4),
+        }
+    assert len(words.tokenize(row["caption"])) <= 4
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"num_beams": 3}, "num_beams is no option of the search: expected some of beams, max_length, length_penalty"),
+        ({"beams": 0}, "beams is 0: expected 1 or more"),
+        ({"max_length": 17}, "max_length is 17: expected at most 16, config.max_position_embeddings"),
+    ],
+)
+def test_a_bad_search_is_named(folder, videos, search, message):
+    describe = pipeline("captioning", folder(ClipBertForCaptioning, max_position_embeddings=16, max_text_length=8))
+    assert set(describe(videos[0])[0]) == {"caption", "score"}
+    with pytest.raises(ValueError, match=message):
+        describe(videos[0], **search)
+
+
+def test_a_pretrained_model_is_a_start_for_others(folder):
+    model = folder(ClipBertForPreTraining)
+    for task in (None, "retrieval", "pretrain"):
+        with pytest.raises(ClipBertError, match=r"start for other trainings .*model\.init_from: FOLDER"):
+            pipeline(task, model)
+
+
 def test_a_path_and_its_bytes_are_the_same_video(folder, videos):
     processor = ClipBertProcessor.from_pretrained(folder(ClipBertForRetrieval))
     pixels = processor(frames=[str(videos[0]), videos[0].read_bytes()])["pixel_values"]
@@ -122,6 +164,26 @@ def test_a_model_of_another_task(folder):
         pipeline("search", "anywhere")
     with pytest.raises(ClipBertError, match="model is missing: expected a model folder"):
         pipeline("retrieval")
+
+
+def test_a_device_that_is_not_there(folder):
+    with pytest.raises(ClipBertError, match=r"device is 'gpu': the model cannot go there \(Expected one of cpu"):
+        pipeline("retrieval", folder(ClipBertForRetrieval), device="gpu")
+
+
+@pytest.mark.parametrize(
+    ("videos", "message"),
+    [
+        ([], "videos is empty: expected a list of at least one video"),
+        (None, "videos is None: expected a list of videos"),
+        ("a.mp4", r"videos is 'a\.mp4': one video goes into a list, videos=\[video\]"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"videos has shape \(2, 8, 8, 3\): one video goes into a list"),
+    ],
+)
+def test_a_search_in_no_list_of_videos(folder, videos, message):
+    search = pipeline("retrieval", folder(ClipBertForRetrieval))
+    with pytest.raises(ValueError, match=message):
+        search("a red circle", videos)
 
 
 def test_a_file_damaged_in_part_is_said_to_be(folder, tiny_video, tmp_path, caplog):

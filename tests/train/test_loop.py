@@ -132,7 +132,8 @@ def test_the_loss_falls_and_the_exported_model_loads(tiny_project: Path, tmp_pat
     state = finish(run, Log())
     assert state.history[-1]["loss"] < first
     assert state.best == max(row[f"{task}/accuracy"] for row in state.validation)
-    export(run, tmp_path / "model")
+    export(run, tmp_path / "model", "a card")
+    assert (tmp_path / "model" / "README.md").read_text() == "a card"
     loaded = load(tmp_path / "model")
     assert loaded.config.answers == run.model.config.answers
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), run.model.parameters(), strict=True))

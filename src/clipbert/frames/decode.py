@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from clipbert.data.media_types import IMAGE_FORMATS, IMAGE_SUFFIXES
 from clipbert.errors import ClipBertError, first_line
+from clipbert.frames.pictures import upright_rgb
 from clipbert.frames.random_access import NotExactError, RandomAccess
 from clipbert.frames.sampling import TIME_TOLERANCE_S, shown_at
 from clipbert.frames.scenes import choose_times
@@ -113,13 +114,7 @@ def decode_image(path: str, size: int) -> Frames:
         OSError, ValueError: PIL cannot decode it.
     """
     with Image.open(path, formats=IMAGE_FORMATS) as file:
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        pixels = np.asarray(image.convert("RGB"))
+        pixels = upright_rgb(file)
     fitted = _resized(pixels, fitted_size(pixels.shape[1], pixels.shape[0], size))
     return Frames(np.zeros(1), fitted[None], 1.0, "pil")
 

@@ -29,7 +29,12 @@ def read_given(source: str | Path | bytes, params: FramesParams | None = None) -
     if not isinstance(source, bytes):
         if "://" in str(source):
             raise ClipBertError(f"{source}: is a URL: expected a local file. Download it and give its path or bytes.")
+        if not Path(source).is_file():
+            found = "is a folder" if Path(source).is_dir() else "not found"
+            raise ClipBertError(f"{str(source)!r}: {found}: expected a video or image file. Check the path.")
         return _images(read_frames(Path(source), *wanted), str(source))
+    if not source:
+        raise ClipBertError("<0 bytes>: is empty: expected the content of a video or image file.")
     name = f"<{len(source)} bytes>"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"given{'.png' if _is_image(source) else '.mp4'}"

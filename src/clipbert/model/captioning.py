@@ -13,7 +13,7 @@ from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.contrast import ContrastiveHead
 from clipbert.model.generation import Decoding, generate
 from clipbert.model.heads import TwoTowers
-from clipbert.model.inputs import check_labels, check_text, check_visual_embeds, video_of_text
+from clipbert.model.inputs import check_labels, check_tensors, check_text, check_visual_embeds, video_of_text
 from clipbert.model.losses import IGNORED
 from clipbert.model.modeling import ClipBertModel
 
@@ -81,6 +81,13 @@ class ClipBertForCaptioning(TwoTowers):
             raise ValueError("pixel_values and visual_embeds: exactly one of them must be given.")
         if input_ids is None:
             raise ValueError("input_ids is missing: expected (texts, length).")
+        check_tensors(
+            self.place,
+            pixel_values=pixel_values,
+            visual_embeds=visual_embeds,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+        )
         mask = check_text(input_ids, attention_mask, self.config)
         if visual_embeds is None:
             assert pixel_values is not None

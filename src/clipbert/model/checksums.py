@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clipbert.errors import ClipBertError
+from clipbert.errors import ModelFolderError
 from clipbert.files import atomic_write, sha256_file
 
 CHECKSUMS = "weights.sha256"  # as sha256sum writes and checks it
@@ -19,7 +19,7 @@ def check_checksums(folder: Path) -> None:
     """Check the weights against their checksums; a folder without any, of other software, is taken as it is.
 
     Raises:
-        ClipBertError: a file is missing or has other bytes than when it was saved.
+        ModelFolderError: a file is missing or has other bytes than when it was saved.
     """
     path = folder / CHECKSUMS
     if not path.is_file():
@@ -28,9 +28,9 @@ def check_checksums(folder: Path) -> None:
         expected, _, name = line.partition("  ")
         weights = folder / name
         if not weights.is_file():
-            raise ClipBertError(f"{weights}: not found, but {path} names it: the model folder is incomplete.")
+            raise ModelFolderError(f"{weights}: not found, but {path} names it: the model folder is incomplete.")
         if (found := sha256_file(weights)) != expected:
-            raise ClipBertError(
+            raise ModelFolderError(
                 f"{weights}: SHA-256 is {found[:12]}..., expected {expected[:12]}...: the weights are not those "
                 f"that were saved. Get or train the model again; if you changed them yourself, delete {path}."
             )

@@ -3,12 +3,16 @@
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
 AGGREGATIONS = ("lse", "mean", "max")
 FRAME_FUSIONS = ("mean", "concat", "attention")
 RETRIEVAL_LOSSES = ("ce", "ranking")
 ANSWER_LOSSES = ("ce", "bce")
-BACKBONES = ("resnet",)
+# Built by another package, or with feature maps that are no grid of the last layer's features.
+NO_GRID = ("timm_backbone", "uvdoc_backbone", "vitpose_backbone")
+BACKBONES = {kind: name for kind, name in MODEL_FOR_BACKBONE_MAPPING_NAMES.items() if kind not in NO_GRID}
 POSITIVE = (
     "vocab_size",
     "hidden_size",
@@ -51,9 +55,10 @@ class ClipBertConfig(PreTrainedConfig):
     """Everything that fixes a ClipBERT's shape and behaviour. The defaults are the paper's (section 4 and its release).
 
     Text encoder, which is also the cross-modal encoder: the fields of BERT (`hidden_size`, `num_hidden_layers`, ...).
-    Vision: `vision` is the dictionary of a transformers backbone configuration with its `model_type`;
-    `freeze_batch_norm` keeps its batch norms at their stored statistics, untrained. `image_mean` and `image_std` are
-    on the scale of pixels, 0 to 255, RGB. `image_size` is the longer side in pixels.
+    Vision: `vision` is the dictionary of a transformers backbone configuration with its `model_type` (one that
+    `AutoBackbone` knows: ResNet, ConvNeXt, Swin, DINOv2, ...); its last feature map is used. `freeze_batch_norm` keeps
+    its batch norms at their stored statistics, untrained. `image_mean` and `image_std` are on the scale of pixels, 0
+    to 255, RGB. `image_size` is the longer side in pixels.
     Clips: `clips` x `frames_per_clip` is how the processor samples a video; `score_aggregation` joins their logits.
     `frame_fusion` joins a clip's frames: "mean" (the paper), "concat" or "attention"; the latter two tell the order of
     up to `max_frames_per_clip` frames.
@@ -200,16 +205,50 @@ class ClipBertConfig(PreTrainedConfig):
         assert vision is not None
         kind = vision.get("model_type")
         if kind not in BACKBONES:
-            raise ValueError(f"vision.model_type is {kind!r}: expected one of {list(BACKBONES)}.")
-        for name in ("hidden_sizes", "depths"):
-            value = vision.get(name, RESNET50[name])
-            if not isinstance(value, list | tuple) or not value or not all(_is_int(v) and v > 0 for v in value):
-                raise ValueError(f"vision.{name} is {value!r}: expected a list of integers above 0.")
-        sizes, depths = (vision.get(name, RESNET50[name]) for name in ("hidden_sizes", "depths"))
-        if len(sizes) != len(depths):
-            raise ValueError(f"vision.depths is {depths!r}: expected as many as vision.hidden_sizes ({len(sizes)}).")
-        if vision.get("layer_type", "bottleneck") not in ("basic", "bottleneck"):
-            raise ValueError(f"vision.layer_type is {vision['layer_type']!r}: expected 'basic' or 'bottleneck'.")
+            raise ValueError(
+                f"vision.model_type is {kind!r}: transformers' AutoBackbone has no feature maps of it; expected one of "
+                f"{sorted(BACKBONES)}."
+            )
+        if kind == "resnet":
+            _check_resnet(vision)
+        backbone = backbone_config(vision)
+        channels = getattr(backbone, "num_channels", 3)
+        if channels != 3:
+            raise ValueError(f"vision.num_channels is {channels}: expected 3, frames are RGB.")
+        patch = getattr(backbone, "patch_size", None)
+        # a plain ViT cuts off the pixels that do not fill a patch
+        if isinstance(patch, int) and not hasattr(backbone, "depths"):
+            _require(self.image_size % patch == 0, self, "image_size", f"a multiple of vision.patch_size ({patch})")
+
+
+def backbone_config(vision: dict[str, Any]) -> PreTrainedConfig:
+    """The transformers configuration that `ClipBertConfig.vision` holds, its last stage the only output.
+
+    Raises:
+        ValueError: a field that this kind of backbone does not take.
+    """
+    fields = dict(vision)
+    kind = fields.pop("model_type")
+    try:
+        config: PreTrainedConfig = CONFIG_MAPPING[kind](**fields)
+        config.out_features = [config.stage_names[-1]]
+        if hasattr(config, "reshape_hidden_states"):
+            config.reshape_hidden_states = True
+    except Exception as error:  # transformers' own checks raise whatever they like
+        raise ValueError(f"vision: no configuration of a {kind} backbone ({error}).") from error
+    return config
+
+
+def _check_resnet(vision: dict[str, Any]) -> None:
+    for name in ("hidden_sizes", "depths"):
+        value = vision.get(name, RESNET50[name])
+        if not isinstance(value, list | tuple) or not value or not all(_is_int(v) and v > 0 for v in value):
+            raise ValueError(f"vision.{name} is {value!r}: expected a list of integers above 0.")
+    sizes, depths = (vision.get(name, RESNET50[name]) for name in ("hidden_sizes", "depths"))
+    if len(sizes) != len(depths):
+        raise ValueError(f"vision.depths is {depths!r}: expected as many as vision.hidden_sizes ({len(sizes)}).")
+    if vision.get("layer_type", "bottleneck") not in ("basic", "bottleneck"):
+        raise ValueError(f"vision.layer_type is {vision['layer_type']!r}: expected 'basic' or 'bottleneck'.")
 
 
 def _is_int(value: object) -> bool:

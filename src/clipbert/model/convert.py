@@ -12,9 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.resnet.modeling_resnet import ResNetBackbone, ResNetConfig
 
+from clipbert import __version__
 from clipbert.console import console
 from clipbert.errors import ClipBertError
-from clipbert.files import atomic_directory, atomic_write, write_json
+from clipbert.files import atomic_directory, atomic_write, sha256_file, write_json
+from clipbert.model.card import model_card, table, write_card
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.heads import ClipBertForMultipleChoice, ClipBertForOpenQA, ClipBertForRetrieval
 from clipbert.model.load import load, quiet
@@ -69,6 +71,10 @@ def convert(
         save_file({name: value.clone() for name, value in found.kept.items()}, folder / KEPT_FILE, metadata=meta)
         if vocabulary is not None:
             ClipBertProcessor.for_config(model.config, vocabulary).save_pretrained(folder)
+        made = [("a checkpoint of the authors' code", original.name), ("its SHA-256", sha256_file(original))]
+        made += [("fresh, to be trained", "the task head")] if fresh else []
+        lineage = table(("made from", ""), [*made, ("tokenizer", tokenizer or "none yet"), ("clipbert", __version__)])
+        write_card(folder, model_card(task, str(out), type(model).__name__, {"Lineage": lineage}))
     _report(found, fresh, original, out, tokenizer)
     return model
 

@@ -231,7 +231,7 @@ class ClipBertForMultipleChoice(_ForClassification):
         """
         if (
             options_per_question is None
-            and texts_per_video is not None
+            and isinstance(texts_per_video, Tensor)
             and len(set(texts_per_video.flatten().tolist())) > 1
         ):
             raise ValueError(

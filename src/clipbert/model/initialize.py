@@ -17,7 +17,7 @@ from clipbert.model.load import REMEDY, load
 from clipbert.model.processor import ClipBertProcessor
 
 # What belongs to a task or to how a model is used; everything else of a start's configuration fits its weights.
-FREE = ("clips", "frames_per_clip", "max_text_length", "image_size", "score_aggregation")
+FREE = ("clips", "frames_per_clip", "frame_fusion", "max_text_length", "image_size", "score_aggregation")
 DERIVED = ("intermediate_size",)  # of hidden_size, which is compared itself
 OF_THE_TASK = ("answers", "answer_loss", "retrieval_loss", "ranking_margin", "projection_size", "architectures")
 
@@ -85,17 +85,17 @@ def parts(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
 
 
-def digest(folder: Path) -> str:
-    """SHA-256 of what a training takes from a model folder: its weights, configuration, tokenizer and processor.
+def digest(folder: Path, parameter: str = "model.init_from") -> str:
+    """SHA-256 of what a training takes from the folder of a parameter: weights, configuration, tokenizer, processor.
 
     Raises:
         ClipBertError: there is no such folder.
     """
-    files = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".safetensors", ".txt"))
+    files = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".safetensors", ".bin", ".txt"))
     if not files:
         raise ClipBertError(
-            f"model.init_from: {folder}: not found: expected a model folder. Train or convert it first, or set "
-            "model.init_from to null to start from scratch."
+            f"{parameter}: {folder}: not found: expected a model folder. Train or convert it first, or set "
+            f"{parameter} to null to start from scratch."
         )
     listed = json.dumps([[path.name, sha256_file(path)] for path in files])
     return hashlib.sha256(listed.encode()).hexdigest()

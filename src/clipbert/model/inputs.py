@@ -1,17 +1,47 @@
 """What a ClipBERT model accepts: checks that name the argument, its shape and what was expected."""
 
+import logging
+import math
+
 import torch
 from torch import Tensor
 
 from clipbert.model.configuration import ClipBertConfig
 
+logger = logging.getLogger(__name__)
+_doubted: set[str] = set()
+
+
+def check_tensors(device: torch.device | None, **values: object) -> None:
+    """Check arguments to be tensors, and to lie on one device; None is an argument that was left out.
+
+    `device`: the model's; None or "meta": not known, and the arguments are compared with each other.
+
+    Raises:
+        ValueError: naming the argument, what it is or where it lies, and what was expected.
+    """
+    if device is not None and device.type == "meta":
+        device = None
+    for name, value in values.items():
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} is of type {type(value).__name__}: expected a torch tensor.")
+        if device is None:
+            device = value.device
+        if value.device != device:
+            raise ValueError(f"{name} is on {value.device}: expected {device}, as the model and all it is given.")
+
 
 def check_pixel_values(pixel_values: Tensor) -> None:
     """Check frames to be (B videos, K clips, T frames, 3, H, W), uint8 or floating point.
 
+    Floating point that does not look like 0 to 255 gives a warning.
+
     Raises:
-        ValueError: another rank, another channel order, an empty dimension or another type.
+        ValueError: another rank, another channel order, an empty dimension, another type, or a value that is no number.
     """
+    check_tensors(None, pixel_values=pixel_values)
     shape = tuple(pixel_values.shape)
     expected = "expected (videos, clips, frames, 3, height, width)"
     if pixel_values.ndim != 6:
@@ -23,6 +53,23 @@ def check_pixel_values(pixel_values: Tensor) -> None:
         raise ValueError(f"pixel_values has shape {shape}, with an empty dimension: {expected}.")
     if pixel_values.dtype != torch.uint8 and not pixel_values.is_floating_point():
         raise ValueError(f"pixel_values has type {pixel_values.dtype}: expected uint8 or floating point, 0 to 255.")
+    if pixel_values.is_floating_point() and pixel_values.device.type != "meta":
+        low, high = (float(bound) for bound in pixel_values.detach().aminmax())
+        if math.isnan(low) or math.isnan(high):
+            raise ValueError("pixel_values holds nan: expected 0 to 255.")
+        if low < 0 or high > 255:
+            _doubt(
+                "normalised", f"pixel_values holds {low:g} to {high:g}: expected 0 to 255; the model normalises them."
+            )
+        elif 0 < high <= 1:
+            _doubt("fractions", f"pixel_values holds {low:g} to {high:g}: expected 0 to 255; multiply 0 to 1 by 255.")
+
+
+def _doubt(kind: str, message: str) -> None:
+    """Warn once a process: other software may scale pixels in its own way and mean it."""
+    if kind not in _doubted:
+        _doubted.add(kind)
+        logger.warning("%s This is said once.", message)
 
 
 def check_visual_embeds(visual_embeds: Tensor, hidden_size: int) -> None:
@@ -31,6 +78,7 @@ def check_visual_embeds(visual_embeds: Tensor, hidden_size: int) -> None:
     Raises:
         ValueError: another rank or width.
     """
+    check_tensors(None, visual_embeds=visual_embeds)
     shape = tuple(visual_embeds.shape)
     if visual_embeds.ndim != 4 or shape[3] != hidden_size or 0 in shape:
         raise ValueError(f"visual_embeds has shape {shape}: expected (videos, clips, tokens, {hidden_size}).")
@@ -43,6 +91,7 @@ def check_text(input_ids: Tensor, attention_mask: Tensor | None, config: ClipBer
         ValueError: another rank, a mask of another shape, texts longer than the position embeddings, or a token id
             outside the vocabulary.
     """
+    check_tensors(None, input_ids=input_ids, attention_mask=attention_mask)
     shape = tuple(input_ids.shape)
     if input_ids.ndim != 2 or 0 in shape:
         raise ValueError(f"input_ids has shape {shape}: expected (texts, length).")
@@ -52,7 +101,7 @@ def check_text(input_ids: Tensor, attention_mask: Tensor | None, config: ClipBer
             "config.max_position_embeddings."
         )
     low, high = (int(bound) for bound in input_ids.aminmax())
-    if input_ids.is_floating_point() or low < 0 or high >= config.vocab_size:
+    if input_ids.is_floating_point() or input_ids.dtype == torch.bool or low < 0 or high >= config.vocab_size:
         raise ValueError(
             f"input_ids has type {input_ids.dtype} and holds {low} to {high}: expected integers from 0 to "
             f"{config.vocab_size - 1}. Is this the tokenizer the model was trained with?"
@@ -62,6 +111,11 @@ def check_text(input_ids: Tensor, attention_mask: Tensor | None, config: ClipBer
     if attention_mask.shape != input_ids.shape:
         raise ValueError(
             f"attention_mask has shape {tuple(attention_mask.shape)}: expected that of input_ids, {shape}."
+        )
+    wrong = (attention_mask != 0) & (attention_mask != 1)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"attention_mask holds {attention_mask[wrong][0].item():g}: expected 1 for a token and 0 for padding."
         )
     return attention_mask
 
@@ -76,10 +130,12 @@ def video_of_text(texts_per_video: Tensor | None, videos: int, texts: int) -> Te
         if texts != videos:
             raise ValueError(f"texts_per_video is missing: needed with {texts} texts for {videos} videos.")
         return None
+    if not isinstance(texts_per_video, Tensor):
+        raise ValueError(f"texts_per_video is of type {type(texts_per_video).__name__}: expected a torch tensor.")
     shape = tuple(texts_per_video.shape)
     if shape != (videos,):
         raise ValueError(f"texts_per_video has shape {shape}: expected ({videos},), one count a video.")
-    if texts_per_video.is_floating_point() or bool((texts_per_video < 0).any()):
+    if texts_per_video.is_floating_point() or texts_per_video.dtype == torch.bool or bool((texts_per_video < 0).any()):
         raise ValueError(f"texts_per_video is {texts_per_video.tolist()}: expected integers of 0 or more.")
     total = int(texts_per_video.sum())
     if total != texts:
@@ -95,6 +151,7 @@ def check_labels(
     Raises:
         ValueError: naming the argument, its shape or its range, and what was expected.
     """
+    check_tensors(None, **{name: labels})
     if tuple(labels.shape) != expected or labels.is_floating_point():
         raise ValueError(
             f"{name} has shape {tuple(labels.shape)} and type {labels.dtype}: expected integers of shape {expected}."
@@ -113,6 +170,7 @@ def check_scores(labels: Tensor, name: str, expected: tuple[int, ...]) -> None:
     Raises:
         ValueError: naming the argument, its shape, type or range, and what was expected.
     """
+    check_tensors(None, **{name: labels})
     if tuple(labels.shape) != expected or not labels.is_floating_point():
         raise ValueError(
             f"{name} has shape {tuple(labels.shape)} and type {labels.dtype}: expected floating point scores of shape "
@@ -130,7 +188,9 @@ def check_options(options: Tensor, texts_per_video: Tensor | None, videos: int, 
         ValueError: counts of another shape, below 1, that do not sum to the number of texts, or a question whose
             options would belong to two videos.
     """
-    name, shape = "options_per_question", tuple(options.shape)
+    name = "options_per_question"
+    check_tensors(None, **{name: options})
+    shape = tuple(options.shape)
     if options.ndim != 1 or options.is_floating_point():
         raise ValueError(f"{name} has shape {shape} and type {options.dtype}: expected integers of shape (questions,).")
     if 0 in shape or bool((options < 1).any()):

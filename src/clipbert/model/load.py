@@ -10,9 +10,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from clipbert.errors import ClipBertError
+from clipbert.errors import ModelFolderError
 from clipbert.model.captioning import ClipBertForCaptioning
-from clipbert.model.checksums import check_checksums
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.heads import ClipBertForMultipleChoice, ClipBertForOpenQA, ClipBertForRetrieval
 from clipbert.model.modeling import ClipBertModel
@@ -38,14 +37,13 @@ def load(directory: str | Path, **kwargs: Any) -> PreTrainedModel:
     Keyword arguments go to `from_pretrained` (for example `dtype`).
 
     Raises:
-        ClipBertError: a file is missing, unreadable, of something else or changed since it was saved, or a weight is
+        ModelFolderError: a file is missing, unreadable, of something else or changed since it was saved, or a weight is
             missing or mis-shaped.
     """
     folder = Path(directory)
     architecture = _architecture(folder)
     if not (folder / "model.safetensors").is_file() and not (folder / "model.safetensors.index.json").is_file():
-        raise ClipBertError(f"{folder / 'model.safetensors'}: not found: the model folder is incomplete. {REMEDY}")
-    check_checksums(folder)
+        raise ModelFolderError(f"{folder / 'model.safetensors'}: not found: the model folder is incomplete. {REMEDY}")
     try:
         with quiet():
             model, info = architecture.from_pretrained(
@@ -56,11 +54,13 @@ def load(directory: str | Path, **kwargs: Any) -> PreTrainedModel:
                 ignore_mismatched_sizes=True,
                 **kwargs,
             )
+    except ModelFolderError:
+        raise
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise ClipBertError(f"{folder}: the model cannot be read ({error}). {REMEDY}") from error
+        raise ModelFolderError(f"{folder}: the model cannot be read ({error}). {REMEDY}") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(name if isinstance(name, str) else name[0] for name in info[problem]):
-            raise ClipBertError(
+            raise ModelFolderError(
                 f"{folder / 'model.safetensors'}: {len(names)} weights are {problem.removesuffix('_keys')} for "
                 f"{architecture.__name__}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. {REMEDY}"
             )
@@ -84,14 +84,14 @@ def quiet() -> Iterator[None]:
 def _architecture(folder: Path) -> type[PreTrainedModel]:
     path = folder / "config.json"
     if not path.is_file():
-        raise ClipBertError(f"{path}: not found: no model in this folder. {REMEDY}")
+        raise ModelFolderError(f"{path}: not found: no model in this folder. {REMEDY}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         kind, names = config["model_type"], config["architectures"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ClipBertError(f"{path}: not a model configuration ({error!r}). {REMEDY}") from error
+        raise ModelFolderError(f"{path}: not a model configuration ({error!r}). {REMEDY}") from error
     if kind != ClipBertConfig.model_type or not names or names[0] not in CLASSES:
-        raise ClipBertError(
+        raise ModelFolderError(
             f"{path}: model_type is {kind!r} and architectures {names!r}: expected model_type 'clipbert' and one of "
             f"{sorted(CLASSES)}. {REMEDY}"
         )

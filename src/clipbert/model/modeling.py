@@ -12,11 +12,11 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertEncoder, BertLMPredictionHead, BertPooler
 from transformers.utils import ModelOutput
 
-from clipbert.model.checksums import write_checksums
+from clipbert.model.checksums import check_checksums, write_checksums
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.contrast import ContrastiveHead
 from clipbert.model.fusion import VisualEmbeddings
-from clipbert.model.inputs import check_pixel_values, check_text, check_visual_embeds, video_of_text
+from clipbert.model.inputs import check_pixel_values, check_tensors, check_text, check_visual_embeds, video_of_text
 from clipbert.model.packing import Packing
 from clipbert.model.vision import GridEncoder, Normalize
 
@@ -51,6 +51,38 @@ class ClipBertPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, **kwargs)
         if Path(save_directory).is_dir():
             write_checksums(Path(save_directory))
+
+    @property
+    def place(self) -> torch.device | None:
+        """Where the inputs go; None where accelerate's hooks carry them, as with a `device_map`."""
+        return None if any(hasattr(module, "_hf_hook") for module in (self, *self.children())) else self.device
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, once a folder's weights are known to be those that were saved.
+
+        Raises:
+            ModelFolderError: they have other bytes than their checksums say.
+        """
+        if isinstance(pretrained_model_name_or_path, str | Path) and Path(pretrained_model_name_or_path).is_dir():
+            check_checksums(Path(pretrained_model_name_or_path))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def set_attn_implementation(
+        self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False
+    ) -> None:
+        """As in transformers, for the encoder; the backbone keeps the attention it has, if any.
+
+        transformers' own gives it to the backbone too, and refuses where that has no such attention, as ResNet.
+
+        Raises:
+            ValueError, ImportError: transformers' own, where it has no such attention here.
+        """
+        if isinstance(attn_implementation, dict):
+            attn_implementation = attn_implementation.get("", self.config._attn_implementation)
+        self.config._attn_implementation = self._check_and_adjust_attn_implementation(
+            attn_implementation, is_init_check=False, allow_all_kernels=allow_all_kernels
+        )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -95,6 +127,7 @@ class ClipBertModel(ClipBertPreTrainedModel):
         Raises:
             ValueError: frames of a wrong shape or type, or too large or too small for the grid.
         """
+        check_tensors(self.place, pixel_values=pixel_values)
         check_pixel_values(pixel_values)
         videos, clips, frames = pixel_values.shape[:3]
         grids = self.vision(pixel_values.flatten(0, 2))
@@ -145,6 +178,13 @@ class ClipBertModel(ClipBertPreTrainedModel):
             raise ValueError("pixel_values and visual_embeds: exactly one of them must be given.")
         if input_ids is None:
             raise ValueError("input_ids is missing: expected (texts, length).")
+        check_tensors(
+            self.place,
+            pixel_values=pixel_values,
+            visual_embeds=visual_embeds,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+        )
         text_mask = check_text(input_ids, attention_mask, self.config)
         if pixel_values is not None:
             check_pixel_values(pixel_values)

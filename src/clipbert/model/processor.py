@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerFast
 
-from clipbert.errors import ClipBertError
+from clipbert.errors import ModelFolderError
 from clipbert.files import write_json
+from clipbert.frames.pictures import upright_rgb
 from clipbert.frames.sampling import uniform_clips
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
@@ -101,7 +102,7 @@ class ClipBertProcessor:
 
     def square(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
         """One RGB frame of any size to (image_size, image_size, 3): longer side resized, zeros at right and bottom."""
-        picture = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
+        picture = Image.fromarray(upright_rgb(image) if isinstance(image, Image.Image) else image)
         width, height = picture.size
         scale = self.image_size / max(width, height)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -114,12 +115,7 @@ class ClipBertProcessor:
     def _pixels(
         self, videos: Sequence[Video], clip_indices: Sequence[ClipIndices] | None, candidates: FramesParams | None
     ) -> torch.Tensor:
-        if isinstance(videos, str | bytes | Path | Image.Image):
-            raise ValueError(f"frames is {_short(videos)}: one video goes into a list, frames=[video].")
-        if len(videos) == 0:
-            raise ValueError("frames is empty: expected the frames of at least one video.")
-        if isinstance(videos, np.ndarray) and videos.ndim == 4:
-            raise ValueError(f"frames has shape {videos.shape}: one video goes into a list, frames=[video].")
+        check_videos(videos, "frames")
         if clip_indices is not None and len(clip_indices) != len(videos):
             raise ValueError(f"clip_indices is given for {len(clip_indices)} videos: expected {len(videos)}.")
         batch = []
@@ -130,7 +126,10 @@ class ClipBertProcessor:
             else:
                 indices = _check_indices(clip_indices[number], len(images), number)
             wanted, inverse = np.unique(indices, return_inverse=True)
-            squares = np.stack([self.square(images[index]) for index in wanted])
+            try:
+                squares = np.stack([self.square(images[index]) for index in wanted])
+            except (OSError, ValueError, SyntaxError) as error:  # PIL decodes an image when its pixels are asked for
+                raise ValueError(f"frames[{number}] holds an image that cannot be read: {error}.") from error
             batch.append(squares[inverse.reshape(-1)].reshape(*indices.shape, *squares.shape[1:]))
         shapes = {clip.shape for clip in batch}
         if len(shapes) > 1:
@@ -141,16 +140,30 @@ class ClipBertProcessor:
         return torch.from_numpy(np.stack(batch)).permute(0, 1, 2, 5, 3, 4).contiguous()
 
     def _tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        if isinstance(texts, str) or len(texts) == 0 or not all(isinstance(text, str) for text in texts):
+        if (
+            isinstance(texts, str | bytes | Mapping)
+            or not isinstance(texts, Collection)
+            or len(texts) == 0
+            or not all(isinstance(text, str) for text in texts)
+        ):
             raise ValueError(f"texts is {_short(texts)}: expected a list of strings, not empty.")
         for number, text in enumerate(texts):
             if not text.strip():
                 raise ValueError(f"texts[{number}] is {_short(text)}: expected a text that is not empty.")
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise ValueError(
+                    f"texts[{number}] is {_short(text)}: holds half of a surrogate pair, expected Unicode."
+                )
         encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_length)
-        if not self._warned and any(encoding.overflowing for encoding in encoded.encodings):
+        cut = next((number for number, encoding in enumerate(encoded.encodings) if encoding.overflowing), None)
+        if cut is not None and not self._warned:
             self._warned = True
+            length = len(self.tokenizer.tokenize(texts[cut])) + self.tokenizer.num_special_tokens_to_add()
             logger.warning(
-                "texts longer than max_text_length (%d tokens) are cut; this is said once.", self.max_text_length
+                "texts[%d] has %d tokens: texts longer than max_text_length, %d tokens, are cut; this is said once.",
+                cut,
+                length,
+                self.max_text_length,
             )
         longest = max(len(ids) for ids in encoded["input_ids"])
         length = -(-longest // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
@@ -174,12 +187,12 @@ class ClipBertProcessor:
         """The processor saved in a folder; keyword arguments that name a setting replace it.
 
         Raises:
-            ClipBertError: `processor_config.json` or the tokenizer's files are missing or unreadable.
+            ModelFolderError: `processor_config.json` or the tokenizer's files are missing or unreadable.
         """
         path = Path(source) / PROCESSOR_FILE
         for file in (path, Path(source) / "tokenizer.json"):
             if not file.is_file():
-                raise ClipBertError(
+                raise ModelFolderError(
                     f"{file}: not found: {source} is no complete ClipBERT model folder. Train or convert the model "
                     "again, or point at a folder written by save_pretrained."
                 )
@@ -187,13 +200,33 @@ class ClipBertProcessor:
             stored = json.loads(path.read_text(encoding="utf-8"))
             settings = {name: stored[name] for name in SETTINGS}
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ClipBertError(f"{path}: no ClipBERT processor file ({error!r}). Save the processor again.") from error
+            raise ModelFolderError(
+                f"{path}: no ClipBERT processor file ({error!r}). Save the processor again."
+            ) from error
         settings |= {name: value for name, value in overrides.items() if name in SETTINGS}
         return cls(load_tokenizer(source), **settings)
 
 
+def check_videos(videos: object, name: str) -> None:
+    """Check an argument to be a list of videos; what each of them is, is seen when it is read.
+
+    Raises:
+        ValueError: naming the argument, what it is and what was expected.
+    """
+    if isinstance(videos, str | bytes | Path | Image.Image):
+        raise ValueError(f"{name} is {_short(videos)}: one video goes into a list, {name}=[video].")
+    if isinstance(videos, np.ndarray | torch.Tensor) and videos.ndim == 4:
+        raise ValueError(f"{name} has shape {tuple(videos.shape)}: one video goes into a list, {name}=[video].")
+    if not isinstance(videos, Sequence | np.ndarray):
+        raise ValueError(f"{name} is {_short(videos)}: expected a list of videos.")
+    if len(videos) == 0:
+        raise ValueError(f"{name} is empty: expected a list of at least one video.")
+
+
 def _frames_of(video: Video, candidates: FramesParams | None) -> Frames:
     """The frames of what may be a file or a single picture."""
+    if candidates is not None and not isinstance(candidates, FramesParams):
+        raise ValueError(f"candidates is {_short(candidates)}: expected FramesParams, as clipbert.params has them.")
     if isinstance(video, str | Path | bytes):
         from clipbert.frames.given import read_given
 
@@ -206,19 +239,30 @@ def _check_frames(video: Frames, number: int) -> Frames:
         if video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape or video.dtype != np.uint8:
             raise ValueError(
                 f"frames[{number}] has shape {video.shape} and type {video.dtype}: expected (frames, height, width, 3) "
-                "of type uint8, RGB."
+                f"of type uint8, RGB.{_hint(video)}"
             )
         return video
     if not isinstance(video, list | tuple) or not video or not all(isinstance(image, Image.Image) for image in video):
         raise ValueError(
-            f"frames[{number}] is {_short(video)}: expected a (frames, height, width, 3) uint8 array or a list of "
-            "PIL images."
+            f"frames[{number}] is {_short(video)}: expected a path, the bytes of a file, a (frames, height, width, 3) "
+            "uint8 array or a list of PIL images."
         )
+    for place, image in enumerate(video):
+        if image.mode in ("F", "I"):
+            raise ValueError(
+                f"frames[{number}][{place}] is an image of PIL's mode {image.mode!r}, whose range is not known: "
+                "expected 'RGB', 'L' or another of 8 bits."
+            )
     return video
 
 
 def _check_indices(indices: ClipIndices, available: int, number: int) -> NDArray[np.integer[Any]]:
-    array = np.asarray(indices)
+    try:
+        array = np.asarray(indices)
+    except ValueError as error:
+        raise ValueError(
+            f"clip_indices[{number}] is {_short(indices)}: expected integers (clips, frames), as many in each clip."
+        ) from error
     if array.ndim != 2 or 0 in array.shape or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
             f"clip_indices[{number}] has shape {array.shape} and type {array.dtype}: expected integers (clips, frames)."
@@ -229,6 +273,19 @@ def _check_indices(indices: ClipIndices, available: int, number: int) -> NDArray
     return array
 
 
+def _hint(video: NDArray[Any]) -> str:
+    """What the frames look like, where that is plain."""
+    if video.ndim == 4 and video.shape[3] != 3 and video.shape[1] == 3:
+        return " The channels look first: give video.transpose(0, 2, 3, 1)."
+    if np.issubdtype(video.dtype, np.floating) and video.size and video.min() >= 0 and video.max() <= 1:
+        return " The values look like 0 to 1: give (255 * video).round().astype(np.uint8)."
+    return ""
+
+
 def _short(value: object) -> str:
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return f"a {type(value).__module__}.{type(value).__name__} of shape {tuple(value.shape)} and type {value.dtype}"
+    if isinstance(value, list | tuple) and value and isinstance(value[0], np.ndarray | torch.Tensor):
+        return f"a list that starts with {_short(value[0])}"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,13 +1,10 @@
 """Frames to a grid of features: the backbone and ClipBERT's grid encoder (section 3.1 of the paper)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import AutoBackbone
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from clipbert.model.configuration import ClipBertConfig
+from clipbert.model.configuration import ClipBertConfig, backbone_config
 
 
 class Normalize(nn.Module):
@@ -34,7 +31,8 @@ class Normalize(nn.Module):
 class GridEncoder(nn.Module):
     """Frames (M, 3, H, W) to grids (M, h, w, hidden).
 
-    The backbone's last feature map, then a 3x3 convolution without bias to the hidden size, a 2x2 max pool and ReLU.
+    The last feature map of a transformers backbone, then a 3x3 convolution without bias to the hidden size, a 2x2 max
+    pool and ReLU.
     With `config.freeze_batch_norm` the batch norms keep their stored statistics under `train()` and do not learn.
 
     Raises:
@@ -43,11 +41,9 @@ class GridEncoder(nn.Module):
 
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__()
-        vision: dict[str, Any] = dict(config.vision or {})
-        backbone_config = CONFIG_MAPPING[vision.pop("model_type")](**vision)
         self.freeze_batch_norm = config.freeze_batch_norm
         self.normalize = Normalize(config)
-        self.backbone = AutoBackbone.from_config(backbone_config)
+        self.backbone = AutoBackbone.from_config(backbone_config(config.vision or {}))
         self.projection = nn.Conv2d(self.backbone.channels[-1], config.hidden_size, 3, padding=1, bias=False)
         self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
         self._keep_batch_norm()

@@ -21,6 +21,7 @@ from mlflow.models import Model
 import clipbert
 from clipbert.errors import ClipBertError
 from clipbert.files import sha256_file, write_json
+from clipbert.model.card import CARD, model_card, with_results, write_card
 from clipbert.params import Params
 from clipbert.release.provenance import NONE, data_digest
 from clipbert.release.runs import DATASET, LONGEST_DIGEST, find_run
@@ -73,7 +74,7 @@ def register(
         if version is None:
             run_id = find_run(store, run_json)
             version = _create_version(store, task, run_id, model_dir, digest, params)
-        _attach_evaluation(store, task, version, metrics, predictions_parquet, params)
+        _attach_evaluation(store, task, version, metrics, predictions_parquet, model_dir, params)
         store.client.set_registered_model_alias(name, CANDIDATE, version.version)
     release = Release(task, name, str(version.version), str(version.run_id), digest, CANDIDATE)
     write_json(out, asdict(release))
@@ -81,14 +82,16 @@ def register(
 
 
 def model_digest(model_dir: Path) -> str:
-    """SHA-256 over the sorted names and SHA-256s of a model's files.
+    """SHA-256 over the sorted names and SHA-256s of a model's files, but for its card.
+
+    The card tells what a model was made from, the commit too: other words about the same weights are no new version.
 
     Raises:
         ClipBertError: the folder is missing or holds no model.
     """
     if not (model_dir / "config.json").is_file():
         raise ClipBertError(f"{model_dir}: no model here (config.json is missing). Train it: `clipbert train TASK`.")
-    files = sorted(path for path in model_dir.rglob("*") if path.is_file())
+    files = sorted(path for path in model_dir.rglob("*") if path.is_file() and path != model_dir / CARD)
     lines = [f"{path.relative_to(model_dir).as_posix()} {sha256_file(path)}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -211,9 +214,16 @@ def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) 
 
 
 def _attach_evaluation(
-    store: Store, task: str, version: Any, metrics: Mapping[str, float], predictions: Path, params: Params
+    store: Store,
+    task: str,
+    version: Any,
+    metrics: Mapping[str, float],
+    predictions: Path,
+    model_dir: Path,
+    params: Params,
 ) -> None:
-    """The numbers of the last evaluation as the version's tags and metrics, and its predictions beside the run."""
+    """The numbers of the last evaluation as the version's tags and metrics and in its model card, and its predictions
+    beside the run."""
     wanted = {f"metric.{key}": f"{value:.6g}" for key, value in metrics.items()}
     wanted |= {
         "evaluation.clips": str(params.evaluate.clips),
@@ -235,8 +245,23 @@ def _attach_evaluation(
         copy = Path(scratch, artifact.name)
         shutil.copyfile(predictions, copy)
         store.client.log_artifact(version.run_id, str(copy), str(artifact.parent))
+        origin = (
+            f"{params.evaluate.clips} clips of each video, the test split of the data that DVC hashes as "
+            f"`{wanted['evaluation.data_digest']}`. MLflow run `{version.run_id}`, digest `{version.tags['digest']}`."
+        )
+        card = with_results(_card(task, model_dir), task, metrics, wanted["evaluation.data_digest"], origin)
+        write_card(Path(scratch, "model", "artifacts", model_dir.name), card)
+        store.client.log_model_artifacts(version.tags["model_id"], str(Path(scratch, "model")))
     for key, value in wanted.items():
         store.client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def _card(task: str, model_dir: Path) -> str:
+    """The card that the training wrote, or one with less in it for a model of before there were cards."""
+    if (model_dir / CARD).is_file():
+        return (model_dir / CARD).read_text(encoding="utf-8")
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    return model_card(task, str(model_dir), config["architectures"][0], {})
 
 
 def _read_metrics(path: Path) -> dict[str, float]:

@@ -13,7 +13,7 @@ from mlflow.pyfunc import PythonModel
 from torch import Tensor
 
 from clipbert.errors import ClipBertError
-from clipbert.frames.decode import read_frames
+from clipbert.frames.given import read_given
 from clipbert.frames.sampling import uniform_clips
 from clipbert.model import (
     ClipBertForCaptioning,
@@ -26,6 +26,7 @@ from clipbert.model import (
     load,
 )
 from clipbert.model.losses import aggregate
+from clipbert.params import FramesParams
 
 
 class ServedClipBert(PythonModel):
@@ -55,16 +56,16 @@ class ServedClipBert(PythonModel):
         media = "image" if "image" in model_input else "video"
         with torch.inference_mode():
             for path, rows in model_input.reset_index(drop=True).groupby(media, sort=False, dropna=False):
-                visual_embeds = self._encode(Path(str(path)))
+                visual_embeds = self._encode(str(path))
                 for start in range(0, len(rows), self.settings["batch_size"]):
                     some = rows.iloc[start : start + self.settings["batch_size"]]
                     parts.append(self._answer(visual_embeds, some))
         return pd.concat(parts).sort_index().set_index(model_input.index)
 
-    def _encode(self, path: Path) -> Tensor:
+    def _encode(self, path: str) -> Tensor:
         """The visual tokens of one file's uniform clips, (1, K, V, hidden)."""
         wanted = {name: self.settings[name] for name in ("fps", "size", "max_frames", "timeout_s")}
-        images = read_frames(path, **wanted).images
+        images = read_given(path, FramesParams(**wanted))
         clips = uniform_clips(len(images), self.settings["clips"], self.model.config.frames_per_clip)
         pixel_values = self.processor(frames=[images], clip_indices=[clips])["pixel_values"]
         return self.model.encode_video(pixel_values.to(self.model.device))

@@ -7,17 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipbert.errors import ClipBertError
+from clipbert.errors import ClipBertError, first_line
 from clipbert.model import (
+    ClipBertForCaptioning,
     ClipBertForMultipleChoice,
     ClipBertForOpenQA,
+    ClipBertForPreTraining,
     ClipBertForRetrieval,
     ClipBertProcessor,
+    Decoding,
     load,
 )
+from clipbert.model.processor import check_videos
 from clipbert.params import FramesParams
+from clipbert.task_params import CaptioningParams
 
 VIDEOS_AT_ONCE = 16
+PRETRAINED = (
+    "a pretrained model is a start for other trainings and has no pipeline. Train one of them from it with "
+    "`model.init_from: FOLDER` in params.yaml, or use its heads through clipbert.model.load(FOLDER)."
+)
 
 
 class Pipeline:
@@ -54,8 +63,7 @@ class RetrievalPipeline(Pipeline):
             ClipBertError: a file cannot be read.
             ValueError: no videos, an empty text, or frames of a wrong shape.
         """
-        if isinstance(videos, str | Path | bytes) or len(videos) == 0:
-            raise ValueError("videos: expected a list of at least one video.")
+        check_videos(videos, "videos")
         tokens = self.processor(texts=[text]).to(self.model.device)
         vector = None if self.model.contrast is None else self.model.text_features(**tokens)
         scores = []
@@ -108,12 +116,39 @@ class MultipleChoicePipeline(Pipeline):
         return [{"option": i, "answer": options[i], "score": float(scores[i])} for i in order]
 
 
+class CaptioningPipeline(Pipeline):
+    """`describe(video)`: a sentence."""
+
+    @torch.inference_mode()
+    def __call__(self, video: Any, **search: Any) -> list[dict[str, Any]]:
+        """`[{"caption", "score"}]`, the one caption that the search finds and its log-probability.
+
+        `search`: `beams`, `max_length`, `length_penalty`, `no_repeat_ngram`, as `Decoding` has them; what is not given
+        is as in the defaults of params.yaml's section `tasks.captioning`.
+
+        Raises:
+            ClipBertError: the file cannot be read.
+            ValueError: an option of the search that there is not, or that is out of its range; frames of a wrong shape.
+        """
+        usual = CaptioningParams().search()
+        if unknown := sorted(search.keys() - usual.keys()):
+            raise ValueError(f"{unknown[0]} is no option of the search: expected some of {', '.join(usual)}.")
+        longest = self.model.config.max_position_embeddings
+        decoding = Decoding(**(usual | {"max_length": min(usual["max_length"], longest)} | search))
+        words = self.processor.tokenizer
+        ids, scores = self.model.generate(
+            visual_embeds=self._encode(video), start=words.cls_token_id, end=words.sep_token_id, decoding=decoding
+        )
+        return [{"caption": words.decode(ids[0], skip_special_tokens=True), "score": float(scores[0])}]
+
+
 # Each task's model and what calls it; image QA is open QA on images. A new task adds its line.
 PIPELINES: dict[str, tuple[type[Any], type[Pipeline]]] = {
     "retrieval": (ClipBertForRetrieval, RetrievalPipeline),
     "open_qa": (ClipBertForOpenQA, OpenQAPipeline),
     "image_qa": (ClipBertForOpenQA, OpenQAPipeline),
     "multiple_choice": (ClipBertForMultipleChoice, MultipleChoicePipeline),
+    "captioning": (ClipBertForCaptioning, CaptioningPipeline),
 }
 
 
@@ -126,24 +161,33 @@ def pipeline(
     """The pipeline of a model folder, such as `artifacts/models/retrieval`.
 
     Args:
-        task: retrieval, open_qa, image_qa or multiple_choice; None: what the folder's model is for.
+        task: retrieval, open_qa, image_qa, multiple_choice or captioning; None: what the folder's model is for.
         model: the folder.
         device: where to run; None: cuda where there is one, otherwise cpu.
         frames: how files are sampled; None: the defaults of params.yaml's section `frames`.
 
     Raises:
-        ClipBertError: an unknown task, a model of another task, or a folder that is no complete model.
+        ClipBertError: an unknown task, a model of another task, a folder that is no complete model, or no such device.
     """
+    if task == "pretrain":
+        raise ClipBertError(f"task is 'pretrain': {PRETRAINED}")
     if task is not None and task not in PIPELINES:
         raise ClipBertError(f"task is {task!r}: expected one of {', '.join(PIPELINES)}.")
     if model is None:
         raise ClipBertError("model is missing: expected a model folder, such as artifacts/models/retrieval.")
     loaded = load(model)
+    if isinstance(loaded, ClipBertForPreTraining):
+        raise ClipBertError(f"{model}: holds a ClipBertForPreTraining: {PRETRAINED}")
     fitting = [name for name, (kind, _) in PIPELINES.items() if isinstance(loaded, kind)]
     if not fitting or (task is not None and task not in fitting):
         raise ClipBertError(
             f"{model}: holds a {type(loaded).__name__}, which is for {' or '.join(fitting) or 'no pipeline'}: expected "
             f"a model for {task or ' or '.join(PIPELINES)}. Give that task, or another folder."
         )
-    loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+        raise ClipBertError(
+            f"device is {device!r}: the model cannot go there ({first_line(error)}). Give one that torch has, as cpu."
+        ) from error
     return PIPELINES[task or fitting[0]][1](loaded, ClipBertProcessor.from_pretrained(model), frames)

@@ -17,6 +17,7 @@ from clipbert.console import console, progress
 from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory
 from clipbert.frames import FrameCache
+from clipbert.model.card import write_card
 from clipbert.params import Params
 from clipbert.tasks.base import Batch, Example, Task
 from clipbert.tasks.predict import predict
@@ -162,13 +163,14 @@ def validate(run: Run) -> dict[str, float]:
     return run.task.metrics(pd.concat(items, ignore_index=True))
 
 
-def export(run: Run, out: Path) -> None:
-    """Write what `clipbert.model.load` reads: config.json, model.safetensors, tokenizer and processor."""
+def export(run: Run, out: Path, card: str) -> None:
+    """Write what `clipbert.model.load` reads: config.json, model.safetensors, tokenizer and processor; and the card."""
     transformers.utils.logging.disable_progress_bar()  # two lines of it for one small file
     run.model.to("cpu")
     with atomic_directory(out) as folder:
         run.model.save_pretrained(folder)
         run.processor.save_pretrained(folder)
+        write_card(folder, card)
 
 
 def epochs_of(run: Run) -> int:

@@ -4,10 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertConfig, ClipBertProcessor
 from clipbert.model.initialize import Start, parts
+from clipbert.model.parts import Part, TextPart, check_grid, read_text, read_vision, without_text_sizes
 from clipbert.params import Params
 from clipbert.tasks.base import Example, Task
 
@@ -16,24 +19,63 @@ def build_model(
     task: Task, train: list[Example], params: Params, others: Iterable[str] = ()
 ) -> tuple[Any, ClipBertProcessor]:
     """A fresh ClipBERT of the preset, its WordPiece vocabulary learned from the training texts, and its processor;
-    or one that starts from the folder `model.init_from`, with its tokenizer.
+    with the backbone `model.vision` and the text encoder and tokenizer `model.text` in it where they are named; or one
+    that starts from the folder `model.init_from`, with its tokenizer.
 
     `others`: training texts of other tasks whose words the vocabulary is to have as well.
 
     Raises:
-        ClipBertError: the parameters do not fit together (hidden size and heads, say).
+        ClipBertError: the parameters do not fit together (hidden size and heads, say), or a start cannot be read.
     """
     if params.model.start_from is not None:
+        for name, value in (("vision", params.model.vision_from), ("text", params.model.text_from)):
+            if value is not None:
+                raise ClipBertError(
+                    f"params.yaml: model.init_from = {params.model.init_from} and model.{name} = {value}: the folder "
+                    f"of init_from has its own {name}. Set one of the two to null."
+                )
         return _started(task, train, params, Path(params.model.start_from))
-    read = {text for example in train for item in range(len(example.texts)) for text in task.wording(example, item)}
-    texts = sorted(read | {text for example in train for text in example.captions} | set(others))
-    tokenizer = ClipBertProcessor.train_tokenizer(texts, vocab_size=params.model.vocab_size)
+    vision = None if params.model.vision_from is None else read_vision(params.model.vision_from)
+    text = None if params.model.text_from is None else read_text(params.model.text_from)
+    overrides = params.model.overrides()
+    fields: dict[str, Any] = {} if vision is None else vision.fields
+    if text is not None:
+        tokenizer, overrides = text.tokenizer, without_text_sizes(overrides, text)
+        fields = fields | text.fields
+    else:
+        tokenizer = _learned(task, train, params.model.vocab_size, others)
+        fields = fields | {"vocab_size": len(tokenizer)}
     preset = {"tiny": ClipBertConfig.tiny, "base": ClipBertConfig.base}[params.model.preset]
     try:
-        config = preset(vocab_size=len(tokenizer), **params.model.overrides(), **task.config_fields(train))
+        config = preset(**(fields | overrides | task.config_fields(train)))
     except ValueError as error:
-        raise ClipBertError(f"params.yaml: model: {error}") from error
-    return task.model_class()(config), ClipBertProcessor.for_config(config, tokenizer)
+        sources = ", ".join(f"{part.source}" for part in (vision, text) if part is not None)
+        raise ClipBertError(f"params.yaml: model: {error}{f' (with what {sources} has)' if sources else ''}") from error
+    model = task.model_class()(config)
+    _fill(task, model, vision, text)
+    return model, ClipBertProcessor.for_config(config, tokenizer)
+
+
+def _learned(task: Task, train: list[Example], vocab_size: int, others: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer of all that the task reads in training, and of `others`."""
+    read = {text for example in train for item in range(len(example.texts)) for text in task.wording(example, item)}
+    texts = sorted(read | {text for example in train for text in example.captions} | set(others))
+    return ClipBertProcessor.train_tokenizer(texts, vocab_size=vocab_size)
+
+
+def _fill(task: Task, model: Any, vision: Part | None, text: TextPart | None) -> None:
+    """Put the parts' weights into the model, and say so."""
+    for name, part in (("vision", vision), ("text", text)):
+        if part is not None:
+            given = part.give(model)
+            console.print(
+                f"{task.name}: {given} weights of model.{name} from {part.source}; {part.remark}", markup=False
+            )
+    if vision is not None:
+        rows, cols = check_grid(model, vision.source)
+        console.print(
+            f"{task.name}: frames of {model.config.image_size} pixels are {rows} x {cols} cells", markup=False
+        )
 
 
 def _started(task: Task, train: list[Example], params: Params, folder: Path) -> tuple[Any, ClipBertProcessor]:

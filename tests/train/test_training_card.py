@@ -1,0 +1,67 @@
+"""The card of a training names its data, lineage and parameters, and the validation figures of the epoch that ships."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+from clipbert.params import Params
+from clipbert.tasks import make_task
+from clipbert.tasks.base import Example
+from clipbert.train.checkpoint import Checkpoints, Progress
+from clipbert.train.loop import Run
+from clipbert.train.training_card import training_card
+
+ORIGIN = {
+    "clipbert.data_digest": "d41d.dir",
+    "clipbert.git_commit": "c0ffee",
+    "clipbert.git_dirty": "true",
+    "clipbert.version": "0.1.0",
+    "clipbert.host": "a-machine",
+}
+
+
+def card(tmp_path: Path, start: str | None = None) -> str:
+    params = Params.model_validate({"model": {"init_from": start}})
+    some = [Example(f"videos/{i}.mp4", [f"t{i}a", f"t{i}b"], ["a", "b"], ["", ""], ["", ""]) for i in range(3)]
+    fingerprint = {"seed": 0, "train.lr": 0.0015, "texts.parquet": "7e87", "frame cache": "f4a3"}
+    if start is not None:
+        fingerprint["the model of model.init_from"] = "5747"
+    checkpoints = Checkpoints(tmp_path, fingerprint)
+    unused: Any = None
+    run = Run(make_task("retrieval", params), unused, unused, unused, some, some[:1], params, checkpoints, unused)
+    rows = [{"step": 5 * epoch, "epoch": epoch, "retrieval/r1": 10.0 * (4 - epoch) + 1 / 3} for epoch in (1, 2, 3)]
+    state = Progress(step=15, best=30.3, best_epoch=1, seconds=12.5, run_id="a run", validation=rows)
+    return training_card(run, state, Path("artifacts/models/retrieval"), ORIGIN)
+
+
+def test_what_it_says(tmp_path: Path) -> None:
+    text = card(tmp_path)
+    for line in (
+        "| train | 3 | 6 |",
+        "| val | 1 | 2 |",
+        "| data/, as DVC hashes it | d41d.dir |",
+        "| texts.parquet, SHA-256 | 7e87 |",
+        "| frame cache, SHA-256 | f4a3 |",
+        "| git commit | c0ffee and changes that were not committed |",
+        "| weights at the start | random |",
+        "| MLflow run | artifacts/runs/retrieval.json |",
+        "| seed | 0 |",
+        "| train.lr | 0.0015 |",
+        "Epoch 1 of 3, the best by retrieval/mrr.",
+        "| retrieval/r1 | 30.3333 |",
+    ):
+        assert f"\n{line}\n" in text
+    assert 'pipeline("retrieval", "artifacts/models/retrieval")' in text
+    assert ModelCard(text).data.eval_results is None  # test metrics are not there yet
+
+
+def test_a_start_is_named_with_its_digest(tmp_path: Path) -> None:
+    text = card(tmp_path, "artifacts/models/pretrain")
+    assert "| weights at the start | artifacts/models/pretrain |" in text
+    assert "| the model of model.init_from, SHA-256 | 5747 |" in text
+
+
+def test_the_same_training_writes_the_same_card_wherever_and_whenever(tmp_path: Path) -> None:
+    assert card(tmp_path) == card(tmp_path / "elsewhere")
+    assert "a-machine" not in card(tmp_path)
