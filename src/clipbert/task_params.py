@@ -73,7 +73,7 @@ class PretrainParams(Section):
     texts_per_image: int = Field(2, ge=1, le=64, description="of an image drawn for one step")
     mask_probability: Fraction = Field(0.15, description="share of the tokens that the model has to tell")
     unmatched_probability: Fraction = Field(0.5, description="share of the texts taken from another image")
-    contrastive_weight: float = Field(0.0, ge=0, description="of a contrastive term beside them; 0 (the paper): none")
+    contrastive_weight: float = Field(1.0, ge=0, description="of a contrastive term beside them; 0 (the paper): none")
 
 
 class TasksParams(Section):
