@@ -21,12 +21,11 @@ ORIGIN = {
 }
 
 
-def card(tmp_path: Path, start: str | None = None) -> str:
-    params = Params.model_validate({"model": {"init_from": start}})
+def card(tmp_path: Path, **starts: str) -> str:
+    params = Params.model_validate({"model": starts})
     some = [Example(f"videos/{i}.mp4", [f"t{i}a", f"t{i}b"], ["a", "b"], ["", ""], ["", ""]) for i in range(3)]
-    fingerprint = {"seed": 0, "train.lr": 0.0015, "texts.parquet": "7e87", "frame cache": "f4a3"}
-    if start is not None:
-        fingerprint["the model of model.init_from"] = "5747"
+    fingerprint: dict[str, Any] = {"seed": 0, "train.lr": 0.0015, "texts.parquet": "7e87", "frame cache": "f4a3"}
+    fingerprint |= {f"the model of model.{name}": "5747" for name in starts}
     checkpoints = Checkpoints(tmp_path, fingerprint)
     unused: Any = None
     run = Run(make_task("retrieval", params), unused, unused, unused, some, some[:1], params, checkpoints, unused)
@@ -57,9 +56,15 @@ def test_what_it_says(tmp_path: Path) -> None:
 
 
 def test_a_start_is_named_with_its_digest(tmp_path: Path) -> None:
-    text = card(tmp_path, "artifacts/models/pretrain")
+    text = card(tmp_path, init_from="artifacts/models/pretrain")
     assert "| weights at the start | artifacts/models/pretrain |" in text
     assert "| the model of model.init_from, SHA-256 | 5747 |" in text
+
+
+def test_parts_are_named_too(tmp_path: Path) -> None:
+    text = card(tmp_path, vision="models/convnext-tiny", text="models/minilm")
+    assert "| weights at the start | the backbone of models/convnext-tiny, the encoder of models/minilm |" in text
+    assert "| the model of model.text, SHA-256 | 5747 |" in text
 
 
 def test_the_same_training_writes_the_same_card_wherever_and_whenever(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clipbert.model.card import model_card, table
+from clipbert.params import ModelParams
 from clipbert.train.checkpoint import Progress
 from clipbert.train.loop import Run
 
@@ -18,13 +19,16 @@ def training_card(run: Run, state: Progress, folder: Path, origin: Mapping[str, 
     known = {name.removeprefix("clipbert."): value for name, value in origin.items()}
     inputs = {name: value for name, value in run.checkpoints.fingerprint.items() if _is_input(name)}
     parameters = {name: value for name, value in run.checkpoints.fingerprint.items() if not _is_input(name)}
-    splits = [(name, len(some), task.items(some)) for name, some in (("train", run.train), ("val", run.val))]
+    splits = [
+        (name, len(some), sum(len(example.texts) for example in some))
+        for name, some in (("train", run.train), ("val", run.val))
+    ]
     made = [
         ("data/, as DVC hashes it", known.get("data_digest", "none")),
         *((f"{name}, SHA-256", value) for name, value in sorted(inputs.items())),
         ("git commit", _commit(known)),
         ("clipbert", known.get("version", "none")),
-        ("weights at the start", run.params.model.start_from or "random"),
+        ("weights at the start", _start(run.params.model)),
         ("MLflow run", f"artifacts/runs/{task.name}.json"),
     ]
     sections = {
@@ -43,6 +47,11 @@ def training_card(run: Run, state: Progress, folder: Path, origin: Mapping[str, 
 def _is_input(name: str) -> bool:
     """Whether an entry of the fingerprint is a file's checksum rather than a parameter."""
     return name.endswith(".parquet") or " " in name
+
+
+def _start(model: ModelParams) -> str:
+    parts = ((model.vision_from, "the backbone of"), (model.text_from, "the encoder of"))
+    return model.start_from or ", ".join(f"{which} {start}" for start, which in parts if start) or "random"
 
 
 def _commit(known: Mapping[str, str]) -> str:
