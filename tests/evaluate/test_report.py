@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clipbert.evaluate.plots import accuracy_by_type, caption_scores, parts_table, recall_table, write_tables
-from clipbert.evaluate.report import headlines, sample_rows, write_pictures, write_report
+from clipbert.evaluate.report import headlines, sample_rows, strip, write_pictures, write_report
 from clipbert.evaluate.run import Evaluation
 from clipbert.frames import FrameCache
 from clipbert.params import Params
@@ -238,6 +238,23 @@ def test_the_page_says_how_many_videos_were_judged() -> None:
         "value": "2",
         "beside": [("of", "4"), ("its own among them, %", "75")],
     }
+
+
+def test_a_picture_is_shown_once_and_a_video_in_four_frames(tiny_project: Path) -> None:
+    cache = FrameCache(tiny_project / "artifacts" / "frames")
+    videos = (
+        pd.read_parquet(tiny_project / "artifacts" / "manifest" / "videos.parquet").groupby("kind")["media"].first()
+    )
+    assert strip(cache, videos["image"]).width == 96
+    assert strip(cache, videos["video"]).width == 4 * 98 - 2
+
+
+def test_figures_without_a_sign_have_one_decimal_at_most() -> None:
+    cards = {
+        card["name"]: card for card in headlines("captioning", {**captioning().metrics, "captioning/cider": 228.479})
+    }
+    assert cards["CIDEr"]["value"] == "228.5"
+    assert cards["different captions"]["value"] == "2"
 
 
 def test_pictures_for_the_tracker(tiny_project: Path, tmp_path: Path) -> None:

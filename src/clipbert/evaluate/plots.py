@@ -84,7 +84,7 @@ def bars(table: pd.DataFrame) -> str:
         axes.barh(rows - 0.19, table["blank_frames"], height=0.36, color=BASELINE, label="blank frames")
         axes.set_yticks(rows, [f"{row.answer_type} ({row.questions})" for row in table.itertuples()])
         axes.set(xlabel="accuracy, %", xlim=(0, 100))
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         axes.grid(axis="y", visible=False)
 
     return svg(draw)

@@ -106,7 +106,8 @@ def write_pictures(task: str, items: pd.DataFrame, cache: FrameCache, out: Path)
 
 
 def strip(cache: FrameCache, media: str, frames: int = 4) -> Image.Image:
-    """`frames` evenly spread frames of a video side by side, `STRIP_HEIGHT` pixels high."""
+    """`frames` evenly spread frames of a video side by side, `STRIP_HEIGHT` pixels high; a picture has one."""
+    frames = min(frames, cache.num_frames(media))
     chosen = uniform_clips(cache.num_frames(media), frames, 1).flatten()
     images = [Image.fromarray(image) for image in cache.read(media, chosen)]
     width = max(1, round(images[0].width * STRIP_HEIGHT / images[0].height))

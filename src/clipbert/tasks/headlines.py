@@ -22,7 +22,9 @@ class Headline:
     def value(self, task: str, metrics: dict[str, float], metric: str) -> str:
         """A metric as the report writes it."""
         number = metrics[f"{task}/{metric}"]
-        return f"{number:.1f} %" if self.percent else f"{number:g}"
+        if self.percent:
+            return f"{number:.1f} %"
+        return f"{number:.0f}" if number == round(number) else f"{number:.1f}"
 
 
 BLANK = "blank frames"
