@@ -36,7 +36,7 @@ class OpenQAParams(Section):
 class MultipleChoiceParams(Section):
     """Question answering with a few options to choose from."""
 
-    epochs: int = Field(12, ge=1, description="visits of each training video")
+    epochs: int = Field(18, ge=1, description="visits of each training video")
     questions_per_video: int = Field(2, ge=1, le=64, description="of a video drawn for one step, each with its options")
     caption_weight: float = Field(
         1.0, ge=0, description="of the contrastive term, if all training videos have captions"
