@@ -52,8 +52,9 @@ def print_summary(project: Project) -> None:
         ("metrics, plots", "dvc metrics show    dvc plots show"),
         ("MLflow and Prefect", "make ui"),
     ]
+    width = max(len(name) for name, _ in places)
     for name, place in places:
-        console.print(f"  {name:<20} {place}", markup=False)
+        console.print(f"  {name:<{width}}  {place}", markup=False)
 
 
 def _json(path: Path) -> dict[str, Any]:
