@@ -44,6 +44,13 @@ def test_a_second_repro_does_nothing_and_status_is_clean(finished_project: Path)
     assert run("git", "status", "--porcelain", cwd=finished_project).stdout == ""
 
 
+def test_what_python_compiles_is_no_change_of_the_code(finished_project: Path) -> None:
+    compiled = finished_project / "src/clipbert/frames/__pycache__"
+    compiled.mkdir()
+    (compiled / "given.cpython-311.pyc").write_bytes(b"compiled")
+    assert "up to date" in run("dvc", "status", cwd=finished_project).stdout
+
+
 def test_dvc_shows_metrics_the_graph_and_the_summary(finished_project: Path) -> None:
     metrics = json.loads(run("dvc", "metrics", "show", "--json", cwd=finished_project).stdout)
     assert "retrieval/r1" in metrics[""]["data"]["artifacts/metrics/retrieval.json"]["data"]
