@@ -48,6 +48,7 @@ class ImageQAParams(OpenQAParams):
 
     epochs: int = Field(30, ge=1, description="visits of each training image")
     questions_per_video: int = Field(4, ge=1, le=64, description="of an image drawn for one step")
+    caption_weight: float = Field(0.2, ge=0, description="of the contrastive term on captions; 0 leaves it out")
     max_answers: int = Field(3129, ge=2, description="the most frequent training answers are the classes")
 
 
