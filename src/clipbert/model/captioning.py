@@ -12,8 +12,8 @@ from transformers.utils import ModelOutput
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.contrast import ContrastiveHead
 from clipbert.model.generation import Decoding, generate
-from clipbert.model.heads import TwoTowers
-from clipbert.model.inputs import check_labels, check_tensors, check_text, check_visual_embeds, video_of_text
+from clipbert.model.heads import WithWordHead
+from clipbert.model.inputs import check_labels, check_visual_embeds
 from clipbert.model.losses import IGNORED
 from clipbert.model.modeling import ClipBertModel
 
@@ -30,7 +30,7 @@ class ClipBertCaptioningOutput(ModelOutput):
     clip_logits: Tensor | None = None
 
 
-class ClipBertForCaptioning(TwoTowers):
+class ClipBertForCaptioning(WithWordHead):
     """Describes a video: visual tokens see each other, a text token sees them and the text before it.
 
     The head is BERT's for masked words, its output weights those of the word embeddings. Clips are always joined by
@@ -40,10 +40,6 @@ class ClipBertForCaptioning(TwoTowers):
 
     # A prefix mask is neither full nor causal: flash attention has no such mask.
     _supports_flash_attn = False
-    _tied_weights_keys = {  # noqa: RUF012
-        "cls.predictions.decoder.weight": "clipbert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    }
 
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__(config)
@@ -51,13 +47,6 @@ class ClipBertForCaptioning(TwoTowers):
         self.cls = BertOnlyMLMHead(config)
         self.contrast = None if config.projection_size is None else ContrastiveHead(config)
         self.post_init()
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
 
     def forward(
         self,
@@ -77,24 +66,9 @@ class ClipBertForCaptioning(TwoTowers):
         Raises:
             ValueError: naming the argument, its shape and what was expected.
         """
-        if (pixel_values is None) == (visual_embeds is None):
-            raise ValueError("pixel_values and visual_embeds: exactly one of them must be given.")
-        if input_ids is None:
-            raise ValueError("input_ids is missing: expected (texts, length).")
-        check_tensors(
-            self.place,
-            pixel_values=pixel_values,
-            visual_embeds=visual_embeds,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
+        input_ids, mask, visual, _ = self.clipbert.beside(
+            pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
         )
-        mask = check_text(input_ids, attention_mask, self.config)
-        if visual_embeds is None:
-            assert pixel_values is not None
-            visual_embeds = self.encode_video(pixel_values)
-        check_visual_embeds(visual_embeds, self.config.hidden_size)
-        owner = video_of_text(texts_per_video, visual_embeds.shape[0], input_ids.shape[0])
-        visual = visual_embeds if owner is None else visual_embeds.index_select(0, owner.to(visual_embeds.device))
         texts, clips, tokens, _ = visual.shape
         text = self.clipbert.embeddings(input_ids=input_ids).repeat_interleave(clips, dim=0)
         seen = torch.cat([mask.new_ones(texts, tokens), mask], dim=1).repeat_interleave(clips, dim=0)

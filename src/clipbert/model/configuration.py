@@ -13,6 +13,21 @@ ANSWER_LOSSES = ("ce", "bce")
 # Built by another package, or with feature maps that are no grid of the last layer's features.
 NO_GRID = ("timm_backbone", "uvdoc_backbone", "vitpose_backbone")
 BACKBONES = {kind: name for kind, name in MODEL_FOR_BACKBONE_MAPPING_NAMES.items() if kind not in NO_GRID}
+BERT_FIELDS = (  # that BERT's configuration has by the same names
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "initializer_range",
+    "layer_norm_eps",
+    "pad_token_id",
+)
 POSITIVE = (
     "vocab_size",
     "hidden_size",

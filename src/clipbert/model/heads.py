@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers.models.bert.modeling_bert import BertOnlyMLMHead, BertPreTrainingHeads
 from transformers.utils import ModelOutput
 
 from clipbert.model.configuration import ClipBertConfig
@@ -99,6 +100,24 @@ class TwoTowers(ClipBertPreTrainedModel):
         if self.contrast is None:
             raise ValueError("projection_size is None: this model has no contrastive projections; set it to have them.")
         return self.contrast
+
+
+class WithWordHead(TwoTowers):
+    """A ClipBERT with BERT's head for words, `cls`, whose output weights are those of the word embeddings."""
+
+    _tied_weights_keys = {  # noqa: RUF012
+        "cls.predictions.decoder.weight": "clipbert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+
+    cls: BertOnlyMLMHead | BertPreTrainingHeads
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
 
 
 class _ForClassification(TwoTowers):

@@ -154,22 +154,16 @@ class ClipBertModel(ClipBertPreTrainedModel):
         """Whether `encode_packed` may be used."""
         return self.config._attn_implementation in ("eager", "sdpa")
 
-    def forward(
+    def beside(
         self,
-        pixel_values: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        texts_per_video: Tensor | None = None,
-        visual_embeds: Tensor | None = None,
-    ) -> ClipBertModelOutput:
-        """Encode N texts, each with every clip of its video.
-
-        Args:
-            pixel_values: (B, K, T, 3, H, W) RGB, uint8 or float in [0, 255]; or else
-            visual_embeds: (B, K, V, hidden) from `encode_video`.
-            input_ids: (N, L).
-            attention_mask: (N, L), 1 for a token and 0 for padding; None: no padding.
-            texts_per_video: (B,) how many consecutive texts belong to each video; None: one each.
+        pixel_values: Tensor | None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        texts_per_video: Tensor | None,
+        visual_embeds: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The arguments of `forward`, checked: `input_ids` and their mask, each (N, L), the visual tokens of each
+        text's video (N, K, V, hidden), and those of the videos (B, K, V, hidden).
 
         Raises:
             ValueError: naming the argument, its shape and what was expected.
@@ -195,6 +189,31 @@ class ClipBertModel(ClipBertPreTrainedModel):
             check_visual_embeds(visual_embeds, self.config.hidden_size)
             owner = video_of_text(texts_per_video, visual_embeds.shape[0], input_ids.shape[0])
         visual = visual_embeds if owner is None else visual_embeds.index_select(0, owner.to(visual_embeds.device))
+        return input_ids, text_mask, visual, visual_embeds
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        texts_per_video: Tensor | None = None,
+        visual_embeds: Tensor | None = None,
+    ) -> ClipBertModelOutput:
+        """Encode N texts, each with every clip of its video.
+
+        Args:
+            pixel_values: (B, K, T, 3, H, W) RGB, uint8 or float in [0, 255]; or else
+            visual_embeds: (B, K, V, hidden) from `encode_video`.
+            input_ids: (N, L).
+            attention_mask: (N, L), 1 for a token and 0 for padding; None: no padding.
+            texts_per_video: (B,) how many consecutive texts belong to each video; None: one each.
+
+        Raises:
+            ValueError: naming the argument, its shape and what was expected.
+        """
+        input_ids, text_mask, visual, visual_embeds = self.beside(
+            pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
+        )
         texts, clips, tokens, hidden = visual.shape
         text = self.embeddings(input_ids=input_ids)
         length = text.shape[1]

@@ -14,7 +14,7 @@ from transformers import AutoConfig, BertForPreTraining, PreTrainedConfig, PreTr
 from transformers.utils import cached_file
 
 from clipbert.errors import ClipBertError
-from clipbert.model.configuration import BACKBONES, backbone_config
+from clipbert.model.configuration import BACKBONES, BERT_FIELDS, backbone_config
 from clipbert.model.load import quiet
 from clipbert.model.tokenizer import load_tokenizer
 
@@ -22,21 +22,6 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREPROCESSOR_FILE = "preprocessor_config.json"
 NORMS = "hidden_states_norms."  # of a backbone's feature maps: classifiers, which most checkpoints are, have none
 UNNAMED = ("architectures", "dtype", "id2label", "label2id", "out_indices", "stage_names", "transformers_version")
-TEXT_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "max_position_embeddings",
-    "type_vocab_size",
-    "initializer_range",
-    "layer_norm_eps",
-    "pad_token_id",
-)
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")  # those that params.yaml may name
 
 
@@ -135,7 +120,7 @@ def read_text(source: str) -> TextPart:
         for name, value in model.state_dict().items()
         if not name.startswith(unread)
     }
-    fields = {name: getattr(config, name) for name in TEXT_FIELDS}
+    fields = {name: getattr(config, name) for name in BERT_FIELDS}
     left = dict.fromkeys(name.split(".")[1] for name in fresh if name != "cls.seq_relationship")
     remark = f"fresh where a task has them: {', '.join(left)}" if left else "with its head for masked words"
     return TextPart(source, fields, weights, remark, tokenizer)

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.bert.modeling_bert import BertPreTrainingHeads
 from transformers.utils import ModelOutput
 
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.contrast import ContrastiveHead
-from clipbert.model.heads import TwoTowers
+from clipbert.model.heads import WithWordHead
 from clipbert.model.inputs import check_labels
 from clipbert.model.losses import IGNORED, aggregate, cross_entropy
 from clipbert.model.modeling import ClipBertModel
@@ -25,13 +25,8 @@ class ClipBertPreTrainingOutput(ModelOutput):
     itm_logits: Tensor | None = None
 
 
-class ClipBertForPreTraining(TwoTowers):
+class ClipBertForPreTraining(WithWordHead):
     """Masked language modelling and image-text matching; training keeps `config.pixel_random_sampling_size` cells."""
-
-    _tied_weights_keys = {  # noqa: RUF012
-        "cls.predictions.decoder.weight": "clipbert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    }
 
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__(config)
@@ -39,13 +34,6 @@ class ClipBertForPreTraining(TwoTowers):
         self.cls = BertPreTrainingHeads(config)
         self.contrast = None if config.projection_size is None else ContrastiveHead(config)
         self.post_init()
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
 
     def encode_video(self, pixel_values: Tensor) -> Tensor:
         """Visual tokens (B, K, V, hidden); while training only the random cells that pretraining keeps."""

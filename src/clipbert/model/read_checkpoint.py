@@ -11,30 +11,14 @@ import torch
 from torch import Tensor
 
 from clipbert.errors import ClipBertError, first_line
+from clipbert.model.configuration import BERT_FIELDS
 
 NESTED = ("model_state_dict", "model", "state_dict", "blobs")
 LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that old files of torch.save begin with
 FIELDS = {
     "max_grid_row_position_embeddings": "max_grid_rows",
     "max_grid_col_position_embeddings": "max_grid_cols",
-    **{
-        name: name
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "hidden_act",
-            "hidden_dropout_prob",
-            "attention_probs_dropout_prob",
-            "max_position_embeddings",
-            "type_vocab_size",
-            "initializer_range",
-            "layer_norm_eps",
-            "pad_token_id",
-        )
-    },
+    **{name: name for name in BERT_FIELDS},
 }
 
 

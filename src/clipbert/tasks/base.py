@@ -1,8 +1,9 @@
 """What a task must say of itself, and the batch that all tasks share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -63,6 +64,14 @@ class Encoded:
 
     media: list[str]
     visual_embeds: list[Tensor]
+
+    def of(self, media: Iterable[str]) -> Tensor:
+        """Visual tokens (M, K, V, hidden) of M media, in the order asked for."""
+        return torch.stack([self.visual_embeds[self._place[name]] for name in media])
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.media)}
 
 
 class Tokenize(Protocol):
@@ -222,6 +231,18 @@ class Task(ABC):
         return [examples]
 
 
+class QuestionTask(Task):
+    """A task of questions, `params.questions_per_video` of a video in a step; where all training videos have captions,
+    with the contrastive term of `params.caption_weight`."""
+
+    def uses_captions(self, examples: list[Example]) -> bool:
+        return self.params.caption_weight > 0 and all(example.captions for example in examples)
+
+    def draw(self, example: Example, generator: np.random.Generator) -> list[int]:
+        count = min(len(example.texts), self.params.questions_per_video)
+        return [int(i) for i in generator.permutation(len(example.texts))[:count]]
+
+
 def contrastive_loss(
     model: Any, visual_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor, media_keys: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -242,3 +263,14 @@ def contrastive_loss(
     likeness = model.similarity(ranks.gather(text), ranks.gather(video))
     loss = symmetric_contrastive_loss(likeness, None if media_keys is None else ranks.gather(media_keys))
     return loss, likeness[ranks.own, ranks.own]
+
+
+def with_captions(
+    loss: Tensor, weight: float, model: Any, visual_embeds: Tensor, batch: Batch
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`loss` plus `weight` times the contrastive term of the batch's videos and their captions, and that term for the
+    log; where the batch has no captions, `loss` as it is and nothing."""
+    if batch.caption_ids is None or batch.caption_mask is None:
+        return loss, {}
+    contrastive, _ = contrastive_loss(model, visual_embeds, batch.caption_ids, batch.caption_mask, batch.media_keys)
+    return loss + weight * contrastive, {"contrastive": contrastive.detach()}

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from clipbert.task_params import CaptioningParams
@@ -63,7 +62,6 @@ class Captioning(Task):
     ) -> Iterator[dict[str, Any]]:
         from clipbert.model import Decoding
 
-        place = {media: index for index, media in enumerate(videos.media)}
         decoding = Decoding(
             beams=self.params.beams,
             max_length=min(self.params.max_length, model.config.max_position_embeddings),
@@ -76,8 +74,8 @@ class Captioning(Task):
         confidences: list[float] = []
         rows = max(1, batch_size // self.params.beams)
         for first in range(0, len(examples), rows):
-            some = [videos.visual_embeds[place[example.media]] for example in examples[first : first + rows]]
-            ids, scores = model.generate(visual_embeds=torch.stack(some), start=start, end=end, decoding=decoding)
+            visual_embeds = videos.of(example.media for example in examples[first : first + rows])
+            ids, scores = model.generate(visual_embeds=visual_embeds, start=start, end=end, decoding=decoding)
             captions += tokenize.decode(ids)
             confidences += scores.tolist()
         references = [example.texts for example in examples]

@@ -5,18 +5,17 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from clipbert.task_params import MultipleChoiceParams
-from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
+from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTask, Tokenize, with_captions
 
 MAX_TYPES = 20  # with a metric each, the most frequent ones
 
 
-class MultipleChoice(Task):
+class MultipleChoice(QuestionTask):
     """A question, its options and its video in, the position of one option out.
 
     As in the released code for TGIF-QA, the text of an option is the question followed by the option.
@@ -49,13 +48,6 @@ class MultipleChoice(Task):
     def config_fields(self, train: list[Example]) -> dict[str, Any]:
         return {"projection_size": 128 if self.uses_captions(train) else None}
 
-    def uses_captions(self, examples: list[Example]) -> bool:
-        return self.params.caption_weight > 0 and all(example.captions for example in examples)
-
-    def draw(self, example: Example, generator: np.random.Generator) -> list[int]:
-        count = min(len(example.texts), self.params.questions_per_video)
-        return [int(i) for i in generator.permutation(len(example.texts))[:count]]
-
     def labels(self, example: Example, chosen: list[int], config: Any) -> list[Any]:
         return [example.right[i] for i in chosen]
 
@@ -71,21 +63,17 @@ class MultipleChoice(Task):
             options_per_question=batch.texts_per_item,
             labels=batch.labels,
         )
-        if batch.caption_ids is None or batch.caption_mask is None:
-            return out.loss, {}
-        contrastive, _ = contrastive_loss(model, visual_embeds, batch.caption_ids, batch.caption_mask, batch.media_keys)
-        total = out.loss + self.params.caption_weight * contrastive
-        return total, {"choosing": out.loss.detach(), "contrastive": contrastive.detach()}
+        total, captions = with_captions(out.loss, self.params.caption_weight, model, visual_embeds, batch)
+        return total, {"choosing": out.loss.detach(), **captions} if captions else {}
 
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
     ) -> Iterator[dict[str, Any]]:
-        place = {media: index for index, media in enumerate(videos.media)}
         for some in _batches(examples, batch_size):
             input_ids, attention_mask = tokenize([text for example, i in some for text in self.wording(example, i)])
             options = torch.tensor([len(example.options[i]) for example, i in some], device=input_ids.device)
             out = model(
-                visual_embeds=torch.stack([videos.visual_embeds[place[example.media]] for example, _ in some]),
+                visual_embeds=videos.of(example.media for example, _ in some),
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 texts_per_video=options,

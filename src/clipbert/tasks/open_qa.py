@@ -4,18 +4,17 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from clipbert.errors import ClipBertError
 from clipbert.task_params import OpenQAParams
-from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
+from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTask, Tokenize, with_captions
 
 IGNORED = -100
 
 
-class OpenQA(Task):
+class OpenQA(QuestionTask):
     """A question and its video in, one answer out; an answer outside the vocabulary always counts as wrong."""
 
     name = "open_qa"
@@ -42,13 +41,6 @@ class OpenQA(Task):
         projection = 128 if self.uses_captions(train) else None
         return {"answers": ordered[: self.params.max_answers], "projection_size": projection}
 
-    def uses_captions(self, examples: list[Example]) -> bool:
-        return self.params.caption_weight > 0 and all(example.captions for example in examples)
-
-    def draw(self, example: Example, generator: np.random.Generator) -> list[int]:
-        count = min(len(example.texts), self.params.questions_per_video)
-        return [int(i) for i in generator.permutation(len(example.texts))[:count]]
-
     def labels(self, example: Example, chosen: list[int], config: Any) -> list[Any]:
         index = {answer: label for label, answer in enumerate(config.answers)}
         return [index.get(example.answers[i], IGNORED) for i in chosen]
@@ -64,23 +56,19 @@ class OpenQA(Task):
             texts_per_video=batch.texts_per_video,
             labels=batch.labels,
         )
-        if batch.caption_ids is None or batch.caption_mask is None:
-            return out.loss, {}
-        contrastive, _ = contrastive_loss(model, visual_embeds, batch.caption_ids, batch.caption_mask, batch.media_keys)
-        total = out.loss + self.params.caption_weight * contrastive
-        return total, {"answering": out.loss.detach(), "contrastive": contrastive.detach()}
+        total, captions = with_captions(out.loss, self.params.caption_weight, model, visual_embeds, batch)
+        return total, {"answering": out.loss.detach(), **captions} if captions else {}
 
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
     ) -> Iterator[dict[str, Any]]:
-        place = {media: index for index, media in enumerate(videos.media)}
         flat = [(example, i) for example in examples for i in range(len(example.texts))]
         answers = model.config.answers
         for start in range(0, len(flat), batch_size):
             some = flat[start : start + batch_size]
             input_ids, attention_mask = tokenize([example.texts[i] for example, i in some])
             out = model(
-                visual_embeds=torch.stack([videos.visual_embeds[place[example.media]] for example, _ in some]),
+                visual_embeds=videos.of(example.media for example, _ in some),
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 texts_per_video=torch.ones(len(some), dtype=torch.long, device=input_ids.device),

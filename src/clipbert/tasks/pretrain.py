@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipbert.errors import ClipBertError
 from clipbert.task_params import PretrainParams
-from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
+from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, with_captions
 from clipbert.tasks.masking import IGNORED, SpecialTokens, choose, mask
 
 FIXED_MASKS = 0  # seeds what is masked and which text is the wrong one in validation and test: always the same
@@ -96,10 +96,8 @@ class Pretrain(Task):
             itm_labels=batch.labels,
         )
         parts = {"mlm": out.mlm_loss.detach(), "itm": out.itm_loss.detach()}
-        if batch.caption_ids is None or batch.caption_mask is None:
-            return out.loss, parts
-        contrastive, _ = contrastive_loss(model, visual_embeds, batch.caption_ids, batch.caption_mask, batch.media_keys)
-        return out.loss + self.params.contrastive_weight * contrastive, parts | {"contrastive": contrastive.detach()}
+        total, captions = with_captions(out.loss, self.params.contrastive_weight, model, visual_embeds, batch)
+        return total, parts | captions
 
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
@@ -112,7 +110,6 @@ class Pretrain(Task):
 
         special = SpecialTokens.of(tokenize, model.config.pad_token_id)
         generator = np.random.default_rng(FIXED_MASKS)
-        place = {media: index for index, media in enumerate(videos.media)}
         flat = [(example, i) for example in examples for i in range(len(example.texts))]
         # A row of vocabulary-wide logits a token is many times what a row of labels is.
         at_once = max(1, batch_size // 8)
@@ -123,7 +120,7 @@ class Pretrain(Task):
             truth, attention_mask = tokenize([*own_texts, *wrong])
             chosen = torch.stack([choose(row, special, self.params.mask_probability, generator) for row in truth])
             seen = truth.masked_fill(chosen, special.mask)
-            visual = torch.stack([videos.visual_embeds[place[example.media]] for example, _ in some])
+            visual = videos.of(example.media for example, _ in some)
             out = model(visual_embeds=torch.cat([visual, visual]), input_ids=seen, attention_mask=attention_mask)
             matched = aggregate(out.itm_logits, model.config.score_aggregation).softmax(dim=1)[:, 1].tolist()
             told = out.mlm_logits[: len(some)].float().log_softmax(dim=-1).mean(dim=1).argmax(dim=-1)

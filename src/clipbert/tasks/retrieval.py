@@ -112,9 +112,8 @@ class Retrieval(Task):
                 f"evaluate.rerank is {self.rerank}, but this model has no towers to rank by first: its projection_size "
                 "is null. Set evaluate.rerank to null, or train with tasks.retrieval.contrastive_weight above 0."
             )
-        place = {media: index for index, media in enumerate(videos.media)}
         gallery = [example.media for example in examples]
-        visual_embeds = torch.stack([videos.visual_embeds[place[media]] for media in gallery])  # (G, K, V, hidden)
+        visual_embeds = videos.of(gallery)  # (G, K, V, hidden)
         vectors = None if model.contrast is None else model.video_features(visual_embeds)  # (G, P)
         for truth, example in enumerate(examples):
             for text_id, text in zip(example.ids, example.texts, strict=True):
