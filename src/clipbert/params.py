@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from clipbert.errors import ClipBertError
 from clipbert.task_params import Fraction, Section, TasksParams
+from clipbert.train_params import TrainParams
 from clipbert.yaml_text import leaves, parse_yaml
 
 TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa", "captioning", "pretrain")
@@ -187,21 +188,6 @@ class ModelParams(Section):
         return chosen
 
 
-class TrainParams(Section):
-    """The optimisation, the same for every task."""
-
-    batch_size: int = Field(32, ge=1, description="videos that go through the model at once")
-    accumulate: int = Field(1, ge=1, le=4096, description="batches whose mean gradient makes one step")
-    lr: float = Field(1.5e-3, gt=0, le=1, description="peak learning rate of the transformer and heads")
-    vision_lr: float | None = Field(3e-4, gt=0, le=1, description="peak rate of the convolutions; null: the same as lr")
-    weight_decay: float = Field(0.05, ge=0, le=1, description="of matrices; biases and norms have none")
-    warmup_fraction: Fraction = Field(0.1, description="share of the steps in which the learning rate rises")
-    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; the weights stay fp32")
-    checkpoint_every_steps: int = Field(100, ge=1, description="besides one at the end of each epoch")
-    workers: int = Field(0, ge=0, le=256, description="loader processes; 0 loads in the training process")
-
-
 class EvaluateParams(Section):
     """How a trained model is measured."""
 
@@ -331,7 +317,7 @@ def _describe(problem: ErrorDetails) -> str:
         everywhere = [key for key, _ in leaves(Params().model_dump(by_alias=True))]
         elsewhere = [key for key in everywhere if key.rsplit(".", 1)[-1] == str(location[-1])]
         hint = f"did you mean {parent}{'.' if parent else ''}{nearest[0]}? " if nearest else ""
-        if not nearest and elsewhere:
+        if elsewhere:
             hint = f"did you mean {elsewhere[0]}? "
         return f"{path}: unknown parameter; {hint}Known here: {', '.join(known)}."
     field = _field(section, location[-1])

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from clipbert.model import ClipBertConfig, ClipBertForOpenQA, ClipBertForRetrieval
-from clipbert.params import TrainParams
 from clipbert.task_params import RetrievalParams
 from clipbert.tasks.base import Batch
 from clipbert.tasks.retrieval import Retrieval
 from clipbert.train.loop import autocast
 from clipbert.train.optim import make_optimizer
+from clipbert.train_params import TrainParams
 
 pytestmark = [
     pytest.mark.gpu,

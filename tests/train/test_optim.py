@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from clipbert.params import TrainParams
 from clipbert.train.optim import make_optimizer, set_learning_rate
+from clipbert.train_params import TrainParams
 
 
 class Small(nn.Module):

@@ -3,7 +3,7 @@
 from torch import nn
 from torch.optim import AdamW
 
-from clipbert.params import TrainParams
+from clipbert.train_params import TrainParams
 
 
 def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
