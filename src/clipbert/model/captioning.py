@@ -44,6 +44,8 @@ class ClipBertForCaptioning(WithWordHead):
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__(config)
         self.clipbert = ClipBertModel(config)
+        # a text is written from the tokens' own states: the pooler is there for the weights of other tasks
+        self.clipbert.pooler.requires_grad_(False)
         self.cls = BertOnlyMLMHead(config)
         self.contrast = None if config.projection_size is None else ContrastiveHead(config)
         self.post_init()

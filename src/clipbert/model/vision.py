@@ -46,7 +46,14 @@ class GridEncoder(nn.Module):
         self.backbone = AutoBackbone.from_config(backbone_config(config.vision or {}))
         self.projection = nn.Conv2d(self.backbone.channels[-1], config.hidden_size, 3, padding=1, bias=False)
         self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
+        self.backbone_frozen = False
         self._keep_batch_norm()
+
+    def freeze_backbone(self) -> None:
+        """From now on the backbone does not learn, and under `train()` too it computes as it does under `eval()`: live
+        batch norms keep their statistics."""
+        self.backbone_frozen = True
+        self.backbone.eval().requires_grad_(False)
 
     def _keep_batch_norm(self) -> None:
         if self.freeze_batch_norm:
@@ -58,6 +65,8 @@ class GridEncoder(nn.Module):
         super().train(mode)
         # from_pretrained makes new parameters, which all learn, and then calls eval()
         self._keep_batch_norm()
+        if self.backbone_frozen:
+            self.backbone.eval()
         return self
 
     def forward(self, frames: Tensor) -> Tensor:
