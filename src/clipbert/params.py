@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from clipbert.errors import ClipBertError
 from clipbert.task_params import Fraction, Section, TasksParams
 from clipbert.train_params import TrainParams
-from clipbert.yaml_text import leaves, parse_yaml
+from clipbert.yaml_text import parse_yaml
 
 TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa", "captioning", "pretrain")
 TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa", "captioning"]
@@ -240,8 +240,8 @@ class Params(Section):
         return self.model.image_size or {"tiny": 96, "base": 448}[self.model.preset]
 
     def flat(self) -> dict[str, Any]:
-        """{"train.lr": 0.001, ...}: every leaf under its dotted path."""
-        return dict(leaves(self.model_dump(by_alias=True)))
+        """{"train.lr": 0.001, ...}: every field that is no section, under its dotted path."""
+        return _flat(self)
 
 
 def load_params(path: Path = Path("params.yaml"), overrides: list[str] | None = None) -> Params:
@@ -274,6 +274,14 @@ def load_params(path: Path = Path("params.yaml"), overrides: list[str] | None = 
         raise ClipBertError(f"{path}: {error.error_count()} wrong parameter(s):\n{problems}") from None
 
 
+def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        value, path = getattr(section, name), f"{prefix}{field.alias or name}"
+        found |= _flat(value, f"{path}.") if isinstance(value, Section) else {path: value}
+    return found
+
+
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
@@ -296,12 +304,23 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     """The pydantic class that holds the keys of `location`'s parent."""
     section: type[BaseModel] = Params
     for key in location:
-        field = _field(section, key)
-        annotation = field.annotation if field is not None else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        inner = _section_of(_field(section, key))
+        if inner is None:
             break
-        section = annotation
+        section = inner
     return section
+
+
+def _field_around(location: tuple[int | str, ...]) -> FieldInfo | None:
+    """The field whose list or mapping holds the value at `location`."""
+    inside = (_field(_section_at(location[:depth]), location[depth]) for depth in range(len(location) - 1))
+    return next((field for field in inside if field is not None and _section_of(field) is None), None)
+
+
+def _section_of(field: FieldInfo | None) -> type[BaseModel] | None:
+    """The pydantic class of a field that is a section."""
+    annotation = field.annotation if field is not None else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _describe(problem: ErrorDetails) -> str:
@@ -314,15 +333,15 @@ def _describe(problem: ErrorDetails) -> str:
         known = [field.alias or name for name, field in section.model_fields.items()]
         parent = ".".join(str(part) for part in location[:-1])
         nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        everywhere = [key for key, _ in leaves(Params().model_dump(by_alias=True))]
+        everywhere = list(Params().flat())
         elsewhere = [key for key in everywhere if key.rsplit(".", 1)[-1] == str(location[-1])]
         hint = f"did you mean {parent}{'.' if parent else ''}{nearest[0]}? " if nearest else ""
         if elsewhere:
             hint = f"did you mean {elsewhere[0]}? "
         return f"{path}: unknown parameter; {hint}Known here: {', '.join(known)}."
-    field = _field(section, location[-1])
+    field = _field(section, location[-1]) or _field_around(location)
     what = f" ({field.description})" if field is not None and field.description else ""
-    message = problem["msg"].removeprefix("Input should be ")
+    message = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if isinstance(value, str) and problem["type"].startswith("float") and _is_number(value):
         message += f"; YAML reads {value} as text, write {float(value)!r}"
     return f"{path} = {value!r}: expected {message}{what}."

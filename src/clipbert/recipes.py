@@ -61,11 +61,11 @@ def _word(path: Path, key: str, value: Any) -> str:
     """A value as Hydra and YAML both read it, without a space."""
     if isinstance(value, list):
         return f"[{','.join(_word(path, key, item) for item in value)}]"
+    if (isinstance(value, str) and not PLAIN.fullmatch(value)) or (isinstance(value, dict) and value):
+        raise ClipBertError(
+            f"{path}: {key} = {value!r} cannot be handed to `dvc exp run -S`: expected letters, digits, _ . : / -. "
+            f"Write it into params.yaml instead."
+        )
     if isinstance(value, str):
-        if not PLAIN.fullmatch(value):
-            raise ClipBertError(
-                f"{path}: {key} = {value!r} cannot be handed to `dvc exp run -S`: expected letters, digits, _ . : / -. "
-                f"Write it into params.yaml instead."
-            )
         return value if parse_yaml(value) == value else f'"{value}"'
     return json.dumps(value)

@@ -1,10 +1,12 @@
 """Section train of params.yaml: the optimisation and how it is carried out, the same for every task."""
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from clipbert.task_params import Fraction, Section
+from clipbert.train.budget import Budget
 
 # How a training is carried out, not what it computes: a checkpoint made with another of these is gone on from.
 CARRIED_OUT = (
@@ -38,12 +40,10 @@ class TrainParams(Section):
     milestones: list[Fraction] = Field(
         [0.5, 0.75], description="schedule multi_step: shares of the steps after which the rate is multiplied by gamma"
     )
-    gamma: Fraction = Field(0.1, description="schedule multi_step: the factor at each milestone")
+    gamma: float = Field(0.1, gt=0, le=1, description="schedule multi_step: the factor at each milestone")
     warmup_fraction: Fraction = Field(0.1, description="share of the steps in which the learning rate rises")
     budget: str | None = Field(
-        None,
-        pattern=r"^\d+(\.\d+)? ?(s|min|h|steps|J|kJ)$",
-        description="what the training may take, instead of epochs: 900 s, 15 min, 2 h, 5000 steps, 400 kJ",
+        None, description="what the training may take, instead of epochs: 900 s, 15 min, 2 h, 5000 steps, 400 kJ"
     )
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that goes to all classes alike")
@@ -65,3 +65,17 @@ class TrainParams(Section):
     processes: int = Field(1, ge=1, le=1024, description="on this machine, one a GPU; more: as torchrun does")
     max_restarts: int = Field(3, ge=0, description="of all processes after one died")
     workers: int = Field(0, ge=0, le=256, description="loader processes of each; 0 loads in the training process")
+
+    @field_validator("milestones")
+    @classmethod
+    def _growing(cls, milestones: list[float]) -> list[float]:
+        if not milestones or any(a >= b for a, b in pairwise(milestones)):
+            raise ValueError("at least one share, each larger than the one before, as in [0.5, 0.75]")
+        return milestones
+
+    @field_validator("budget")
+    @classmethod
+    def _budget(cls, budget: str | None) -> str | None:
+        if budget is not None:
+            Budget.parse(budget)
+        return budget

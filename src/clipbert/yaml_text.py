@@ -25,9 +25,11 @@ def parse_yaml(text: str) -> Any:
 
 
 def leaves(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted path, value) of everything in nested sections that is no section itself."""
+    """(dotted path, value) of everything in nested sections that is no section itself: a mapping that is empty or has a
+    key with a dot is a value."""
     found: list[tuple[str, Any]] = []
     for key, inner in value.items():
         path = f"{prefix}{key}"
-        found += leaves(inner, f"{path}.") if isinstance(inner, dict) else [(path, inner)]
+        section = isinstance(inner, dict) and inner and not any("." in str(name) for name in inner)
+        found += leaves(inner, f"{path}.") if section else [(path, inner)]
     return found
