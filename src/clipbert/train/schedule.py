@@ -29,5 +29,5 @@ def factor(done: float, total: float, params: TrainParams) -> float:
     if params.schedule == "inverse_sqrt":
         return math.sqrt(warmup / (done + 1))
     if params.schedule == "multi_step":
-        return math.prod(params.gamma for milestone in params.milestones if done >= milestone * total)
+        return math.prod(params.gamma for milestone in params.milestones if done >= round(milestone * total))
     return 1.0
