@@ -46,7 +46,9 @@ class TrainParams(Section):
         None, description="what the training may take, instead of epochs: 900 s, 15 min, 2 h, 5000 steps, 400 kJ"
     )
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that goes to all classes alike")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of a label that goes to all classes alike; image_qa's scores have none"
+    )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="of a running mean of the weights, which is validated and kept; null: none"
     )

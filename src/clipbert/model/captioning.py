@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead
@@ -14,7 +14,7 @@ from clipbert.model.contrast import ContrastiveHead
 from clipbert.model.generation import Decoding, generate
 from clipbert.model.heads import WithWordHead
 from clipbert.model.inputs import check_labels, check_visual_embeds
-from clipbert.model.losses import IGNORED
+from clipbert.model.losses import IGNORED, negative_log_likelihood
 from clipbert.model.modeling import ClipBertModel
 
 
@@ -80,9 +80,7 @@ class ClipBertForCaptioning(WithWordHead):
         loss = None
         if labels is not None:
             check_labels(labels, "labels", tuple(input_ids.shape), self.config.vocab_size, ignored=IGNORED)
-            loss = nn.functional.nll_loss(
-                logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten().long(), ignore_index=IGNORED, reduction="sum"
-            ) / (labels[:, 1:] != IGNORED).sum().clamp(min=1)
+            loss = negative_log_likelihood(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), self.label_smoothing)
         return ClipBertCaptioningOutput(loss=loss, logits=logits, clip_logits=clip_logits)
 
     def encode_prefix(self, visual: Tensor, text: Tensor, seen: Tensor) -> Tensor:

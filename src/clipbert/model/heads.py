@@ -36,7 +36,13 @@ class Classifier(nn.Sequential):
 
 
 class TwoTowers(ClipBertPreTrainedModel):
-    """A ClipBERT that, with `config.projection_size`, has a vector for each text and each video alone."""
+    """A ClipBERT that, with `config.projection_size`, has a vector for each text and each video alone.
+
+    `label_smoothing`: what its losses give of each label to all classes alike. Set by a training and not saved; neither
+    the scores of `answer_loss` "bce" nor the ranking loss have it.
+    """
+
+    label_smoothing: float = 0.0
 
     clipbert: ClipBertModel
     contrast: ContrastiveHead | None
@@ -169,7 +175,7 @@ class ClipBertForRetrieval(_ForClassification):
         if labels is not None:
             check_labels(labels, "labels", (logits.shape[0],), classes=2)
             if self.config.retrieval_loss == "ce":
-                loss = cross_entropy(logits, labels)
+                loss = cross_entropy(logits, labels, self.label_smoothing)
             else:
                 owner = torch.arange(visual.shape[0], device=logits.device)
                 if texts_per_video is not None:
@@ -212,7 +218,7 @@ class ClipBertForOpenQA(_ForClassification):
         if labels is not None:
             if self.config.answer_loss == "ce":
                 check_labels(labels, "labels", (logits.shape[0],), classes=logits.shape[1], ignored=IGNORED)
-                loss = cross_entropy(logits, labels)
+                loss = cross_entropy(logits, labels, self.label_smoothing)
             else:
                 check_scores(labels, "labels", tuple(logits.shape))
                 loss = soft_score_loss(logits, labels)
@@ -277,5 +283,5 @@ class ClipBertForMultipleChoice(_ForClassification):
                     f"labels[{question}] is {int(labels[question])}: expected 0 to {int(options[question]) - 1}, for "
                     f"that question has {int(options[question])} options."
                 )
-            loss = cross_entropy(logits, labels)
+            loss = cross_entropy(logits, labels, self.label_smoothing)
         return ClipBertOutput(loss=loss, logits=logits, clip_logits=clip_logits)

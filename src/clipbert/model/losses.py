@@ -18,10 +18,24 @@ def aggregate(clip_logits: Tensor, how: str) -> Tensor:
     return clip_logits.mean(dim=1) if how == "mean" else clip_logits.amax(dim=1)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy over the labels that are not -100; zero, with a gradient, where all are."""
-    total = nn.functional.cross_entropy(_at_least_float32(logits), labels.long(), ignore_index=IGNORED, reduction="sum")
-    return total / (labels != IGNORED).sum().clamp(min=1)
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """`negative_log_likelihood` of the softmax of logits (N, labels)."""
+    return negative_log_likelihood(_at_least_float32(logits).log_softmax(dim=1), labels, smoothing)
+
+
+def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean over the labels (N,) that are not -100 of minus their log-probability; zero, with a gradient, where all are.
+
+    `smoothing` of each label goes to all classes alike, the true one among them (Szegedy et al. 2016); a class whose
+    log-probability is minus infinity, an option that a question lacks, is none.
+    """
+    kept = labels != IGNORED
+    total = nn.functional.nll_loss(log_probabilities, labels.long(), ignore_index=IGNORED, reduction="sum")
+    if smoothing > 0:
+        there = log_probabilities > float("-inf")
+        of_all = log_probabilities.masked_fill(~there, 0).sum(dim=1) / there.sum(dim=1)
+        total = (1 - smoothing) * total - smoothing * of_all.masked_fill(~kept, 0).sum()
+    return total / kept.sum().clamp(min=1)
 
 
 def soft_score_loss(logits: Tensor, scores: Tensor) -> Tensor:

@@ -66,10 +66,11 @@ class ClipBertForPreTraining(WithWordHead):
         if mlm_labels is not None:
             check_labels(mlm_labels, "mlm_labels", tuple(input_ids.shape), self.config.vocab_size, ignored=IGNORED)
             each = mlm_labels[:, None].expand(mlm_logits.shape[:3])
-            loss = mlm_loss = cross_entropy(mlm_logits.flatten(0, 2), each.flatten())
+            loss = mlm_loss = cross_entropy(mlm_logits.flatten(0, 2), each.flatten(), self.label_smoothing)
         if itm_labels is not None:
             check_labels(itm_labels, "itm_labels", (input_ids.shape[0],), classes=2)
-            itm_loss = cross_entropy(aggregate(itm_logits, self.config.score_aggregation), itm_labels)
+            matching = aggregate(itm_logits, self.config.score_aggregation)
+            itm_loss = cross_entropy(matching, itm_labels, self.label_smoothing)
             loss = itm_loss if loss is None else loss + itm_loss
         return ClipBertPreTrainingOutput(
             loss=loss, mlm_loss=mlm_loss, itm_loss=itm_loss, mlm_logits=mlm_logits, itm_logits=itm_logits
