@@ -38,6 +38,12 @@ class Feed:
         self.batches, self.ranks, self.stop, self.meter = batches, ranks, stop, meter
         self._busy, self._end = busy, end
         self.busy = False
+        self._held: Batch | None = None
+
+    def peek(self) -> Batch:
+        """The next batch, which stays the next one."""
+        self._held = next(self)
+        return self._held
 
     def __next__(self) -> Batch:
         """The next batch of this process.
@@ -45,6 +51,9 @@ class Feed:
         Raises:
             Ended: a stop was asked for, or a batch could not be made, here or in another process.
         """
+        if self._held is not None:
+            held, self._held = self._held, None
+            return held
         batch, problem = None, None
         try:
             with self.meter.waiting():

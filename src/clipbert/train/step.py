@@ -76,7 +76,7 @@ class Stepper:
                 static_graph=True,
                 broadcast_buffers=False,
             )
-        self._checked, self._rows = False, 1
+        self._cold, self._checked, self._rows = ranks.world > 1, False, 1
 
     def parts(self) -> dict[str, Any]:
         """The states of all that has one, for a checkpoint."""
@@ -117,6 +117,10 @@ class Stepper:
             set_microbatches(self.model, state.microbatches)
             self.optimizer.zero_grad(set_to_none=True)
             try:
+                if self._cold:
+                    self._warm_up(feed.peek())
+                    restore_generators(generators)
+                    kept.put_back()
                 losses, used = self._gradient(feed, accumulate)
                 break
             except (RuntimeError, MemoryError) as error:
@@ -135,6 +139,18 @@ class Stepper:
         if self.ema is not None:
             self.ema.update(self.model)
         return Stepped(losses, norm, bad, used)
+
+    def _warm_up(self, batch: Batch) -> None:
+        """A backward pass for nothing: DistributedDataParallel learns in the first one how to lay gradients out.
+
+        Every other step then adds them up in the same order, of a training that starts as of one that goes on; and in
+        a first one with a static graph it cannot leave a gradient unshared (`no_sync`).
+        """
+        with self.precision.autocast():
+            loss, _ = self.loss(batch)
+        loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._cold = False
 
     def _gradient(self, feed: Feed, accumulate: int) -> tuple[dict[str, Tensor], list[Batch]]:
         losses: dict[str, Tensor] = {}
