@@ -14,7 +14,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -34,11 +34,12 @@ from clipbert.params import Params
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Batch, texts_with_frames
 from clipbert.tasks.predict import ProcessorTokens, encode_videos
-from clipbert.train.checkpoint import Checkpoints
-from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batches
-from clipbert.train.loop import Run, backward
-from clipbert.train.optim import make_optimizer
+from clipbert.train.checkpoint import Checkpoints, Progress, generator_states
+from clipbert.train.distributed import Ranks
+from clipbert.train.loader import Batches, TrainingOrder, TrainingSamples
+from clipbert.train.loop import Run
 from clipbert.train.setup import build_model
+from clipbert.train.step import Stepper
 
 # The base preset with what one core can step through in a minute: the paper trains with 8 clips of 2 frames. Frames of
 # the cache are enlarged for it, which costs about what reading larger ones would.
@@ -64,8 +65,8 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - start, result
 
 
-class Stepper:
-    """One training, step by step."""
+class Training:
+    """A training, step by step."""
 
     def __init__(self, artifacts: Path, preset: str, contrastive_weight: float, packed: bool = True) -> None:
         tasks = {"retrieval": {"contrastive_weight": contrastive_weight}}
@@ -80,26 +81,24 @@ class Stepper:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         checkpoints = Checkpoints(artifacts / "none", {})
         self.run = Run(task, model.to(device).train(), processor, cache, examples, [], params, checkpoints, device)
-        self.optimizer = make_optimizer(model, params.train)
+        self.stepper = Stepper(task, model, params, device, Ranks())
+        self.state = Progress()
         order = TrainingOrder(len(examples), params.train.batch_size, epochs=1000, seed=0)
         samples = TrainingSamples(cache, examples, task, model.config, seed=0)
-        self.batches = iter(training_batches(samples, order, processor, 0, pin_memory=False))
+        self.batches = Batches(samples, order, processor, 0, device)
         self.loading = 0.0
         self.batch_size = order.batch_size
 
-    def load(self) -> Iterator[Batch]:
+    def __next__(self) -> Batch:
         """The next batch; how long it took is remembered."""
         self.loading, batch = timed(lambda: next(self.batches))
-        yield batch
+        return batch
 
     def step(self) -> tuple[float, float]:
         """Processor seconds of one step with and without the loading of its batch."""
 
         def work() -> None:
-            self.optimizer.zero_grad(set_to_none=True)
-            backward(self.run, self.load(), 1)
-            torch.nn.utils.clip_grad_norm_(self.run.model.parameters(), self.run.params.train.clip_norm)
-            self.optimizer.step()
+            self.stepper.step(self, 1, self.run.checkpoints, self.state, generator_states())
             if self.run.device.type == "cuda":
                 torch.cuda.synchronize()
 
@@ -111,9 +110,9 @@ def cost_of_the_term(artifacts: Path, preset: str, steps: int) -> list[dict[str,
     """Steps in turns without the contrastive term, with it, and with its towers in passes of their own: as trained,
     and without loading."""
     ways = {
-        "without": Stepper(artifacts, preset, 0.0),
-        "with": Stepper(artifacts, preset, 1.0),
-        "apart": Stepper(artifacts, preset, 1.0, packed=False),
+        "without": Training(artifacts, preset, 0.0),
+        "with": Training(artifacts, preset, 1.0),
+        "apart": Training(artifacts, preset, 1.0, packed=False),
     }
     for stepper in ways.values():
         stepper.step()

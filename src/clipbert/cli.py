@@ -13,6 +13,7 @@ from clipbert.cli_import import importers
 from clipbert.cli_options import DEFAULT, ParamsFile, Set, project
 from clipbert.cli_quarantine import quarantine
 from clipbert.console import console, errors
+from clipbert.ended import end_all
 from clipbert.errors import ClipBertError
 from clipbert.params import TASKS, Params, check_task, load_params
 
@@ -86,9 +87,21 @@ def frames(
 
 @app.command(epilog="Example: `clipbert train retrieval --set train.lr=0.0005`")
 def train(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
-    """Train a task's model from pixels to text; a killed training goes on from its last checkpoint."""
-    from clipbert import stages
+    """Train a task's model from pixels to text; a killed training goes on from its last checkpoint.
 
+    With `train.processes` above 1 this is a torchrun of its own. SIGTERM and Ctrl-C save first: exit codes 143 and 130.
+    """
+    from clipbert import stages
+    from clipbert.ended import ended_before, started_by_torchrun
+
+    if ended_before():
+        raise typer.Exit
+    processes, restarts = (loaded := load_params(params, overrides).train).processes, loaded.max_restarts
+    if processes > 1 and not started_by_torchrun():
+        from clipbert.train.launch import launch
+
+        check_task(task)
+        raise typer.Exit(launch(processes, restarts, sys.argv[1:]))
     stage(stages.train, params, overrides, task)
 
 
@@ -187,6 +200,11 @@ def main() -> NoReturn:
     try:
         app()
     except ClipBertError as error:
-        errors.print(f"clipbert: {error}", markup=False)
+        if end_all(USER_ERROR):
+            errors.print(f"clipbert: {error}", markup=False)
         sys.exit(USER_ERROR)
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > 128:
+            end_all(end.code)
+        raise
     sys.exit(0)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -111,3 +111,21 @@ def sha256_file(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's bytes, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sums(out: Path, files: Iterable[Path]) -> None:
+    """Write the SHA-256 of files beside `out`, as sha256sum writes and checks it."""
+    lines = [f"{sha256_file(path)}  {path.name}\n" for path in files]
+    with atomic_write(out, "w") as file:
+        file.writelines(lines)
+
+
+def changed_files(sums: Path) -> Iterator[tuple[Path, str, str | None]]:
+    """The files beside `sums` that are not what `write_sums` saw: each with the SHA-256 it had and the one it has, None
+    where it is missing."""
+    for line in sums.read_text(encoding="utf-8").rstrip("\n").split("\n"):
+        expected, _, name = line.partition("  ")
+        path = sums.parent / name
+        found = sha256_file(path) if path.is_file() else None
+        if found != expected:
+            yield path, expected, found

@@ -99,7 +99,10 @@ def frames(project: Project, params: Params, repair: bool = False) -> None:
 
 
 def train(project: Project, task_name: str, params: Params) -> None:
-    """The cache and the texts to artifacts/models/TASK/, in one MLflow run; goes on where a killed training stopped."""
+    """The cache and the texts to artifacts/models/TASK/, in one MLflow run; goes on where a killed training stopped.
+
+    Under torchrun this is one process of several; the first one tracks, writes and speaks.
+    """
     import pandas as pd
     import torch
 
@@ -109,7 +112,8 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.tasks import make_task
     from clipbert.tasks.base import texts_with_frames, training_words
     from clipbert.train.checkpoint import Checkpoints
-    from clipbert.train.loop import Run, export, start, train
+    from clipbert.train.distributed import device_of_this_process, joined
+    from clipbert.train.loop import NotTracked, Run, export, start, train
     from clipbert.train.setup import build_model
     from clipbert.train.training_card import training_card
 
@@ -117,25 +121,36 @@ def train(project: Project, task_name: str, params: Params) -> None:
     task = make_task(task_name, params)
     texts = read_texts(project.manifest)
     cache = FrameCache(project.frames)
-    texts = texts_with_frames(texts, cache)
-    examples, val = task.examples(texts, "train"), task.examples(texts, "val")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(params.seed)
-    others = training_words(texts) if task.whole_vocabulary else []
-    model, processor = build_model(task, examples, params, others)
-    checkpoints = Checkpoints(project.checkpoints(task_name), fingerprint(project, task_name, params))
-    run = Run(task, model, processor, cache, examples, val, params, checkpoints, device)
-    with _only_one(project.checkpoints(task_name)):
-        state, optimizer = start(run)
-        with start_training_run(project.root, task_name, train_params(task_name, params), state.run_id) as tracker:
-            state = train(run, state, optimizer, tracker)
-            card = training_card(run, state, project.model(task_name).relative_to(project.root), tracker.tags)
-            export(run, project.model(task_name), card)
-            with atomic_directory(project.history(task_name)) as folder:
-                pd.DataFrame(state.history).to_csv(folder / "train.csv", index=False)
-                pd.DataFrame(state.validation).to_csv(folder / "val.csv", index=False)
-            write_json(project.run(task_name), {**tracker.describe(), "seconds": round(state.seconds, 1)})
-        checkpoints.clear()
+    device = device_of_this_process()
+    with joined(device) as ranks:
+        console.quiet = not ranks.first
+        texts = texts_with_frames(texts, cache)
+        examples, val = task.examples(texts, "train"), task.examples(texts, "val")
+        torch.manual_seed(params.seed)
+        others = training_words(texts) if task.whole_vocabulary else []
+        model, processor = build_model(task, examples, params, others)
+        checkpoints = Checkpoints(
+            project.checkpoints(task_name),
+            fingerprint(project, task_name, params),
+            params.train.keep_checkpoints,
+            {"processes": ranks.world, "device": device.type, "torch": torch.__version__},
+        )
+        run = Run(task, model, processor, cache, examples, val, params, checkpoints, device, ranks)
+        if not ranks.first:
+            state, stepper = start(run)
+            train(run, state, stepper, NotTracked())
+            return
+        with _only_one(project.checkpoints(task_name)):
+            state, stepper = start(run)
+            with start_training_run(project.root, task_name, train_params(task_name, params), state.run_id) as tracker:
+                state = train(run, state, stepper, tracker)
+                card = training_card(run, state, project.model(task_name).relative_to(project.root), tracker.tags)
+                export(run, project.model(task_name), card)
+                with atomic_directory(project.history(task_name)) as folder:
+                    pd.DataFrame(state.history).to_csv(folder / "train.csv", index=False)
+                    pd.DataFrame(state.validation).to_csv(folder / "val.csv", index=False)
+                write_json(project.run(task_name), {**tracker.describe(), "seconds": round(state.seconds, 1)})
+            checkpoints.clear()
     console.print(
         f"{task_name}: {state.step} steps in {state.seconds:.0f} s; the best epoch is {state.best_epoch} "
         f"({task.main_metric} {state.best:.1f} on validation); model in {project.model(task_name)}",
@@ -260,7 +275,9 @@ def lineage(origin: dict[str, str]) -> dict[str, str]:
 
 
 def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, Any]:
-    """What a checkpoint must have been made with to be gone on from."""
+    """What a checkpoint must have been made with to be gone on from; not how the training is carried out."""
+    from clipbert.train_params import CARRIED_OUT
+
     data = {path.name: sha256_file(path) for path in sorted(project.manifest.glob("*.parquet"))}
     starts = {"init_from": params.model.start_from, "vision": params.model.vision_from, "text": params.model.text_from}
     for name, start in starts.items():
@@ -269,7 +286,9 @@ def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, A
             from clipbert.model.initialize import digest
 
             data[f"the model of model.{name}"] = digest(project.root / start, f"model.{name}")
-    return {**train_params(task_name, params), **data, "frame cache": sha256_file(project.frames / "index.arrow")}
+    carried_out = tuple(f"train.{name}" for name in CARRIED_OUT)
+    asked = {name: value for name, value in train_params(task_name, params).items() if name not in carried_out}
+    return {**asked, **data, "frame cache": sha256_file(project.frames / "index.arrow")}
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval
-from clipbert.tasks.base import contrastive_loss
+from clipbert.tasks.base import Batch, contrastive_loss
 
 
 @dataclass
@@ -74,7 +74,14 @@ def computed(case: Case, rows: slice) -> dict[str, Any]:
         judge.encode_video(some["pixel_values"]),
         some["input_ids"],
         some["attention_mask"],
-        torch.tensor(case.keys[rows]),
+        Batch(
+            **dict.fromkeys(("pixel_values", "labels", "texts_per_video", "texts_per_item"), torch.empty(0)),
+            input_ids=some["input_ids"],
+            attention_mask=some["attention_mask"],
+            ids=[],
+            media_keys=torch.tensor(case.keys[rows]),
+            videos_per_rank=case.shares,
+        ),
     )
     loss.backward()
     gradients = {name: value.grad for name, value in judge.named_parameters() if value.grad is not None}

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from contrast_ranks import CASES, computed, joined, model
 
-from clipbert.model.gather import RankRows
+from clipbert.model.gather import RankRows, over_ranks
 from clipbert.model.losses import symmetric_contrastive_loss
 
 
@@ -40,7 +40,7 @@ def test_two_ranks_have_the_loss_and_gradient_of_one_process(ranks: list[dict[st
     for rank, seen in enumerate(ranks):
         rows = case.rows(rank)
         torch.testing.assert_close(seen[name]["loss"], whole["loss"], rtol=1e-5, atol=0)
-        torch.testing.assert_close(seen[name]["likeness"], whole["likeness"][rows, rows], rtol=1e-5, atol=0)
+        torch.testing.assert_close(seen[name]["likeness"], whole["likeness"][:, rows], rtol=1e-5, atol=0)
         assert seen[name]["gradients"].keys() == whole["gradients"].keys()
     for parameter, expected in whole["gradients"].items():
         mean = sum(seen[name]["gradients"][parameter] for seen in ranks) / len(ranks)
@@ -69,9 +69,10 @@ def test_without_a_group_the_loss_is_bit_for_bit_that_of_the_batch() -> None:
 
 def test_rows_alone_are_the_very_tensor() -> None:
     rows = torch.ones(3, 2)
-    ranks = RankRows(3, rows.device)
-    assert ranks.own == slice(0, 3)
+    ranks = RankRows((3,))
+    assert ranks.own == slice(None)
     assert ranks.gather(rows) is rows
+    assert over_ranks(rows, 3) is rows
 
 
 def test_a_video_that_comes_twice_is_no_negative_of_itself() -> None:

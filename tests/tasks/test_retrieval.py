@@ -146,19 +146,40 @@ def test_chance_is_that_of_the_gallery() -> None:
     assert baselines["retrieval/chance_median_rank"] == 100.5
 
 
+def unmatched(likeness: torch.Tensor | None, texts: int, own: list[int], **params: float) -> torch.Tensor:
+    task = Retrieval(RetrievalParams.model_validate(params))
+    draws = torch.rand(len(own), task.params.negatives, generator=torch.Generator().manual_seed(0)).double()
+    return task._unmatched(torch.tensor(own), texts, likeness, draws)
+
+
 def test_negatives_are_other_videos_texts_and_hard_ones_the_likeliest() -> None:
     likeness = torch.zeros(6, 6)
     likeness[3, :] = 50.0  # text 3 looks like every video
-    easy = Retrieval(RetrievalParams(negatives=2, hard_negatives=0.0))._unmatched(6, likeness, torch.device("cpu"))
+    easy = unmatched(likeness, 6, list(range(6)), negatives=2, hard_negatives=0.0)
     assert easy.shape == (6, 2)
     assert not (easy == torch.arange(6)[:, None]).any()
-    hard = Retrieval(RetrievalParams(negatives=1, hard_negatives=1.0))._unmatched(6, likeness, torch.device("cpu"))
+    assert all(a != b for a, b in easy.tolist())
+    hard = unmatched(likeness, 6, list(range(6)), negatives=1, hard_negatives=1.0)
     assert hard[[0, 1, 2, 4, 5], 0].tolist() == [3] * 5
     assert hard[3, 0] != 3
 
 
+def test_each_negative_comes_as_often_as_its_weight_says() -> None:
+    likeness = torch.log(torch.tensor([[1.0], [5.0], [1.0], [4.0]]))  # text 1 is the video's own
+    task = Retrieval(RetrievalParams(negatives=1, hard_negatives=1.0))
+    draws = torch.linspace(0, 0.9999, 600, dtype=torch.float64)[:, None]
+    chosen = task._unmatched(torch.ones(600, dtype=torch.long), 4, likeness.expand(4, 600), draws)
+    assert chosen.flatten().bincount(minlength=4).tolist() == [100, 0, 100, 400]
+
+
+def test_negatives_are_drawn_from_the_texts_of_all_processes() -> None:
+    both = unmatched(None, 4, [0, 1, 2, 3], negatives=3)
+    assert [sorted(row) for row in both.tolist()] == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
+    assert unmatched(None, 4, [2, 3], negatives=1).shape == (2, 1)
+
+
 def test_a_batch_of_one_video_has_no_negatives() -> None:
-    assert Retrieval(RetrievalParams())._unmatched(1, None, torch.device("cpu")).shape == (1, 0)
+    assert unmatched(None, 1, [0]).shape == (1, 0)
 
 
 def test_validation_asks_one_caption_a_video() -> None:

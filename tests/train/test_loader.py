@@ -16,7 +16,7 @@ from clipbert.train.setup import build_model
 def test_every_epoch_is_another_permutation_and_leaves_out_less_than_a_batch() -> None:
     batches = list(TrainingOrder(examples=10, batch_size=4, epochs=3, seed=0))
     assert len(batches) == 6
-    epochs = [[i for epoch, i in batches[2 * e] + batches[2 * e + 1] if epoch == e] for e in range(3)]
+    epochs = [[i for epoch, i, _ in batches[2 * e] + batches[2 * e + 1] if epoch == e] for e in range(3)]
     assert all(len(set(epoch)) == 8 for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
@@ -33,7 +33,7 @@ def test_a_step_has_the_same_examples_however_it_is_cut_into_batches() -> None:
     small = list(order)
     assert (order.steps, len(order)) == (4, 12)
     assert [small[i] + small[i + 1] + small[i + 2] for i in range(0, 12, 3)] == large
-    resumed = TrainingOrder(examples=13, batch_size=2, epochs=2, seed=5, start=3, accumulate=3)
+    resumed = TrainingOrder(examples=13, batch_size=2, epochs=2, seed=5, start=9, accumulate=3)
     assert list(resumed) == small[9:]
     few = TrainingOrder(examples=5, batch_size=2, epochs=1, seed=0, accumulate=64)
     assert (few.accumulate, few.steps, len(few)) == (2, 1, 2)
@@ -73,7 +73,7 @@ def test_each_epoch_draws_other_frames(tiny_project: Path) -> None:
     examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
     model, _ = build_model(task, examples, params)
     samples = TrainingSamples(FrameCache(tiny_project / "artifacts" / "frames"), examples, task, model.config, seed=0)
-    drawn = [samples[(epoch, 0)].images for epoch in range(6)]
+    drawn = [samples[(epoch, 0, True)].images for epoch in range(6)]
     assert any(not np.array_equal(drawn[0], other) for other in drawn[1:])
 
 

@@ -3,16 +3,14 @@
 from pathlib import Path
 
 from clipbert.errors import ModelFolderError
-from clipbert.files import atomic_write, sha256_file
+from clipbert.files import changed_files, write_sums
 
 CHECKSUMS = "weights.sha256"  # as sha256sum writes and checks it
 
 
 def write_checksums(folder: Path) -> None:
     """Write the SHA-256 of each weights file of a model folder."""
-    lines = [f"{sha256_file(path)}  {path.name}\n" for path in sorted(folder.glob("model*.safetensors"))]
-    with atomic_write(folder / CHECKSUMS, "w") as file:
-        file.writelines(lines)
+    write_sums(folder / CHECKSUMS, sorted(folder.glob("model*.safetensors")))
 
 
 def check_checksums(folder: Path) -> None:
@@ -24,13 +22,10 @@ def check_checksums(folder: Path) -> None:
     path = folder / CHECKSUMS
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        expected, _, name = line.partition("  ")
-        weights = folder / name
-        if not weights.is_file():
+    for weights, expected, found in changed_files(path):
+        if found is None:
             raise ModelFolderError(f"{weights}: not found, but {path} names it: the model folder is incomplete.")
-        if (found := sha256_file(weights)) != expected:
-            raise ModelFolderError(
-                f"{weights}: SHA-256 is {found[:12]}..., expected {expected[:12]}...: the weights are not those "
-                f"that were saved. Get or train the model again; if you changed them yourself, delete {path}."
-            )
+        raise ModelFolderError(
+            f"{weights}: SHA-256 is {found[:12]}..., expected {expected[:12]}...: the weights are not those "
+            f"that were saved. Get or train the model again; if you changed them yourself, delete {path}."
+        )

@@ -1,4 +1,4 @@
-"""Rows of every rank of a distributed training, with gradients, so that a loss may compare all of them."""
+"""What a loss needs of the other processes of a distributed training: their rows, with gradients, and their counts."""
 
 from typing import Any
 
@@ -7,22 +7,24 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-class RankRows:
-    """Where the rows of this rank stand among those of all ranks; every rank makes one at the same time.
+def in_group() -> bool:
+    """Whether this process trains together with others."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
-    Without an initialised process group, or in a group of one, this rank's rows are all there are.
+
+class RankRows:
+    """Where the rows of this rank stand among those of all ranks.
+
+    Outside a process group, this rank's rows are all there are.
     """
 
-    def __init__(self, rows: int, device: torch.device) -> None:
-        """`rows`: how many this rank has; ranks may have different numbers of them."""
-        self.sizes, rank = [rows], 0
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            mine = torch.tensor([rows], device=device)
-            sizes = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-            dist.all_gather(sizes, mine)
-            self.sizes, rank = [int(size) for size in sizes], dist.get_rank()
-        start = sum(self.sizes[:rank])
-        self.own = slice(start, start + rows)
+    def __init__(self, sizes: tuple[int, ...] = ()) -> None:
+        """`sizes`: how many rows each rank has, known to all of them; ranks may have different numbers."""
+        if in_group() and len(sizes) != dist.get_world_size():
+            raise ValueError(f"sizes is {sizes}: expected the rows of each of the {dist.get_world_size()} ranks.")
+        self.sizes = sizes if in_group() else ()
+        start = sum(self.sizes[: dist.get_rank()]) if self.sizes else 0
+        self.own = slice(start, start + self.sizes[dist.get_rank()]) if self.sizes else slice(None)
 
     def gather(self, rows: Tensor) -> Tensor:
         """(B, ...) of this rank to (sum of B, ...), the ranks in their order; the very tensor where it is alone.
@@ -31,17 +33,31 @@ class RankRows:
         rows, the mean of the ranks' parameter gradients (DistributedDataParallel's) is therefore that of one process
         with all of them in its batch, whatever share each rank had.
         """
-        if len(self.sizes) == 1:
+        if not self.sizes:
             return rows
         gathered: Tensor = _Gather.apply(rows, self.sizes, self.own)
         return gathered
+
+
+def over_ranks(mean: Tensor, count: Tensor | int) -> Tensor:
+    """A mean over `count` rows of this rank, scaled so that the average over the ranks is the mean over all rows.
+
+    DistributedDataParallel averages the ranks' gradients; this makes that the gradient of the mean over all their rows,
+    also where ranks have different numbers of them. The very tensor where this process is alone.
+    """
+    if not in_group():
+        return mean
+    own = torch.as_tensor(count, dtype=mean.dtype, device=mean.device)
+    total = own.clone()
+    dist.all_reduce(total)
+    return mean * (own * dist.get_world_size() / total.clamp(min=1))
 
 
 class _Gather(torch.autograd.Function):
     """torch.distributed.nn's all_gather wants as many rows of each rank, and torch 2.13 calls it deprecated."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, sizes: list[int], own: slice) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, sizes: tuple[int, ...], own: slice) -> Tensor:
         ctx.own = own
         padded = rows.new_zeros(max(sizes), *rows.shape[1:])
         padded[: len(rows)] = rows

@@ -18,6 +18,8 @@ from clipbert.model.gather import RankRows
 from clipbert.model.losses import symmetric_contrastive_loss
 from clipbert.params import EvaluateParams
 
+VALIDATED_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class Example:
@@ -49,6 +51,19 @@ class Batch:
     caption_mask: Tensor | None = None  # (B, L)
     mlm_labels: Tensor | None = None  # (N, L) pretraining: the masked tokens' ids, -100 elsewhere
     media_keys: Tensor | None = None  # (B,) int64, the same for the same video in any process
+    draws: Tensor | None = None  # (B, D) float64 in [0, 1): chance that belongs to a video's visit, not to a process
+    media: tuple[str, ...] = ()  # of the B videos
+    # Of a batch that several processes share, this one's videos and their texts are above.
+    videos_per_rank: tuple[int, ...] = ()
+    all_input_ids: Tensor | None = None  # (N of all processes, L)
+    all_attention_mask: Tensor | None = None
+
+    @property
+    def all_texts(self) -> tuple[Tensor, Tensor]:
+        """`input_ids` and `attention_mask` (N, L) of the texts of all processes, in the batch's order."""
+        if self.all_input_ids is None or self.all_attention_mask is None:
+            return self.input_ids, self.attention_mask
+        return self.all_input_ids, self.all_attention_mask
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -56,6 +71,29 @@ class Batch:
             name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory, from where a GPU copies while it computes; DataLoader calls this."""
+        pinned: dict[str, Any] = {
+            name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **pinned)
+
+    def of_videos(self, own: slice, items_per_video: Tensor) -> "Batch":
+        """The texts of some of the videos; `pixel_values` are those of these videos already.
+
+        Args:
+            own: of the B videos that the texts are about.
+            items_per_video: (B,) how many of the Q items belong to each.
+        """
+        texts, items = _rows(self.texts_per_video, own), _rows(items_per_video, own)
+        cut = {"input_ids": texts, "attention_mask": texts, "mlm_labels": texts, "labels": items}
+        cut |= {"texts_per_item": items, "ids": items}
+        cut |= dict.fromkeys(("texts_per_video", "caption_ids", "caption_mask", "media_keys", "draws", "media"), own)
+        kept: dict[str, Any] = {
+            name: getattr(self, name)[rows] for name, rows in cut.items() if getattr(self, name) is not None
+        }
+        return replace(self, **kept, all_input_ids=self.input_ids, all_attention_mask=self.attention_mask)
 
 
 @dataclass(frozen=True)
@@ -107,6 +145,12 @@ def training_words(texts: pd.DataFrame) -> list[str]:
         if column in rows:
             said.update(text for several in rows[column].dropna() for text in several)
     return sorted(text for text in said if text)
+
+
+def _rows(counts: Tensor, own: slice) -> slice:
+    """The rows of some videos, where each has `counts` (B,) consecutive ones."""
+    ends = [0, *counts.cumsum(0).tolist()]
+    return slice(ends[own.start], ends[own.stop])
 
 
 class Task(ABC):
@@ -196,7 +240,11 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise, and its named parts for the log."""
+        """The scalar to minimise, and its named parts for the log.
+
+        In a process group the average of the ranks' losses is that of the whole batch: a mean over this rank's rows
+        goes through `over_ranks`, and what compares rows has all of them.
+        """
 
     @abstractmethod
     def predict(
@@ -227,8 +275,10 @@ class Task(ABC):
         return self
 
     def validation(self, examples: list[Example]) -> list[list[Example]]:
-        """Groups of validation examples that are predicted one by one: retrieval keeps its galleries small here."""
-        return [examples]
+        """Groups of validation examples that are predicted one by one, by one process each; retrieval's are its
+        galleries."""
+        groups = np.array_split(np.arange(len(examples)), -(-len(examples) // VALIDATED_AT_ONCE))
+        return [[examples[int(i)] for i in group] for group in groups]
 
 
 class QuestionTask(Task):
@@ -244,7 +294,7 @@ class QuestionTask(Task):
 
 
 def contrastive_loss(
-    model: Any, visual_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor, media_keys: Tensor | None = None
+    model: Any, visual_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor, batch: Batch
 ) -> tuple[Tensor, Tensor]:
     """The symmetric contrastive loss of texts and their videos, each alone through the one encoder.
 
@@ -253,16 +303,16 @@ def contrastive_loss(
     Args:
         visual_embeds: (B, K, V, hidden) of this rank's videos.
         input_ids, attention_mask: (B, L), one text a video.
-        media_keys: (B,) a number for each video: one that comes twice, here or on another rank, is no negative.
+        batch: where these come from. A video that comes twice in it, here or on another rank, is no negative.
 
     Returns:
-        the loss, and the scaled similarities (B texts, B videos) of this rank.
+        the loss, and the scaled similarities (B texts of all ranks, B videos of this rank).
     """
     text, video = model.towers(input_ids, attention_mask, visual_embeds)
-    ranks = RankRows(len(text), text.device)
+    ranks = RankRows(batch.videos_per_rank)
     likeness = model.similarity(ranks.gather(text), ranks.gather(video))
-    loss = symmetric_contrastive_loss(likeness, None if media_keys is None else ranks.gather(media_keys))
-    return loss, likeness[ranks.own, ranks.own]
+    keys = batch.media_keys
+    return symmetric_contrastive_loss(likeness, None if keys is None else ranks.gather(keys)), likeness[:, ranks.own]
 
 
 def with_captions(
@@ -272,5 +322,5 @@ def with_captions(
     log; where the batch has no captions, `loss` as it is and nothing."""
     if batch.caption_ids is None or batch.caption_mask is None:
         return loss, {}
-    contrastive, _ = contrastive_loss(model, visual_embeds, batch.caption_ids, batch.caption_mask, batch.media_keys)
+    contrastive, _ = contrastive_loss(model, visual_embeds, batch.caption_ids, batch.caption_mask, batch)
     return loss + weight * contrastive, {"contrastive": contrastive.detach()}

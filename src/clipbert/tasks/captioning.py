@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from clipbert.model.gather import over_ranks
 from clipbert.task_params import CaptioningParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
 from clipbert.tasks.caption_metrics import best_constant, bleu4_and_rouge, cider
@@ -51,9 +52,10 @@ class Captioning(Task):
             texts_per_video=batch.texts_per_video,
             labels=batch.input_ids.masked_fill(batch.attention_mask == 0, -100),
         ).loss
+        writing = over_ranks(writing, batch.attention_mask[:, 1:].sum())
         if self.params.contrastive_weight == 0:
             return writing, {}
-        contrastive, _ = contrastive_loss(model, visual_embeds, batch.input_ids, batch.attention_mask, batch.media_keys)
+        contrastive, _ = contrastive_loss(model, visual_embeds, batch.input_ids, batch.attention_mask, batch)
         total = writing + self.params.contrastive_weight * contrastive
         return total, {"writing": writing.detach(), "contrastive": contrastive.detach()}
 

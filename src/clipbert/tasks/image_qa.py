@@ -39,6 +39,9 @@ class ImageQA(OpenQA):
         """A row of scores a question, one for each of the model's answers; those outside its vocabulary are lost."""
         return [[example.scores[i].get(answer, 0.0) for answer in config.answers] for i in chosen]
 
+    def counted(self, labels: Tensor) -> Tensor | int:
+        return len(labels)
+
     def confidences(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 

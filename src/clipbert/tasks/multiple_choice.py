@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from clipbert.model.gather import over_ranks
 from clipbert.task_params import MultipleChoiceParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTask, Tokenize, with_captions
 
@@ -63,8 +64,9 @@ class MultipleChoice(QuestionTask):
             options_per_question=batch.texts_per_item,
             labels=batch.labels,
         )
-        total, captions = with_captions(out.loss, self.params.caption_weight, model, visual_embeds, batch)
-        return total, {"choosing": out.loss.detach(), **captions} if captions else {}
+        choosing = over_ranks(out.loss, len(batch.labels))
+        total, captions = with_captions(choosing, self.params.caption_weight, model, visual_embeds, batch)
+        return total, {"choosing": choosing.detach(), **captions} if captions else {}
 
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int

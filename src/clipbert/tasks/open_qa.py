@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from clipbert.errors import ClipBertError
+from clipbert.model.gather import over_ranks
+from clipbert.model.losses import IGNORED
 from clipbert.task_params import OpenQAParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTask, Tokenize, with_captions
-
-IGNORED = -100
 
 
 class OpenQA(QuestionTask):
@@ -56,8 +56,13 @@ class OpenQA(QuestionTask):
             texts_per_video=batch.texts_per_video,
             labels=batch.labels,
         )
-        total, captions = with_captions(out.loss, self.params.caption_weight, model, visual_embeds, batch)
-        return total, {"answering": out.loss.detach(), **captions} if captions else {}
+        answering = over_ranks(out.loss, self.counted(batch.labels))
+        total, captions = with_captions(answering, self.params.caption_weight, model, visual_embeds, batch)
+        return total, {"answering": answering.detach(), **captions} if captions else {}
+
+    def counted(self, labels: Tensor) -> Tensor | int:
+        """Over how many questions the loss is a mean."""
+        return (labels != IGNORED).sum()
 
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clipbert.errors import ClipBertError
+from clipbert.model.gather import over_ranks
 from clipbert.task_params import PretrainParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, with_captions
 from clipbert.tasks.masking import IGNORED, SpecialTokens, choose, mask
@@ -95,8 +96,11 @@ class Pretrain(Task):
             mlm_labels=batch.mlm_labels,
             itm_labels=batch.labels,
         )
-        parts = {"mlm": out.mlm_loss.detach(), "itm": out.itm_loss.detach()}
-        total, captions = with_captions(out.loss, self.params.contrastive_weight, model, visual_embeds, batch)
+        assert batch.mlm_labels is not None
+        mlm = over_ranks(out.mlm_loss, (batch.mlm_labels != IGNORED).sum())
+        itm = over_ranks(out.itm_loss, len(batch.labels))
+        parts = {"mlm": mlm.detach(), "itm": itm.detach()}
+        total, captions = with_captions(mlm + itm, self.params.contrastive_weight, model, visual_embeds, batch)
         return total, parts | captions
 
     def predict(

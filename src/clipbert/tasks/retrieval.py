@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipbert.errors import ClipBertError
+from clipbert.model.gather import RankRows, over_ranks
 from clipbert.params import EvaluateParams
 from clipbert.task_params import RetrievalParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
@@ -57,37 +58,56 @@ class Retrieval(Task):
         likeness = None
         if self.params.contrastive_weight > 0:
             parts["contrastive"], likeness = contrastive_loss(
-                model, visual_embeds, batch.input_ids, batch.attention_mask, batch.media_keys
+                model, visual_embeds, batch.input_ids, batch.attention_mask, batch
             )
-        unmatched = self._unmatched(videos, likeness, batch.input_ids.device)
-        rows = torch.cat([torch.arange(videos, device=unmatched.device)[:, None], unmatched], dim=1).flatten()
+        input_ids, attention_mask = batch.all_texts
+        own = torch.arange(len(input_ids), device=input_ids.device)[RankRows(batch.videos_per_rank).own]
+        unmatched = self._unmatched(own, len(input_ids), likeness, batch.draws)
+        rows = torch.cat([own[:, None], unmatched], dim=1).flatten()
         labels = torch.zeros(videos, 1 + unmatched.shape[1], dtype=torch.long, device=rows.device)
         labels[:, 0] = 1
         pairs = model(
             visual_embeds=visual_embeds,
-            input_ids=batch.input_ids[rows],
-            attention_mask=batch.attention_mask[rows],
+            input_ids=input_ids[rows],
+            attention_mask=attention_mask[rows],
             texts_per_video=torch.full_like(batch.texts_per_video, labels.shape[1]),
         )
         logits = pairs.logits.float()
         if likeness is not None:
             owner = torch.arange(videos, device=rows.device).repeat_interleave(labels.shape[1])
             logits = torch.stack([logits[:, 0], logits[:, 1] + likeness.detach()[rows, owner]], dim=1)
-        parts["matching"] = F.cross_entropy(logits, labels.flatten())
+        matching = F.cross_entropy(logits, labels.flatten(), label_smoothing=model.label_smoothing)
+        parts["matching"] = over_ranks(matching, labels.numel())
         total = parts["matching"] + self.params.contrastive_weight * parts.get("contrastive", torch.zeros(()))
         return total, {name: value.detach() for name, value in parts.items()}
 
-    def _unmatched(self, videos: int, likeness: Tensor | None, device: torch.device) -> Tensor:
-        """(B, negatives) rows of texts of other videos, `hard_negatives` of them the likelier the more alike."""
-        negatives = min(self.params.negatives, videos - 1)
-        if negatives == 0:
-            return torch.empty(videos, 0, dtype=torch.long, device=device)
-        itself = torch.eye(videos, dtype=torch.bool, device=device)
-        weights = (~itself).float() / (videos - 1)
+    def prepare(self, batch: Batch, seeds: list[int], tokenize: Tokenize, config: Any) -> Batch:
+        draws = [np.random.default_rng(seed).random(self.params.negatives) for seed in seeds]
+        return replace(batch, draws=torch.from_numpy(np.stack(draws)))
+
+    def _unmatched(self, own: Tensor, texts: int, likeness: Tensor | None, draws: Tensor | None) -> Tensor:
+        """(B, negatives) rows of texts of other videos, `hard_negatives` of them the likelier the more alike.
+
+        Args:
+            own: (B,) the row of each video's own text among the `texts` of the batch.
+            likeness: (texts, B).
+            draws: (B, negatives) in [0, 1): which is taken.
+        """
+        negatives = min(self.params.negatives, texts - 1)
+        itself = own[:, None] == torch.arange(texts, device=own.device)
+        weights = (~itself).double() / max(1, texts - 1)
         if likeness is not None:
-            alike = likeness.detach().float().T.masked_fill(itself, float("-inf")).softmax(dim=1)
+            alike = likeness.detach().double().T.masked_fill(itself, float("-inf")).softmax(dim=1)
             weights = (1 - self.params.hard_negatives) * weights + self.params.hard_negatives * alike
-        return torch.multinomial(weights + 1e-6 * ~itself, negatives)
+        weights = weights + 1e-6 * ~itself
+        chosen: list[Tensor] = []
+        for turn in range(negatives):
+            assert draws is not None
+            upto = weights.cumsum(dim=1)
+            at = torch.searchsorted(upto, draws[:, turn, None] * upto[:, -1:], right=True).clamp(max=texts - 1)
+            chosen.append(at)
+            weights = weights.scatter(1, at, 0.0)
+        return torch.cat(chosen, dim=1) if chosen else own.new_empty(len(own), 0)
 
     def validation(self, examples: list[Example]) -> list[list[Example]]:
         """Galleries of about 25 videos with one caption each: an epoch's check stays a small part of the epoch."""

@@ -1,9 +1,7 @@
 """The training loop, read top to bottom: the same for every task."""
 
-import os
+import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +9,6 @@ from typing import Any, Protocol
 import pandas as pd
 import torch
 import transformers
-from torch import Tensor
 
 from clipbert.console import console, progress
 from clipbert.errors import ClipBertError
@@ -19,13 +16,23 @@ from clipbert.files import atomic_directory
 from clipbert.frames import FrameCache
 from clipbert.model.card import write_card
 from clipbert.params import Params
-from clipbert.tasks.base import Batch, Example, Task
+from clipbert.tasks.base import Example, Task
 from clipbert.tasks.predict import predict
-from clipbert.train.checkpoint import Checkpoints, Progress
-from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batches
-from clipbert.train.optim import make_optimizer, set_learning_rate
+from clipbert.train.budget import Spent, make_pace
+from clipbert.train.checkpoint import Checkpoints, Progress, generator_states, restore_generators, snapshot
+from clipbert.train.distributed import Ranks
+from clipbert.train.faults import BAD_STEPS, BadSteps
+from clipbert.train.feed import Ended, Feed
+from clipbert.train.loader import Batches, TrainingOrder, TrainingSamples
+from clipbert.train.meter import Meter
+from clipbert.train.optim import set_learning_rate
+from clipbert.train.patience import out_of_patience
+from clipbert.train.schedule import factor
+from clipbert.train.step import Stepper
+from clipbert.train.stopping import stop_requests
 
 LOG_EVERY_STEPS = 10
+PEER_FAILED = 2
 
 
 class Tracker(Protocol):
@@ -37,6 +44,15 @@ class Tracker(Protocol):
 
     def log_metrics(self, values: dict[str, float], step: int) -> None:
         """Record values at a step."""
+
+
+class NotTracked:
+    """The tracker of all processes but the first."""
+
+    run_id = None
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -52,115 +68,175 @@ class Run:
     params: Params
     checkpoints: Checkpoints
     device: torch.device
+    ranks: Ranks = Ranks()  # noqa: RUF009
+
+    def order(self) -> TrainingOrder:
+        """Which examples are in which step; endless where a budget says when the training ends."""
+        train = self.params.train
+        epochs = int(getattr(self.params.tasks, self.task.name).epochs)
+        return TrainingOrder(
+            len(self.train),
+            train.batch_size,
+            None if train.budget else epochs,
+            self.params.seed,
+            accumulate=train.accumulate,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+        )
 
 
-def train(run: Run, state: Progress, optimizer: torch.optim.AdamW, tracker: Tracker) -> Progress:
-    """Train from `state` to the last epoch; the best epoch's weights end up in `run.model`.
+def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Progress:
+    """Train from `state` to the last epoch or the end of the budget; the best epoch's weights end up in `run.model`.
 
     Raises:
-        ClipBertError: the loss stopped being a number; the last checkpoint is left as it is.
+        ClipBertError: too many steps had to be left out, a batch cannot be made, or not even a part of one fits into
+            the memory; the state is saved.
+        Stopped: SIGTERM or Ctrl-C; the state is saved.
     """
-    task, model, params = run.task, run.model, run.params.train
-    order = TrainingOrder(
-        len(run.train), params.batch_size, epochs_of(run), run.params.seed, state.step, params.accumulate
-    )
+    task, model, params, ranks, checkpoints = run.task, run.model, run.params.train, run.ranks, run.checkpoints
+    order = run.order()
+    order.start = state.step * order.accumulate
     samples = TrainingSamples(run.cache, run.train, task, model.config, run.params.seed)
-    batches = iter(
-        training_batches(samples, order, run.processor, params.workers, pin_memory=run.device.type == "cuda")
-    )
-    clips = order.batch_size * order.accumulate * model.config.clips
+    batches = Batches(samples, order, run.processor, params.workers, run.device)
+    meter = Meter(model.config, run.device, stepper.precision, state.joules)
+    pace = make_pace(params.budget, order.steps or 0, meter)
+    if state.pace is not None:
+        pace.load_state_dict(state.pace)
+    bad_steps = BadSteps(task.name, checkpoints.folder, params.max_bad_steps, ranks, state.bad_steps)
+    clock = Clock(state.seconds, meter, pace.budget.unit, ranks)
+    saved, owed, generators, note = state.step, False, generator_states(), ""
     state.run_id = tracker.run_id
-    model.train()
+    total = int(pace.budget.amount)
+    shown = int(pace.budget.of(clock.spent(state.step)))
 
-    with progress(f"train {task.name}", order.steps, done=state.step) as advance, stop_with_dvc() as orphaned:
-        clock = time.monotonic()
-        for step in range(state.step, order.steps):
-            factor = set_learning_rate(optimizer, step, order.steps, params.warmup_fraction)
-            optimizer.zero_grad(set_to_none=True)
-            loss, parts, ids = backward(run, batches, order.accumulate)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
-            if not torch.isfinite(norm):
-                raise ClipBertError(
-                    f"train {task.name}: the loss or its gradient is not a number at step {step} (texts "
-                    f"{', '.join(ids[:8])}, ...). Lower train.lr (now {params.lr}) or train.clip_norm "
-                    f"(now {params.clip_norm}) and run again; the checkpoint before it is kept."
+    with stop_requests() as stop, progress(f"train {task.name}", total, done=shown) as advance:
+        feed = Feed(batches, ranks, stop, lambda: checkpoints.busy, lambda: stop.end(task.name, state.step), meter)
+        model.train()
+        try:
+            while True:
+                before, better = clock.spent(state.step), False
+                finished = pace.finished(before)
+                epoch_ended = state.step > 0 and state.step % order.steps_per_epoch == 0
+                if state.step > state.validated_step and (finished or pace.validates(before, epoch_ended)):
+                    metrics = validate(run, stepper, feed)
+                    epoch = math.ceil(state.step / order.steps_per_epoch)
+                    state.validation.append({"step": state.step, "epoch": epoch, **metrics})
+                    tracker.log_metrics({f"val/{name}": value for name, value in metrics.items()}, state.step)
+                    better = metrics[task.main_metric] > state.best
+                    if better:
+                        state.best, state.best_epoch, state.best_step = metrics[task.main_metric], epoch, state.step
+                    owed = True
+                    finished = finished or out_of_patience(state.validation, task.main_metric, params.patience)
+                owed = owed or state.step % params.checkpoint_every_steps == 0
+                if owed and state.step > saved and (better or finished or not feed.busy):
+                    state.note(clock.spent(state.step), bad_steps.settle(), pace.state_dict())
+                    save(run, state, stepper, generators, better)
+                    saved, owed = state.step, False
+                if state.step == state.validated_step:
+                    pace.validated(before, clock.spent(state.step))
+                if finished:
+                    break
+
+                rate = factor(*pace.position(before), params)
+                set_learning_rate(stepper.optimizer, rate)
+                stepped = stepper.step(feed, order.accumulate, checkpoints, state, generators)
+                bad_steps.note(
+                    state.step,
+                    state.step // order.steps_per_epoch,
+                    stepped.bad,
+                    stepped.losses["loss"],
+                    stepped.batches,
                 )
-            optimizer.step()
-            state.step = step + 1
-
-            seconds = time.monotonic() - clock
-            if state.step % LOG_EVERY_STEPS == 0 or state.step == order.steps:
-                row = {"loss": loss.item(), **{name: value.item() for name, value in parts.items()}}
-                row |= {"lr": factor * params.lr, "grad_norm": norm.item(), "clips_per_s": clips / seconds}
-                state.history.append({"step": state.step, "epoch": 1 + step // order.steps_per_epoch, **row})
-                tracker.log_metrics({f"train/{name}": value for name, value in row.items()}, state.step)
-            state.seconds += seconds
-            clock = time.monotonic()
-            advance(1, f"loss {loss:.3f}  {clips / seconds:.0f} clips/s")
-
-            end_of_epoch = state.step % order.steps_per_epoch == 0
-            if end_of_epoch:
-                epoch = state.step // order.steps_per_epoch
-                metrics = validate(run)
-                state.validation.append({"step": state.step, "epoch": epoch, **metrics})
-                tracker.log_metrics({f"val/{name}": value for name, value in metrics.items()}, state.step)
-                if metrics[task.main_metric] > state.best:
-                    state.best, state.best_epoch = metrics[task.main_metric], epoch
-                    run.checkpoints.save_best(model)
-            if end_of_epoch or state.step % params.checkpoint_every_steps == 0:
-                run.checkpoints.save(model, optimizer, state)
-                if orphaned():
-                    raise ClipBertError(
-                        f"train {task.name}: the dvc process that started this training is gone; stopped at step "
-                        f"{state.step} with its state saved. Run `dvc repro` (or `make run`) to go on."
+                state.step, generators = state.step + 1, generator_states()
+                after = clock.spent(state.step)
+                pace.stepped(before, after)
+                if state.step % LOG_EVERY_STEPS == 0 or pace.finished(after):
+                    bad_steps.settle()
+                    row = {name: value.item() for name, value in ranks.means(stepped.losses).items()}
+                    row |= {"lr": rate * params.lr, "grad_norm": stepped.norm.item(), **meter.read()}
+                    state.history.append(
+                        {"step": state.step, "epoch": 1 + (state.step - 1) // order.steps_per_epoch, **row}
                     )
-            clock = time.monotonic()
+                    tracker.log_metrics({f"train/{name}": value for name, value in row.items()}, state.step)
+                    note = f"loss {row['loss']:.3f}  {row['clips_per_s']:.0f} clips/s"
+                done = int(pace.budget.of(after))
+                advance(done - shown, note)
+                shown = done
+        except Ended as ended:
+            if state.step > saved:
+                state.note(clock.spent(state.step), bad_steps.count, pace.state_dict())
+                save(run, state, stepper, generators, wait=True)
+            raise ended.reason or SystemExit(PEER_FAILED) from None
 
-    run.checkpoints.load_best(model)
+    if ranks.first and state.best_step:
+        model.load_state_dict(checkpoints.load_best(state.best_step))
     return state
 
 
-def backward(run: Run, batches: Iterator[Batch], accumulate: int) -> tuple[Tensor, dict[str, Tensor], list[str]]:
-    """Add the gradient of the mean loss over the next `accumulate` batches: that of one large batch, in less memory.
+def start(run: Run) -> tuple[Progress, Stepper]:
+    """Model, optimiser and all that has a state, as the last checkpoint that belongs to today's inputs has them, or as
+    a training begins.
 
-    Returns:
-        the mean loss and the means of its parts, detached, and the ids of all texts.
+    Raises:
+        ClipBertError: the checkpoint is of a model with other parts, though its parameters are today's.
     """
-    losses: dict[str, Tensor] = {}
-    ids: list[str] = []
-    for _ in range(accumulate):
-        batch = next(batches).to(run.device)
-        with autocast(run.device, run.params.train.precision):
-            loss, parts = run.task.loss(run.model, batch)
-        (loss / accumulate).backward()
-        for name, value in {"loss": loss, **parts}.items():
-            losses[name] = losses.get(name, 0) + value.detach() / accumulate
-        ids += batch.ids
-    return losses.pop("loss"), losses, ids
+    torch.manual_seed(run.params.seed + run.ranks.rank)
+    stepper = Stepper(run.task, run.model, run.params, run.device, run.ranks)
+    newest = run.checkpoints.newest() if run.ranks.first else None
+    newest = run.ranks.gather(newest)[0]
+    if newest is None:
+        if run.ranks.first:
+            (run.checkpoints.folder / BAD_STEPS).unlink(missing_ok=True)
+        return Progress(microbatches=run.checkpoints.microbatches()), stepper
+    state, parts, generators = run.checkpoints.read(newest)
+    try:
+        stepper.load_parts(parts)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ClipBertError(
+            f"{run.checkpoints.folder}: the checkpoint of step {newest} is of another version of the model ({error}). "
+            "Go back to the code that wrote it, or remove the folder to start over."
+        ) from error
+    if run.ranks.rank < len(generators):
+        restore_generators(generators[run.ranks.rank])
+    else:
+        torch.manual_seed(run.params.seed + run.ranks.rank + state.step * run.ranks.world)
+    console.print(f"Resuming {run.task.name} at step {state.step} from {run.checkpoints.folder}", markup=False)
+    return state, stepper
 
 
-def start(run: Run) -> tuple[Progress, torch.optim.AdamW]:
-    """Model on its device, optimiser made, and both set to the last checkpoint that belongs to today's inputs."""
-    torch.manual_seed(run.params.seed)
-    run.model.to(run.device)
-    optimizer = make_optimizer(run.model, run.params.train)
-    state = run.checkpoints.load(run.model, optimizer)
-    if state.step:
-        console.print(f"Resuming {run.task.name} at step {state.step} from {run.checkpoints.folder}", markup=False)
-    return state, optimizer
+def save(
+    run: Run, state: Progress, stepper: Stepper, generators: dict[str, Any], better: bool = False, wait: bool = False
+) -> None:
+    """A checkpoint of all processes, written by the first; with `better`, today's weights as the best ones as well."""
+    each = run.ranks.gather(generators)
+    if not run.ranks.first:
+        return
+    best = None
+    if better:
+        with stepper.averaged():
+            best = run.model.state_dict() if stepper.ema is None else snapshot(run.model.state_dict())
+    run.checkpoints.save(state, stepper.parts(), each, best, wait)
 
 
-def validate(run: Run) -> dict[str, float]:
-    """The task's metrics on the validation examples, one uniform clip a video; each group is predicted by itself."""
+def validate(run: Run, stepper: Stepper, feed: Feed) -> dict[str, float]:
+    """The task's metrics on the validation examples, one uniform clip a video; the processes share the groups.
+
+    Raises:
+        Ended: a stop was asked for.
+    """
+    groups, ranks = run.task.validation(run.val), run.ranks
+    found: list[tuple[int, pd.DataFrame]] = []
     run.model.eval()
-    batch = run.params.evaluate.batch_size
-    with autocast(run.device, run.params.train.precision):
-        items = [
-            predict(run.task, run.model, run.processor, run.cache, group, clips=1, batch_size=batch)
-            for group in run.task.validation(run.val)
-        ]
+    with stepper.averaged(), stepper.precision.autocast():
+        for first in range(0, len(groups), ranks.world):
+            feed.agree()
+            if first + ranks.rank < len(groups):
+                group, batch = groups[first + ranks.rank], run.params.evaluate.batch_size
+                items = predict(run.task, run.model, run.processor, run.cache, group, clips=1, batch_size=batch)
+                found.append((first + ranks.rank, items))
     run.model.train()
-    return run.task.metrics(pd.concat(items, ignore_index=True))
+    shares = [share for shares in ranks.gather(found) for share in shares]
+    return run.task.metrics(pd.concat([items for _, items in sorted(shares, key=lambda s: s[0])], ignore_index=True))
 
 
 def export(run: Run, out: Path, card: str) -> None:
@@ -173,19 +249,17 @@ def export(run: Run, out: Path, card: str) -> None:
         write_card(folder, card)
 
 
-def epochs_of(run: Run) -> int:
-    """How often the run visits each video."""
-    return int(getattr(run.params.tasks, run.task.name).epochs)
+class Clock:
+    """What a training has taken over all its resumes, on which all processes agree where that decides its end."""
 
+    def __init__(self, seconds: float, meter: Meter, unit: str, ranks: Ranks) -> None:
+        self.begin, self.meter, self.unit, self.ranks = time.monotonic() - seconds, meter, unit, ranks
 
-def autocast(device: torch.device, precision: str) -> Any:
-    """Mixed precision where it was asked for; weights and optimiser stay fp32."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-@contextmanager
-def stop_with_dvc() -> Iterator[Any]:
-    """Yields a check whether the dvc that started this process has died: DVC kills no child of its own, and an
-    orphan would go on training beside the next `dvc repro`."""
-    parent = os.getppid()
-    yield lambda: "DVC_STAGE" in os.environ and os.getppid() != parent
+    def spent(self, step: int) -> Spent:
+        """At a step."""
+        seconds, joules = time.monotonic() - self.begin, self.meter.joules()
+        if self.unit == "s":
+            seconds = self.ranks.highest(round(1000 * seconds))[0] / 1000
+        if self.unit == "J":
+            joules = sum(self.ranks.gather(joules or 0.0))
+        return Spent(step, seconds, joules)

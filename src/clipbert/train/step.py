@@ -1,0 +1,193 @@
+"""One step: the gradient of a batch, in as little memory as there is, and what it does to the weights."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from clipbert.console import errors
+from clipbert.errors import ClipBertError
+from clipbert.model.microbatches import set_microbatches
+from clipbert.params import Params
+from clipbert.tasks.base import Batch, Task
+from clipbert.train.checkpoint import Checkpoints, Progress, restore_generators
+from clipbert.train.compiled import compiled
+from clipbert.train.distributed import Ranks, share_batch_norms
+from clipbert.train.ema import ExponentialMovingAverage
+from clipbert.train.faults import KeptStatistics
+from clipbert.train.feed import Feed
+from clipbert.train.memory import advice, is_out_of_memory
+from clipbert.train.optim import check_gradients, make_optimizer
+from clipbert.train.precision import Precision
+
+
+class TaskLoss(nn.Module):
+    """A task's loss as the forward pass of one module: what DistributedDataParallel and torch.compile take."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self.task, self.model = task, model
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and its named parts."""
+        return self.task.loss(self.model, batch)
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What a step was, on the device: nobody waits for it before the log does."""
+
+    losses: dict[str, Tensor]  # "loss" and its parts, means over the batches of this process
+    norm: Tensor  # of the gradient, before it was clipped
+    bad: Tensor  # whether the step was left out
+    batches: list[Batch]
+
+
+class Stepper:
+    """A model with all that makes a step of it: optimiser, precision, moving average, the other processes."""
+
+    def __init__(self, task: Task, model: Any, params: Params, device: torch.device, ranks: Ranks) -> None:
+        """
+        Raises:
+            ClipBertError: a parameter that does not fit this model or this device.
+        """
+        self.task, self.model, self.params, self.device, self.ranks = task, model, params, device, ranks
+        train = params.train
+        self.precision = Precision.choose(train.precision, device, model.config)
+        self.scaler = self.precision.scaler
+        model.to(device)
+        model.label_smoothing = train.label_smoothing
+        self.optimizer = make_optimizer(model, train)
+        model.train()
+        if train.activation_checkpointing:
+            model.gradient_checkpointing_enable()
+        if ranks.world > 1:
+            share_batch_norms(model)
+        self.ema = None if train.ema_decay is None else ExponentialMovingAverage(model, train.ema_decay)
+        self.learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.loss: Any = compiled(TaskLoss(task, model), train.compile)
+        if ranks.world > 1:
+            self.loss = DistributedDataParallel(
+                self.loss,
+                device_ids=[device] if device.type == "cuda" else None,
+                static_graph=True,
+                broadcast_buffers=False,
+            )
+        self._checked, self._rows = False, 1
+
+    def parts(self) -> dict[str, Any]:
+        """The states of all that has one, for a checkpoint."""
+        states = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.ema is not None:
+            states["ema"] = self.ema.state_dict()
+        if self.scaler is not None:
+            states["scaler"] = self.scaler.state_dict()
+        return states
+
+    def load_parts(self, states: dict[str, Any]) -> None:
+        """Put back what `parts` gave."""
+        self.model.load_state_dict(states["model"])
+        self.optimizer.load_state_dict(states["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(states["ema"])
+        if self.scaler is not None and "scaler" in states:
+            self.scaler.load_state_dict(states["scaler"])
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the model has the weights that are validated and kept: their moving average, where there is one."""
+        return nullcontext() if self.ema is None else self.ema.swapped(self.model)
+
+    def step(
+        self, feed: Feed, accumulate: int, checkpoints: Checkpoints, state: Progress, generators: dict[str, Any]
+    ) -> Stepped:
+        """Take the next `accumulate` batches, and the step along the gradient of the mean of their losses.
+
+        Raises:
+            ClipBertError: not even the smallest part of a batch fits into the memory.
+            Ended: what the feed raises; the weights are what they were.
+
+        Args:
+            generators: their states before the step.
+        """
+        kept, position = KeptStatistics(self.model), feed.batches.position
+        while True:
+            set_microbatches(self.model, state.microbatches)
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                losses, used = self._gradient(feed, accumulate)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                state.microbatches = self._more_parts(error, state.microbatches, checkpoints)
+            # The failed try is forgotten, with all that its traceback held.
+            restore_generators(generators)
+            kept.put_back()
+            feed.batches.start_at(position)
+        if not self._checked:
+            check_gradients(self.model)
+            self._checked = True
+        norm, bad = self._update(losses["loss"])
+        kept.put_back(bad)
+        if self.ema is not None:
+            self.ema.update(self.model)
+        return Stepped(losses, norm, bad, used)
+
+    def _gradient(self, feed: Feed, accumulate: int) -> tuple[dict[str, Tensor], list[Batch]]:
+        losses: dict[str, Tensor] = {}
+        used = []
+        for part in range(accumulate):
+            batch = next(feed)
+            self._rows = len(batch.input_ids)
+            alone = isinstance(self.loss, DistributedDataParallel) and part < accumulate - 1
+            with self.loss.no_sync() if alone else nullcontext():
+                with self.precision.autocast():
+                    loss, parts = self.loss(batch)
+                mean = loss / accumulate
+                (mean if self.scaler is None else self.scaler.scale(mean)).backward()
+            for name, value in {"loss": loss, **parts}.items():
+                losses[name] = losses.get(name, 0) + value.detach() / accumulate
+            used.append(batch)
+        return losses, used
+
+    def _update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Clip and step; on the device alone it is decided whether the step is left out."""
+        if self.scaler is None:
+            norm = nn.utils.clip_grad_norm_(self.learning, self.params.train.clip_norm)
+            bad = ~torch.isfinite(norm)
+            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+            return norm, bad
+        # An overflow of the scaled gradient is the scaler's business; a loss that is no number is not.
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.learning, self.params.train.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm, self.ranks.any(~torch.isfinite(loss))
+
+    def _more_parts(self, error: BaseException, parts: int, checkpoints: Checkpoints) -> int:
+        """How many parts to cut the step into now.
+
+        Raises:
+            ClipBertError: none that would help, or none are wanted.
+        """
+        train = self.params.train
+        if not train.auto_microbatch or parts >= self._rows:
+            raise ClipBertError(
+                f"train {self.task.name}: out of memory in a step of {train.batch_size} videos"
+                f"{f' in {parts} parts' if parts > 1 else ''}.\n{advice(self.params, self.model.config)}"
+            ) from error
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        errors.print(
+            f"train {self.task.name}: out of memory; the step is made in {2 * parts} parts from now on, with the same "
+            "gradient.",
+            markup=False,
+        )
+        if self.ranks.world > 1:
+            checkpoints.keep_microbatches(2 * parts)
+            raise error  # the others wait for this process in the middle of the step: all start again
+        return 2 * parts

@@ -1,0 +1,106 @@
+"""A training that is killed, at any moment and as often as one likes, ends as if it had not been."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import training_process
+
+STEPS = 12  # 24 examples, 8 in a step, 4 epochs
+
+
+def settings(task: str = "retrieval", **train: Any) -> dict[str, Any]:
+    values = {"batch_size": 8, "checkpoint_every_steps": 1, "lr": 0.001, "precision": "fp32"} | train
+    return {"task": task, "params": {"train": values, "tasks": {task: {"epochs": 4}}}}
+
+
+def started(project: Path, out: Path, asked: dict[str, Any], processes: int = 1, restarts: int = 0) -> Any:
+    out.mkdir(parents=True, exist_ok=True)
+    command = [training_process.__file__, str(project), str(out), json.dumps(asked)]
+    if processes > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+        command = [*torchrun, f"--nproc-per-node={processes}", f"--max-restarts={restarts}", *command]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    return subprocess.Popen(
+        [sys.executable, *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finished(process: Any) -> str:
+    """What it said, once it has ended well."""
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    return str(said)
+
+
+def steps_of(out: Path, rank: int = 0) -> dict[int, dict[str, Any]]:
+    """What each step had; of a step that was made twice both are the same. A kill may tear the last line."""
+    rows: dict[int, dict[str, Any]] = {}
+    for line in (out / f"{rank}.jsonl").read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        assert rows.setdefault(row["step"], row) == row
+    return rows
+
+
+def weights_of(out: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.load(out / "weights.pt", weights_only=True)["weights"])
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def seen_steps(out: Path, count: int, rank: int = 0) -> None:
+    """Wait until so many steps are written down."""
+    file, until = out / f"{rank}.jsonl", time.monotonic() + 120
+    while not file.exists() or file.read_text().count("\n") < count:
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def kill_group(process: Any) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    finished(started(tiny_project, out, settings()))
+    assert sorted(steps_of(out)) == list(range(STEPS))
+    return out
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kills_at_random_moments_change_nothing(
+    tiny_project: Path, tmp_path: Path, undisturbed: Path, workers: int
+) -> None:
+    dice, kills = random.Random(workers), 0
+    while not (tmp_path / "weights.pt").exists():
+        process = started(tiny_project, tmp_path, settings(workers=workers))
+        if kills == 3:
+            assert "Resuming retrieval at step" in finished(process)
+            break
+        seen_steps(tmp_path, (tmp_path / "0.jsonl").read_text().count("\n") + 1 if kills else 1)
+        time.sleep(dice.random() * 0.1)  # a step with its checkpoint takes about as long
+        kill_group(process)
+        kills += 1
+    assert kills == 3
+    assert steps_of(tmp_path) == steps_of(undisturbed)
+    assert same(weights_of(tmp_path), weights_of(undisturbed))
