@@ -83,9 +83,38 @@ def test_multipliers_reach_the_parameters_through_dvc(tmp_path: Path) -> None:
     """`dvc exp run -S` adds to the mapping that is there: with a plus, whether the file has one or not."""
     file = tmp_path / "params.yaml"
     shutil.copy(PARAMS, file)
-    for word in ("+train.lr_multipliers={clipbert.embeddings: 0.1}", "+train.lr_multipliers={classifier: 2}"):
-        apply_overrides(file, to_path_overrides([word])["params.yaml"])
+    through_dvc(file, "+train.lr_multipliers={clipbert.embeddings: 0.1}")
+    through_dvc(file, "+train.lr_multipliers={classifier: 2}")
     assert load_params(file).train.lr_multipliers == {"clipbert.embeddings": 0.1, "classifier": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("word", "field", "value"),
+    [
+        ("train.budget=15 min", "budget", "15 min"),
+        ("train.budget=5000 steps", "budget", "5000 steps"),
+        ("train.milestones=[0.3,0.6]", "milestones", [0.3, 0.6]),
+        ("train.schedule=inverse_sqrt", "schedule", "inverse_sqrt"),
+        ("train.freeze_vision=true", "freeze_vision", True),
+        ("train.ema_decay=0.999", "ema_decay", 0.999),
+        ("train.patience=3", "patience", 3),
+        ("train.vision_lr=null", "vision_lr", None),
+        ("train.clip_norm=inf", "clip_norm", float("inf")),
+    ],
+)
+def test_each_field_is_the_same_through_dvc_and_through_set(
+    tmp_path: Path, word: str, field: str, value: object
+) -> None:
+    file = tmp_path / "params.yaml"
+    shutil.copy(PARAMS, file)
+    through_dvc(file, word)
+    assert getattr(load_params(file).train, field) == value
+    assert getattr(load_params(PARAMS, [word.replace("=inf", "=.inf")]).train, field) == value
+
+
+def through_dvc(file: Path, word: str) -> None:
+    """What `dvc exp run -S WORD` does to the parameter file, by DVC's own parts."""
+    apply_overrides(file, to_path_overrides([word])["params.yaml"])
 
 
 def test_a_recipe_with_multipliers_says_where_they_go(tmp_path: Path) -> None:
@@ -93,4 +122,4 @@ def test_a_recipe_with_multipliers_says_where_they_go(tmp_path: Path) -> None:
     with pytest.raises(ClipBertError, match=r"train\.lr_multipliers = .* cannot be handed .* into params\.yaml"):
         dvc_arguments(tmp_path, "mine", PARAMS)
     (tmp_path / "none.yaml").write_text("# None\ntrain: {lr_multipliers: {}, lr: 0.1}")
-    assert dvc_arguments(tmp_path, "none", PARAMS) == ["-S", "+train.lr_multipliers={}", "-S", "train.lr=0.1"]
+    assert dvc_arguments(tmp_path, "none", PARAMS) == ["-S", "train.lr_multipliers={}", "-S", "train.lr=0.1"]

@@ -1,4 +1,4 @@
-"""AdamW over the groups of the paper, what learns and what is frozen, and the check that all that learns is used."""
+"""AdamW and its parameter groups, what learns and what is frozen, and the check that all that learns is used."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from clipbert.train_params import TrainParams
 
 
 def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
-    """AdamW over groups of one learning rate and one weight decay each (section 4.2 and appendix of the paper).
+    """AdamW over groups of one learning rate and one weight decay each, as in the authors' code.
 
     Vision learns at `vision_lr`, the rest at `lr`, each times the multiplier of the longest prefix in `lr_multipliers`
     that the parameter's name has; biases, norms and scalars are not decayed. With `freeze_vision` the backbone is
