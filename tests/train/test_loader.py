@@ -73,7 +73,7 @@ def test_each_epoch_draws_other_frames(tiny_project: Path) -> None:
     examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
     model, _ = build_model(task, examples, params)
     samples = TrainingSamples(FrameCache(tiny_project / "artifacts" / "frames"), examples, task, model.config, seed=0)
-    drawn = [samples[(epoch, 0, True)].images for epoch in range(6)]
+    drawn = [samples.draw(epoch, 0).images for epoch in range(6)]
     assert any(not np.array_equal(drawn[0], other) for other in drawn[1:])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from clipbert.console import console
+from clipbert.console import errors
 from clipbert.errors import ClipBertError
 from clipbert.frames import FrameCache
 from clipbert.frames.sampling import random_clips
@@ -39,6 +39,13 @@ class Sample:
     ids: list[str]
     caption: str | None
     seed: int  # of what is drawn later, from the tokens
+
+
+@dataclass(frozen=True)
+class Unmade:
+    """In the place of a sample or a batch that could not be made: what to raise, without a loader's traceback."""
+
+    error: ClipBertError
 
 
 class TrainingOrder(Sampler[list[Key]]):
@@ -96,15 +103,25 @@ class TrainingOrder(Sampler[list[Key]]):
             epoch, first = epoch + 1, 0
 
 
-class TrainingSamples(Dataset[Sample]):
+class TrainingSamples(Dataset[Sample | Unmade]):
     """Draws sparse random clips and texts of a video; the same (epoch, index) always gives the same draw."""
 
     def __init__(self, cache: FrameCache, examples: list[Example], task: Task, config: Any, seed: int) -> None:
         self.cache, self.examples, self.task, self.config, self.seed = cache, examples, task, config, seed
         self.captions = task.uses_captions(examples)
 
-    def __getitem__(self, key: Key) -> Sample:
-        epoch, index, own = key
+    def __getitem__(self, key: Key) -> Sample | Unmade:
+        try:
+            return self.draw(*key)
+        except ClipBertError as error:
+            return Unmade(error)
+
+    def draw(self, epoch: int, index: int, own: bool = True) -> Sample:
+        """What a visit of an example is, with its frames or without.
+
+        Raises:
+            ClipBertError: its frames cannot be read (`CorruptShardError`).
+        """
         example = self.examples[index]
         generator = np.random.default_rng([self.seed, epoch, index])
         frames = random_clips(
@@ -132,7 +149,11 @@ class Collate:
     def __init__(self, processor: Any, task: Task, config: Any, videos_per_rank: tuple[int, ...] = ()) -> None:
         self.processor, self.task, self.config, self.videos_per_rank = processor, task, config, videos_per_rank
 
-    def __call__(self, samples: list[Sample]) -> Batch:
+    def __call__(self, drawn: list[Sample | Unmade]) -> Batch | Unmade:
+        unmade = [sample for sample in drawn if isinstance(sample, Unmade)]
+        if unmade:
+            return unmade[0]
+        samples = [sample for sample in drawn if isinstance(sample, Sample)]
         items = [texts for sample in samples for texts in sample.texts]
         encoded = self.processor(texts=[text for texts in items for text in texts])
         captions = [sample.caption for sample in samples if sample.caption is not None]
@@ -215,15 +236,18 @@ class Batches:
         for _ in range(LOSSES_IN_A_ROW):
             try:
                 batch = next(self._made)
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader worker"):
+            except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+                # the latter three where it died while it handed over a batch
+                if self.workers == 0 or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
                     raise
-                lost = str(error).partition("\n")[0]
-                console.print(
+                lost = str(error).partition("\n")[0] or type(error).__name__
+                errors.print(
                     f"A loader process is gone ({lost}); its batches are made again by a new one.", markup=False
                 )
                 self.start_at(self.position)
             else:
+                if isinstance(batch, Unmade):
+                    raise batch.error
                 self.position += 1
                 return self._moved(batch)
         raise ClipBertError(

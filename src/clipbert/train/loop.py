@@ -114,11 +114,12 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
         model.train()
         try:
             while True:
-                before, better = clock.spent(state.step), False
+                before, validated, better = clock.spent(state.step), False, False
                 finished = pace.finished(before)
                 epoch_ended = state.step > 0 and state.step % order.steps_per_epoch == 0
                 if state.step > state.validated_step and (finished or pace.validates(before, epoch_ended)):
-                    metrics = validate(run, stepper, feed)
+                    metrics, validated = validate(run, stepper, feed), True
+                    pace.validated(before, clock.spent(state.step))
                     epoch = math.ceil(state.step / order.steps_per_epoch)
                     state.validation.append({"step": state.step, "epoch": epoch, **metrics})
                     tracker.log_metrics({f"val/{name}": value for name, value in metrics.items()}, state.step)
@@ -126,14 +127,15 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
                     if better:
                         state.best, state.best_epoch, state.best_step = metrics[task.main_metric], epoch, state.step
                     owed = True
-                    finished = finished or out_of_patience(state.validation, task.main_metric, params.patience)
+                finished = finished or out_of_patience(state.validation, task.main_metric, params.patience)
                 owed = owed or state.step % params.checkpoint_every_steps == 0
                 if owed and state.step > saved and (better or finished or not feed.busy):
                     state.note(clock.spent(state.step), bad_steps.settle(), pace.state_dict())
                     save(run, state, stepper, generators, better)
                     saved, owed = state.step, False
-                if state.step == state.validated_step:
-                    pace.validated(before, clock.spent(state.step))
+                if validated:
+                    pace.validated(before, before := clock.spent(state.step))
+                    finished = finished or pace.finished(before)
                 if finished:
                     break
 

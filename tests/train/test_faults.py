@@ -1,0 +1,206 @@
+"""What a training does when something fails under it; docs/training.md lists each row with its test."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+from test_loop import Log, finish, make_run, params
+from torch import Tensor, nn
+
+from clipbert.errors import ClipBertError
+from clipbert.frames import FrameCache
+from clipbert.tasks.base import Batch
+from clipbert.tasks.open_qa import OpenQA
+from clipbert.train.checkpoint import Checkpoints
+from clipbert.train.faults import KeptStatistics
+from clipbert.train.loader import Sample, TrainingSamples
+
+
+class Poisoned(OpenQA):
+    """A task whose loss is no number wherever one video is in the batch."""
+
+    media: str
+    times: float = 1e9
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, parts = super().loss(model, batch)
+        if self.media in batch.media and self.times > 0:
+            self.times -= 1
+            loss = loss * float("nan")
+        return loss, parts
+
+
+def poisoned(project: Path, folder: Path, times: float = 1e9, **train: Any) -> Any:
+    settings = params(**train)
+    run = make_run(project, folder, "open_qa", settings)
+    task = Poisoned(settings.tasks.open_qa)
+    task.media, task.times = run.train[0].media, times
+    return replace(run, task=task)
+
+
+def test_a_loss_that_is_no_number_leaves_the_step_out_and_says_of_what(
+    tiny_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = poisoned(tiny_project, tmp_path)
+    state = finish(run, Log())
+    assert state.step == 12
+    assert state.bad_steps == 4  # once an epoch
+    assert all(torch.isfinite(value).all() for value in run.model.state_dict().values())
+    kept = json.loads((tmp_path / "bad_steps.json").read_text())
+    assert len(kept) == 4
+    for row in kept.values():
+        assert row["media"].count(run.task.media) == 1
+        assert len(row["media"]) == 8
+        assert set(run.train[0].ids) & set(row["texts"])
+        assert row["loss"] == "nan"
+    assert capsys.readouterr().err.count("is left out, its loss or gradient is no finite number") == 4
+
+
+def test_a_step_left_out_changes_neither_weights_nor_moments_nor_statistics(tiny_project: Path, tmp_path: Path) -> None:
+    from test_loop import feed_of
+
+    from clipbert.train.checkpoint import generator_states, snapshot
+    from clipbert.train.loop import start
+
+    run = poisoned(tiny_project, tmp_path, times=0)
+    state, stepper = start(run)
+    feed = feed_of(run)
+    stepper.step(feed, 1, run.checkpoints, state, generator_states())
+    before = snapshot(stepper.parts())
+    run.task.times = 1e9
+    run.task.media = run.train[next(iter(feed.batches.order))[0][1]].media
+    while True:
+        stepped = stepper.step(feed, 1, run.checkpoints, state, generator_states())
+        if run.task.media in stepped.batches[0].media:
+            break
+        before = snapshot(stepper.parts())
+    assert bool(stepped.bad)
+    after = stepper.parts()
+    for name, value in before["model"].items():
+        assert torch.equal(after["model"][name], value), name
+    for number, values in before["optimizer"]["state"].items():
+        for name, value in values.items():
+            assert torch.equal(after["optimizer"]["state"][number][name], value), name
+
+
+def test_too_many_bad_steps_end_it_with_its_state_saved_and_a_larger_limit_goes_on(
+    tiny_project: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ClipBertError, match=r"2 steps had a loss .* train.max_bad_steps = 1; the last one had texts"):
+        finish(poisoned(tiny_project, tmp_path, max_bad_steps=1), Log())
+    run = poisoned(tiny_project, tmp_path, max_bad_steps=4)
+    log = Log()
+    state = finish(run, log)
+    assert (state.step, state.bad_steps) == (12, 4)
+    assert log.steps[0][0] > 3
+
+
+def test_the_statistics_of_live_batch_norms_are_put_back_where_a_flag_says_so() -> None:
+    norm = nn.BatchNorm2d(2).train()
+    kept = KeptStatistics(nn.Sequential(norm, nn.BatchNorm2d(3).eval()))
+    norm(torch.randn(4, 2, 3, 3))
+    changed = norm.running_mean.clone()  # type: ignore[union-attr]
+    kept.put_back(torch.tensor(False))
+    assert torch.equal(norm.running_mean, changed)  # type: ignore[arg-type]
+    kept.put_back(torch.tensor(True))
+    assert norm.running_mean.tolist() == [0.0, 0.0]  # type: ignore[union-attr]
+    assert int(norm.num_batches_tracked) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_shard_ends_it_with_its_state_saved(tiny_project: Path, tmp_path: Path, workers: int) -> None:
+    copy = tmp_path / "frames"
+    shutil.copytree(tiny_project / "artifacts" / "frames", copy)
+    run = make_run(
+        tiny_project, tmp_path / "checkpoints", "retrieval", params(workers=workers, checkpoint_every_steps=99)
+    )
+    order = [index for batch in run.order() for _, index, _ in batch]
+    victim = run.train[order[2 * 8]].media  # of the third step
+    damage(copy, victim)
+    run = replace(run, cache=FrameCache(copy))
+    with pytest.raises(ClipBertError, match=rf"{victim}.*--repair") as error:
+        finish(run, Log())
+    assert "Traceback" not in str(error.value)
+    saved = Checkpoints(tmp_path / "checkpoints", {}).newest()
+    assert saved == 2
+
+    shutil.rmtree(copy)
+    shutil.copytree(tiny_project / "artifacts" / "frames", copy)
+    again = replace(make_run(tiny_project, tmp_path / "checkpoints", "retrieval", params()), cache=FrameCache(copy))
+    assert finish(again, Log()).step == 12
+
+
+def damage(folder: Path, media: str) -> None:
+    """Change a byte of each of this video's frames in its shard."""
+    index = pd.read_feather(folder / "index.arrow")
+    row = index[index["media"] == media].iloc[0]
+    data = bytearray((folder / row["shard"]).read_bytes())
+    for offset, length in zip(row["frame_offsets"], row["frame_lengths"], strict=True):
+        data[offset + length // 2] ^= 1
+    (folder / row["shard"]).write_bytes(data)
+
+
+class Killer(Log):
+    """Kills the loader processes when an epoch has ended."""
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        super().log_metrics(values, step)
+        for child in psutil.Process().children():
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                child.kill()
+
+
+def test_a_dead_loader_process_is_replaced_and_nothing_is_changed(
+    tiny_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight = make_run(tiny_project, tmp_path / "straight", "retrieval", params())
+    finish(straight, Log())
+    struck = make_run(tiny_project, tmp_path / "struck", "retrieval", params(workers=1))
+    assert finish(struck, Killer()).step == 12
+    assert "its batches are made again by a new one" in capsys.readouterr().err
+    for (name, a), b in zip(straight.model.state_dict().items(), struck.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+class Suicidal(TrainingSamples):
+    """Examples whose loading kills the process that loads."""
+
+    def draw(self, epoch: int, index: int, own: bool = True) -> Sample:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().draw(epoch, index, own)
+
+
+def test_loader_processes_that_keep_dying_end_it_and_say_what_helps(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipbert.train.loop.TrainingSamples", Suicidal)
+    run = make_run(tiny_project, tmp_path, "retrieval", params(workers=1))
+    with pytest.raises(ClipBertError, match=r"train.workers = 1: loader processes died 3 times in a row .* 0 to load"):
+        finish(run, Log())
+
+
+def test_a_full_disk_is_said_and_the_training_goes_on(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, calls = torch.save, 0
+
+    def full_at_first(*given: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(*given)
+
+    monkeypatch.setattr("clipbert.train.checkpoint.torch.save", full_at_first)
+    assert finish(make_run(tiny_project, tmp_path, "retrieval", params()), Log()).step == 12
+    assert "no space left on the device" in capsys.readouterr().err
+    assert Checkpoints(tmp_path, {}).newest() == 12
