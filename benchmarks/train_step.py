@@ -1,20 +1,22 @@
-"""A training step of ours against the paper's loop written plainly, and the same loss curve in bf16 as in fp32.
+"""A training step of ours against the paper's loop written plainly.
 
     python -m benchmarks.train_step                       # base preset, 1 video x 4 clips x 2 frames, 448 pixels
     python -m benchmarks.train_step --precision fp32      # only what can be equal
     python -m benchmarks.train_step --videos 8            # on a GPU, where one video leaves it idle
-    python -m benchmarks.train_step --curve ARTIFACTS     # losses of the default job, bf16 and fp32, several seeds
 
 The plain loop goes clip by clip through transformers' own modules with eager attention, channels first, in fp32 on a
 CPU and under fp16 autocast on a GPU. Ours is `ClipBertForRetrieval` in each precision. Both start with the same
 weights, which their losses show. One step is forward, loss, backward, clipping of the norm and fused AdamW, of the
-paper's example: 1 video, 4 clips of 2 frames of 448 pixels, 2 texts. Steps take turns in one process; a ratio is the
-median of the rounds', its quartiles in brackets.
+paper's example: 1 video, 4 clips of 2 frames of 448 pixels, 2 texts. Each way has a process of its own, ours with
+`keep_freed_memory` as `clipbert train` has it; their steps take turns. A ratio is the median of the rounds', its
+quartiles in brackets; that of processor seconds counts other programs on the machine less.
 """
 
 import argparse
 import json
+import multiprocessing
 import platform
+import resource
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,6 +27,7 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoBackbone
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertEncoder, BertPooler
@@ -33,6 +36,8 @@ from clipbert.model import ClipBertConfig, ClipBertForRetrieval
 from clipbert.model.configuration import backbone_config
 from clipbert.model.fusion import VisualEmbeddings
 from clipbert.model.heads import Classifier
+from clipbert.train.memory import keep_freed_memory
+from clipbert.train.peak_rates import peak_tflops
 
 WANTED = {"cpu": {"fp32": 0.97, "bf16": 1.9}, "cuda": {"bf16": 2.0, "fp16": 2.0}}
 CLIP_NORM = 1.0
@@ -108,9 +113,9 @@ class Way:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-5, fused=True)
         self.scaler = torch.amp.GradScaler(device.type) if dtype is torch.float16 else None  # type: ignore[attr-defined]
 
-    def step(self, batch: dict[str, Tensor]) -> tuple[float, float]:
-        """(seconds, loss) of one step."""
-        start = time.perf_counter()
+    def step(self, batch: dict[str, Tensor]) -> tuple[float, float, float]:
+        """(seconds, processor seconds, loss) of one step."""
+        start, work = time.perf_counter(), time.process_time()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
             loss = self.loss(batch)
@@ -126,7 +131,7 @@ class Way:
             self.optimizer.step()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - start, loss.item()
+        return time.perf_counter() - start, time.process_time() - work, loss.item()
 
 
 def make_batch(options: argparse.Namespace, device: torch.device) -> dict[str, Tensor]:
@@ -146,25 +151,45 @@ def make_batch(options: argparse.Namespace, device: torch.device) -> dict[str, T
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def make_ways(options: argparse.Namespace, device: torch.device) -> dict[str, Way]:
-    """The plain loop, and ours in each precision, with the same weights."""
+def make_way(name: str, options: argparse.Namespace, device: torch.device) -> Way:
+    """The plain loop, or ours in a precision; all start with the same weights."""
     config = ClipBertConfig.base(clips=options.clips)
     torch.manual_seed(0)
-    first = ClipBertForRetrieval(config)
-    weights = first.state_dict()
+    model = ClipBertForRetrieval(config)
+    if name != "plain":
+        model = model.to(device).train()
+        dtypes = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+        return Way(model, lambda batch: model(**batch).loss, device, dtypes[name])
     plain = PlainModel(ClipBertConfig.base(clips=options.clips))
     plain.config._attn_implementation = "eager"
-    plain.load_state_dict(weights, strict=True)
+    plain.load_state_dict(model.state_dict(), strict=True)
     plain = plain.to(device).train()
     half = torch.float16 if device.type == "cuda" else None
-    ways = {"plain": Way(plain, lambda batch: plain_loss(plain, batch), device, half)}
-    dtypes = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-    for name in options.precision:
-        model = ClipBertForRetrieval(config)
-        model.load_state_dict(weights)
-        model = model.to(device).train()
-        ways[name] = Way(model, lambda batch, model=model: model(**batch).loss, device, dtypes[name])
-    return ways
+    return Way(plain, lambda batch: plain_loss(plain, batch), device, half)
+
+
+def serve(name: str, options: argparse.Namespace, asked: Any) -> None:
+    """A process of one way: the loss at the start, then a step each time it is asked for one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "plain":
+        keep_freed_memory()
+    way, batch = make_way(name, options, device), make_batch(options, device)
+    way.model.eval()
+    with torch.no_grad(), torch.autocast(device.type, way.dtype) if way.dtype else nullcontext():
+        asked.send(float(way.loss(batch)))
+    way.model.train()
+    while asked.recv():
+        asked.send(way.step(batch))
+    with FlopCounterMode(display=False) as counter:
+        way.loss(batch).backward()
+    asked.send((counter.get_total_flops(), peak_memory(device)))
+
+
+def peak_memory(device: torch.device) -> float:
+    """Gigabytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def spread(values: Any) -> dict[str, float]:
@@ -173,50 +198,72 @@ def spread(values: Any) -> dict[str, float]:
     return {"median": round(float(middle), 4), "q1": round(float(low), 4), "q3": round(float(high), 4)}
 
 
-def same_start(ways: dict[str, Way], batch: dict[str, Tensor]) -> dict[str, float]:
-    """The loss of each way before the first step, without dropout."""
-    losses = {}
-    for name, way in ways.items():
-        way.model.eval()
-        with torch.no_grad(), torch.autocast(way.device.type, way.dtype) if way.dtype else nullcontext():
-            losses[name] = float(way.loss(batch))
-        way.model.train()
-    return losses
-
-
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Steps in turns."""
+    """Steps in turns, each way in its own process."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ways, batch = make_ways(options, device), make_batch(options, device)
-    losses = same_start(ways, batch)
+    context, names = multiprocessing.get_context("spawn"), ["plain", *options.precision]
+    pipes, losses = {}, {}
+    for name in names:
+        pipes[name], theirs = context.Pipe()
+        context.Process(target=serve, args=(name, options, theirs), daemon=True).start()
+        losses[name] = pipes[name].recv()
+
+    def step(name: str) -> tuple[float, float, float]:
+        pipes[name].send(True)
+        took: tuple[float, float, float] = pipes[name].recv()
+        return took
+
     for _ in range(options.warmup):
-        for way in ways.values():
-            way.step(batch)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for name in names:
+            step(name)
+    taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
     for number in range(options.rounds):
-        for name in list(ways)[:: 1 if number % 2 else -1]:
-            seconds[name].append(ways[name].step(batch)[0])
-    plain = np.array(seconds["plain"])
+        for name in names[:: 1 if number % 2 else -1]:
+            taken[name].append(step(name))
+    ways = {}
+    plain = np.array(taken["plain"])
+    for name in names:
+        pipes[name].send(False)
+        flops, memory = pipes[name].recv()
+        took = np.array(taken[name])
+        rate = flops / 1e12 / took[:, 0]
+        ways[name] = {
+            "seconds": spread(took[:, 0]),
+            "ratio": spread(plain[:, 0] / took[:, 0]),
+            "processor_seconds": spread(took[:, 1]),
+            "processor_ratio": spread(plain[:, 1] / took[:, 1]),
+            "loss_at_the_start": losses[name],
+            "tflop": round(flops / 1e12, 4),
+            "tflops": spread(rate),
+            "mfu": spread(rate / (peak_tflops(device, name if name != "plain" else _plain(device)) or np.nan)),
+            "memory_gb": round(memory, 2),
+            "wanted": WANTED[device.type].get(name),
+        }
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor_name(),
         "type": device.type,
         "rounds": options.rounds,
-        "shape": [options.videos, options.clips, options.frames, options.size, options.texts],
-        "ways": {
-            name: {
-                "seconds": spread(took),
-                "ratio": spread(plain / np.array(took)),
-                "loss_at_the_start": losses[name],
-                "wanted": WANTED[device.type].get(name),
-            }
-            for name, took in seconds.items()
-        },
+        "shape": {name: getattr(options, name) for name in ("videos", "clips", "frames", "size", "texts")},
+        "ways": ways,
         "versions": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "threads": torch.get_num_threads(),
         },
     }
+
+
+def _plain(device: torch.device) -> str:
+    return "fp16" if device.type == "cuda" else "fp32"
+
+
+def processor_name() -> str:
+    """The processor's name as Linux has it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def show(value: dict[str, float], form: str = ".3f") -> str:
@@ -237,10 +284,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     result = compare(options)
-    print(f"{'way':<8}{'seconds a step':<28}{'plain over it':<28}{'wanted':<8}loss before the first step")
+    print(
+        f"{'way':<7}{'seconds a step':<24}{'plain over it':<24}{'processor s':<13}{'plain over it':<24}{'wanted':<8}"
+        f"{'TFLOP':<7}{'MFU':<7}{'GB':<6}loss at the start"
+    )
     for name, row in result["ways"].items():
         print(
-            f"{name:<8}{show(row['seconds']):<28}{show(row['ratio']):<28}{row['wanted'] or '':<8}"
+            f"{name:<7}{show(row['seconds'], '.2f'):<24}{show(row['ratio'], '.2f'):<24}"
+            f"{row['processor_seconds']['median']:<13.2f}{show(row['processor_ratio'], '.2f'):<24}"
+            f"{row['wanted'] or '':<8}{row['tflop']:<7.2f}{row['mfu']['median']:<7.2f}{row['memory_gb']:<6.1f}"
             f"{row['loss_at_the_start']:.5f}"
         )
     if options.json:
