@@ -99,7 +99,7 @@ class ClipBertForCaptioning(WithWordHead):
             block_sequence_ids=block,
             allow_is_causal_skip=False,
         )
-        return self.clipbert.encoder(joint, attention_mask=mask).last_hidden_state
+        return self.clipbert.encode_rows(joint, mask)
 
     def read_video(self, visual_embeds: Tensor) -> DynamicCache:
         """The keys and values of all clips' visual tokens, (B * K) rows: what every text of theirs can start from."""

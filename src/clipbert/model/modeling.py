@@ -18,6 +18,7 @@ from clipbert.model.contrast import ContrastiveHead
 from clipbert.model.fusion import VisualEmbeddings
 from clipbert.model.inputs import check_pixel_values, check_tensors, check_text, check_visual_embeds, video_of_text
 from clipbert.model.packing import Packing
+from clipbert.model.recomputation import has_live_batch_norm, in_parts
 from clipbert.model.vision import GridEncoder, Normalize
 
 
@@ -111,6 +112,7 @@ class ClipBertModel(ClipBertPreTrainedModel):
         self.embeddings = BertEmbeddings(config)
         self.encoder = BertEncoder(config)
         self.pooler = BertPooler(config)
+        self.microbatches = 1  # see `set_microbatches`
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -130,14 +132,24 @@ class ClipBertModel(ClipBertPreTrainedModel):
         check_tensors(self.place, pixel_values=pixel_values)
         check_pixel_values(pixel_values)
         videos, clips, frames = pixel_values.shape[:3]
-        grids = self.vision(pixel_values.flatten(0, 2))
+        parts = 1 if has_live_batch_norm(self.vision) else self.microbatches
+        grids = in_parts(self.vision, parts, pixel_values.flatten(0, 2))
         grids = grids.view(videos * clips, frames, *grids.shape[1:])
         return self.visual_embeddings(grids, keep).view(videos, clips, -1, self.config.hidden_size)
 
     def encode(self, embeds: Tensor, attention_mask: Tensor) -> Tensor:
         """The encoder over token embeddings (M, S, hidden) under a padding mask (M, S)."""
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
-        return self.encoder(embeds, attention_mask=mask).last_hidden_state
+        return self.encode_rows(embeds, mask)
+
+    def encode_rows(self, embeds: Tensor, mask: Tensor | None) -> Tensor:
+        """The encoder over token embeddings (M, S, hidden) under a mask as its attention takes it, in
+        `microbatches` parts."""
+        return in_parts(self._encoder_states, self.microbatches, embeds, mask)
+
+    def _encoder_states(self, embeds: Tensor, mask: Tensor | None) -> Tensor:
+        states: Tensor = self.encoder(embeds, attention_mask=mask).last_hidden_state
+        return states
 
     def encode_packed(self, tokens: Tensor, packing: Packing) -> Tensor:
         """The encoder over many sequences' token embeddings (tokens, hidden), one after another, each by itself.
@@ -147,7 +159,7 @@ class ClipBertModel(ClipBertPreTrainedModel):
         rows, mask = packing.pack(tokens), packing.mask()
         if self.config._attn_implementation == "eager":  # which adds its mask
             mask = torch.zeros_like(mask, dtype=rows.dtype).masked_fill(~mask, torch.finfo(rows.dtype).min)
-        return packing.unpack(self.encoder(rows, attention_mask=mask).last_hidden_state)
+        return packing.unpack(self.encode_rows(rows, mask))
 
     @property
     def packs(self) -> bool:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from transformers import AutoBackbone
 
 from clipbert.model.configuration import ClipBertConfig, backbone_config
+from clipbert.model.resnet import folded_features, product_weight, runs_folded
 
 
 class Normalize(nn.Module):
@@ -33,7 +34,8 @@ class GridEncoder(nn.Module):
 
     The last feature map of a transformers backbone, then a 3x3 convolution without bias to the hidden size, a 2x2 max
     pool and ReLU.
-    With `config.freeze_batch_norm` the batch norms keep their stored statistics under `train()` and do not learn.
+    With `config.freeze_batch_norm` the batch norms keep their stored statistics under `train()` and do not learn; a
+    ResNet then trains by `folded_features`. `recompute`: so that the activations of its stages are not kept.
 
     Raises:
         ValueError: frames so small that no grid cell is left.
@@ -41,7 +43,7 @@ class GridEncoder(nn.Module):
 
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__()
-        self.freeze_batch_norm = config.freeze_batch_norm
+        self.freeze_batch_norm, self.recompute = config.freeze_batch_norm, False
         self.normalize = Normalize(config)
         self.backbone = AutoBackbone.from_config(backbone_config(config.vision or {}))
         self.projection = nn.Conv2d(self.backbone.channels[-1], config.hidden_size, 3, padding=1, bias=False)
@@ -72,11 +74,21 @@ class GridEncoder(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         # channels last makes the convolutions a third faster on a CPU and feeds tensor cores on a GPU
         pixels = self.normalize(frames).contiguous(memory_format=torch.channels_last)
-        features = self.backbone(pixels).feature_maps[-1]
+        if self.training and runs_folded(self.backbone):
+            features = folded_features(self.backbone, pixels, self.recompute)
+        else:
+            features = self.backbone(pixels).feature_maps[-1]
         if min(features.shape[-2:]) < 2:
             raise ValueError(
                 f"pixel_values of {frames.shape[-2]} x {frames.shape[-1]} pixels give a feature map of "
                 f"{features.shape[-2]} x {features.shape[-1]}: expected at least 2 x 2. Use larger frames."
             )
-        grid = torch.relu(self.pool(self.projection(features)))
+        grid = torch.relu(self.pool(self._project(features)))
         return grid.permute(0, 2, 3, 1)
+
+    def _project(self, features: Tensor) -> Tensor:
+        if not self.training:
+            projected: Tensor = self.projection(features)
+            return projected
+        weight = product_weight(self.projection.weight)
+        return nn.functional.conv2d(features, weight, padding=self.projection.padding)

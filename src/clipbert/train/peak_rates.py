@@ -1,0 +1,55 @@
+"""The dense matrix product rates that devices reach at most: what a model's FLOP/s are a share of."""
+
+import time
+from functools import cache
+
+import torch
+
+from clipbert.train.precision import DTYPES
+
+# Dense (not sparse) TFLOP/s of tensor cores with fp32 accumulation, by a part of the name that CUDA gives; the longer
+# part wins. fp32 stands for TF32. From NVIDIA's datasheets and architecture papers (docs/performance.md names them).
+PUBLISHED = {
+    "H200": {"bf16": 989.4, "fp16": 989.4, "fp32": 494.7},
+    "H100": {"bf16": 989.4, "fp16": 989.4, "fp32": 494.7},
+    "H100 PCIe": {"bf16": 756.0, "fp16": 756.0, "fp32": 378.0},
+    "H100 NVL": {"bf16": 835.5, "fp16": 835.5, "fp32": 417.5},
+    "A100": {"bf16": 312.0, "fp16": 312.0, "fp32": 156.0},
+    "A30": {"bf16": 165.0, "fp16": 165.0, "fp32": 82.0},
+    "A40": {"bf16": 149.7, "fp16": 149.7, "fp32": 74.8},
+    "A10": {"bf16": 125.0, "fp16": 125.0, "fp32": 62.5},
+    "A10G": {"bf16": 70.0, "fp16": 70.0, "fp32": 35.0},
+    "L40S": {"bf16": 362.1, "fp16": 362.1, "fp32": 183.2},
+    "L40": {"bf16": 181.1, "fp16": 181.1, "fp32": 90.5},
+    "L4": {"bf16": 121.0, "fp16": 121.0, "fp32": 60.0},
+    "V100": {"fp16": 125.0, "fp32": 15.7},
+    "T4": {"fp16": 65.0, "fp32": 8.1},
+    "RTX 3090": {"bf16": 71.2, "fp16": 71.2, "fp32": 35.6},
+    "RTX 4090": {"bf16": 165.2, "fp16": 165.2, "fp32": 82.6},
+}
+SIDE, TRIES = 1024, 5
+
+
+def peak_tflops(device: torch.device, precision: str) -> float | None:
+    """TFLOP/s: published for a known GPU, of a square matrix product measured once on a CPU; None: not known."""
+    if device.type == "cuda":
+        return published(torch.cuda.get_device_name(device), precision)
+    return _measured(precision) if device.type == "cpu" else None
+
+
+def published(name: str, precision: str) -> float | None:
+    """The rate of a GPU by the name that CUDA gives it."""
+    words = name.replace("-", " ").split()
+    known = [part for part in PUBLISHED if all(word in words for word in part.split())]
+    return PUBLISHED[max(known, key=len)].get(precision) if known else None
+
+
+@cache
+def _measured(precision: str) -> float:
+    one = torch.randn(SIDE, SIDE, dtype=DTYPES[precision] or torch.float32)
+    best = float("inf")
+    for _ in range(TRIES + 1):
+        start = time.perf_counter()
+        one @ one
+        best = min(best, time.perf_counter() - start)
+    return 2 * SIDE**3 / best / 1e12
