@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 import torch
 from test_loop import Log, finish, make_run, params
@@ -154,9 +154,8 @@ class Killer(Log):
 
     def log_metrics(self, values: dict[str, float], step: int) -> None:
         super().log_metrics(values, step)
-        for child in psutil.Process().children():
-            if "resource_tracker" not in " ".join(child.cmdline()):
-                child.kill()
+        for child in multiprocessing.active_children():
+            child.kill()
 
 
 def test_a_dead_loader_process_is_replaced_and_nothing_is_changed(

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from trainings import STEPS, finished, kill_group, same, seen_steps, settings, started, steps_of, weights_of
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +38,10 @@ def test_kills_at_random_moments_change_nothing(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_first_and_has_its_exit_code(
-    tiny_project: Path, tmp_path: Path, undisturbed: Path, number: signal.Signals, code: int
+    tiny_project: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    asked = settings(checkpoint_every_steps=1000)
-    asked["params"]["tasks"]["retrieval"]["epochs"] = 400  # there is no end of an epoch soon, nor of the training
-    process = started(tiny_project, tmp_path, asked | {"batch": 24})
+    asked = settings(checkpoint_every_steps=1000, budget="4000 steps")
+    process = started(tiny_project, tmp_path, asked)
     seen_steps(tmp_path, 2)
     process.send_signal(number)
     said, _ = process.communicate(timeout=100)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from clipbert.console import errors
+from clipbert.console import console, errors
 from clipbert.errors import ClipBertError
-from clipbert.model.microbatches import set_microbatches
+from clipbert.model.recomputation import set_activation_checkpointing, set_microbatches
 from clipbert.params import Params
 from clipbert.tasks.base import Batch, Task
 from clipbert.train.checkpoint import Checkpoints, Progress, restore_generators
@@ -19,7 +19,7 @@ from clipbert.train.distributed import Ranks, share_batch_norms
 from clipbert.train.ema import ExponentialMovingAverage
 from clipbert.train.faults import KeptStatistics
 from clipbert.train.feed import Feed
-from clipbert.train.memory import advice, is_out_of_memory
+from clipbert.train.memory import advice, is_out_of_memory, keep_freed_memory
 from clipbert.train.optim import check_gradients, make_optimizer
 from clipbert.train.precision import Precision
 
@@ -62,8 +62,11 @@ class Stepper:
         model.label_smoothing = train.label_smoothing
         self.optimizer = make_optimizer(model, train)
         model.train()
+        remarks = [self.precision.why]
         if train.activation_checkpointing:
-            model.gradient_checkpointing_enable()
+            remarks.append(set_activation_checkpointing(model, True) or "Activations are computed again in backward.")
+        if device.type == "cpu":
+            keep_freed_memory()
         if ranks.world > 1:
             share_batch_norms(model)
         self.ema = None if train.ema_decay is None else ExponentialMovingAverage(model, train.ema_decay)
@@ -76,7 +79,9 @@ class Stepper:
                 static_graph=True,
                 broadcast_buffers=False,
             )
-        self._cold, self._checked, self._rows = ranks.world > 1, False, 1
+        self._cold, self._checked, self._rows, self._parts = ranks.world > 1, False, 1, 1
+        for remark in remarks:
+            console.print(f"{task.name}: {remark}", markup=False)
 
     def parts(self) -> dict[str, Any]:
         """The states of all that has one, for a checkpoint."""
@@ -114,7 +119,7 @@ class Stepper:
         """
         kept, position = KeptStatistics(self.model), feed.batches.position
         while True:
-            set_microbatches(self.model, state.microbatches)
+            self._cut(state.microbatches)
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 if self._cold:
@@ -139,6 +144,12 @@ class Stepper:
         if self.ema is not None:
             self.ema.update(self.model)
         return Stepped(losses, norm, bad, used)
+
+    def _cut(self, parts: int) -> None:
+        """Run the model in so many parts of a batch."""
+        if parts != self._parts:
+            remark, self._parts = set_microbatches(self.model, parts), parts
+            console.print(f"{self.task.name}: a step in {parts} parts. {remark or ''}".rstrip(), markup=False)
 
     def _warm_up(self, batch: Batch) -> None:
         """A backward pass for nothing: DistributedDataParallel learns in the first one how to lay gradients out.
@@ -194,7 +205,7 @@ class Stepper:
         if not train.auto_microbatch or parts >= self._rows:
             raise ClipBertError(
                 f"train {self.task.name}: out of memory in a step of {train.batch_size} videos"
-                f"{f' in {parts} parts' if parts > 1 else ''}.\n{advice(self.params, self.model.config)}"
+                f"{f' in {parts} parts' if parts > 1 else ''}.\n{advice(train, self.model.config)}"
             ) from error
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -1,5 +1,0 @@
-"""STUB"""
-
-
-def set_microbatches(m, n):
-    pass
