@@ -23,7 +23,7 @@ def test_the_processes_share_each_batch_without_overlap_or_loss(world: int) -> N
         shares.append([[(epoch, index) for epoch, index, own in batch if own] for batch in order])
         assert all(len(some) == order.videos_per_rank[rank] for some in shares[-1])
         assert max(order.videos_per_rank) - min(order.videos_per_rank) <= 1
-    assert [sum(parts, []) for parts in zip(*shares, strict=True)] == whole
+    assert [[key for part in parts for key in part] for parts in zip(*shares, strict=True)] == whole
 
 
 def test_more_processes_than_videos_are_refused() -> None:

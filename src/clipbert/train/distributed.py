@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import BatchNorm2d
 
+from clipbert.console import errors
 from clipbert.ended import started_by_torchrun
 from clipbert.errors import ClipBertError
 
@@ -87,16 +88,30 @@ def device_of_this_process() -> torch.device:
 def joined(device: torch.device) -> Iterator[Ranks]:
     """Meet the other processes; without any, be alone.
 
-    A process that fails leaves without good-byes, so that those who wait for it notice.
+    Raises:
+        SystemExit: another process is gone; the last checkpoint is what it was.
     """
     if not started_by_torchrun():
         yield Ranks()
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE, device_id=device if device.type == "cuda" else None)
-    control = dist.new_group(backend="gloo", timeout=PATIENCE)
-    yield Ranks(dist.get_rank(), dist.get_world_size(), control)
+    try:
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE, device_id=device if device.type == "cuda" else None)
+        control = dist.new_group(backend="gloo", timeout=PATIENCE)
+        yield Ranks(dist.get_rank(), dist.get_world_size(), control)
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
+            raise
+        errors.print(
+            f"Process {os.environ['RANK']} ends, for another one is gone ({_first_line(error)}).", markup=False
+        )
+        raise SystemExit(1) from None
+    # A process that fails leaves without good-byes, so that those who wait for it notice.
     dist.destroy_process_group()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 class RankBatchNorm2d(BatchNorm2d):

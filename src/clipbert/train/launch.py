@@ -1,5 +1,6 @@
 """`clipbert train` with several processes: torchrun's agent in this process, and what becomes of its end."""
 
+import logging
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ def launch(processes: int, max_restarts: int, arguments: list[str]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     # The agent's own words are of its inside; what a user should know is said here and by the first process.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="clipbert-") as folder:
         ended = Path(folder) / "ended"
         os.environ[ENDED] = str(ended)
@@ -45,7 +47,7 @@ def launch(processes: int, max_restarts: int, arguments: list[str]) -> int:
         _stop_with_dvc()
         try:
             elastic_launch(config, sys.executable)("-m", "clipbert", *arguments)
-        except SignalException as stopped:
+        except SignalException as stopped:  # the processes have saved
             return 128 + int(stopped.sigval)
         except ChildFailedError as failed:
             rank, failure = failed.get_first_failure()
@@ -56,6 +58,8 @@ def launch(processes: int, max_restarts: int, arguments: list[str]) -> int:
                 markup=False,
             )
             return OUR_ERROR
+        finally:
+            del os.environ[ENDED]
         return int(ended.read_text()) if ended.exists() else 0
 
 

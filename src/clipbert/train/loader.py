@@ -80,7 +80,7 @@ class TrainingOrder(Sampler[list[Key]]):
             raise ClipBertError(
                 f"train.batch_size: a batch of {self.batch_size} videos cannot be shared by {world} processes. "
                 f"Set train.batch_size to {world} or more (the training split has {examples} videos), or "
-                f"train.processes to {self.batch_size} or less."
+                f"train.processes to {self.batch_size}."
             )
         edges = [self.batch_size * part // world for part in range(world + 1)]
         self.videos_per_rank = tuple(end - begin for begin, end in itertools.pairwise(edges))

@@ -1,5 +1,6 @@
 """One step: the gradient of a batch, in as little memory as there is, and what it does to the weights."""
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -73,15 +74,24 @@ class Stepper:
         self.learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.loss: Any = compiled(TaskLoss(task, model), train.compile)
         if ranks.world > 1:
-            self.loss = DistributedDataParallel(
-                self.loss,
-                device_ids=[device] if device.type == "cuda" else None,
-                static_graph=True,
-                broadcast_buffers=False,
-            )
+            self.loss = self._shared(self.loss)
         self._cold, self._checked, self._rows, self._parts = ranks.world > 1, False, 1, 1
         for remark in remarks:
             console.print(f"{task.name}: {remark}", markup=False)
+
+    def _shared(self, loss: nn.Module) -> nn.Module:
+        """The loss whose gradients are averaged over the processes."""
+        # A gradient has the layout in which convolutions compute it, and is shared as it lies.
+        self.model.to(memory_format=torch.channels_last)
+        with warnings.catch_warnings():
+            # torch 2.13 wants forward_sync_buffers, which 2.11 does not know
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
+            return DistributedDataParallel(
+                loss,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                static_graph=True,
+                broadcast_buffers=False,  # all have the same ones: their batch norms share statistics
+            )
 
     def parts(self) -> dict[str, Any]:
         """The states of all that has one, for a checkpoint."""

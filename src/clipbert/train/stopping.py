@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from clipbert.console import errors
+from clipbert.console import console
 from clipbert.errors import ClipBertError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -64,7 +64,7 @@ def stop_requests() -> Iterator[StopRequest]:
                 raise Stopped(number)
             return
         request.signal, request.at = number, time.monotonic()
-        errors.print(
+        console.print(
             f"{signal.Signals(number).name}: the training saves its state and stops. Once more: it stops at once.",
             markup=False,
         )
