@@ -57,7 +57,7 @@ def _number(path: Path) -> float | None:
 
 
 def _nvml_handle(device: torch.device) -> tuple[Any, Any] | None:
-    """NVML and its handle of a GPU, by the identity CUDA gives it; None where nvidia-ml-py or the counter is missing."""
+    """NVML and its handle of a GPU, by the identity CUDA gives it; None without nvidia-ml-py or the counter."""
     try:
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from clipbert.model import ClipBertModel
 from clipbert.train.energy import Energy
 from clipbert.train.flops import FlopCounts
 from clipbert.train.peak_rates import peak_tflops
@@ -33,7 +34,7 @@ class Meter:
         self._joules_read = 0.0
         self._clock = time.monotonic()
         for module in model.modules():
-            if hasattr(module, "microbatches"):  # ClipBertModel
+            if isinstance(module, ClipBertModel):
                 module.encoder.register_forward_pre_hook(self._encoder_reads)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
