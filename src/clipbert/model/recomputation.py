@@ -57,7 +57,7 @@ def set_microbatches(model: nn.Module, parts: int) -> str | None:
     if parts < 1:
         raise ValueError(f"parts is {parts}: expected 1 or more.")
     remark = None
-    for module in _towers(model):
+    for module in _without_head(model):
         module.microbatches = parts
         if parts > 1 and not module.config.freeze_batch_norm and _has_batch_norm(module.vision):
             remark = "The vision half stays in one piece: its batch norms need the statistics of the whole batch."
@@ -74,7 +74,7 @@ def set_activation_checkpointing(model: nn.Module, on: bool) -> str | None:
         what is not recomputed, for the log; None where everything is.
     """
     remark = None
-    for module in _towers(model):
+    for module in _without_head(model):
         if on:
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         else:
@@ -90,8 +90,8 @@ def set_activation_checkpointing(model: nn.Module, on: bool) -> str | None:
     return remark
 
 
-def _towers(model: nn.Module) -> list[Any]:
-    """The ClipBERTs without a head in a model: one."""
+def _without_head(model: nn.Module) -> list[Any]:
+    """The `ClipBertModel` in a model."""
     return [module for module in model.modules() if hasattr(module, "microbatches")]
 
 

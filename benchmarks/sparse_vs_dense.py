@@ -1,0 +1,163 @@
+"""The paper's claim as a table: what sparse clips cost beside dense frames, and what memory can be had for time.
+
+    python -m benchmarks.sparse_vs_dense                                 # on a GPU: base preset, 448 pixels
+    python -m benchmarks.sparse_vs_dense --size 224 --memory-gb 8        # on a CPU, each cell within 8 GB of addresses
+
+A row is one video with its text, clips x frames: 1x2, 4x2, 8x2 and 16x2 as sparse training has them, and 64 frames in
+one clip (the mean over frames comes after the convolutions, so all of them are in memory at once); forward, and forward
+and backward. Then the middle row with activation checkpointing and in micro-batches. Each cell has a process of its
+own, whose memory is counted from its peak down to what the model itself takes; one that runs out of memory says so.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
+
+from clipbert.model import ClipBertConfig, ClipBertForRetrieval
+from clipbert.model.recomputation import set_activation_checkpointing, set_microbatches
+from clipbert.train.memory import is_out_of_memory
+from clipbert.train.precision import Precision
+
+SPARSE = [(1, 2), (4, 2), (8, 2), (16, 2)]
+DENSE = (1, 64)
+TEXT_LENGTH = 32
+TRADED = (4, 2)
+TRADES: dict[str, dict[str, Any]] = {
+    "activation checkpointing": {"checkpointing": True},
+    "2 micro-batches": {"parts": 2},
+    "4 micro-batches": {"parts": 4},
+    "8 micro-batches": {"parts": 8},
+}
+
+
+def cell(options: argparse.Namespace, work: dict[str, Any], answer: Any) -> None:
+    """One cell, in its own process: seconds, gigabytes and TFLOP, or that memory ran out."""
+    try:
+        answer.send(measure(options, work))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        answer.send({"out_of_memory": True})
+
+
+def measure(options: argparse.Namespace, work: dict[str, Any]) -> dict[str, Any]:
+    """Steps of one shape."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    limit = int(options.memory_gb * 1e9)
+    if limit and device.type == "cpu":
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    elif limit:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / torch.cuda.mem_get_info()[1]))
+    clips, frames = work["shape"]
+    torch.manual_seed(0)
+    model = ClipBertForRetrieval(ClipBertConfig.base(clips=clips, frames_per_clip=frames)).to(device).train()
+    set_activation_checkpointing(model, work.get("checkpointing", False))
+    set_microbatches(model, work.get("parts", 1))
+    precision = Precision.choose(options.precision, device, model.config)
+    shape = (options.videos, clips, frames, 3, options.size, options.size)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    ids = torch.randint(1000, 30000, (options.videos, TEXT_LENGTH), device=device)
+    labels = torch.ones(options.videos, dtype=torch.long, device=device)
+
+    def step() -> float:
+        start = time.perf_counter()
+        with torch.set_grad_enabled(work["backward"]):
+            with precision.autocast():
+                loss = model(pixel_values=pixels, input_ids=ids, labels=labels).loss
+            if work["backward"]:
+                loss.backward()
+                model.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    before = memory_gb(device)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    seconds = [step() for _ in range(options.repeats)]
+    return {
+        "seconds": spread(seconds),
+        "memory_gb": round(memory_gb(device) - before, 2),
+        "tflop": round(counter.get_total_flops() / 1e12, 3),
+        "precision": precision.name,
+    }
+
+
+def memory_gb(device: torch.device) -> float:
+    """The peak so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def spread(values: Any) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {"median": round(float(middle), 4), "q1": round(float(low), 4), "q3": round(float(high), 4)}
+
+
+def run(options: argparse.Namespace, work: dict[str, Any]) -> dict[str, Any]:
+    """A cell's answer; a process that the system killed ran out of memory, too."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=cell, args=(options, work, theirs))
+    process.start()
+    theirs.close()
+    try:
+        result: dict[str, Any] = ours.recv()
+    except EOFError:
+        result = {"out_of_memory": True}
+    process.join()
+    return result
+
+
+def table(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All rows, each printed when it is known."""
+    rows: list[dict[str, Any]] = []
+    works = [(f"{clips} x {frames}", {"shape": (clips, frames)}) for clips, frames in [*SPARSE, DENSE]]
+    works += [(f"{TRADED[0]} x {TRADED[1]}, {name}", {"shape": TRADED, **trade}) for name, trade in TRADES.items()]
+    print(f"{'clips x frames':<36}{'forward, s':>12}{'GB':>7}{'TFLOP':>8}{'with backward, s':>18}{'GB':>7}{'TFLOP':>8}")
+    for name, work in works:
+        cells = {part: run(options, {**work, "backward": part == "both"}) for part in ("forward", "both")}
+        rows.append({"what": name, **cells})
+        print(f"{name:<36}{show(cells['forward'], 12)}{show(cells['both'], 18)}", flush=True)
+    return rows
+
+
+def show(found: dict[str, Any], width: int) -> str:
+    if "out_of_memory" in found:
+        return f"{'out of memory':>{width + 15}}"
+    return f"{found['seconds']['median']:>{width}.2f}{found['memory_gb']:>7.2f}{found['tflop']:>8.2f}"
+
+
+def main() -> None:
+    """Print the table; write it with --json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=int, default=1)
+    parser.add_argument("--size", type=int, default=448)
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
+    parser.add_argument("--memory-gb", type=float, default=0, help="of a cell: addresses on a CPU; 0: what there is")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows = table(options)
+    if options.json:
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        asked = {name: getattr(options, name) for name in ("videos", "size", "memory_gb", "repeats")}
+        options.json.write_text(
+            json.dumps({"device": device, **asked, "versions": versions, "rows": rows}, indent=2) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
