@@ -73,7 +73,7 @@ def test_a_step_left_out_changes_neither_weights_nor_moments_nor_statistics(tiny
 
     run = poisoned(tiny_project, tmp_path, times=0)
     state, stepper = start(run)
-    feed = feed_of(run)
+    feed = feed_of(run, stepper)
     stepper.step(feed, 1, run.checkpoints, state, generator_states())
     before = snapshot(stepper.parts())
     run.task.times = 1e9

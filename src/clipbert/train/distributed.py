@@ -102,16 +102,10 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
-        errors.print(
-            f"Process {os.environ['RANK']} ends, for another one is gone ({_first_line(error)}).", markup=False
-        )
+        errors.print(f"Process {os.environ['RANK']} ends: another one is gone ({first_line(error)}).", markup=False)
         raise SystemExit(1) from None
     # A process that fails leaves without good-byes, so that those who wait for it notice.
     dist.destroy_process_group()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
 
 
 class RankBatchNorm2d(BatchNorm2d):

@@ -62,7 +62,6 @@ class Feed:
             problem = error
         self.agree(problem)
         assert batch is not None
-        self.meter.count(batch)
         return batch
 
     def agree(self, problem: ClipBertError | None = None) -> None:

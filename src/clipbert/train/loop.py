@@ -98,7 +98,8 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
     order.start = state.step * order.accumulate
     samples = TrainingSamples(run.cache, run.train, task, model.config, run.params.seed)
     batches = Batches(samples, order, run.processor, params.workers, run.device)
-    meter = Meter(model.config, run.device, stepper.precision, state.joules)
+    meter = stepper.meter
+    meter.load_state_dict({"joules": state.joules})
     pace = make_pace(params.budget, order.steps or 0, meter)
     if state.pace is not None:
         pace.load_state_dict(state.pace)
@@ -229,7 +230,7 @@ def validate(run: Run, stepper: Stepper, feed: Feed) -> dict[str, float]:
     groups, ranks = run.task.validation(run.val), run.ranks
     found: list[tuple[int, pd.DataFrame]] = []
     run.model.eval()
-    with stepper.averaged(), stepper.precision.autocast():
+    with stepper.meter.paused(), stepper.averaged(), stepper.precision.autocast():
         for first in range(0, len(groups), ranks.world):
             feed.agree()
             if first + ranks.rank < len(groups):

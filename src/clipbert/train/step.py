@@ -21,6 +21,7 @@ from clipbert.train.ema import ExponentialMovingAverage
 from clipbert.train.faults import KeptStatistics
 from clipbert.train.feed import Feed
 from clipbert.train.memory import advice, is_out_of_memory, keep_freed_memory
+from clipbert.train.meter import Meter
 from clipbert.train.optim import check_gradients, make_optimizer
 from clipbert.train.precision import Precision
 
@@ -71,6 +72,7 @@ class Stepper:
         if ranks.world > 1:
             share_batch_norms(model)
         self.ema = None if train.ema_decay is None else ExponentialMovingAverage(model, train.ema_decay)
+        self.meter = Meter(model, device, self.precision.name)
         self.learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.loss: Any = compiled(TaskLoss(task, model), train.compile)
         if ranks.world > 1:
@@ -180,7 +182,7 @@ class Stepper:
             batch = next(feed)
             self._rows = len(batch.input_ids)
             alone = isinstance(self.loss, DistributedDataParallel) and part < accumulate - 1
-            with self.loss.no_sync() if alone else nullcontext():
+            with self.loss.no_sync() if alone else nullcontext(), self.meter.step(batch):
                 with self.precision.autocast():
                     loss, parts = self.loss(batch)
                 mean = loss / accumulate
