@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from clipbert.console import console, errors, progress
 from clipbert.errors import ClipBertError, first_line
-from clipbert.release.outbox import Outbox, OutboxInUse, Record, Waiting, read_run, waiting
+from clipbert.release.outbox import Outbox, OutboxInUse, Record, Waiting, counted, read_run, waiting
 from clipbert.release.store import EMBEDDED, Store, open_store, portable_uri, short_patience, store_errors
 
 VALUES_AT_ONCE = 1000
@@ -209,7 +209,10 @@ def _deliver(store: Store, found: Waiting) -> str:
             outbox.remove()
     finally:
         outbox.close()
-    said = [f"{values} values of steps {min(steps)} to {max(steps)}"] if steps else []
+    said = []
+    if steps:
+        spread = f"step {steps[0]}" if len(set(steps)) == 1 else f"steps {min(steps)} to {max(steps)}"
+        said.append(f"{counted(values)} of {spread}")
     said += [f"status {status}"] if status else []
     return f"{found.run_name}: {', '.join(said) or 'tags'} delivered to {store.shown}."
 

@@ -102,10 +102,9 @@ class Outbox:
             self._unwritten = [waiting for waiting in self._unwritten if waiting.sequence > self._delivered] + [record]
             with self._disk():
                 while self._unwritten:
-                    line = _line(self._unwritten[0])
-                    # At a known place: what a full disk cut short is written over.
-                    if (written := os.pwrite(self._file, line, self._end)) < len(line):
-                        raise OSError(f"only {written} of {len(line)} bytes could be written")
+                    line, written = _line(self._unwritten[0]), 0
+                    while written < len(line):  # at a known place: what a full disk cut short is written over
+                        written += os.pwrite(self._file, line[written:], self._end + written)
                     self._end += len(line)
                     del self._unwritten[0]
 
@@ -208,8 +207,12 @@ class Waiting:
     @property
     def text(self) -> str:
         """As in "120 values of retrieval 2026-01-31 12:00:00"."""
-        what = f"{self.values} values" if self.values else "the status"
-        return f"{what} of {self.run_name}"
+        return f"{counted(self.values) if self.values else 'the status'} of {self.run_name}"
+
+
+def counted(values: int) -> str:
+    """As in "1 value"."""
+    return f"{values} value{'' if values == 1 else 's'}"
 
 
 def outbox_folder(root: Path, run_id: str) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from clipbert.console import errors
 from clipbert.errors import ClipBertError
 from clipbert.release.delivery import Delivery, RunGone
-from clipbert.release.outbox import Outbox
+from clipbert.release.outbox import Outbox, counted
 from clipbert.release.store import Store
 
 SEND_EVERY_S = 5.0
@@ -82,6 +82,6 @@ class Sender(threading.Thread):
                 )
             return min(FIRST_RETRY_S * 2 ** (self._failures - 1), LONGEST_RETRY_S)
         if self._said:
-            errors.print(f"MLflow answers again: {sent} values of {self.run_name} delivered.", markup=False)
+            errors.print(f"MLflow answers again: {counted(sent)} of {self.run_name} delivered.", markup=False)
         self._said, self._failures, self.error = False, 0, None
         return SEND_EVERY_S

@@ -33,6 +33,9 @@ _usual_patience: dict[str, str | None] = {}
 
 for _name in ("alembic", "sqlalchemy"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+# They write tracebacks and retries of what is raised all the same.
+for _name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
