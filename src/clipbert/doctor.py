@@ -182,9 +182,9 @@ def check_outbox(root: Path) -> Iterator[Finding]:
     except ClipBertError:  # no mlflow; it is named among the packages
         return
     left = [outbox for outbox in waiting(root) if outbox.held_by is None]
-    remedy = "not in MLflow yet: clipbert track sync, when its store answers"
     for outbox in left:
-        yield Finding("MLflow outbox", outbox.text, f"{outbox.text} are {remedy}")
+        remedy = f"not in MLflow yet: {outbox.text}; clipbert track sync, when its store answers"
+        yield Finding("MLflow outbox", outbox.text, remedy)
     if not left:
         yield Finding("MLflow outbox", "nothing waits")
 

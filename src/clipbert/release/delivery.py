@@ -12,6 +12,7 @@ from clipbert.console import console, errors, progress
 from clipbert.errors import ClipBertError, first_line
 from clipbert.release.outbox import Outbox, OutboxInUse, Record, Waiting, counted, read_run, waiting
 from clipbert.release.store import EMBEDDED, Store, open_store, portable_uri, short_patience, store_errors
+from clipbert.release.system_metrics import PREFIX
 
 VALUES_AT_ONCE = 1000
 LOCK_PATIENCE_S = 2.0
@@ -199,7 +200,7 @@ def _deliver(store: Store, found: Waiting) -> str:
         with progress(f"sync {found.task}", found.values) as advance:
             while chunk := delivery.deliver_next():
                 count = sum(record.values for record in chunk)
-                steps += [record.body["step"] for record in chunk if record.kind == "metrics"]
+                steps += [step for record in chunk if (step := _step(record)) is not None]
                 status = next((record.body["status"] for record in reversed(chunk) if record.kind == "status"), status)
                 values += count
                 advance(count, "values")
@@ -210,11 +211,17 @@ def _deliver(store: Store, found: Waiting) -> str:
     finally:
         outbox.close()
     said = []
-    if steps:
-        spread = f"step {steps[0]}" if len(set(steps)) == 1 else f"steps {min(steps)} to {max(steps)}"
-        said.append(f"{counted(values)} of {spread}")
+    if values:
+        spread = f" up to step {max(steps)}" if steps else ""
+        said.append(f"{counted(values)}{spread}")
     said += [f"status {status}"] if status else []
     return f"{found.run_name}: {', '.join(said) or 'tags'} delivered to {store.shown}."
+
+
+def _step(record: Record) -> int | None:
+    """The step of the training; the system's metrics have a count of their own."""
+    measured = record.kind == "metrics" and not all(key.startswith(PREFIX) for key in record.body["values"])
+    return record.body["step"] if measured else None
 
 
 def _refused(error: MlflowException) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 import tempfile
 import threading
@@ -131,7 +132,7 @@ def store_errors(uri: str, failure: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError, ImportError) as error:
-        detail = redact(str(error).strip().split("\n", 1)[0][:600], uri)
+        detail = redact(_cause(str(error).strip().split("\n", 1)[0])[:600], uri)
         raise ClipBertError(f"MLflow store {redact(uri, uri)} {failure}: {detail}\n{_advice(uri)}") from error
 
 
@@ -142,6 +143,12 @@ def redact(text: str, uri: str) -> str:
     except ValueError:
         return text
     return text.replace(f":{password}@", ":***@").replace(unquote(password), "***") if password else text
+
+
+def _cause(message: str) -> str:
+    """What the network said, without the pools and requests that it went through."""
+    found = re.search(r"\(Caused by \w+\((?:([\"'])(?:.*\): )?([^\"']+)\1|(.+))\)\)$", message)
+    return found[2] or found[3] if found else message
 
 
 def _advice(uri: str) -> str:

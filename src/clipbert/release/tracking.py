@@ -133,9 +133,11 @@ def _tracked(root: Path, run: TrainingRun, outbox: Outbox, store: Store | None) 
         if not sender.close(status):
             task = run.tags["clipbert.task"]
             left = next((found.text for found in waiting(root, task) if found.run_id == run.run_id), run.name)
-            reason = str(sender.error or "the store is slow").split("\n", 1)[0]
+            reason = str(sender.error or "the store has not answered").split("\n", 1)[0]
             errors.print(
-                f"{left} wait in {outbox.folder}: {reason}. `clipbert track sync {task}` delivers them.", markup=False
+                f"Not in MLflow yet: {left}, kept in {outbox.folder} ({reason}). "
+                f"`clipbert track sync {task}` delivers it.",
+                markup=False,
             )
 
 
