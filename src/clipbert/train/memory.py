@@ -22,8 +22,9 @@ SHORTAGES = (
 def keep_freed_memory() -> bool:
     """Have the C library keep freed blocks instead of returning them to the system after each operation.
 
-    Large tensors on a CPU are otherwise mapped anew, and so zeroed page by page, each time one is made: a seventh of
-    a training step's time. The process stays as large as its largest step. Tensors on a GPU are not concerned.
+    Large tensors on a CPU are otherwise mapped anew, and so zeroed page by page, each time one is made, which
+    costs a noticeable part of a training step (docs/performance.md).
+    The process stays as large as its largest step. Tensors on a GPU are not concerned.
 
     Returns:
         whether the C library is glibc and took it.
