@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clipbert import doctor
+from clipbert.release.outbox import Outbox, outbox_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -71,6 +72,18 @@ def test_the_embedded_store_is_absent_then_read_then_broken(tmp_path: Path) -> N
     assert list(doctor.check_mlflow(tmp_path)) == [doctor.Finding("MLflow", f"store {store}, 1 run(s)")]
     store.write_bytes(b"no database" * 100)
     assert "cannot be read (file is not a database): move it away" in problems(list(doctor.check_mlflow(tmp_path)))[0]
+
+
+def test_metrics_that_are_not_in_mlflow_yet_are_named(tmp_path: Path) -> None:
+    assert list(doctor.check_outbox(tmp_path)) == [doctor.Finding("MLflow outbox", "nothing waits")]
+    outbox = Outbox(outbox_folder(tmp_path, "a1b2"))
+    outbox.describe({"run_id": "a1b2", "run_name": "night", "task": "retrieval", "tracking_uri": "http://there"})
+    outbox.append("metrics", {"step": 1, "values": {"train/loss": 1.0, "train/lr": 0.1}})
+    assert problems(list(doctor.check_outbox(tmp_path))) == []  # its training delivers it
+    outbox.close()
+    assert problems(list(doctor.check_outbox(tmp_path))) == [
+        "not in MLflow yet: 2 values of night; clipbert track sync, when its store answers"
+    ]
 
 
 def test_servers_that_do_not_answer_are_named_without_their_passwords(

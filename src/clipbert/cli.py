@@ -12,6 +12,7 @@ from clipbert.cli_convert import convert
 from clipbert.cli_import import importers
 from clipbert.cli_options import DEFAULT, ParamsFile, Set, project
 from clipbert.cli_quarantine import quarantine
+from clipbert.cli_track import track
 from clipbert.console import console, errors
 from clipbert.ended import end_all
 from clipbert.errors import ClipBertError
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(importers, name="import")
 app.add_typer(quarantine, name="quarantine")
+app.add_typer(track, name="track")
 app.command(
     "convert",
     epilog="Example: `clipbert convert OLD.pt --model-config base_model.json --task retrieval --out models/old`",

@@ -175,6 +175,20 @@ def check_mlflow(root: Path) -> Iterator[Finding]:
         yield _read_store(store)
 
 
+def check_outbox(root: Path) -> Iterator[Finding]:
+    """What trainings have measured that MLflow does not have yet; a training that runs delivers its own."""
+    try:
+        from clipbert.release.outbox import waiting
+    except ClipBertError:  # no mlflow; it is named among the packages
+        return
+    left = [outbox for outbox in waiting(root) if outbox.held_by is None]
+    for outbox in left:
+        remedy = f"not in MLflow yet: {outbox.text}; clipbert track sync, when its store answers"
+        yield Finding("MLflow outbox", outbox.text, remedy)
+    if not left:
+        yield Finding("MLflow outbox", "nothing waits")
+
+
 def check_prefect(_root: Path) -> Iterator[Finding]:
     """The server that flows report to."""
     url = _without_credentials(os.environ.get("PREFECT_API_URL", ""))
@@ -196,6 +210,7 @@ CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
     check_programs,
     check_project,
     check_mlflow,
+    check_outbox,
     check_prefect,
 )
 

@@ -1,14 +1,7 @@
 """An embedded store, a real MLflow server, and models small enough to register in a second."""
 
-import contextlib
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow_server import MlflowServer
 
 from clipbert.model import (
     ClipBertConfig,
@@ -46,44 +40,24 @@ CLASSES = {
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an MLflow server of this test session's own."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    options = {
-        "host": "127.0.0.1",
-        "port": port,
-        "workers": 1,
-        "backend-store-uri": f"sqlite:///{folder}/server.db",
-        "artifacts-destination": str(folder / "artifacts"),
-    }
-    command = [sys.executable, "-m", "mlflow", "server", *(f"--{name}={value}" for name, value in options.items())]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    log = folder / "log.txt"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            _wait_until_healthy(address, process, log)
-            yield address
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 15)
-            process.wait(timeout=20)
+    """The address of an MLflow server of this test session's own, that stays."""
+    running = MlflowServer(tmp_path_factory.mktemp("server"))
+    try:
+        running.start()
+        yield running.address
+    finally:
+        running.stop()
 
 
-def _wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=2):
-            return
-        time.sleep(0.1)
-    raise RuntimeError(f"the MLflow server did not start:\n{log.read_text()}")
+@pytest.fixture(scope="session")
+def mortal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """An MLflow server that tests may kill and start again; they leave it running."""
+    running = MlflowServer(tmp_path_factory.mktemp("mortal"))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
 
 
 @pytest.fixture(scope="session")

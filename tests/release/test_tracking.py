@@ -36,6 +36,17 @@ def steps(root: Path, run_id: str, key: str) -> list[int]:
     return [metric.step for metric in open_store(root).client.get_metric_history(run_id, key)]
 
 
+def said(capsys: pytest.CaptureFixture[str], words: str) -> str:
+    """All of standard error up to where the words are said."""
+    text = ""
+    for _ in range(300):
+        text += capsys.readouterr().err
+        if words in text:
+            return text
+        time.sleep(0.1)
+    raise AssertionError(f"not said in half a minute: {words}\n{text}")
+
+
 def test_run_holds_params_metrics_data_provenance_and_pictures(any_root, picture):
     (any_root / "data.dvc").write_text(yaml.safe_dump({"outs": [{"md5": MD5, "path": "data"}]}))
     manifest = any_root / "artifacts" / "manifest"
@@ -103,14 +114,17 @@ def test_run_to_resume_that_is_not_in_this_store_becomes_a_new_one(root):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, "KILLED"), (signal.SIGKILL, "RUNNING")])
 def test_killed_training(root, number, status):
-    """SIGTERM ends the run as KILLED; after SIGKILL the next training of the task ends it."""
+    """SystemExit, into which a training turns SIGTERM, ends the run as KILLED; after SIGKILL the next training of the
+    task does, and delivers what was measured."""
     program = """
-        import sys, time
+        import signal, sys, time
         from pathlib import Path
         from clipbert.release.tracking import start_training_run
+        def stop(number, frame):
+            raise SystemExit(128 + number)
+        signal.signal(signal.SIGTERM, stop)
         with start_training_run(Path(sys.argv[1]), "retrieval", {}) as run:
             run.log_metrics({"train/loss": 1.0}, 1)
-            run.flush()
             print(run.run_id, flush=True)
             time.sleep(60)
     """
@@ -123,9 +137,9 @@ def test_killed_training(root, number, status):
     assert process.wait(timeout=30) == (143 if number == signal.SIGTERM else -number)
     client = open_store(root).client
     assert client.get_run(run_id).info.status == status
-    assert steps(root, run_id, "train/loss") == [1]
     with start_training_run(root, "retrieval", {}):
         assert client.get_run(run_id).info.status == "KILLED"
+        assert steps(root, run_id, "train/loss") == [1]
 
 
 def test_running_training_of_a_living_process_is_left_alone(root):
@@ -137,18 +151,22 @@ def test_running_training_of_a_living_process_is_left_alone(root):
     assert store.client.get_run(other).info.status == "RUNNING"
 
 
-def test_store_that_fails_in_the_middle_does_not_stop_the_training(root, capsys):
+def test_store_that_fails_in_the_middle_does_not_stop_the_training(root, capsys, monkeypatch):
+    monkeypatch.setattr("clipbert.release.sender.SEND_EVERY_S", 0.1)
+    monkeypatch.setattr("clipbert.release.sender.FIRST_RETRY_S", 0.1)
     database, away = root / "mlflow" / "mlflow.db", root / "mlflow" / "away.db"
     with start_training_run(root, "retrieval", {}) as run:
         database.rename(away)
         database.mkdir()
         run.log_metrics({"train/loss": 1.0}, 1)
-        run.flush()
-        assert "Not recorded yet: 1 values" in capsys.readouterr().err
+        goes_on = f"The training goes on; what it measures waits in {root}/mlflow/outbox/{run.run_id}."
+        assert said(capsys, goes_on).startswith(f"MLflow store sqlite:///{database} does not take metrics: ")
         database.rmdir()
         away.rename(database)
         run.log_metrics({"train/loss": 0.5}, 2)
-    assert steps(root, run.run_id, "train/loss") == [1, 2]
+        said(capsys, "MLflow answers again: ")
+        assert steps(root, run.run_id, "train/loss") == [1, 2]
+    assert list((root / "mlflow" / "outbox").iterdir()) == []
 
 
 def test_values_that_are_no_numbers_and_many_values_are_kept(root):

@@ -21,8 +21,8 @@ from clipbert.frames import FrameCache
 from clipbert.tasks.base import Batch
 from clipbert.tasks.open_qa import OpenQA
 from clipbert.train.checkpoint import Checkpoints
-from clipbert.train.faults import KeptStatistics
 from clipbert.train.loader import Sample, TrainingSamples
+from clipbert.train.step import KeptStatistics
 
 
 class Poisoned(OpenQA):

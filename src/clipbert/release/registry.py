@@ -23,10 +23,11 @@ from clipbert.errors import ClipBertError
 from clipbert.files import sha256_file, write_json
 from clipbert.model.card import CARD, model_card, with_results, write_card
 from clipbert.params import Params
+from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.provenance import NONE, data_digest
 from clipbert.release.runs import DATASET, LONGEST_DIGEST, find_run
 from clipbert.release.signatures import SERVED
-from clipbert.release.store import Store, as_default, model_name, open_experiment, open_store, store_errors
+from clipbert.release.store import Store, as_default, model_name, open_experiment, store_errors
 
 CANDIDATE = "candidate"
 REQUIRED = ("item_id", "score", "chance")
@@ -66,7 +67,7 @@ def register(
     metrics = _read_metrics(metrics_json)
     read_predictions(predictions_parquet)
     digest = model_digest(model_dir)
-    store = open_store(root)
+    store = open_store_and_deliver(root)
     open_experiment(store, task)
     name = model_name(task)
     with store_errors(store.uri, f"cannot register {name}"):

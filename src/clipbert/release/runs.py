@@ -11,8 +11,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
 from clipbert.errors import ClipBertError
+from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.provenance import provenance
-from clipbert.release.store import Store, open_experiment, open_store, store_errors
+from clipbert.release.store import Store, open_experiment, store_errors
 
 PARAMS_AT_ONCE = 100
 LONGEST_VALUE = 5999
@@ -105,7 +106,7 @@ def log_evaluation(
     Raises:
         ClipBertError: the store cannot be used, or `run_json` is missing or broken.
     """
-    store = open_store(root)
+    store = open_store_and_deliver(root)
     run_id = find_run(store, run_json)
     now = int(time.time() * 1000)
     with store_errors(store.uri, "cannot keep the evaluation"):

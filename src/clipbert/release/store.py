@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +28,15 @@ DATABASES = ("sqlite", "postgresql", "mysql")
 PROBE_S = 5
 LOCKED_S = 20
 
+_patience = threading.Lock()
+_impatient = 0
+_usual_patience: dict[str, str | None] = {}
+
 for _name in ("alembic", "sqlalchemy"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+# They write tracebacks and retries of what is raised all the same.
+for _name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,12 @@ class Store:
 def tracking_uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI, or the embedded store of the project at `root`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or _embedded_uri(root)
+
+
+def portable_uri(root: Path) -> str:
+    """The tracking URI for files that may travel: no password, and no absolute path of the embedded store."""
+    uri = tracking_uri(root)
+    return f"sqlite:///{EMBEDDED}" if uri == _embedded_uri(root) else redact(uri, uri)
 
 
 def model_name(task: str) -> str:
@@ -117,7 +132,7 @@ def store_errors(uri: str, failure: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError, ImportError) as error:
-        detail = redact(str(error).strip().split("\n", 1)[0][:600], uri)
+        detail = redact(_cause(str(error).strip().split("\n", 1)[0])[:600], uri)
         raise ClipBertError(f"MLflow store {redact(uri, uri)} {failure}: {detail}\n{_advice(uri)}") from error
 
 
@@ -128,6 +143,12 @@ def redact(text: str, uri: str) -> str:
     except ValueError:
         return text
     return text.replace(f":{password}@", ":***@").replace(unquote(password), "***") if password else text
+
+
+def _cause(message: str) -> str:
+    """What the network said, without the pools and requests that it went through."""
+    found = re.search(r"\(Caused by \w+\((?:([\"'])(?:.*\): )?([^\"']+)\1|(.+))\)\)$", message)
+    return found[2] or found[3] if found else message
 
 
 def _advice(uri: str) -> str:
@@ -178,9 +199,26 @@ def _check_artifacts(store: Store, artifacts: Path, location: str) -> None:
             pass
 
 
-def short_patience() -> contextlib.AbstractContextManager[None]:
-    """Inside, a server that does not answer within seconds has failed; MLflow's own patience is minutes."""
-    return _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT=str(PROBE_S))
+@contextlib.contextmanager
+def short_patience() -> Iterator[None]:
+    """Inside, a server that does not answer within seconds has failed; MLflow's own patience is minutes.
+
+    Several threads may be inside at once; the last one out brings the patience back.
+    """
+    global _impatient
+    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_S)}
+    with _patience:
+        if _impatient == 0:
+            _usual_patience.update({name: os.environ.get(name) for name in wanted})
+            os.environ.update(wanted)
+        _impatient += 1
+    try:
+        yield
+    finally:
+        with _patience:
+            _impatient -= 1
+            if _impatient == 0:
+                _restore(_usual_patience)
 
 
 def as_default(store: Store) -> contextlib.AbstractContextManager[None]:
@@ -195,8 +233,12 @@ def _environment(**wanted: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        _restore(before)
+
+
+def _restore(before: dict[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

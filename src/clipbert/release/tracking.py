@@ -2,106 +2,69 @@
 
 import contextlib
 import platform
-import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
-from mlflow.entities import Metric, RunTag
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.entities import RunTag
 
 from clipbert.console import errors
 from clipbert.errors import ClipBertError
+from clipbert.release.delivery import open_store_and_deliver
+from clipbert.release.outbox import Outbox, outbox_folder, read_run, remove_delivered, waiting
 from clipbert.release.provenance import provenance
 from clipbert.release.runs import LONGEST_VALUE, active_run, create_run, flatten, log_evaluation
-from clipbert.release.store import (
-    EMBEDDED,
-    Store,
-    open_experiment,
-    open_store,
-    short_patience,
-    store_errors,
-    tracking_uri,
-)
+from clipbert.release.sender import Sender
+from clipbert.release.store import Store, open_experiment, open_store, portable_uri, store_errors, tracking_uri
+from clipbert.release.system_metrics import PREFIX, SystemMetrics
 
 __all__ = ["TrainingRun", "log_evaluation", "start_training_run", "tracking_uri"]
 
-SYSTEM_METRICS_EVERY_S = 5
-FLUSH_EVERY_S = 5.0
-RETRY_AFTER_S = 60.0
-METRICS_AT_ONCE = 1000
+LOCK_PATIENCE_S = 60.0
 
 
 class TrainingRun:
     """The MLflow run of a training that is under way.
 
-    Metrics are gathered for a few seconds and sent together. A store that fails in the middle does not stop the
-    training: the metrics wait and are sent when it answers again.
+    What it logs goes to the run's outbox on the disk (`clipbert.release.outbox`), and from there to MLflow by a thread
+    of its own: a store that goes away, or a process that is killed, loses nothing, and the training never waits.
     """
 
-    def __init__(self, store: Store, info: Any, params: dict[str, str], tags: dict[str, str], resumed: bool) -> None:
-        self.run_id: str = info.run_id
-        self.name: str = info.run_name
-        self.params = params
-        self.tags = tags
-        self.store = store
-        self.resumed = resumed
-        self._last_step: dict[str, int] = {}
-        self._waiting: list[Any] = []
-        self._send_at = time.monotonic() + FLUSH_EVERY_S
+    def __init__(self, outbox: Outbox, described: Mapping[str, Any], known: Mapping[str, int]) -> None:
+        """Args:
+        described: what `describe` returns.
+        known: the last step of each key that the run has already.
+        """
+        self.run_id: str = described["run_id"]
+        self.name: str = described["run_name"]
+        self.params: dict[str, str] = described["params"]
+        self.tags: dict[str, str] = described["tags"]
+        self._outbox, self._described, self._known = outbox, dict(described), dict(known)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Record values at a step; a step that this run already has from before a kill is not recorded twice."""
-        now = int(time.time() * 1000)
-        self._waiting += [Metric(key, float(value), now, step) for key, value in values.items()]
-        if time.monotonic() >= self._send_at:
-            self.flush()
+        """Record values at a step, which grow; a step that the run has from before a kill is not recorded twice."""
+        new = {key: float(value) for key, value in values.items() if step > self._known.get(key, -1)}
+        if new:
+            self._outbox.append("metrics", {"step": step, "values": new})
 
     def log_samples(self, pictures: Iterable[Path], step: int) -> None:
         """Keep pictures of what the model sees or says at a step, under samples/.
 
         Raises:
-            ClipBertError: the store does not take them.
+            ClipBertError: they cannot be copied into the outbox.
         """
-        with store_errors(self.store.uri, "cannot keep pictures"):
-            for picture in pictures:
-                self.store.client.log_artifact(self.run_id, str(picture), f"samples/step-{step:07d}")
+        for picture in pictures:
+            self._outbox.append_file(picture, f"samples/step-{step:07d}")
 
     def flush(self) -> None:
-        """Send what waits; when the store does not take it, say so and keep it for later."""
-        try:
-            with store_errors(self.store.uri, "does not take metrics"), short_patience():
-                self._drop_known_steps()
-                while self._waiting:
-                    self.store.client.log_batch(self.run_id, metrics=self._waiting[:METRICS_AT_ONCE])
-                    del self._waiting[:METRICS_AT_ONCE]
-            self._send_at = time.monotonic() + FLUSH_EVERY_S
-        except ClipBertError as error:
-            self._send_at = time.monotonic() + RETRY_AFTER_S
-            errors.print(f"{error}\nNot recorded yet: {len(self._waiting)} values of {self.name}.", markup=False)
+        """Make what was logged outlive the machine: for right before a checkpoint, which must not be ahead of it."""
+        self._outbox.fsync()
 
     def describe(self) -> dict[str, Any]:
         """What artifacts/runs/TASK.json holds: enough to find the run, or to make it again in another store."""
-        return {
-            "task": self.tags["clipbert.task"],
-            "run_id": self.run_id,
-            "run_name": self.name,
-            "tracking_uri": f"sqlite:///{EMBEDDED}" if self.store.embedded else self.store.shown,
-            "params": self.params,
-            "tags": self.tags,
-        }
-
-    def _drop_known_steps(self) -> None:
-        if not self.resumed:
-            return
-        for key in {metric.key for metric in self._waiting} - self._last_step.keys():
-            history = self.store.client.get_metric_history(self.run_id, key)
-            self._last_step[key] = max((metric.step for metric in history), default=-1)
-        self._waiting = [metric for metric in self._waiting if metric.step > self._last_step[metric.key]]
+        return self._described
 
 
 @contextlib.contextmanager
@@ -110,47 +73,95 @@ def start_training_run(
 ) -> Iterator[TrainingRun]:
     """Open the run of a training, or go on with `resume_run_id` when this store has it.
 
-    It ends as FINISHED, as FAILED after an exception, as KILLED after Ctrl-C or SIGTERM. A run killed without notice
-    stays RUNNING until its training is resumed or another training of the task starts on the same machine.
+    It ends as FINISHED, as FAILED after an exception, as KILLED after KeyboardInterrupt or SystemExit. A run killed
+    without notice stays RUNNING until its training is resumed or another training of the task starts on this machine.
+
+    In a distributed training the first process alone calls it.
 
     Args:
         params: nested or flat; logged flat, as `train.lr`.
 
     Raises:
-        ClipBertError: the store cannot be used; raised before anything is trained.
+        ClipBertError: the store cannot be used; raised before anything is trained. A training that is resumed goes on
+            all the same, and what it logs waits in its outbox.
     """
-    store = open_store(root)
-    experiment_id = open_experiment(store, task)
-    flat, tags = flatten(params), {**provenance(store.root), "clipbert.task": task}
-    with store_errors(store.uri, "cannot be written"):
-        _end_abandoned(store, experiment_id, except_for=resume_run_id)
-        info = active_run(store, resume_run_id)
-        resumed = info is not None
-        if info is None:
-            lost = {"clipbert.resumed_from": resume_run_id} if resume_run_id else {}
-            name = f"{task} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            info = create_run(store, experiment_id, name, flat, tags | lost)
-        else:
-            store.client.update_run(info.run_id, status="RUNNING")
-            store.client.log_batch(info.run_id, tags=[RunTag(key, tags[key][:LONGEST_VALUE]) for key in tags])
-        # The first file proves, before any training, that the store takes files.
-        store.client.log_dict(info.run_id, {"params": flat, "tags": tags}, "training.json")
-    run = TrainingRun(store, info, flat, tags, resumed)
+    root = root.resolve()
+    flat, tags = flatten(params), {**provenance(root), "clipbert.task": task}
+    store: Store | None = None
+    known: dict[str, int] = {}
+    try:
+        store = open_store_and_deliver(root)
+        run_id, name, known = _begin(store, task, flat, tags, resume_run_id)
+    except ClipBertError as error:
+        if resume_run_id is None:
+            raise
+        folder = outbox_folder(root, resume_run_id)
+        errors.print(f"{error}\nThe training goes on; what it measures waits in {folder}.", markup=False)
+        store, run_id, name = None, resume_run_id, read_run(folder)["run_name"]
+    named = {"task": task, "run_id": run_id, "run_name": name, "tracking_uri": portable_uri(root)}
+    outbox = Outbox(outbox_folder(root, run_id), LOCK_PATIENCE_S)
+    try:
+        if read_run(outbox.folder)["tracking_uri"] == "":
+            outbox.describe(named)
+        known = {key: max(known.get(key, -1), outbox.steps.get(key, -1)) for key in known.keys() | outbox.steps.keys()}
+        if store is None:
+            outbox.append("status", {"status": "RUNNING"})
+            outbox.append("tags", {key: value[:LONGEST_VALUE] for key, value in tags.items()})
+    except BaseException:
+        outbox.close()
+        raise
+    with _tracked(root, TrainingRun(outbox, {**named, "params": flat, "tags": tags}, known), outbox, store) as run:
+        yield run
 
-    monitor = SystemMetricsMonitor(run.run_id, SYSTEM_METRICS_EVERY_S, resume_logging=resumed, tracking_uri=store.uri)
-    monitor.start()
+
+@contextlib.contextmanager
+def _tracked(root: Path, run: TrainingRun, outbox: Outbox, store: Store | None) -> Iterator[TrainingRun]:
+    sender = Sender(outbox, run.name, lambda: store or open_store(root))
+    last = max((step for key, step in run._known.items() if key.startswith(PREFIX)), default=-1)
+    system = SystemMetrics(run.log_metrics, last + 1)
+    sender.start()
+    system.start()
     status = "KILLED"
     try:
-        with _terminated_like_interrupted():
-            yield run
+        yield run
         status = "FINISHED"
     except Exception:
         status = "FAILED"
         raise
     finally:
-        monitor.finish()
-        run.flush()
-        _end(run, status)
+        system.finish()
+        if not sender.close(status):
+            task = run.tags["clipbert.task"]
+            left = next((found.text for found in waiting(root, task) if found.run_id == run.run_id), run.name)
+            reason = str(sender.error or "the store has not answered").split("\n", 1)[0]
+            errors.print(
+                f"Not in MLflow yet: {left}, kept in {outbox.folder} ({reason}). "
+                f"`clipbert track sync {task}` delivers it.",
+                markup=False,
+            )
+
+
+def _begin(
+    store: Store, task: str, params: dict[str, str], tags: dict[str, str], resume_run_id: str | None
+) -> tuple[str, str, dict[str, int]]:
+    """A new run, or the one to go on with: its id, its name and the last step of each key that it has."""
+    experiment_id = open_experiment(store, task)
+    known: dict[str, int] = {}
+    with store_errors(store.uri, "cannot be written"):
+        _end_abandoned(store, experiment_id, except_for=resume_run_id)
+        info = active_run(store, resume_run_id)
+        if info is None:
+            remove_delivered(store.root, task)
+            lost = {"clipbert.resumed_from": resume_run_id} if resume_run_id else {}
+            name = f"{task} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            info = create_run(store, experiment_id, name, params, tags | lost)
+        else:
+            known = {metric.key: metric.step for metric in store.client.get_run(info.run_id).data._metric_objs}
+            store.client.update_run(info.run_id, status="RUNNING")
+            store.client.log_batch(info.run_id, tags=[RunTag(key, tags[key][:LONGEST_VALUE]) for key in tags])
+        # The first file proves, before any training, that the store takes files.
+        store.client.log_dict(info.run_id, {"params": params, "tags": tags}, "training.json")
+    return info.run_id, info.run_name, known
 
 
 def _end_abandoned(store: Store, experiment_id: str, except_for: str | None) -> None:
@@ -160,28 +171,3 @@ def _end_abandoned(store: Store, experiment_id: str, except_for: str | None) -> 
         pid = run.data.tags.get("clipbert.pid", "")
         if run.info.run_id != except_for and pid.isdigit() and not psutil.pid_exists(int(pid)):
             store.client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _end(run: TrainingRun, status: str) -> None:
-    try:
-        with store_errors(run.store.uri, f"did not take the end of {run.name}"), short_patience():
-            run.store.client.set_terminated(run.run_id, status)
-    except ClipBertError as error:
-        errors.print(str(error), markup=False)
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM unwinds the stack, as Ctrl-C does, unless the program handles it already."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    def unwind(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, unwind)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -129,18 +129,19 @@ class Pace:
         return self.budget.amount - (self._validation or 0.0)
 
 
-def make_pace(budget: str | None, steps: int, energy: Energy) -> Pace:
-    """The pace of `train.budget`, of `steps` where it is None.
+def make_pace(budget: str | None, steps: int, energy: Energy, state: dict[str, Any] | None = None) -> Pace:
+    """The pace of `train.budget`, of `steps` where it is None; with the `state_dict` that an earlier one had.
 
     Raises:
         ClipBertError: a budget of joules on a device that does not tell its energy.
     """
-    if budget is None:
-        return Pace(None, steps)
-    parsed = Budget.parse(budget)
-    if parsed.unit == "J" and energy.joules() is None:
+    parsed = None if budget is None else Budget.parse(budget)
+    if parsed is not None and parsed.unit == "J" and energy.joules() is None:
         raise ClipBertError(
             f"train.budget = {budget!r}: this device does not tell the energy it takes. Give a budget of time (900 s, "
             "15 min, 2 h) or of steps (5000 steps), or null for the task's epochs."
         )
-    return Pace(parsed, steps)
+    pace = Pace(parsed, steps)
+    if state is not None:
+        pace.load_state_dict(state)
+    return pace

@@ -45,6 +45,14 @@ class Progress:
         """The last step after which there was a validation; 0: none."""
         return int(self.validation[-1]["step"]) if self.validation else 0
 
+    def judge(self, metrics: dict[str, float], main_metric: str, epoch: int) -> bool:
+        """Take the metrics of a validation in; whether they are the best ones so far."""
+        self.validation.append({"step": self.step, "epoch": epoch, **metrics})
+        better = metrics[main_metric] > self.best
+        if better:
+            self.best, self.best_epoch, self.best_step = metrics[main_metric], epoch, self.step
+        return better
+
     def note(self, spent: Spent, bad_steps: int, pace: dict[str, Any]) -> None:
         """What is known elsewhere while the training runs, for a checkpoint."""
         self.seconds, self.joules = spent.seconds, spent.joules or 0.0

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import BatchNorm2d
 
 from clipbert.console import errors
 from clipbert.ended import started_by_torchrun
-from clipbert.errors import ClipBertError
+from clipbert.errors import ClipBertError, first_line
 
 # One rank may validate or write while the others wait; a peer that is gone is noticed at once, not by this.
 PATIENCE = timedelta(hours=6)

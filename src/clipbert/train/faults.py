@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipbert.console import errors
 from clipbert.errors import ClipBertError
 from clipbert.files import write_json
-from clipbert.tasks.base import Batch
 from clipbert.train.distributed import Ranks
 from clipbert.train.feed import Ended
+from clipbert.train.step import Stepped
 
 BAD_STEPS = "bad_steps.json"
 SHOWN = 8
@@ -33,10 +33,10 @@ class BadSteps:
         self.task, self.file, self.limit, self.ranks, self.count = task, folder / BAD_STEPS, limit, ranks, count
         self._recent: list[tuple[int, int, Tensor, Tensor, list[Named]]] = []
 
-    def note(self, step: int, epoch: int, bad: Tensor, loss: Tensor, batches: list[Batch]) -> None:
-        """What the step after `step` steps was; `bad` and `loss` are on the device."""
-        named = [Named(list(batch.media), batch.ids) for batch in batches]
-        self._recent.append((step, epoch, bad, loss, named))
+    def note(self, step: int, epoch: int, stepped: Stepped) -> None:
+        """What the step after `step` steps was."""
+        named = [Named(list(batch.media), batch.ids) for batch in stepped.batches]
+        self._recent.append((step, epoch, stepped.bad, stepped.losses["loss"], named))
 
     def settle(self) -> int:
         """How many there were up to the last step; waits for the device.
@@ -79,20 +79,3 @@ class BadSteps:
 
 def _some(texts: list[str]) -> str:
     return f"texts {', '.join(texts[:SHOWN])}{', ...' if len(texts) > SHOWN else ''}"
-
-
-class KeptStatistics:
-    """The running statistics of batch norms that learn, put back where the step that changed them is left out."""
-
-    def __init__(self, model: nn.Module) -> None:
-        norms = [
-            m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training and m.running_mean is not None
-        ]
-        self.buffers = [buffer for norm in norms for buffer in norm.buffers()]
-        self.before = [buffer.clone() for buffer in self.buffers]
-
-    @torch.no_grad()
-    def put_back(self, where: Tensor | None = None) -> None:
-        """All of them, or those of a step for which the flag on the device says so."""
-        for buffer, before in zip(self.buffers, self.before, strict=True):
-            buffer.copy_(before if where is None else torch.where(where, before, buffer))

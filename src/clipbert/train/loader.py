@@ -86,6 +86,10 @@ class TrainingOrder(Sampler[list[Key]]):
         self.videos_per_rank = tuple(end - begin for begin, end in itertools.pairwise(edges))
         self.own = slice(edges[rank], edges[rank + 1])
 
+    def epoch_of(self, step: int) -> int:
+        """The epoch, from 0, of the step that follows `step` steps."""
+        return step // self.steps_per_epoch
+
     def __len__(self) -> int:
         if self.steps is None:
             raise TypeError("an order without epochs has no length")

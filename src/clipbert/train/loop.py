@@ -70,11 +70,11 @@ class Run:
     device: torch.device
     ranks: Ranks = Ranks()  # noqa: RUF009
 
-    def order(self) -> TrainingOrder:
-        """Which examples are in which step; endless where a budget says when the training ends."""
+    def order(self, step: int = 0) -> TrainingOrder:
+        """Which examples are in which step, from `step` on; endless where a budget says when the training ends."""
         train = self.params.train
         epochs = int(getattr(self.params.tasks, self.task.name).epochs)
-        return TrainingOrder(
+        order = TrainingOrder(
             len(self.train),
             train.batch_size,
             None if train.budget else epochs,
@@ -83,6 +83,8 @@ class Run:
             rank=self.ranks.rank,
             world=self.ranks.world,
         )
+        order.start = step * order.accumulate
+        return order
 
 
 def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Progress:
@@ -93,40 +95,31 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
             the memory; the state is saved.
         Stopped: SIGTERM or Ctrl-C; the state is saved.
     """
-    task, model, params, ranks, checkpoints = run.task, run.model, run.params.train, run.ranks, run.checkpoints
-    order = run.order()
-    order.start = state.step * order.accumulate
-    samples = TrainingSamples(run.cache, run.train, task, model.config, run.params.seed)
+    task, params, ranks, checkpoints, meter = run.task, run.params.train, run.ranks, run.checkpoints, stepper.meter
+    order = run.order(state.step)
+    samples = TrainingSamples(run.cache, run.train, task, run.model.config, run.params.seed)
     batches = Batches(samples, order, run.processor, params.workers, run.device)
-    meter = stepper.meter
-    meter.load_state_dict({"joules": state.joules})
-    pace = make_pace(params.budget, order.steps or 0, meter)
-    if state.pace is not None:
-        pace.load_state_dict(state.pace)
+    pace = make_pace(params.budget, order.steps or 0, meter, state.pace)
     bad_steps = BadSteps(task.name, checkpoints.folder, params.max_bad_steps, ranks, state.bad_steps)
     clock = Clock(state.seconds, meter, pace.budget.unit, ranks)
-    saved, owed, generators, note = state.step, False, generator_states(), ""
+    meter.load_state_dict({"joules": state.joules})
     state.run_id = tracker.run_id
-    total = int(pace.budget.amount)
-    shown = int(pace.budget.of(clock.spent(state.step)))
+    saved, owed, generators, note = state.step, False, generator_states(), ""
+    total, shown = int(pace.budget.amount), int(pace.budget.of(clock.spent(state.step)))
 
     with stop_requests() as stop, progress(f"train {task.name}", total, done=shown) as advance:
         feed = Feed(batches, ranks, stop, lambda: checkpoints.busy, lambda: stop.end(task.name, state.step), meter)
-        model.train()
         try:
             while True:
-                before, validated, better = clock.spent(state.step), False, False
+                before, better = clock.spent(state.step), False
                 finished = pace.finished(before)
                 epoch_ended = state.step > 0 and state.step % order.steps_per_epoch == 0
-                if state.step > state.validated_step and (finished or pace.validates(before, epoch_ended)):
-                    metrics, validated = validate(run, stepper, feed), True
+                validates = finished or pace.validates(before, epoch_ended)
+                if validates and state.step > state.validated_step:
+                    metrics = validate(run, stepper, feed)
                     pace.validated(before, clock.spent(state.step))
-                    epoch = math.ceil(state.step / order.steps_per_epoch)
-                    state.validation.append({"step": state.step, "epoch": epoch, **metrics})
+                    better = state.judge(metrics, task.main_metric, math.ceil(state.step / order.steps_per_epoch))
                     tracker.log_metrics({f"val/{name}": value for name, value in metrics.items()}, state.step)
-                    better = metrics[task.main_metric] > state.best
-                    if better:
-                        state.best, state.best_epoch, state.best_step = metrics[task.main_metric], epoch, state.step
                     owed = True
                 finished = finished or out_of_patience(state.validation, task.main_metric, params.patience)
                 owed = owed or state.step % params.checkpoint_every_steps == 0
@@ -134,32 +127,23 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
                     state.note(clock.spent(state.step), bad_steps.settle(), pace.state_dict())
                     save(run, state, stepper, generators, better)
                     saved, owed = state.step, False
-                if validated:
-                    pace.validated(before, before := clock.spent(state.step))
-                    finished = finished or pace.finished(before)
-                if finished:
+                before = clock.spent(state.step)
+                if finished or pace.finished(before):
                     break
 
                 rate = factor(*pace.position(before), params)
                 set_learning_rate(stepper.optimizer, rate)
                 stepped = stepper.step(feed, order.accumulate, checkpoints, state, generators)
-                bad_steps.note(
-                    state.step,
-                    state.step // order.steps_per_epoch,
-                    stepped.bad,
-                    stepped.losses["loss"],
-                    stepped.batches,
-                )
+                bad_steps.note(state.step, order.epoch_of(state.step), stepped)
                 state.step, generators = state.step + 1, generator_states()
                 after = clock.spent(state.step)
                 pace.stepped(before, after)
+
                 if state.step % LOG_EVERY_STEPS == 0 or pace.finished(after):
                     bad_steps.settle()
                     row = {name: value.item() for name, value in ranks.means(stepped.losses).items()}
                     row |= {"lr": rate * params.lr, "grad_norm": stepped.norm.item(), **meter.read()}
-                    state.history.append(
-                        {"step": state.step, "epoch": 1 + (state.step - 1) // order.steps_per_epoch, **row}
-                    )
+                    state.history.append({"step": state.step, "epoch": 1 + order.epoch_of(state.step - 1), **row})
                     tracker.log_metrics({f"train/{name}": value for name, value in row.items()}, state.step)
                     note = f"loss {row['loss']:.3f}  {row['clips_per_s']:.0f} clips/s"
                 done = int(pace.budget.of(after))
@@ -172,7 +156,7 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
             raise ended.reason or SystemExit(PEER_FAILED) from None
 
     if ranks.first and state.best_step:
-        model.load_state_dict(checkpoints.load_best(state.best_step))
+        run.model.load_state_dict(checkpoints.load_best(state.best_step))
     return state
 
 

@@ -18,7 +18,6 @@ from clipbert.train.checkpoint import Checkpoints, Progress, restore_generators
 from clipbert.train.compiled import compiled
 from clipbert.train.distributed import Ranks, share_batch_norms
 from clipbert.train.ema import ExponentialMovingAverage
-from clipbert.train.faults import KeptStatistics
 from clipbert.train.feed import Feed
 from clipbert.train.memory import advice, is_out_of_memory, keep_freed_memory
 from clipbert.train.meter import Meter
@@ -46,6 +45,23 @@ class Stepped:
     norm: Tensor  # of the gradient, before it was clipped
     bad: Tensor  # whether the step was left out
     batches: list[Batch]
+
+
+class KeptStatistics:
+    """The running statistics of batch norms that learn, put back where the step that changed them is left out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        norms = [
+            m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training and m.running_mean is not None
+        ]
+        self.buffers = [buffer for norm in norms for buffer in norm.buffers()]
+        self.before = [buffer.clone() for buffer in self.buffers]
+
+    @torch.no_grad()
+    def put_back(self, where: Tensor | None = None) -> None:
+        """All of them, or those of a step for which the flag on the device says so."""
+        for buffer, before in zip(self.buffers, self.before, strict=True):
+            buffer.copy_(before if where is None else torch.where(where, before, buffer))
 
 
 class Stepper:

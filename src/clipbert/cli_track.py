@@ -1,0 +1,25 @@
+"""`clipbert track`: what trainings have measured that MLflow does not have yet."""
+
+from typing import Annotated
+
+import typer
+
+from clipbert.cli_options import project
+from clipbert.params import TASKS, check_task
+
+track = typer.Typer(no_args_is_help=True, help="What trainings have measured that MLflow does not have yet.")
+
+
+@track.command(epilog="Example: `clipbert track sync retrieval`")
+def sync(
+    task: Annotated[
+        str | None, typer.Argument(metavar="[TASK]", help=f"One of: {', '.join(TASKS)}; without it, all.")
+    ] = None,
+) -> None:
+    """Deliver to MLflow what waits on this disk since its server went away: in order, and each value once.
+
+    Exits with 0 when nothing is left, with 2 and the reason when something is.
+    """
+    from clipbert.release.delivery import sync
+
+    sync(project().root, None if task is None else check_task(task))
