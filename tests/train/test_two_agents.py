@@ -1,0 +1,71 @@
+"""Two torchrun agents, as on two nodes, train one model: what one agent makes, also where a process is killed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import training_process
+from trainings import STEPS, finished, kill_group, same, seen_steps, settings, started, steps_of, weights_of
+
+pytestmark = pytest.mark.pipeline
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def started_agents(project: Path, out: Path) -> list[Any]:
+    """Two agents with one process each, told what docs/distributed.md tells two nodes."""
+    out.mkdir(parents=True, exist_ok=True)
+    rendezvous = ["--rdzv-id=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
+    options = ["--nnodes=2", "--nproc-per-node=1", *rendezvous, "--max-restarts=3", "--local-addr=127.0.0.1"]
+    training = [training_process.__file__, str(project), str(out), json.dumps(settings())]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *options, *training],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        for _ in range(2)
+    ]
+
+
+def worker_of(agent: Any) -> psutil.Process:
+    (worker,) = [child for child in psutil.Process(agent.pid).children() if "RANK" in child.environ()]
+    return worker
+
+
+def test_a_process_killed_on_one_node_is_started_again_with_those_of_the_other(
+    tiny_project: Path, tmp_path: Path
+) -> None:
+    alone, agents = tmp_path / "one agent", []
+    finished(started(tiny_project, alone, settings(), processes=2))
+    try:
+        agents = started_agents(tiny_project, tmp_path)
+        seen_steps(tmp_path, 4)
+        ranks = {worker_of(agent).environ()["RANK"] for agent in agents}
+        worker_of(agents[1]).send_signal(signal.SIGKILL)
+        said = [finished(agent) for agent in agents]
+    finally:
+        for agent in agents:
+            if agent.poll() is None:
+                kill_group(agent)
+    assert ranks == {"0", "1"}
+    assert sum("Resuming retrieval at step" in words for words in said) == 1
+    for rank in (0, 1):
+        assert sorted(steps_of(tmp_path, rank)) == list(range(STEPS))
+        assert steps_of(tmp_path, rank) == steps_of(alone, rank)
+    assert same(weights_of(tmp_path), weights_of(alone))
