@@ -150,6 +150,7 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
                     bad_steps.settle()
                     row = {name: value.item() for name, value in ranks.means(stepped.losses).items()}
                     row |= {"lr": rate * params.lr, "grad_norm": stepped.norm.item(), **meter.read()}
+                    row["checkpoint_wait"] = state.saving_seconds / max(after.seconds, 1e-9)
                     state.history.append({"step": state.step, "epoch": 1 + order.epoch_of(state.step - 1), **row})
                     tracker.log_metrics({f"train/{name}": value for name, value in row.items()}, state.step)
                     note = f"loss {row['loss']:.3f}  {row['clips_per_s']:.0f} clips/s"
