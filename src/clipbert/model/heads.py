@@ -271,8 +271,9 @@ class ClipBertForMultipleChoice(_ForClassification):
         else:
             check_options(options_per_question, texts_per_video, visual.shape[0], len(flat))
             options = options_per_question.to(flat.device)
-            logits = flat.new_full((len(options), int(options.max())), float("-inf"))
-            logits[torch.arange(logits.shape[1], device=flat.device) < options[:, None]] = flat
+            most = int(options.max()) if readable(options) else len(flat)  # wider is the same: there is no such option
+            there = torch.arange(most, device=flat.device) < options[:, None]
+            logits = flat.new_full(there.shape, float("-inf")).masked_scatter(there, flat)
         loss = None
         if labels is not None:
             check_labels(labels, "labels", (logits.shape[0],), classes=logits.shape[1])
