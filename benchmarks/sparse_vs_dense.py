@@ -35,7 +35,6 @@ from clipbert.train.memory import is_out_of_memory, keep_freed_memory
 from clipbert.train.precision import Precision
 
 SPARSE = [(1, 2), (4, 2), (8, 2), (16, 2)]
-DENSE = (1, 64)
 TEXT_LENGTH = 32
 TRADED = (8, 2)
 TRADES: dict[str, dict[str, Any]] = {
@@ -144,7 +143,7 @@ def table(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows, each printed when it is known."""
     rows: list[dict[str, Any]] = []
     works: list[tuple[str, dict[str, Any]]] = []
-    works += [(f"{clips} x {frames}", {"shape": (clips, frames)}) for clips, frames in [*SPARSE, DENSE]]
+    works += [(f"{clips} x {frames}", {"shape": (clips, frames)}) for clips, frames in [*SPARSE, (1, options.dense)]]
     works += [(f"{TRADED[0]} x {TRADED[1]}, {name}", {"shape": TRADED, **trade}) for name, trade in TRADES.items()]
     print(
         f"{'clips x frames':<32}{'forward, s':>12}{'GB':>7}{'whole':>7}{'TFLOP':>8}{'with backward, s':>18}{'GB':>7}"
@@ -174,6 +173,7 @@ def main() -> None:
     """Print the table; write it with --json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=1)
+    parser.add_argument("--dense", type=int, default=64, help="frames of the one clip of the dense row")
     parser.add_argument("--size", type=int, default=448)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
     parser.add_argument("--memory-gb", type=float, default=16, help="of a cell; 0: what there is")
@@ -185,7 +185,7 @@ def main() -> None:
     if options.json:
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-        asked = {name: getattr(options, name) for name in ("videos", "size", "memory_gb", "repeats")}
+        asked = {name: getattr(options, name) for name in ("videos", "dense", "size", "memory_gb", "repeats")}
         options.json.write_text(
             json.dumps({"device": device, **asked, "versions": versions, "rows": rows}, indent=2) + "\n"
         )
