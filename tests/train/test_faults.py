@@ -105,6 +105,40 @@ def test_too_many_bad_steps_end_it_with_its_state_saved_and_a_larger_limit_goes_
     assert log.steps[0][0] > 3
 
 
+class Fatal(Poisoned):
+    """Whoever has started the training stops it at the first bad step."""
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.media in batch.media:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().loss(model, batch)
+
+
+def test_a_bad_step_right_before_a_stop_is_counted(tiny_project: Path, tmp_path: Path) -> None:
+    run = poisoned(tiny_project, tmp_path, checkpoint_every_steps=99)
+    task = Fatal(run.task.params)
+    task.media = run.task.media
+    with pytest.raises(SystemExit) as stopped:
+        finish(replace(run, task=task), Log())
+    assert stopped.value.code == 143
+    checkpoints = Checkpoints(tmp_path, {})
+    state, _, _ = checkpoints.read(checkpoints.newest() or 0)
+    assert state.bad_steps == 1
+    assert len(json.loads((tmp_path / "bad_steps.json").read_text())) == 1
+
+
+def test_a_bad_step_that_the_disk_does_not_take_ends_no_training(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, value: Any) -> None:
+        raise ClipBertError(f"{path}: no space left on the device")
+
+    monkeypatch.setattr("clipbert.train.faults.write_json", full)
+    state = finish(poisoned(tiny_project, tmp_path), Log())
+    assert (state.step, state.bad_steps) == (12, 4)
+    assert "bad_steps.json: no space left on the device\nTraining goes on" in capsys.readouterr().err
+
+
 def test_the_statistics_of_live_batch_norms_are_put_back_where_a_flag_says_so() -> None:
     norm = nn.BatchNorm2d(2).train()
     kept = KeptStatistics(nn.Sequential(norm, nn.BatchNorm2d(3).eval()))
@@ -148,6 +182,29 @@ def damage(folder: Path, media: str) -> None:
     for offset, length in zip(row["frame_offsets"], row["frame_lengths"], strict=True):
         data[offset + length // 2] ^= 1
     (folder / row["shard"]).write_bytes(data)
+
+
+def test_a_corrupt_shard_in_a_validation_ends_it_with_its_state_saved(tiny_project: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "frames"
+    shutil.copytree(tiny_project / "artifacts" / "frames", copy)
+    run = make_run(tiny_project, tmp_path / "checkpoints", "retrieval", params(checkpoint_every_steps=99))
+    damage(copy, run.val[-1].media)
+    with pytest.raises(ClipBertError, match=rf"{run.val[-1].media}.*--repair"):
+        finish(replace(run, cache=FrameCache(copy)), Log())
+    assert Checkpoints(tmp_path / "checkpoints", {}).newest() == 3  # the end of the first epoch
+
+
+def test_out_of_memory_in_a_validation_ends_it_with_its_state_saved(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    run = make_run(tiny_project, tmp_path, "retrieval", params(checkpoint_every_steps=99))
+    monkeypatch.setattr(type(run.task), "predict", full)
+    with pytest.raises(ClipBertError, match=r"out of memory in a validation .* evaluate.batch_size to \d+ \(now"):
+        finish(run, Log())
+    assert Checkpoints(tmp_path, {}).newest() == 3
 
 
 class Killer(Log):

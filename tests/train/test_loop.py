@@ -1,6 +1,6 @@
 """The loop: it learns, it resumes to the very same weights, and it stops on a loss that is no number."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +145,28 @@ def test_a_model_that_is_no_number_stops_the_training(tiny_project: Path, tmp_pa
         next(run.model.parameters()).fill_(float("nan"))
     with pytest.raises(ClipBertError, match=r"1[12] steps .* no finite number, .* train.max_bad_steps = 10.*question-"):
         finish(run, Log())
+
+
+class Known:
+    """An energy meter that has counted this much."""
+
+    def joules(self) -> float:
+        return 5.0
+
+
+def test_what_the_processes_took_together_is_counted_once_when_they_go_on(tiny_project: Path, tmp_path: Path) -> None:
+    for rank, joules in ((0, 105.0), (1, 5.0)):
+        run = make_run(tiny_project, tmp_path / str(rank), "retrieval", params())
+        run = replace(run, ranks=Ranks(rank))
+        _, stepper = start(run)
+        stepper.meter.energy = Known()  # type: ignore[assignment]
+        train(
+            run,
+            Progress(step=12, joules=100.0, validation=[{"step": 12, "epoch": 4, "retrieval/mrr": 1.0}]),
+            stepper,
+            Log(),
+        )
+        assert stepper.meter.joules() == joules
 
 
 def _batches(run: Run):  # type: ignore[no-untyped-def]

@@ -77,6 +77,15 @@ def test_a_killed_rank_is_restarted_with_the_others_and_nothing_is_changed(
     assert same(weights_of(tmp_path), weights_of(undisturbed_pair))
 
 
+def test_out_of_memory_starts_all_again_in_smaller_parts(tiny_project: Path, tmp_path: Path) -> None:
+    process = started(tiny_project, tmp_path, settings() | {"rows": 6}, processes=2, restarts=2)
+    said = finished(process)  # 4 videos a process with 3 texts each are 12 rows
+    assert "out of memory; the step is made in 2 parts from now on" in said
+    assert "retrieval: a step in 2 parts" in said
+    assert "Traceback" not in said
+    assert sorted(steps_of(tmp_path, 0)) == sorted(steps_of(tmp_path, 1)) == list(range(STEPS))
+
+
 def test_all_killed_with_loader_processes_resume_to_the_bit_and_another_number_of_processes_goes_on(
     tiny_project: Path, tmp_path: Path, undisturbed_pair: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """A training in processes of its own, for the tests that kill it: run by path, alone or under torchrun.
 
-argv: project folder, folder to write to, JSON {"task": name, "params": {...}, "double": whether in float64}.
+argv: project folder, folder to write to, JSON {"task": name, "params": {...}, "double": whether in float64, "rows": how
+many fit into the memory}.
 Each process appends to FOLDER/RANK.jsonl what every step had; the first one leaves FOLDER/weights.pt at the end.
 """
 
@@ -15,6 +16,7 @@ from clipbert.console import console, errors
 from clipbert.data.manifest import read_texts
 from clipbert.errors import ClipBertError
 from clipbert.frames import FrameCache
+from clipbert.model import ClipBertModel
 from clipbert.params import Params
 from clipbert.tasks import make_task
 from clipbert.train import loop
@@ -40,6 +42,18 @@ class Recorded(Stepper):
         return stepped
 
 
+def little_memory(rows: int) -> None:
+    """No more than so many rows fit through the encoder at once while it learns."""
+    real = ClipBertModel._encoder_states
+
+    def checked(self: ClipBertModel, embeds: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        if len(embeds) > rows and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return real(self, embeds, mask)
+
+    ClipBertModel._encoder_states = checked  # type: ignore[method-assign]
+
+
 def main(project: Path, out: Path, settings: dict[str, Any]) -> None:
     params = Params.model_validate({"model": SMALL} | settings["params"])
     task = make_task(settings["task"], params)
@@ -54,6 +68,8 @@ def main(project: Path, out: Path, settings: dict[str, Any]) -> None:
         model, processor = build_model(task, examples, params)
         if settings.get("double"):
             model.double()
+        if "rows" in settings:
+            little_memory(settings["rows"])
         circumstances = {"processes": ranks.world}
         checkpoints = Checkpoints(out / "checkpoints", {}, params.train.keep_checkpoints, circumstances)
         cache = FrameCache(project / "artifacts" / "frames")
