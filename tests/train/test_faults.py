@@ -22,7 +22,7 @@ from clipbert.model import ClipBertModel
 from clipbert.tasks.base import Batch
 from clipbert.tasks.open_qa import OpenQA
 from clipbert.train.checkpoint import Checkpoints
-from clipbert.train.loader import Sample, TrainingSamples
+from clipbert.train.loader import Batches, Sample, TrainingSamples
 from clipbert.train.step import KeptStatistics
 
 
@@ -228,6 +228,24 @@ def test_a_dead_loader_process_is_replaced_and_nothing_is_changed(
         assert torch.equal(a, b), name
 
 
+def test_a_pinning_thread_that_ends_is_replaced_like_the_process_that_ended_it(
+    tiny_project: Path, tmp_path: Path
+) -> None:
+    """The thread is a GPU's; it ends with the half of a batch that a killed loader process has handed over."""
+    run = make_run(tiny_project, tmp_path, "retrieval", params(workers=1))
+    samples = TrainingSamples(run.cache, run.train, run.task, run.model.config, 0)
+    batches = Batches(samples, run.order(), run.processor, 1, torch.device("cpu"))
+
+    def ended() -> Any:
+        raise RuntimeError("Pin memory thread exited unexpectedly")
+        yield
+
+    batches._made = ended()
+    assert [int(index) for _, index, _ in next(iter(run.order()))] == [
+        [example.media for example in run.train].index(name) for name in next(batches).media
+    ]
+
+
 class Suicidal(TrainingSamples):
     """Examples whose loading kills the process that loads."""
 
@@ -261,6 +279,35 @@ def test_a_full_disk_is_said_and_the_training_goes_on(
     assert finish(make_run(tiny_project, tmp_path, "retrieval", params()), Log()).step == 12
     assert "no space left on the device" in capsys.readouterr().err
     assert Checkpoints(tmp_path, {}).newest() == 12
+
+
+class StoppedByValidation(Log):
+    """Whoever has started the training stops it at the first validation."""
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        super().log_metrics(values, step)
+        if any(name.startswith("val/") for name in values):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stop_writes_again_what_a_full_disk_did_not_take(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = torch.save, 0
+
+    def full_at_first(*given: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(*given)
+
+    monkeypatch.setattr("clipbert.train.checkpoint.torch.save", full_at_first)
+    with pytest.raises(SystemExit):
+        finish(make_run(tiny_project, tmp_path, "retrieval", params(checkpoint_every_steps=99)), StoppedByValidation())
+    again = Checkpoints(tmp_path, {})
+    assert again.newest() == 3
+    assert again.read(3)[0].best_step == 3
 
 
 def little_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:

@@ -52,7 +52,7 @@ def launch(processes: int, max_restarts: int, arguments: list[str]) -> int:
         except SignalException as stopped:
             if not ended.exists():
                 errors.print(
-                    "clipbert: the processes were ended before they had saved; the last checkpoint is what it was.",
+                    "clipbert: stopped before the processes had saved; what lies on the disk is what it was.",
                     markup=False,
                 )
                 return 128 + int(stopped.sigval)
