@@ -27,6 +27,7 @@ from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batch
 from clipbert.train.memory import keep_freed_memory
 from clipbert.train.optim import make_optimizer, set_learning_rate
 from clipbert.train.precision import Precision
+from clipbert.train.schedule import factor
 from clipbert.train.setup import build_model
 
 WANTED_WAIT, WANTED_FEED = 0.10, 2.0
@@ -60,7 +61,7 @@ class Job:
         start = time.perf_counter()
         batch = next(self.batches)
         waited = time.perf_counter() - start
-        set_learning_rate(self.optimizer, number, self.steps, self.params.train.warmup_fraction)
+        set_learning_rate(self.optimizer, factor(number, self.steps, self.params.train))
         self.optimizer.zero_grad(set_to_none=True)
         with self.precision.autocast():
             loss, _ = self.task.loss(self.model, batch.to(self.device))
