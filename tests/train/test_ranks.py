@@ -77,6 +77,18 @@ def test_a_killed_rank_is_restarted_with_the_others_and_nothing_is_changed(
     assert same(weights_of(tmp_path), weights_of(undisturbed_pair))
 
 
+def test_no_process_tells_of_a_saved_state_that_the_first_one_could_not_write(
+    tiny_project: Path, tmp_path: Path
+) -> None:
+    asked = settings(checkpoint_every_steps=1000, budget="4000 steps") | {"full": True}
+    process = started(tiny_project, tmp_path, asked, processes=2)
+    seen_steps(tmp_path, 1)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=100)
+    assert "no space left on the device" in said
+    assert "Process 1 ends: another one is gone" in said
+
+
 def test_out_of_memory_starts_all_again_in_smaller_parts(tiny_project: Path, tmp_path: Path) -> None:
     process = started(tiny_project, tmp_path, settings() | {"rows": 6}, processes=2, restarts=2)
     said = finished(process)  # 4 videos a process with 3 texts each are 12 rows

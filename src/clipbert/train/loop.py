@@ -165,6 +165,7 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
                 state.note(clock.spent(state.step), bad_steps.count, pace.state_dict())
                 tracker.flush()
                 save(run, state, stepper, generators, wait=True)
+                ranks.highest(0)  # none says that all is saved before the first one has written it
             raise ended.reason or SystemExit(PEER_FAILED) from None
 
     if ranks.first and state.best_step:
