@@ -27,7 +27,7 @@ from clipbert.tasks import make_task
 from clipbert.tasks.base import texts_with_frames
 from clipbert.tasks.predict import predict
 from clipbert.train.checkpoint import Checkpoints
-from clipbert.train.loop import Run, start, train
+from clipbert.train.loop import NotTracked, Run, start, train
 from clipbert.train.setup import build_model
 
 FUSIONS = ("mean", "concat", "attention")
@@ -35,15 +35,6 @@ TEMPORAL = ("direction", "order")  # answer types that need the order of the fra
 
 
 @dataclass(frozen=True)
-class Unrecorded:
-    """A tracker that keeps nothing."""
-
-    run_id: str | None = None
-
-    def log_metrics(self, values: dict[str, float], step: int) -> None:
-        """Nothing."""
-
-
 def accuracy_of(fusion: str, seed: int, project: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Train and test one model; accuracy in percent on each answer type and on all questions."""
     overrides = [
@@ -64,7 +55,7 @@ def accuracy_of(fusion: str, seed: int, project: Path, options: argparse.Namespa
     with tempfile.TemporaryDirectory() as folder:
         run = Run(task, model, processor, cache, examples, val, params, Checkpoints(Path(folder), {}), device)
         began = time.perf_counter()
-        state = train(run, *start(run), Unrecorded())
+        state = train(run, *start(run), NotTracked())
         seconds = time.perf_counter() - began
     model.eval()
     items = predict(task, model, processor, cache, test, params.evaluate.clips, params.evaluate.batch_size)

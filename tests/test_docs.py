@@ -41,6 +41,13 @@ def test_verbs_and_parameters_exist(page: Path) -> None:
     assert given <= known | {"train.lrr"}
 
 
+def test_each_test_that_a_page_names_exists(page: Path) -> None:
+    for name, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text()):
+        path = PROJECT / name
+        assert path.is_file(), name
+        assert not test or re.search(rf"^def {test}\(", path.read_text(), flags=re.M), test
+
+
 def test_no_placeholder_is_left(page: Path) -> None:
     assert "@@" not in page.read_text()
 

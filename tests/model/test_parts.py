@@ -37,7 +37,7 @@ from clipbert.stages import Project, fingerprint
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
 from clipbert.train.checkpoint import Checkpoints
-from clipbert.train.loop import Run, export, start, train
+from clipbert.train.loop import NotTracked, Run, export, start, train
 from clipbert.train.setup import build_model
 
 WORDS = ["a red square moves left", "what color is it", "blue", "green"]
@@ -56,13 +56,6 @@ FIRST = {
     "dinov2": "embeddings.patch_embeddings.projection.weight",
 }
 OWN = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.25, 0.2, 0.1]}
-
-
-class Unrecorded:
-    run_id = None
-
-    def log_metrics(self, values: dict[str, float], step: int) -> None:
-        """Nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +257,7 @@ def test_two_steps_train_from_both_parts(
     cache = FrameCache(tiny_project / "artifacts" / "frames")
     checkpoints = Checkpoints(tmp_path / "checkpoints", {})
     run = Run(task, model, processor, cache, examples, val, settings, checkpoints, torch.device("cpu"))
-    state = train(run, *start(run), Unrecorded())
+    state = train(run, *start(run), NotTracked())
     assert state.step >= 2
     after = model.state_dict()
     for name in (f"vision.backbone.{FIRST['convnext']}", "embeddings.word_embeddings.weight"):

@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from clipbert.model import (
     ClipBertConfig,
@@ -173,3 +175,52 @@ def test_in_parts_cuts_what_has_a_row_each():
 def test_less_than_one_part_is_refused(small_config):
     with pytest.raises(ValueError, match="parts is 0: expected 1 or more"):
         set_microbatches(ClipBertForRetrieval(small_config()), 0)
+
+
+class Losses(torch.nn.Module):
+    """As training wraps a model: a batch to its loss."""
+
+    def __init__(self, model, task):
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, some):
+        return self.task.loss(self.model, some)[0]
+
+
+@pytest.mark.parametrize("task", ["retrieval", "pretrain"])
+def test_within_distributed_data_parallel(task, small_config, randomized, tmp_path):
+    doing, kind, fields, config = TASKS[task]
+    model = randomized(kind(small_config(projection_size=7, **config)).double()).train()
+    some = batch(**fields)
+    expected = loss_and_gradients(model, doing, some)
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        losses = DistributedDataParallel(Losses(model, doing), static_graph=True)
+        set_microbatches(losses, 2)
+        set_activation_checkpointing(losses, True)
+        for _ in range(3):
+            model.zero_grad()
+            torch.manual_seed(0)
+            loss = losses(some)
+            loss.backward()
+            found = loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+            assert_same(found, expected)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_under_autocast(small_config):
+    torch.manual_seed(0)
+    model = ClipBertForRetrieval(small_config()).train()
+    some, gradients = batch(), []
+    for parts, recomputed in ((1, False), (3, False), (1, True), (3, True)):
+        set_microbatches(model, parts)
+        set_activation_checkpointing(model, recomputed)
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(some.pixel_values, some.input_ids, some.attention_mask, labels=some.labels).loss
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    for gradient in gradients[1:]:
+        assert (gradient - gradients[0]).norm() < 0.02 * gradients[0].norm()

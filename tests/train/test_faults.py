@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from clipbert.errors import ClipBertError
 from clipbert.frames import FrameCache
+from clipbert.model import ClipBertModel
 from clipbert.tasks.base import Batch
 from clipbert.tasks.open_qa import OpenQA
 from clipbert.train.checkpoint import Checkpoints
@@ -203,3 +204,55 @@ def test_a_full_disk_is_said_and_the_training_goes_on(
     assert finish(make_run(tiny_project, tmp_path, "retrieval", params()), Log()).step == 12
     assert "no space left on the device" in capsys.readouterr().err
     assert Checkpoints(tmp_path, {}).newest() == 12
+
+
+def little_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """No more than so many rows fit through the encoder at once while it learns."""
+    real = ClipBertModel._encoder_states
+
+    def checked(self: ClipBertModel, embeds: Tensor, mask: Tensor | None) -> Tensor:
+        if len(embeds) > rows and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return real(self, embeds, mask)
+
+    monkeypatch.setattr(ClipBertModel, "_encoder_states", checked)
+
+
+def test_out_of_memory_cuts_the_step_and_goes_on_with_the_same_gradient(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight = finish(make_run(tiny_project, tmp_path / "straight", "retrieval", params()), Log())
+    little_memory(monkeypatch, rows=7)  # 8 videos with 3 texts each are 24
+    struck = finish(make_run(tiny_project, tmp_path / "struck", "retrieval", params()), Log())
+    assert struck.microbatches == 4
+    said = capsys.readouterr()
+    assert said.err.count("out of memory; the step is made in") == 2
+    assert "retrieval: a step in 4 parts. The vision half stays in one piece" in said.out
+    assert struck.step == straight.step == 12
+    # Adam at this rate makes much of rounding: the same to three digits after twelve steps.
+    assert struck.history[-1]["loss"] == pytest.approx(straight.history[-1]["loss"], rel=1e-2)
+    assert Checkpoints(tmp_path / "struck", {}).read(12)[0].microbatches == 4
+
+
+def test_out_of_memory_without_micro_batches_says_what_halves_the_need_with_its_state_saved(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = params(auto_microbatch=False)
+    with pytest.raises(KeyboardInterrupt):
+        finish(make_run(tiny_project, tmp_path, "retrieval", settings), Log(stop_at=3))
+    little_memory(monkeypatch, rows=7)
+    with pytest.raises(ClipBertError) as error:
+        finish(make_run(tiny_project, tmp_path, "retrieval", settings), Log())
+    message = str(error.value)
+    assert "train retrieval: out of memory in a step of 8 videos (CUDA out of memory" in message
+    assert "train.auto_microbatch to true (now false)" in message
+    assert "train.batch_size to 4 (now 8) with train.accumulate 2 (now 1)" in message
+    assert Checkpoints(tmp_path, {}).newest() in (2, 3)
+
+
+def test_not_even_one_row_that_fits_ends_it(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    little_memory(monkeypatch, rows=0)
+    with pytest.raises(ClipBertError, match=r"out of memory in a step of 8 videos in 8 parts .*\n.*image_size"):
+        finish(make_run(tiny_project, tmp_path, "retrieval", params()), Log())

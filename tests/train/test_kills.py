@@ -1,11 +1,18 @@
 """A training that is killed, at any moment and as often as one likes, ends as if it had not been."""
 
+import json
+import os
 import random
+import shlex
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+import training_process
 from trainings import STEPS, finished, kill_group, same, seen_steps, settings, started, steps_of, weights_of
 
 
@@ -49,3 +56,22 @@ def test_a_signal_saves_first_and_has_its_exit_code(
     assert f"{number.name}: the training saves its state and stops" in said
     last = max(steps_of(tmp_path))
     assert (tmp_path / "checkpoints" / f"step-{last + 1:08d}").is_dir()
+
+
+def test_an_orphan_of_dvc_saves_and_stops(tiny_project: Path, tmp_path: Path) -> None:
+    asked = settings(checkpoint_every_steps=1000, budget="4000 steps")
+    command = [sys.executable, training_process.__file__, str(tiny_project), str(tmp_path), json.dumps(asked)]
+    shell = subprocess.Popen(
+        ["sh", "-c", f"{shlex.join(command)} 2> {tmp_path}/said & echo $!; wait"],
+        env=os.environ | {"DVC_STAGE": "train@retrieval", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert shell.stdout is not None
+    child = psutil.Process(int(shell.stdout.readline()))
+    seen_steps(tmp_path, 2)
+    shell.kill()
+    shell.wait()
+    child.wait(timeout=60)
+    assert "the process that started this training is gone; stopped at step" in (tmp_path / "said").read_text()
+    assert (tmp_path / "checkpoints" / f"step-{max(steps_of(tmp_path)) + 1:08d}").is_dir()

@@ -32,6 +32,9 @@ class Log:
         if step == self.stop_at:
             raise KeyboardInterrupt
 
+    def flush(self) -> None:
+        pass
+
 
 def params(**train: object) -> Params:
     values = {"batch_size": 8, "checkpoint_every_steps": 2, "lr": 0.001} | train

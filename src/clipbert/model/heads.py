@@ -9,7 +9,7 @@ from transformers.utils import ModelOutput
 
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.contrast import ContrastiveHead
-from clipbert.model.inputs import check_labels, check_options, check_scores, check_text, check_visual_embeds
+from clipbert.model.inputs import check_labels, check_options, check_scores, check_text, check_visual_embeds, readable
 from clipbert.model.losses import IGNORED, aggregate, cross_entropy, ranking_loss, soft_score_loss
 from clipbert.model.modeling import ClipBertModel, ClipBertPreTrainedModel
 from clipbert.model.packing import Packing
@@ -87,7 +87,7 @@ class TwoTowers(ClipBertPreTrainedModel):
         check_visual_embeds(visual_embeds, self.config.hidden_size)
         clips, tokens = visual_embeds.flatten(0, 1).shape[:2]
         packing = None
-        if self.clipbert.packs:
+        if self.clipbert.packs and mask.device.type == "cpu":  # lengths of a GPU's mask would have to be waited for
             packing = Packing.of([*mask.sum(dim=1).tolist(), *[tokens] * clips], mask.device)
         if packing is None or packing.sequences.numel() >= mask.numel() + clips * tokens:
             return self.text_features(input_ids, mask), self.video_features(visual_embeds)
@@ -179,7 +179,7 @@ class ClipBertForRetrieval(_ForClassification):
             else:
                 owner = torch.arange(visual.shape[0], device=logits.device)
                 if texts_per_video is not None:
-                    owner = torch.repeat_interleave(owner, texts_per_video.to(owner.device))
+                    owner = torch.repeat_interleave(owner, texts_per_video.to(owner.device), output_size=len(logits))
                 loss = ranking_loss(logits[:, 0].sigmoid(), labels, owner, self.config.ranking_margin)
         return ClipBertOutput(loss=loss, logits=logits, clip_logits=clip_logits)
 
@@ -277,7 +277,7 @@ class ClipBertForMultipleChoice(_ForClassification):
         if labels is not None:
             check_labels(labels, "labels", (logits.shape[0],), classes=logits.shape[1])
             beyond = labels.to(options.device) >= options
-            if bool(beyond.any()):
+            if readable(beyond) and bool(beyond.any()):
                 question = int(beyond.nonzero()[0])
                 raise ValueError(
                     f"labels[{question}] is {int(labels[question])}: expected 0 to {int(options[question]) - 1}, for "

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
@@ -75,15 +76,12 @@ def set_activation_checkpointing(model: nn.Module, on: bool) -> str | None:
     """
     remark = None
     for module in _without_head(model):
-        if on:
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            module.gradient_checkpointing_disable()
         live = not module.config.freeze_batch_norm and _has_batch_norm(module.vision)
-        if live:
-            for part in module.vision.modules():
-                if hasattr(part, "gradient_checkpointing"):
-                    part.gradient_checkpointing = False
+        kept = set(module.vision.modules()) if live else set()
+        for part in module.modules():
+            if isinstance(part, GradientCheckpointingLayer):
+                part.gradient_checkpointing = on and part not in kept
+                part._gradient_checkpointing_func = recomputed
         module.vision.recompute = on and not live
         if on and live:
             remark = "The backbone's activations are kept: its batch norms learn, and must see a batch once."

@@ -26,6 +26,8 @@ def launch(processes: int, max_restarts: int, arguments: list[str]) -> int:
     An end that another try would not change, as a user's error or a stop after SIGTERM, is not tried again.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    # Of torch 2.13: otherwise restarted processes find the addresses of those that died, and fail.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     # The agent's own words are of its inside; what a user should know is said here and by the first process.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.disable(logging.CRITICAL)

@@ -45,6 +45,9 @@ class Tracker(Protocol):
     def log_metrics(self, values: dict[str, float], step: int) -> None:
         """Record values at a step."""
 
+    def flush(self) -> None:
+        """Make what was recorded outlive the machine."""
+
 
 class NotTracked:
     """The tracker of all processes but the first."""
@@ -52,6 +55,9 @@ class NotTracked:
     run_id = None
 
     def log_metrics(self, values: dict[str, float], step: int) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
         """Nothing."""
 
 
@@ -122,9 +128,10 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
                     tracker.log_metrics({f"val/{name}": value for name, value in metrics.items()}, state.step)
                     owed = True
                 finished = finished or out_of_patience(state.validation, task.main_metric, params.patience)
-                owed = owed or state.step % params.checkpoint_every_steps == 0
-                if owed and state.step > saved and (better or finished or not feed.busy):
+                owed = state.step > saved and (owed or state.step % params.checkpoint_every_steps == 0)
+                if owed and (better or finished or not feed.busy):
                     state.note(clock.spent(state.step), bad_steps.settle(), pace.state_dict())
+                    tracker.flush()  # no checkpoint is ahead of what was recorded up to it
                     save(run, state, stepper, generators, better)
                     saved, owed = state.step, False
                 before = clock.spent(state.step)
@@ -143,6 +150,7 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
                     bad_steps.settle()
                     row = {name: value.item() for name, value in ranks.means(stepped.losses).items()}
                     row |= {"lr": rate * params.lr, "grad_norm": stepped.norm.item(), **meter.read()}
+                    row["checkpoint_wait"] = state.saving_seconds / max(after.seconds, 1e-9)
                     state.history.append({"step": state.step, "epoch": 1 + order.epoch_of(state.step - 1), **row})
                     tracker.log_metrics({f"train/{name}": value for name, value in row.items()}, state.step)
                     note = f"loss {row['loss']:.3f}  {row['clips_per_s']:.0f} clips/s"
@@ -152,6 +160,7 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
         except Ended as ended:
             if state.step > saved:
                 state.note(clock.spent(state.step), bad_steps.count, pace.state_dict())
+                tracker.flush()
                 save(run, state, stepper, generators, wait=True)
             raise ended.reason or SystemExit(PEER_FAILED) from None
 

@@ -1,6 +1,8 @@
 """Memory of a training: freed blocks kept for the next step, how a lack of it is told, and what needs less."""
 
+import contextlib
 import ctypes
+import gc
 import sys
 from typing import Any
 
@@ -8,14 +10,21 @@ import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 NEVER = -1
-SHORTAGES = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+SHORTAGES = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "cannot allocate memory",
+    "could not create a primitive",  # oneDNN's, when it finds no memory for its own buffers
+)
 
 
 def keep_freed_memory() -> bool:
     """Have the C library keep freed blocks instead of returning them to the system after each operation.
 
-    Large tensors on a CPU are otherwise mapped anew, and so zeroed page by page, each time one is made: a seventh of
-    a training step's time. The process stays as large as its largest step. Tensors on a GPU are not concerned.
+    Large tensors on a CPU are otherwise mapped anew, and so zeroed page by page, each time one is made, which
+    costs a noticeable part of a training step (docs/performance.md).
+    The process stays as large as its largest step. Tensors on a GPU are not concerned.
 
     Returns:
         whether the C library is glibc and took it.
@@ -27,6 +36,16 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):  # another C library
         return False
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+def release_memory(device: torch.device) -> None:
+    """Give freed blocks back, after a lack of memory: others could not use them, as oneDNN's on a CPU."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

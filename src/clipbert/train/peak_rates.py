@@ -27,7 +27,7 @@ PUBLISHED = {
     "RTX 3090": {"bf16": 71.2, "fp16": 71.2, "fp32": 35.6},
     "RTX 4090": {"bf16": 165.2, "fp16": 165.2, "fp32": 82.6},
 }
-SIDE, TRIES = 1024, 5
+SIDE, TRIES = 1536, 8
 
 
 def peak_tflops(device: torch.device, precision: str) -> float | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from clipbert.console import console, errors
-from clipbert.errors import ClipBertError
+from clipbert.errors import ClipBertError, first_line
 from clipbert.model.recomputation import set_activation_checkpointing, set_microbatches
 from clipbert.params import Params
 from clipbert.tasks.base import Batch, Task
@@ -18,8 +18,8 @@ from clipbert.train.checkpoint import Checkpoints, Progress, restore_generators
 from clipbert.train.compiled import compiled
 from clipbert.train.distributed import Ranks, share_batch_norms
 from clipbert.train.ema import ExponentialMovingAverage
-from clipbert.train.feed import Feed
-from clipbert.train.memory import advice, is_out_of_memory, keep_freed_memory
+from clipbert.train.feed import Ended, Feed
+from clipbert.train.memory import advice, is_out_of_memory, keep_freed_memory, release_memory
 from clipbert.train.meter import Meter
 from clipbert.train.optim import check_gradients, make_optimizer
 from clipbert.train.precision import Precision
@@ -139,8 +139,8 @@ class Stepper:
         """Take the next `accumulate` batches, and the step along the gradient of the mean of their losses.
 
         Raises:
-            ClipBertError: not even the smallest part of a batch fits into the memory.
-            Ended: what the feed raises; the weights are what they were.
+            Ended: what the feed raises, or not even the smallest part of a batch fits into the memory; the weights are
+                what they were.
 
         Args:
             generators: their states before the step.
@@ -161,6 +161,7 @@ class Stepper:
                     raise
                 state.microbatches = self._more_parts(error, state.microbatches, checkpoints)
             # The failed try is forgotten, with all that its traceback held.
+            release_memory(self.device)
             restore_generators(generators)
             kept.put_back()
             feed.batches.start_at(position)
@@ -227,16 +228,17 @@ class Stepper:
         """How many parts to cut the step into now.
 
         Raises:
-            ClipBertError: none that would help, or none are wanted.
+            Ended: none that would help, or none are wanted.
         """
         train = self.params.train
         if not train.auto_microbatch or parts >= self._rows:
-            raise ClipBertError(
+            reason = ClipBertError(
                 f"train {self.task.name}: out of memory in a step of {train.batch_size} videos"
-                f"{f' in {parts} parts' if parts > 1 else ''}.\n{advice(train, self.model.config)}"
-            ) from error
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+                f"{f' in {parts} parts' if parts > 1 else ''} ({first_line(error)}).\n"
+                f"{advice(train, self.model.config)}"
+            )
+            # Of several processes the others wait in the middle of the step: there is no saving together.
+            raise Ended(reason) if self.ranks.world == 1 else reason
         errors.print(
             f"train {self.task.name}: out of memory; the step is made in {2 * parts} parts from now on, with the same "
             "gradient.",
