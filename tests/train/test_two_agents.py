@@ -29,7 +29,12 @@ def started_agents(project: Path, out: Path) -> list[Any]:
     rendezvous = ["--rdzv-id=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
     options = ["--nnodes=2", "--nproc-per-node=1", *rendezvous, "--max-restarts=3", "--local-addr=127.0.0.1"]
     training = [training_process.__file__, str(project), str(out), json.dumps(settings())]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
     return [
         subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", *options, *training],
