@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import training_process
-from trainings import STEPS, finished, kill_group, same, seen_steps, settings, started, steps_of, weights_of
+from trainings import STEPS, finished, kill_group, same, seen_steps, settings, steps_of, weights_of
 
 pytestmark = pytest.mark.pipeline
 
@@ -54,10 +54,9 @@ def worker_of(agent: Any) -> psutil.Process:
 
 
 def test_a_process_killed_on_one_node_is_started_again_with_those_of_the_other(
-    tiny_project: Path, tmp_path: Path
+    tiny_project: Path, tmp_path: Path, undisturbed_pair: Path
 ) -> None:
-    alone, agents = tmp_path / "one agent", []
-    finished(started(tiny_project, alone, settings(), processes=2))
+    agents: list[Any] = []
     try:
         agents = started_agents(tiny_project, tmp_path)
         seen_steps(tmp_path, 4)
@@ -72,5 +71,5 @@ def test_a_process_killed_on_one_node_is_started_again_with_those_of_the_other(
     assert sum("Resuming retrieval at step" in words for words in said) == 1
     for rank in (0, 1):
         assert sorted(steps_of(tmp_path, rank)) == list(range(STEPS))
-        assert steps_of(tmp_path, rank) == steps_of(alone, rank)
-    assert same(weights_of(tmp_path), weights_of(alone))
+        assert steps_of(tmp_path, rank) == steps_of(undisturbed_pair, rank)
+    assert same(weights_of(tmp_path), weights_of(undisturbed_pair))
