@@ -50,13 +50,6 @@ def test_two_processes_compute_what_one_does(tiny_project: Path, tmp_path: Path,
         torch.testing.assert_close(other[name], weights, rtol=1e-6, atol=1e-9, msg=name)
 
 
-@pytest.fixture(scope="module")
-def undisturbed_pair(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed_pair")
-    finished(started(tiny_project, out, settings(), processes=2))
-    return out
-
-
 def workers_of(process: Any) -> list[psutil.Process]:
     """The training processes below torchrun's agent, the first rank first."""
     children = psutil.Process(process.pid).children()
