@@ -360,3 +360,14 @@ def test_not_even_one_row_that_fits_ends_it(
     little_memory(monkeypatch, rows=0)
     with pytest.raises(ClipBertError, match=r"out of memory in a step of 8 videos in 8 parts .*\n.*image_size"):
         finish(make_run(tiny_project, tmp_path, "retrieval", params()), Log())
+
+
+def test_no_room_for_the_optimiser_says_what_helps(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: torch.optim.AdamW) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(ClipBertError, match=r"out of memory in the optimiser's step .*\n.*train.batch_size to 4"):
+        finish(make_run(tiny_project, tmp_path, "retrieval", params()), Log())

@@ -158,6 +158,7 @@ class Stepper:
         """Take the next `accumulate` batches, and the step along the gradient of the mean of their losses.
 
         Raises:
+            ClipBertError: no room for the optimiser's moments.
             Ended: what the feed raises, or not even the smallest part of a batch fits into the memory; weights and
                 statistics are what they were.
 
@@ -190,7 +191,12 @@ class Stepper:
         if not self._checked:
             check_gradients(self.model)
             self._checked = True
-        norm, bad = self._update(losses["loss"])
+        try:
+            norm, bad = self._update(losses["loss"])
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):  # the moments, in the first step
+                raise self._too_little_memory("the optimiser's step", error) from None
+            raise
         kept.put_back(bad)
         if self.ema is not None:
             self.ema.update(self.model)
@@ -255,11 +261,8 @@ class Stepper:
         """
         train = self.params.train
         if not train.auto_microbatch or parts >= self._rows:
-            reason = ClipBertError(
-                f"train {self.task.name}: out of memory in a step of {train.batch_size} videos"
-                f"{f' in {parts} parts' if parts > 1 else ''} ({first_line(error)}).\n"
-                f"{advice(train, self.model.config)}"
-            )
+            cut = f" in {parts} parts" if parts > 1 else ""
+            reason = self._too_little_memory(f"a step of {train.batch_size} videos{cut}", error)
             # Of several processes the others wait in the middle of the step: there is no saving together.
             raise Ended(reason) if self.ranks.world == 1 else reason
         errors.print(
@@ -272,3 +275,7 @@ class Stepper:
             # The others wait for this process in the middle of the step: all start again.
             raise SystemExit(START_AGAIN) from error
         return 2 * parts
+
+    def _too_little_memory(self, where: str, error: BaseException) -> ClipBertError:
+        said = f"train {self.task.name}: out of memory in {where} ({first_line(error)})."
+        return ClipBertError(f"{said}\n{advice(self.params.train, self.model.config)}")
