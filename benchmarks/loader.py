@@ -6,12 +6,16 @@
 
 PROJECT holds artifacts/manifest and artifacts/frames (`clipbert sample-data`, `ingest`, `validate`, `frames`). A step
 is that of `clipbert train retrieval`. Data-wait is the share of a step's time in which it waits for its batch; what the
-loader feeds alone is measured without any step. Steps start after the workers have.
+loader feeds alone is measured without any step. Steps start after the workers have. Each seed of the curves has its own
+weights, order and clips, the same ones in both precisions.
 """
 
 import argparse
 import json
+import multiprocessing
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +27,25 @@ from clipbert.frames import FrameCache
 from clipbert.params import Params
 from clipbert.tasks import make_task
 from clipbert.tasks.base import texts_with_frames
+<<<<<<< HEAD
 from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batches
 from clipbert.train.memory import keep_freed_memory
 from clipbert.train.optim import make_optimizer, set_learning_rate
 from clipbert.train.precision import Precision
+=======
+from clipbert.train.checkpoint import Checkpoints, generator_states
+from clipbert.train.feed import Feed
+from clipbert.train.loader import Batches, TrainingSamples
+from clipbert.train.loop import Run, start
+from clipbert.train.optim import set_learning_rate
+>>>>>>> bench5
 from clipbert.train.schedule import factor
 from clipbert.train.setup import build_model
+from clipbert.train.stopping import StopRequest
 
 WANTED_WAIT, WANTED_FEED = 0.10, 2.0
 WARM_UP = 5
+CURVE_PARTS = 8
 
 
 class Job:
@@ -39,25 +53,28 @@ class Job:
 
     def __init__(self, options: argparse.Namespace, seed: int, precision: str, workers: int, steps: int) -> None:
         artifacts = options.project / "artifacts"
-        self.params = Params.model_validate({"seed": seed})
-        self.task = make_task("retrieval", self.params)
+        params = Params.model_validate({"seed": seed, "train": {"precision": precision}})
+        task = make_task("retrieval", params)
         cache = FrameCache(artifacts / "frames")
-        examples = self.task.examples(texts_with_frames(read_texts(artifacts / "manifest"), cache), "train")
+        examples = task.examples(texts_with_frames(read_texts(artifacts / "manifest"), cache), "train")
         torch.manual_seed(seed)
-        model, processor = build_model(self.task, examples, self.params)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.to(self.device).train()
-        self.precision = Precision.choose(precision, self.device, model.config)
-        self.optimizer = make_optimizer(self.model, self.params.train)
+        model, processor = build_model(task, examples, params)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        checkpoints = Checkpoints(Path(tempfile.gettempdir()) / "none", {})
+        self.run = Run(task, model.to(device), processor, cache, examples, [], params, checkpoints, device)
+        self.state, self.stepper = start(self.run)
         self.steps = steps
-        epochs = 1 + steps * self.params.train.batch_size // len(examples)
-        order = TrainingOrder(len(examples), self.params.train.batch_size, epochs + 1, seed)
-        samples = TrainingSamples(cache, examples, self.task, model.config, seed)
+        order = self.run.order()
+        order.epochs = None
+        samples = TrainingSamples(cache, examples, task, model.config, seed)
+        self.batches = Batches(samples, order, processor, workers, device)
         self.clips = order.batch_size * model.config.clips
-        self.batches = iter(training_batches(samples, order, processor, workers, self.device.type == "cuda"))
+        stop, meter = StopRequest(0, bound=False), self.stepper.meter
+        self.feed = Feed(self.batches, self.run.ranks, stop, lambda: False, lambda: SystemExit(0), meter)
 
-    def step(self, number: int) -> tuple[float, float, float]:
+    def step(self) -> tuple[float, float, float]:
         """(seconds of the step with its batch, of waiting for the batch, loss)."""
+<<<<<<< HEAD
         start = time.perf_counter()
         batch = next(self.batches)
         waited = time.perf_counter() - start
@@ -70,15 +87,24 @@ class Job:
         self.optimizer.step()
         value = loss.item()
         return time.perf_counter() - start, waited, value
+=======
+        self.stepper.meter.read()
+        begin = time.perf_counter()
+        rate = factor(self.state.step, self.steps, self.run.params.train)
+        set_learning_rate(self.stepper.optimizer, rate)
+        stepped = self.stepper.step(self.feed, 1, self.run.checkpoints, self.state, generator_states())
+        loss = stepped.losses["loss"].item()
+        seconds = time.perf_counter() - begin
+        self.state.step += 1
+        return seconds, self.stepper.meter.read()["data_wait"] * seconds, loss
+>>>>>>> bench5
 
-    def feed(self, batches: int) -> list[float]:
-        """Clips a second that the loader makes of itself, batch by batch."""
-        rates = []
+    def feed_alone(self, batches: int) -> float:
+        """Clips a second that the loader makes of itself."""
+        begin = time.perf_counter()
         for _ in range(batches):
-            start = time.perf_counter()
             next(self.batches)
-            rates.append(self.clips / (time.perf_counter() - start))
-        return rates
+        return batches * self.clips / (time.perf_counter() - begin)
 
 
 def spread(values: Any) -> dict[str, float]:
@@ -90,14 +116,12 @@ def spread(values: Any) -> dict[str, float]:
 def waits(options: argparse.Namespace, workers: int) -> dict[str, Any]:
     """One number of workers."""
     job = Job(options, 0, options.precision, workers, options.steps + WARM_UP)
-    for number in range(WARM_UP):
-        job.step(number)
-    took = np.array([job.step(WARM_UP + number)[:2] for number in range(options.steps)])
+    for _ in range(WARM_UP):
+        job.step()
+    took = np.array([job.step()[:2] for _ in range(options.steps)])
     alone = Job(options, 0, options.precision, workers, options.steps + WARM_UP)
-    alone.feed(WARM_UP)
-    start = time.perf_counter()
-    alone.feed(options.steps)
-    fed = options.steps * alone.clips / (time.perf_counter() - start)
+    alone.feed_alone(WARM_UP)
+    fed = alone.feed_alone(options.steps)
     consumed = job.clips / float(np.median(took[:, 0] - took[:, 1]))
     return {
         "workers": workers,
@@ -110,31 +134,47 @@ def waits(options: argparse.Namespace, workers: int) -> dict[str, Any]:
     }
 
 
+def curve(options: argparse.Namespace, which: tuple[str, int]) -> list[float]:
+    """The losses of one training."""
+    precision, seed = which
+    job = Job(options, seed, precision, 0, options.curve)
+    losses = [job.step()[2] for _ in range(options.curve)]
+    print(f"{precision}, seed {seed}: mean loss of the last quarter {np.mean(losses[-options.curve // 4 :]):.4f}")
+    return losses
+
+
 def curves(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Losses of each precision and seed, and how far apart they are."""
-    losses: dict[tuple[str, int], np.ndarray] = {}
-    for seed in range(options.seeds):
-        for precision in ("fp32", "bf16"):
-            job = Job(options, seed, precision, 0, options.curve)
-            losses[precision, seed] = np.array([job.step(number)[2] for number in range(options.curve)])
-            tail = losses[precision, seed][-options.curve // 4 :].mean()
-            print(f"seed {seed}, {precision}: mean loss of the last quarter {tail:.4f}", flush=True)
+    """Mean losses of parts of the curves, how far the precisions are apart, and how far the seeds."""
+    whole = [(precision, seed) for seed in range(options.seeds) for precision in ("fp32", "bf16")]
+    with multiprocessing.get_context("spawn").Pool(options.at_once) as pool:
+        losses = dict(zip(whole, pool.map(partial(curve, options), whole, chunksize=1), strict=True))
     rows = []
-    for start in range(0, options.curve, max(1, options.curve // 8)):
-        part = slice(start, start + max(1, options.curve // 8))
-        means = {
-            name: np.array([losses[name, seed][part].mean() for seed in range(options.seeds)])
-            for name in ("fp32", "bf16")
-        }
+    for steps in np.array_split(np.arange(options.curve), CURVE_PARTS):
+        fp32, bf16 = (
+            np.array([np.mean([losses[precision, seed][step] for step in steps]) for seed in range(options.seeds)])
+            for precision in ("fp32", "bf16")
+        )
         rows.append(
             {
-                "steps": [start, min(part.stop, options.curve)],
-                **{name: round(float(value.mean()), 4) for name, value in means.items()},
-                "bf16_minus_fp32": round(float((means["bf16"] - means["fp32"]).mean()), 4),
-                "fp32_deviation_over_seeds": round(float(means["fp32"].std(ddof=1)) if options.seeds > 1 else 0.0, 4),
+                "steps": [int(steps[0]) + 1, int(steps[-1]) + 1],
+                "fp32": fp32.round(4).tolist(),
+                "bf16": bf16.round(4).tolist(),
+                "difference": round(float((bf16 - fp32).mean()), 4),
+                "deviation_over_seeds": round(float(np.sqrt((fp32.var(ddof=1) + bf16.var(ddof=1)) / 2)), 4),
             }
         )
     return rows
+
+
+def show_curves(rows: list[dict[str, Any]]) -> None:
+    print(f"{'steps':<14}{'fp32':>8}{'bf16':>8}{'bf16 - fp32':>13}  {'a seed each':<28}deviation over the seeds")
+    for row in rows:
+        steps = f"{row['steps'][0]} to {row['steps'][1]}"
+        each = ", ".join(f"{b - a:+.3f}" for a, b in zip(row["fp32"], row["bf16"], strict=True))
+        print(
+            f"{steps:<14}{np.mean(row['fp32']):>8.3f}{np.mean(row['bf16']):>8.3f}{row['difference']:>+13.3f}  "
+            f"{each:<28}{row['deviation_over_seeds']:.3f}"
+        )
 
 
 def main() -> None:
@@ -145,18 +185,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
     parser.add_argument("--curve", type=int, default=0, help="steps of each training; 0: the loader is measured")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="of the curves, 2 or more")
+    parser.add_argument("--at-once", type=int, default=1, help="trainings of the curves, side by side")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    keep_freed_memory()
     if options.curve:
         rows = curves(options)
-        print(f"{'steps':<14}{'fp32':>9}{'bf16':>9}{'bf16 - fp32':>13}{'deviation of fp32 over seeds':>31}")
-        for row in rows:
-            print(
-                f"{row['steps'][0]:>4} to {row['steps'][1]:<5}{row['fp32']:>9.4f}{row['bf16']:>9.4f}"
-                f"{row['bf16_minus_fp32']:>13.4f}{row['fp32_deviation_over_seeds']:>31.4f}"
-            )
+        show_curves(rows)
     else:
         rows = []
         print(f"{'workers':<9}{'step, s':>9}{'data-wait':>11}{'fed, clips/s':>14}{'consumed':>10}{'ratio':>7}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from clipbert.model import ClipBertConfig, ClipBertForOpenQA
 from clipbert.model.recomputation import set_activation_checkpointing, set_microbatches
@@ -66,6 +67,20 @@ def test_counts_are_those_of_the_formula() -> None:
     with counts.step(batch):
         step(model, batch)
     assert counts.last == pytest.approx(formula(model), rel=0.01)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_counting_holds_nothing_that_backward_computed_again(parts: int) -> None:
+    model, batch = model_and_batch()
+    set_activation_checkpointing(model, True)
+    set_microbatches(model, parts)
+    with FlopCounts().step(batch), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step(model, batch)
+        model.zero_grad(set_to_none=True)
+    assert profiler.profiler is not None
+    events = profiler.profiler.kineto_results.events()
+    changes = [event.nbytes() for event in events if event.name() == "[memory]"]
+    assert sum(changes) < 0.01 * sum(change for change in changes if change > 0)
 
 
 def test_fused_attention_counts_too() -> None:

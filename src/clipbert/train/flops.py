@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.module_tracker import ModuleTracker
 
 MOST_SHAPES = 64  # counted; a step of yet another shape counts as the mean of those
 
@@ -23,6 +24,20 @@ CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
+
+
+class _Untracked(ModuleTracker):
+    """No record of which module an operation belongs to.
+
+    The hooks of the real one hold all that is computed again in backward until the counter is left: the counted steps
+    would need the memory that activation checkpointing and micro-batches save.
+    """
+
+    def __enter__(self) -> "_Untracked":
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        """Nothing to take away."""
 
 
 class FlopCounts:
@@ -42,7 +57,9 @@ class FlopCounts:
             (name, tuple(value.shape)) for name, value in sorted(vars(batch).items()) if isinstance(value, Tensor)
         )
         if shape not in self._known and len(self._known) < MOST_SHAPES:
-            with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+            counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+            counter.mod_tracker = _Untracked()
+            with counter:
                 yield
             self._known[shape] = int(counter.get_total_flops())
         else:

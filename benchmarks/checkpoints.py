@@ -1,0 +1,184 @@
+"""What checkpoints cost a training: how long its loop waits for one, and how much slower steps are beside the writing.
+
+    python -m benchmarks.checkpoints                        # base preset, bf16, 1 video x 4 clips x 2 frames x 448
+    python -m benchmarks.checkpoints --size 224 --clips 1   # short steps, of which the same copy is more
+    python -m benchmarks.checkpoints --folder /mnt/results  # on another disk
+
+Each round makes some steps of retrieval (`Stepper.step`), saves (`Checkpoints.save`: the loop waits for the copy, a
+thread writes it, flushes it to the disk and takes its checksums), and goes on stepping until the thread is done. With
+`--best` the weights are saved as the best ones, too, as after an epoch. The share of the loop's time is that of one
+save every `--every` steps (`train.checkpoint_every_steps`): of waiting alone, and with what steps lost beside the
+writing.
+"""
+
+import argparse
+import json
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from clipbert.model import ClipBertConfig, ClipBertForRetrieval
+from clipbert.params import Params
+from clipbert.tasks import make_task
+from clipbert.tasks.base import Batch
+from clipbert.train.checkpoint import Checkpoints, Progress, generator_states
+from clipbert.train.distributed import Ranks
+from clipbert.train.feed import Feed
+from clipbert.train.step import Stepper
+
+WANTED = 0.05
+TEXT_LENGTH = 32
+
+
+class SameBatch:
+    """A feed that never waits: always the same videos."""
+
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        self.batches, self.position = self, 0
+        videos = options.videos
+        shape = (videos, options.clips, options.frames, 3, options.size, options.size)
+        self.batch = Batch(
+            pixel_values=torch.randint(0, 256, shape, dtype=torch.uint8),
+            input_ids=torch.randint(1000, 30000, (videos, TEXT_LENGTH)),
+            attention_mask=torch.ones(videos, TEXT_LENGTH, dtype=torch.long),
+            texts_per_video=torch.ones(videos, dtype=torch.long),
+            labels=torch.ones(videos, dtype=torch.long),
+            ids=[str(video) for video in range(videos)],
+            texts_per_item=torch.ones(videos, dtype=torch.long),
+            draws=torch.rand(videos, 1, dtype=torch.float64),
+        ).to(device)
+
+    def __next__(self) -> Batch:
+        return self.batch
+
+
+class Training:
+    """Steps of retrieval and its checkpoints."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        values = {"train": {"precision": options.precision}, "tasks": {"retrieval": {"contrastive_weight": 0.0}}}
+        params = Params.model_validate(values)
+        torch.manual_seed(0)
+        self.model = ClipBertForRetrieval(ClipBertConfig.base(clips=options.clips, frames_per_clip=options.frames))
+        self.stepper = Stepper(make_task("retrieval", params), self.model, params, self.device, Ranks())
+        self.feed = cast(Feed, SameBatch(options, self.device))
+        self.checkpoints, self.state = Checkpoints(folder, {}), Progress()
+
+    def step(self) -> float:
+        """Seconds of a step."""
+        begin = time.perf_counter()
+        self.stepper.step(self.feed, 1, self.checkpoints, self.state, generator_states())
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.state.step += 1
+        return time.perf_counter() - begin
+
+    def save(self, best: bool) -> tuple[float, float, list[float]]:
+        """(seconds that the loop waited, that the thread then wrote, of each step that was all beside it)."""
+        if best:
+            self.state.best_step = self.state.step
+        before = self.state.saving_seconds
+        weights = self.model.state_dict() if best else None
+        self.checkpoints.save(self.state, self.stepper.parts(), [generator_states()], weights)
+        begin, done = time.perf_counter(), threading.Event()
+        written: list[float] = []
+
+        def watch() -> None:
+            self.checkpoints.finish()
+            written.append(time.perf_counter() - begin)
+            done.set()
+
+        threading.Thread(target=watch).start()
+        beside = []
+        while not done.is_set():
+            seconds = self.step()
+            if not done.is_set() or not beside:  # the first one counts even if the writing was faster
+                beside.append(seconds)
+        return self.state.saving_seconds - before, written[0], beside
+
+
+def spread(values: Any) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {"median": round(float(middle), 4), "q1": round(float(low), 4), "q3": round(float(high), 4)}
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All rounds, and the shares."""
+    alone, waited, written, slower, lost = [], [], [], [], []
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="checkpoints-") as folder:
+        training = Training(options, Path(folder))
+        for _ in range(options.warmup):
+            training.step()
+        for number in range(options.rounds + 1):
+            undisturbed = [training.step() for _ in range(options.steps)]
+            copying, writing, beside = training.save(options.best)
+            if number == 0:
+                first = copying  # into memory that the process did not have yet
+                continue
+            alone += undisturbed
+            waited.append(copying)
+            written.append(writing)
+            slower.append(np.mean(beside) / np.median(undisturbed))
+            lost.append(max(0.0, float(np.sum(beside) - len(beside) * np.median(undisturbed))))
+        size = sum(file.stat().st_size for file in max(Path(folder).glob("step-*")).iterdir())
+    period = options.every * float(np.median(alone))
+    return {
+        "checkpoint_gb": round(size / 1e9, 3),
+        "rounds": options.rounds,
+        "step_s": spread(alone),
+        "waited_s": spread(waited),
+        "waited_for_the_first_s": round(first, 2),
+        "written_s": spread(written),
+        "steps_beside_it_over_alone": spread(slower),
+        "waiting_share": spread([w / (period + w) for w in waited]),
+        "share_with_slower_steps": spread([(w + s) / (period + w + s) for w, s in zip(waited, lost, strict=True)]),
+    }
+
+
+def show(value: dict[str, float], form: str = ".2f") -> str:
+    return f"{value['median']:{form}} ({value['q1']:{form}} to {value['q3']:{form}})"
+
+
+def main() -> None:
+    """Print the table; write it with --json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="bf16")
+    parser.add_argument("--videos", type=int, default=1)
+    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=2)
+    parser.add_argument("--size", type=int, default=448)
+    parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints")
+    parser.add_argument("--rounds", type=int, default=5, help="checkpoints")
+    parser.add_argument("--steps", type=int, default=4, help="between two checkpoints, here")
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--best", action="store_true", help="the best weights as well, each time")
+    parser.add_argument("--folder", type=Path, help="where to write; default: where temporary files go")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    result = measure(options)
+    print(f"a checkpoint: {result['checkpoint_gb']} GB; waited for the first: {result['waited_for_the_first_s']} s")
+    for name, form in (
+        ("step_s", ".2f"),
+        ("waited_s", ".2f"),
+        ("written_s", ".2f"),
+        ("steps_beside_it_over_alone", ".2f"),
+        ("waiting_share", ".4f"),
+        ("share_with_slower_steps", ".4f"),
+    ):
+        print(f"{name.replace('_', ' '):<30}{show(result[name], form)}")
+    print(f"wanted at a checkpoint every {options.every} steps: a share of at most {WANTED}")
+    if options.json:
+        asked = {name: getattr(options, name) for name in ("precision", "videos", "clips", "frames", "size", "every")}
+        versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        options.json.write_text(json.dumps({**asked, **result, "versions": versions}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
