@@ -27,18 +27,11 @@ from clipbert.frames import FrameCache
 from clipbert.params import Params
 from clipbert.tasks import make_task
 from clipbert.tasks.base import texts_with_frames
-<<<<<<< HEAD
-from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batches
-from clipbert.train.memory import keep_freed_memory
-from clipbert.train.optim import make_optimizer, set_learning_rate
-from clipbert.train.precision import Precision
-=======
 from clipbert.train.checkpoint import Checkpoints, generator_states
 from clipbert.train.feed import Feed
 from clipbert.train.loader import Batches, TrainingSamples
 from clipbert.train.loop import Run, start
 from clipbert.train.optim import set_learning_rate
->>>>>>> bench5
 from clipbert.train.schedule import factor
 from clipbert.train.setup import build_model
 from clipbert.train.stopping import StopRequest
@@ -74,20 +67,6 @@ class Job:
 
     def step(self) -> tuple[float, float, float]:
         """(seconds of the step with its batch, of waiting for the batch, loss)."""
-<<<<<<< HEAD
-        start = time.perf_counter()
-        batch = next(self.batches)
-        waited = time.perf_counter() - start
-        set_learning_rate(self.optimizer, factor(number, self.steps, self.params.train))
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.precision.autocast():
-            loss, _ = self.task.loss(self.model, batch.to(self.device))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.train.clip_norm)
-        self.optimizer.step()
-        value = loss.item()
-        return time.perf_counter() - start, waited, value
-=======
         self.stepper.meter.read()
         begin = time.perf_counter()
         rate = factor(self.state.step, self.steps, self.run.params.train)
@@ -97,7 +76,6 @@ class Job:
         seconds = time.perf_counter() - begin
         self.state.step += 1
         return seconds, self.stepper.meter.read()["data_wait"] * seconds, loss
->>>>>>> bench5
 
     def feed_alone(self, batches: int) -> float:
         """Clips a second that the loader makes of itself."""
