@@ -1,5 +1,6 @@
 """What docs/distributed.md gives to torchrun, Slurm and Kubernetes: torchrun takes it, and it fits together."""
 
+import inspect
 import re
 import shlex
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 from torch.distributed.run import get_args_parser
 
 PAGE = (Path(__file__).parents[1] / "docs" / "distributed.md").read_text()
@@ -87,6 +89,8 @@ def test_the_manifest_is_of_one_piece() -> None:
     assert run.local_addr == "$(POD_IP)"
 
 
-def test_torch_knows_the_environment_variable() -> None:
+def test_torch_knows_the_environment_variables() -> None:
     assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in PAGE
     assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in get_args_parser().format_help()
+    assert PAGE.count("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == 4
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" in inspect.getsource(dynamic_rendezvous)

@@ -27,7 +27,6 @@ LEAST_FREE_GB = 5.0
 PROBE_S = 3.0
 DECODE_S = 30.0
 PREFECT_HERE = "http://127.0.0.1:4200/api"
-BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,14 @@ def check_device(_root: Path) -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("device", "torch cannot be imported", f"torch cannot be imported ({error}): make install")
         return
+    from clipbert.train.precision import has_bf16
+
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         bf16 = "bf16" if card.major >= 8 else "no bf16"
         yield Finding("device", f"cuda:{index} {card.name}, {card.total_memory / 2**30:.0f} GB, {bf16}")
-    cores, flags = len(os.sched_getaffinity(0)), _cpu_flags()
-    bf16 = "bf16 instructions" if any(flag in flags for flag in BF16_FLAGS) else "no bf16 instructions"
+    cores = len(os.sched_getaffinity(0))
+    bf16 = "bf16 instructions" if has_bf16(torch.device("cpu")) else "no bf16 instructions"
     yield Finding("processor", f"{cores} cores, {bf16}, torch uses {torch.get_num_threads()} threads")
 
 
@@ -270,11 +271,3 @@ def _version(program: str, flag: str) -> str | None:
         return None
     done = subprocess.run([program, flag], capture_output=True, text=True)
     return (done.stdout or done.stderr).strip().split("\n", 1)[0]
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -11,6 +12,8 @@ from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory, atomic_write, sha256_file, write_errors, write_json
 from clipbert.params import Params
+
+ORPHAN_S = 20.0  # what a training whose DVC or torchrun was killed is given to save and end
 
 
 class Project:
@@ -293,17 +296,20 @@ def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, A
 
 @contextlib.contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """One training of a task at a time: DVC's own lock ends with DVC, and its child may live on."""
+    """One training of a task at a time: DVC's own lock ends with DVC, and its child lives on until it has saved."""
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as lock:
-        if not _locked(lock):
+        until = time.monotonic() + ORPHAN_S
+        while not _locked(lock):
             lock.seek(0)
             pid = lock.read().strip()
-            raise ClipBertError(
-                f"{folder}: another training of this task is running, process {pid}. "
-                f"Wait for it, or end it with `kill {pid}`; the next run goes on from its last checkpoint."
-            )
+            if time.monotonic() > until:
+                raise ClipBertError(
+                    f"{folder}: another training of this task is running, process {pid}. "
+                    f"Wait for it, or end it with `kill {pid}`; the next run goes on from its last checkpoint."
+                )
+            time.sleep(0.2)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -315,6 +321,12 @@ def _locked(file: IO[str]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        console.print(
+            f"{file.name}: this file system has no locks ({error.strerror}): see to it that one training of a task "
+            "runs at a time.",
+            markup=False,
+        )
     return True
 
 

@@ -1,14 +1,22 @@
-"""One training step on the GPU is the step the CPU makes."""
+"""A training step on the GPU: the step the CPU makes, no wait for the device, parts of a batch in less memory."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from clipbert.model import ClipBertConfig, ClipBertForOpenQA, ClipBertForRetrieval
+from clipbert.model.recomputation import set_microbatches
+from clipbert.params import Params
 from clipbert.task_params import RetrievalParams
 from clipbert.tasks.base import Batch
 from clipbert.tasks.retrieval import Retrieval
-from clipbert.train.loop import autocast
+from clipbert.train.checkpoint import Checkpoints, Progress, generator_states
+from clipbert.train.distributed import Ranks
 from clipbert.train.optim import make_optimizer
+from clipbert.train.precision import Precision
+from clipbert.train.step import Stepper
 from clipbert.train_params import TrainParams
 
 pytestmark = [
@@ -26,6 +34,9 @@ def batch(videos: int = 4) -> Batch:
         texts_per_video=torch.ones(videos, dtype=torch.long),
         labels=torch.ones(videos, dtype=torch.long),
         ids=[str(i) for i in range(videos)],
+        texts_per_item=torch.ones(videos, dtype=torch.long),
+        media=tuple(str(i) for i in range(videos)),
+        draws=torch.rand(videos, 3, generator=generator, dtype=torch.float64),
     )
 
 
@@ -34,11 +45,12 @@ def losses(device: str, precision: str) -> list[float]:
     config = ClipBertConfig.tiny(vocab_size=128, hidden_dropout_prob=0.0, projection_size=64)
     model = ClipBertForRetrieval(config).to(device).train()
     optimizer = make_optimizer(model, TrainParams(lr=1e-3))
+    chosen = Precision.choose(precision, torch.device(device), config)
     # Every other text is a negative, so nothing is left to chance and both devices see the same pairs.
     task, some = Retrieval(RetrievalParams(negatives=3)), batch().to(torch.device(device))
     seen = []
     for _ in range(3):
-        with autocast(torch.device(device), precision):
+        with chosen.autocast():
             loss, _ = task.loss(model, some)
         optimizer.zero_grad()
         loss.backward()
@@ -59,7 +71,7 @@ def test_the_paper_size_fits_and_reaches_every_part() -> None:
     config = ClipBertConfig.base(answers=["a", "b"], clips=2)
     model = ClipBertForOpenQA(config).cuda().train()
     pixels = torch.randint(0, 256, (1, 2, 2, 3, 448, 448), dtype=torch.uint8, device="cuda")
-    with autocast(torch.device("cuda"), "bf16"):
+    with Precision.choose("bf16", torch.device("cuda"), config).autocast():
         out = model(
             pixel_values=pixels,
             input_ids=torch.randint(5, 100, (1, 16), device="cuda"),
@@ -69,3 +81,78 @@ def test_the_paper_size_fits_and_reaches_every_part() -> None:
     first = next(p for name, p in model.named_parameters() if "vision" in name and p.ndim == 4)
     assert first.grad is not None
     assert torch.isfinite(first.grad).all()
+
+
+class Fed:
+    """Stands where the feed does: the same batch again and again."""
+
+    def __init__(self, some: Batch) -> None:
+        self.some, self.batches = some, self
+        self.position = 0
+
+    def __next__(self) -> Batch:
+        return self.some
+
+    def start_at(self, position: int) -> None:
+        """The same place."""
+
+
+def stepper(precision: str, **train: object) -> Stepper:
+    torch.manual_seed(0)
+    config = ClipBertConfig.tiny(vocab_size=128, hidden_dropout_prob=0.0, projection_size=64)
+    params = Params.model_validate({"train": {"precision": precision, **train}})
+    task = Retrieval(RetrievalParams(negatives=3))
+    return Stepper(task, ClipBertForRetrieval(config), params, torch.device("cuda"), Ranks())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_waits_for_nothing(tmp_path: Path, precision: str) -> None:
+    made, checkpoints, state = stepper(precision), Checkpoints(tmp_path, {}), Progress()
+    feed = Fed(batch().to(torch.device("cuda")))
+    made.step(feed, 1, checkpoints, state, generator_states())  # type: ignore[arg-type]
+    generators = generator_states()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made.step(feed, 1, checkpoints, state, generators)  # type: ignore[arg-type]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_fp16_scales_the_loss_and_leaves_an_overflow_out(tmp_path: Path) -> None:
+    made, checkpoints, state = stepper("fp16"), Checkpoints(tmp_path, {}), Progress()
+    feed = Fed(batch().to(torch.device("cuda")))
+    losses = []
+    for _ in range(20):
+        stepped = made.step(feed, 1, checkpoints, state, generator_states())  # type: ignore[arg-type]
+        losses.append(stepped.losses["loss"].item())
+        assert not bool(stepped.bad)
+    assert losses[-1] < losses[0]
+    assert made.scaler.get_scale() > 0
+
+
+def test_a_bad_step_changes_nothing(tmp_path: Path) -> None:
+    made, checkpoints, state = stepper("fp32"), Checkpoints(tmp_path, {}), Progress()
+    some = batch().to(torch.device("cuda"))
+    made.step(Fed(some), 1, checkpoints, state, generator_states())  # type: ignore[arg-type]
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    broken = replace(some, pixel_values=torch.full_like(some.pixel_values, 1, dtype=torch.float32) * float("inf"))
+    assert bool(made.step(Fed(broken), 1, checkpoints, state, generator_states()).bad)  # type: ignore[arg-type]
+    for name, value in made.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_parts_of_a_batch_need_less_memory() -> None:
+    peaks = []
+    for parts in (1, 4):
+        config = ClipBertConfig.base(vocab_size=128, answers=["a", "b"], hidden_dropout_prob=0.0)
+        torch.manual_seed(0)
+        model = ClipBertForOpenQA(config).cuda().train()
+        set_microbatches(model, parts)
+        torch.cuda.reset_peak_memory_stats()
+        pixels = torch.randint(0, 256, (8, 1, 2, 3, 224, 224), dtype=torch.uint8, device="cuda")
+        labels = torch.zeros(8, dtype=torch.long, device="cuda")
+        ids = torch.randint(5, 100, (8, 16), device="cuda")
+        start = torch.cuda.memory_allocated()
+        model(pixel_values=pixels, input_ids=ids, labels=labels).loss.backward()
+        peaks.append(torch.cuda.max_memory_allocated() - start)
+    assert peaks[1] < 0.6 * peaks[0]

@@ -50,6 +50,7 @@ def batch(**fields) -> Batch:
         "caption_ids": ids.flip(0),
         "caption_mask": mask.flip(0),
         "media_keys": torch.arange(VIDEOS),
+        "draws": torch.rand(VIDEOS, 2, generator=random, dtype=torch.float64),
     }
     return Batch(**(standard | fields))
 

@@ -6,7 +6,8 @@ import torch
 
 from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertProcessor
-from clipbert.tasks.masking import IGNORED, SpecialTokens, choose, mask
+from clipbert.model.losses import IGNORED
+from clipbert.tasks.masking import SpecialTokens, choose, mask
 from clipbert.tasks.predict import ProcessorTokens
 
 SPECIAL = SpecialTokens(4, (0, 1, 2, 3, 4))

@@ -10,11 +10,11 @@ import torch
 from clipbert.data.manifest import read_texts
 from clipbert.errors import ClipBertError
 from clipbert.frames import FrameCache
+from clipbert.model.losses import IGNORED
 from clipbert.params import Params
 from clipbert.task_params import PretrainParams, TasksParams
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Batch, Example, training_words
-from clipbert.tasks.masking import IGNORED
 from clipbert.tasks.predict import predict
 from clipbert.tasks.pretrain import Pretrain
 from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batches

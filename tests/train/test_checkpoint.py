@@ -161,6 +161,34 @@ def test_a_full_disk_is_said_and_leaves_the_one_before(
     assert Checkpoints(tmp_path, {}).newest() == 8
 
 
+def test_best_weights_that_the_disk_did_not_take_are_written_with_the_next_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, weights = written(tmp_path, 5), {"weight": torch.full((3,), 6.0)}
+
+    def full(*given: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.torch, "save", full)
+        checkpoints.save(Progress(step=6, best_step=6), {"model": weights}, [], weights)
+        assert checkpoints.finish() is False
+    weights["weight"].zero_()
+    assert checkpoints.load_best(6)["weight"].tolist() == [6.0, 6.0, 6.0]
+    checkpoints.save(Progress(step=7, best_step=6), {"model": weights}, [])
+    assert checkpoints.finish() is True
+    again = Checkpoints(tmp_path, {})
+    assert again.newest() == 7
+    assert again.load_best(6)["weight"].tolist() == [6.0, 6.0, 6.0]
+
+
+def test_a_damaged_one_among_those_kept_does_not_keep_the_next_from_being_written(tmp_path: Path) -> None:
+    checkpoints = written(tmp_path, 1, 2, keep=3, best=2)
+    (tmp_path / "step-00000001" / "state.json").write_text("{")
+    checkpoints.save(Progress(step=3, best_step=2), {}, [], wait=True)
+    assert names(tmp_path) == ["best-00000002", "step-00000001", "step-00000002", "step-00000003"]
+
+
 def die_at(call: str, number: int) -> None:
     """This process is killed when it calls os.`call` for the time after `number` times."""
     count, real = 0, getattr(os, call)

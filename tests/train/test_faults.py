@@ -22,7 +22,7 @@ from clipbert.model import ClipBertModel
 from clipbert.tasks.base import Batch
 from clipbert.tasks.open_qa import OpenQA
 from clipbert.train.checkpoint import Checkpoints
-from clipbert.train.loader import Sample, TrainingSamples
+from clipbert.train.loader import Batches, Sample, TrainingSamples
 from clipbert.train.step import KeptStatistics
 
 
@@ -105,6 +105,40 @@ def test_too_many_bad_steps_end_it_with_its_state_saved_and_a_larger_limit_goes_
     assert log.steps[0][0] > 3
 
 
+class Fatal(Poisoned):
+    """Whoever has started the training stops it at the first bad step."""
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.media in batch.media:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().loss(model, batch)
+
+
+def test_a_bad_step_right_before_a_stop_is_counted(tiny_project: Path, tmp_path: Path) -> None:
+    run = poisoned(tiny_project, tmp_path, checkpoint_every_steps=99)
+    task = Fatal(run.task.params)
+    task.media = run.task.media
+    with pytest.raises(SystemExit) as stopped:
+        finish(replace(run, task=task), Log())
+    assert stopped.value.code == 143
+    checkpoints = Checkpoints(tmp_path, {})
+    state, _, _ = checkpoints.read(checkpoints.newest() or 0)
+    assert state.bad_steps == 1
+    assert len(json.loads((tmp_path / "bad_steps.json").read_text())) == 1
+
+
+def test_a_bad_step_that_the_disk_does_not_take_ends_no_training(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, value: Any) -> None:
+        raise ClipBertError(f"{path}: no space left on the device")
+
+    monkeypatch.setattr("clipbert.train.faults.write_json", full)
+    state = finish(poisoned(tiny_project, tmp_path), Log())
+    assert (state.step, state.bad_steps) == (12, 4)
+    assert "bad_steps.json: no space left on the device\nTraining goes on" in capsys.readouterr().err
+
+
 def test_the_statistics_of_live_batch_norms_are_put_back_where_a_flag_says_so() -> None:
     norm = nn.BatchNorm2d(2).train()
     kept = KeptStatistics(nn.Sequential(norm, nn.BatchNorm2d(3).eval()))
@@ -150,6 +184,29 @@ def damage(folder: Path, media: str) -> None:
     (folder / row["shard"]).write_bytes(data)
 
 
+def test_a_corrupt_shard_in_a_validation_ends_it_with_its_state_saved(tiny_project: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "frames"
+    shutil.copytree(tiny_project / "artifacts" / "frames", copy)
+    run = make_run(tiny_project, tmp_path / "checkpoints", "retrieval", params(checkpoint_every_steps=99))
+    damage(copy, run.val[-1].media)
+    with pytest.raises(ClipBertError, match=rf"{run.val[-1].media}.*--repair"):
+        finish(replace(run, cache=FrameCache(copy)), Log())
+    assert Checkpoints(tmp_path / "checkpoints", {}).newest() == 3  # the end of the first epoch
+
+
+def test_out_of_memory_in_a_validation_ends_it_with_its_state_saved(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    run = make_run(tiny_project, tmp_path, "retrieval", params(checkpoint_every_steps=99))
+    monkeypatch.setattr(type(run.task), "predict", full)
+    with pytest.raises(ClipBertError, match=r"out of memory in a validation .* evaluate.batch_size to \d+ \(now"):
+        finish(run, Log())
+    assert Checkpoints(tmp_path, {}).newest() == 3
+
+
 class Killer(Log):
     """Kills the loader processes when an epoch has ended."""
 
@@ -169,6 +226,24 @@ def test_a_dead_loader_process_is_replaced_and_nothing_is_changed(
     assert "its batches are made again by a new one" in capsys.readouterr().err
     for (name, a), b in zip(straight.model.state_dict().items(), struck.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_a_pinning_thread_that_ends_is_replaced_like_the_process_that_ended_it(
+    tiny_project: Path, tmp_path: Path
+) -> None:
+    """The thread is a GPU's; it ends with the half of a batch that a killed loader process has handed over."""
+    run = make_run(tiny_project, tmp_path, "retrieval", params(workers=1))
+    samples = TrainingSamples(run.cache, run.train, run.task, run.model.config, 0)
+    batches = Batches(samples, run.order(), run.processor, 1, torch.device("cpu"))
+
+    def ended() -> Any:
+        raise RuntimeError("Pin memory thread exited unexpectedly")
+        yield
+
+    batches._made = ended()
+    assert [int(index) for _, index, _ in next(iter(run.order()))] == [
+        [example.media for example in run.train].index(name) for name in next(batches).media
+    ]
 
 
 class Suicidal(TrainingSamples):
@@ -204,6 +279,35 @@ def test_a_full_disk_is_said_and_the_training_goes_on(
     assert finish(make_run(tiny_project, tmp_path, "retrieval", params()), Log()).step == 12
     assert "no space left on the device" in capsys.readouterr().err
     assert Checkpoints(tmp_path, {}).newest() == 12
+
+
+class StoppedByValidation(Log):
+    """Whoever has started the training stops it at the first validation."""
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        super().log_metrics(values, step)
+        if any(name.startswith("val/") for name in values):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stop_writes_again_what_a_full_disk_did_not_take(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = torch.save, 0
+
+    def full_at_first(*given: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(*given)
+
+    monkeypatch.setattr("clipbert.train.checkpoint.torch.save", full_at_first)
+    with pytest.raises(SystemExit):
+        finish(make_run(tiny_project, tmp_path, "retrieval", params(checkpoint_every_steps=99)), StoppedByValidation())
+    again = Checkpoints(tmp_path, {})
+    assert again.newest() == 3
+    assert again.read(3)[0].best_step == 3
 
 
 def little_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
@@ -255,4 +359,15 @@ def test_not_even_one_row_that_fits_ends_it(
 ) -> None:
     little_memory(monkeypatch, rows=0)
     with pytest.raises(ClipBertError, match=r"out of memory in a step of 8 videos in 8 parts .*\n.*image_size"):
+        finish(make_run(tiny_project, tmp_path, "retrieval", params()), Log())
+
+
+def test_no_room_for_the_optimiser_says_what_helps(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: torch.optim.AdamW) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(ClipBertError, match=r"out of memory in the optimiser's step .*\n.*train.batch_size to 4"):
         finish(make_run(tiny_project, tmp_path, "retrieval", params()), Log())

@@ -86,9 +86,11 @@ def one_run_with_each_step_once(project: Path, logged: int) -> bool:
     return True
 
 
-def test_an_error_of_the_user_is_said_once_and_not_tried_again(project: Path) -> None:
-    process = started(project, train__batch_size=1)
+@pytest.mark.parametrize("restarts", [0, 3])
+def test_an_error_of_the_user_is_said_once_and_not_tried_again(project: Path, restarts: int) -> None:
+    process = started(project, train__batch_size=1, train__max_restarts=restarts)
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 2, said
     assert said.count("clipbert: train.batch_size: a batch of 1 videos cannot be shared by 2 processes") == 1
+    assert "ended with exit code" not in said
     assert "Traceback" not in said

@@ -1,6 +1,6 @@
 """The loop: it learns, it resumes to the very same weights, and it stops on a loss that is no number."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,8 @@ def params(**train: object) -> Params:
         {
             "train": values,
             "tasks": {
-                name: {"epochs": 4} for name in ("retrieval", "open_qa", "multiple_choice", "image_qa", "pretrain")
+                name: {"epochs": 4}
+                for name in ("retrieval", "open_qa", "multiple_choice", "image_qa", "captioning", "pretrain")
             },
             "model": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48},
         }
@@ -73,10 +74,12 @@ def finish(run: Run, log: Log) -> Progress:
         ("pretrain", {"batch_size": 4}),
         ("retrieval", {"batch_size": 4, "accumulate": 2}),
         ("open_qa", {"batch_size": 2, "accumulate": 4}),
+        ("retrieval", {"ema_decay": 0.9, "schedule": "cosine", "lr_multipliers": {"clipbert.embeddings": 0.1}}),
+        ("captioning", {"budget": "12 steps", "freeze_vision": True, "label_smoothing": 0.1}),
     ],
 )
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
-    tiny_project: Path, tmp_path: Path, task: str, batches: dict[str, int]
+    tiny_project: Path, tmp_path: Path, task: str, batches: dict[str, object]
 ) -> None:
     straight = make_run(tiny_project, tmp_path / "straight", task, params(**batches))
     undisturbed = finish(straight, Log())
@@ -95,6 +98,31 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     assert [row["step"] for row in state.history] == [row["step"] for row in undisturbed.history]
     for (name, a), b in zip(straight.model.state_dict().items(), resumed.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_a_budget_of_steps_is_what_is_trained_whatever_the_epochs_are(tiny_project: Path, tmp_path: Path) -> None:
+    log = Log()
+    state = finish(make_run(tiny_project, tmp_path, "retrieval", params(budget="20 steps")), log)
+    assert state.step == 20
+    assert [row["epoch"] for row in state.validation] == [1, 2, 3, 4, 5, 6, 7]
+    assert state.validation[-1]["step"] == 20
+    assert state.history[-1]["lr"] == pytest.approx(0.001 / 18)  # the last of 18 steps that fall to zero
+
+
+def test_a_budget_of_seconds_ends_trained_at_it(tiny_project: Path, tmp_path: Path) -> None:
+    state = finish(make_run(tiny_project, tmp_path, "retrieval", params(budget="6 s")), Log())
+    assert 4 < state.seconds < 9
+    assert state.history[-1]["lr"] < 0.2 * max(row["lr"] for row in state.history)
+    assert state.validation[-1]["step"] == state.step
+
+
+def test_training_ends_when_patience_does_also_after_a_resume(tiny_project: Path, tmp_path: Path) -> None:
+    settings = params(patience=2, lr=1e-9, vision_lr=1e-9)  # nothing is learned, so nothing becomes better
+    state = finish(make_run(tiny_project, tmp_path, "open_qa", settings), Log())
+    assert [row["epoch"] for row in state.validation] == [1, 2, 3]
+    assert (state.step, state.best_epoch) == (9, 1)
+    again = finish(make_run(tiny_project, tmp_path, "open_qa", settings), Log())
+    assert again.step == 9
 
 
 def test_small_batches_make_the_gradient_of_the_large_one(tiny_project: Path, tmp_path: Path) -> None:
@@ -145,6 +173,35 @@ def test_a_model_that_is_no_number_stops_the_training(tiny_project: Path, tmp_pa
         next(run.model.parameters()).fill_(float("nan"))
     with pytest.raises(ClipBertError, match=r"1[12] steps .* no finite number, .* train.max_bad_steps = 10.*question-"):
         finish(run, Log())
+
+
+class Known:
+    """An energy meter that has counted this much."""
+
+    def joules(self) -> float:
+        return 5.0
+
+
+class WithAllVideos(Run):
+    """Whichever of several processes it is."""
+
+    def order(self, step: int = 0) -> TrainingOrder:
+        return replace(self, ranks=Ranks()).order(step) if self.ranks != Ranks() else super().order(step)
+
+
+def test_what_the_processes_took_together_is_counted_once_when_they_go_on(tiny_project: Path, tmp_path: Path) -> None:
+    for rank, joules in ((0, 105.0), (1, 5.0)):
+        made = make_run(tiny_project, tmp_path / str(rank), "retrieval", params())
+        run = WithAllVideos(**vars(made) | {"ranks": Ranks(rank)})
+        _, stepper = start(run)
+        stepper.meter.energy = Known()  # type: ignore[assignment]
+        train(
+            run,
+            Progress(step=12, joules=100.0, validation=[{"step": 12, "epoch": 4, "retrieval/mrr": 1.0}]),
+            stepper,
+            Log(),
+        )
+        assert stepper.meter.joules() == joules
 
 
 def _batches(run: Run):  # type: ignore[no-untyped-def]

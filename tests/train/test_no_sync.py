@@ -9,6 +9,7 @@ import torch
 from test_loop import feed_of, make_run, params
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipbert.model import ClipBertModel
 from clipbert.tasks.base import Batch
@@ -46,6 +47,37 @@ def test_no_task_s_loss_asks_for_a_value(
         loss, _ = run.task.loss(run.model, fake)
         loss.backward()
     with pytest.raises(DataDependentOutputException):
+        loss.item()
+
+
+class NoWaits(TorchDispatchMode):
+    """Refuses what waits for a GPU: a value, or how many there are of something. Libraries spare a fake tensor both."""
+
+    WAIT = ("_local_scalar_dense", "nonzero", "masked_select", "masked_scatter_backward", "is_nonzero")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func._schema.name.removeprefix("aten::") not in self.WAIT, func
+        if func._schema.name in ("aten::index", "aten::index_put", "aten::index_put_"):
+            assert not any(some is not None and some.dtype == torch.bool for some in args[1]), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("task", ["retrieval", "open_qa", "multiple_choice", "image_qa", "captioning", "pretrain"])
+def test_nor_for_how_many_there_are_of_something(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    run = make_run(tiny_project, tmp_path, task, params())
+    _, stepper = start(run)
+    batch = next(feed_of(run, stepper))
+    expected, _ = run.task.loss(run.model.eval(), batch)
+    for room in ("inputs", "heads", "modeling"):
+        monkeypatch.setattr(f"clipbert.model.{room}.readable", lambda values: False)
+    monkeypatch.setattr(ClipBertModel, "packs", property(lambda self: False))
+    with NoWaits():
+        loss, _ = run.task.loss(run.model, batch)
+        loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    with NoWaits(), pytest.raises(AssertionError, match="_local_scalar_dense"):
         loss.item()
 
 

@@ -50,13 +50,6 @@ def test_two_processes_compute_what_one_does(tiny_project: Path, tmp_path: Path,
         torch.testing.assert_close(other[name], weights, rtol=1e-6, atol=1e-9, msg=name)
 
 
-@pytest.fixture(scope="module")
-def undisturbed_pair(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed_pair")
-    finished(started(tiny_project, out, settings(), processes=2))
-    return out
-
-
 def workers_of(process: Any) -> list[psutil.Process]:
     """The training processes below torchrun's agent, the first rank first."""
     children = psutil.Process(process.pid).children()
@@ -75,6 +68,27 @@ def test_a_killed_rank_is_restarted_with_the_others_and_nothing_is_changed(
     for each in (0, 1):
         assert steps_of(tmp_path, each) == steps_of(undisturbed_pair, each)
     assert same(weights_of(tmp_path), weights_of(undisturbed_pair))
+
+
+def test_no_process_tells_of_a_saved_state_that_the_first_one_could_not_write(
+    tiny_project: Path, tmp_path: Path
+) -> None:
+    asked = settings(checkpoint_every_steps=1000, budget="4000 steps") | {"full": True}
+    process = started(tiny_project, tmp_path, asked, processes=2)
+    seen_steps(tmp_path, 1)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=100)
+    assert "no space left on the device" in said
+    assert "Process 1 ends: another one is gone" in said
+
+
+def test_out_of_memory_starts_all_again_in_smaller_parts(tiny_project: Path, tmp_path: Path) -> None:
+    process = started(tiny_project, tmp_path, settings() | {"rows": 6}, processes=2, restarts=2)
+    said = finished(process)  # 4 videos a process with 3 texts each are 12 rows
+    assert "out of memory; the step is made in 2 parts from now on" in said
+    assert "retrieval: a step in 2 parts" in said
+    assert "Traceback" not in said
+    assert sorted(steps_of(tmp_path, 0)) == sorted(steps_of(tmp_path, 1)) == list(range(STEPS))
 
 
 def test_all_killed_with_loader_processes_resume_to_the_bit_and_another_number_of_processes_goes_on(

@@ -21,7 +21,7 @@ ORIGIN = {
 }
 
 
-def card(tmp_path: Path, **starts: str) -> str:
+def card(tmp_path: Path, validation: list[dict[str, float]] | None = None, best_step: int = 5, **starts: str) -> str:
     params = Params.model_validate({"model": starts})
     some = [Example(f"videos/{i}.mp4", [f"t{i}a", f"t{i}b"], ["a", "b"], ["", ""], ["", ""]) for i in range(3)]
     fingerprint: dict[str, Any] = {"seed": 0, "train.lr": 0.0015, "texts.parquet": "7e87", "frame cache": "f4a3"}
@@ -30,7 +30,8 @@ def card(tmp_path: Path, **starts: str) -> str:
     unused: Any = None
     run = Run(make_task("retrieval", params), unused, unused, unused, some, some[:1], params, checkpoints, unused)
     rows = [{"step": 5 * epoch, "epoch": epoch, "retrieval/r1": 10.0 * (4 - epoch) + 1 / 3} for epoch in (1, 2, 3)]
-    state = Progress(step=15, best=30.3, best_epoch=1, seconds=12.5, run_id="a run", validation=rows)
+    rows = validation or rows
+    state = Progress(15, best=30.3, best_epoch=1, best_step=best_step, seconds=12.5, run_id="a run", validation=rows)
     return training_card(run, state, Path("artifacts/models/retrieval"), ORIGIN)
 
 
@@ -53,6 +54,12 @@ def test_what_it_says(tmp_path: Path) -> None:
         assert f"\n{line}\n" in text
     assert 'pipeline("retrieval", "artifacts/models/retrieval")' in text
     assert ModelCard(text).data.eval_results is None  # test metrics are not there yet
+
+
+def test_of_two_validations_in_one_epoch_the_better_one_is_shown(tmp_path: Path) -> None:
+    """As a budget has them, of which the first follows early."""
+    rows = [{"step": step, "epoch": 1, "retrieval/r1": float(step)} for step in (2, 5)]
+    assert "\n| retrieval/r1 | 5.0 |\n" in card(tmp_path, validation=rows, best_step=5)
 
 
 def test_a_start_is_named_with_its_digest(tmp_path: Path) -> None:

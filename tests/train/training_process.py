@@ -1,10 +1,13 @@
 """A training in processes of its own, for the tests that kill it: run by path, alone or under torchrun.
 
-argv: project folder, folder to write to, JSON {"task": name, "params": {...}, "double": whether in float64}.
+argv: project folder, folder to write to, JSON {"task": name, "params": {...}, "double": whether in float64, "rows": how
+many fit into the memory, "full": whether the disk is}.
 Each process appends to FOLDER/RANK.jsonl what every step had; the first one leaves FOLDER/weights.pt at the end.
 """
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,10 @@ from clipbert.console import console, errors
 from clipbert.data.manifest import read_texts
 from clipbert.errors import ClipBertError
 from clipbert.frames import FrameCache
+from clipbert.model import ClipBertModel
 from clipbert.params import Params
 from clipbert.tasks import make_task
-from clipbert.train import loop
+from clipbert.train import checkpoint, loop
 from clipbert.train.checkpoint import Checkpoints
 from clipbert.train.distributed import device_of_this_process, joined
 from clipbert.train.setup import build_model
@@ -40,6 +44,23 @@ class Recorded(Stepper):
         return stepped
 
 
+def little_memory(rows: int) -> None:
+    """No more than so many rows fit through the encoder at once while it learns."""
+    real = ClipBertModel._encoder_states
+
+    def checked(self: ClipBertModel, embeds: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        if len(embeds) > rows and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return real(self, embeds, mask)
+
+    ClipBertModel._encoder_states = checked  # type: ignore[method-assign]
+
+
+def full_disk(*given: Any) -> None:
+    """In the place of what writes the last file of a checkpoint."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def main(project: Path, out: Path, settings: dict[str, Any]) -> None:
     params = Params.model_validate({"model": SMALL} | settings["params"])
     task = make_task(settings["task"], params)
@@ -54,6 +75,10 @@ def main(project: Path, out: Path, settings: dict[str, Any]) -> None:
         model, processor = build_model(task, examples, params)
         if settings.get("double"):
             model.double()
+        if "rows" in settings:
+            little_memory(settings["rows"])
+        if settings.get("full"):
+            checkpoint.write_sums = full_disk
         circumstances = {"processes": ranks.world}
         checkpoints = Checkpoints(out / "checkpoints", {}, params.train.keep_checkpoints, circumstances)
         cache = FrameCache(project / "artifacts" / "frames")

@@ -1,14 +1,15 @@
 """Starts training_process.py, alone or under torchrun, and reads what it left; for the tests of this folder."""
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import training_process
 
@@ -74,5 +75,10 @@ def seen_steps(out: Path, count: int, rank: int = 0) -> None:
 
 
 def kill_group(process: Any) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
+    """Kill it and all that it started: torchrun's agent gives each process a group of its own."""
+    victims = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for victim in victims:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
     process.communicate(timeout=60)
+    psutil.wait_procs(victims, timeout=60)

@@ -47,7 +47,7 @@ def over_ranks(mean: Tensor, count: Tensor | int) -> Tensor:
     """
     if not in_group():
         return mean
-    own = torch.as_tensor(count, dtype=mean.dtype, device=mean.device)
+    own = count.to(mean.dtype) if isinstance(count, Tensor) else mean.new_full((), count)
     total = own.clone()
     dist.all_reduce(total)
     return mean * (own * dist.get_world_size() / total.clamp(min=1))

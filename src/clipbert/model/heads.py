@@ -72,7 +72,7 @@ class TwoTowers(ClipBertPreTrainedModel):
         head = self._contrastive_head()
         check_visual_embeds(visual_embeds, self.config.hidden_size)
         clips = visual_embeds.flatten(0, 1)
-        states = self.clipbert.encode(clips, torch.ones(clips.shape[:2], dtype=torch.long, device=clips.device))
+        states = self.clipbert.encode(clips, None)
         return head.video(states.view(visual_embeds.shape))
 
     def towers(self, input_ids: Tensor, attention_mask: Tensor | None, visual_embeds: Tensor) -> tuple[Tensor, Tensor]:
@@ -272,8 +272,11 @@ class ClipBertForMultipleChoice(_ForClassification):
             check_options(options_per_question, texts_per_video, visual.shape[0], len(flat))
             options = options_per_question.to(flat.device)
             most = int(options.max()) if readable(options) else len(flat)  # wider is the same: there is no such option
-            there = torch.arange(most, device=flat.device) < options[:, None]
-            logits = flat.new_full(there.shape, float("-inf")).masked_scatter(there, flat)
+            place = torch.arange(most, device=flat.device).expand(len(options), -1)
+            row = (options.cumsum(0) - options)[:, None] + place
+            # no masked_scatter: its backward waits for the number of options
+            logits = flat.index_select(0, row.flatten().clamp(max=len(flat) - 1)).view(row.shape)
+            logits = logits.masked_fill(place >= options[:, None], float("-inf"))
         loss = None
         if labels is not None:
             check_labels(labels, "labels", (logits.shape[0],), classes=logits.shape[1])

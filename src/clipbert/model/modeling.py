@@ -16,7 +16,14 @@ from clipbert.model.checksums import check_checksums, write_checksums
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.contrast import ContrastiveHead
 from clipbert.model.fusion import VisualEmbeddings
-from clipbert.model.inputs import check_pixel_values, check_tensors, check_text, check_visual_embeds, video_of_text
+from clipbert.model.inputs import (
+    check_pixel_values,
+    check_tensors,
+    check_text,
+    check_visual_embeds,
+    readable,
+    video_of_text,
+)
 from clipbert.model.packing import Packing
 from clipbert.model.recomputation import has_live_batch_norm, in_parts
 from clipbert.model.vision import GridEncoder, Normalize
@@ -137,8 +144,12 @@ class ClipBertModel(ClipBertPreTrainedModel):
         grids = grids.view(videos * clips, frames, *grids.shape[1:])
         return self.visual_embeddings(grids, keep).view(videos, clips, -1, self.config.hidden_size)
 
-    def encode(self, embeds: Tensor, attention_mask: Tensor) -> Tensor:
-        """The encoder over token embeddings (M, S, hidden) under a padding mask (M, S)."""
+    def encode(self, embeds: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The encoder over token embeddings (M, S, hidden) under a padding mask (M, S); None: no padding."""
+        if attention_mask is not None and self.config._attn_implementation == "sdpa" and not readable(attention_mask):
+            # transformers' own looks whether there is any padding, for which a training step would wait
+            own = attention_mask.bool()[:, None, None].expand(-1, 1, embeds.shape[1], -1)
+            return self.encode_rows(embeds, own)
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
         return self.encode_rows(embeds, mask)
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from clipbert.errors import ClipBertError
+from clipbert.model.losses import IGNORED
 from clipbert.tasks.base import Tokenize
 
-IGNORED = -100
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay as they are
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from clipbert.errors import ClipBertError
 from clipbert.model.gather import over_ranks
+from clipbert.model.losses import IGNORED
 from clipbert.task_params import PretrainParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, with_captions
-from clipbert.tasks.masking import IGNORED, SpecialTokens, choose, mask
+from clipbert.tasks.masking import SpecialTokens, choose, mask
 
 FIXED_MASKS = 0  # seeds what is masked and which text is the wrong one in validation and test: always the same
 

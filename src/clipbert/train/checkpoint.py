@@ -80,6 +80,7 @@ class Checkpoints:
         self.circumstances = json.loads(json.dumps(circumstances or {}))
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._writing: Future[None] | None = None
+        self._unwritten: dict[str, Tensor] | None = None  # best weights that the disk did not take yet
         self._microbatches = folder / "microbatches.json"
 
     @property
@@ -100,7 +101,8 @@ class Checkpoints:
         Args:
             parts: name to `state_dict()`.
             generators: the generators' states of each rank.
-            best: the weights of the best epoch, when it is the one that has just ended.
+            best: the weights of the best epoch, when it is the one that has just ended. Where the disk does not take
+                them, they are kept in memory and written with the next checkpoint.
             wait: until it is on the disk.
 
         Raises:
@@ -111,21 +113,24 @@ class Checkpoints:
         values = asdict(progress) | {"best": progress.best if np.isfinite(progress.best) else None}
         state = {"fingerprint": self.fingerprint, "circumstances": self.circumstances, "progress": values}
         copied = snapshot({"parts": parts, "generators": generators})
-        weights = None if best is None else snapshot(best)
-        self._writing = self._writer.submit(self._write, progress.step, progress.best_step, state, copied, weights)
+        if best is not None:
+            self._unwritten = snapshot(best)
+        self._writing = self._writer.submit(self._write, progress.step, progress.best_step, state, copied)
         if wait:
             self._writing.result()
         progress.saving_seconds += time.monotonic() - started
 
-    def finish(self) -> None:
-        """Wait for the one that is being written; say why it could not be."""
-        if self._writing is None:
-            return
+    def finish(self) -> bool:
+        """Wait for the one that is being written; say why it could not be. Whether it is on the disk."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return True
         try:
-            self._writing.result()
+            writing.result()
         except (ClipBertError, OSError, RuntimeError) as error:
             errors.print(f"{error}\nTraining goes on; this checkpoint was not written.", markup=False)
-        self._writing = None
+            return False
+        return True
 
     def newest(self) -> int | None:
         """The step of the newest checkpoint that is whole and today's; None: there is none.
@@ -178,6 +183,8 @@ class Checkpoints:
             ClipBertError: the file is not what was written.
         """
         self.finish()
+        if self._unwritten is not None:
+            return self._unwritten
         folder = self._best(step)
         try:
             check_sums(folder, WEIGHTS)
@@ -202,18 +209,18 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove everything of this training."""
         self.finish()
+        self._unwritten = None
         for path in [*self.folder.glob(f"{STEP}*"), *self.folder.glob(f"{BEST}*")]:
             shutil.rmtree(path, ignore_errors=True)
         self._microbatches.unlink(missing_ok=True)
 
-    def _write(
-        self, step: int, best_step: int, state: dict[str, Any], tensors: Any, weights: dict[str, Tensor] | None
-    ) -> None:
-        if weights is not None:
+    def _write(self, step: int, best_step: int, state: dict[str, Any], tensors: Any) -> None:
+        if self._unwritten is not None:
             with atomic_directory(self._best(best_step)) as folder:
                 with (folder / WEIGHTS).open("wb") as file:
-                    torch.save(weights, file)
+                    torch.save(self._unwritten, file)
                 write_sums(folder / SUMS, [folder / WEIGHTS])
+            self._unwritten = None
         with atomic_directory(self._step(step)) as folder:
             with (folder / TENSORS).open("wb") as file:
                 torch.save(tensors, file)
@@ -225,9 +232,10 @@ class Checkpoints:
         steps = sorted(self.folder.glob(f"{STEP}*"), reverse=True)
         for path in steps[self.keep :]:
             shutil.rmtree(path)
-        wanted = {
-            self._best(json.loads((path / STATE).read_text())["progress"]["best_step"]) for path in steps[: self.keep]
-        }
+        wanted = set()
+        for path in steps[: self.keep]:
+            with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged one is told of when it would be read
+                wanted.add(self._best(json.loads((path / STATE).read_text())["progress"]["best_step"]))
         for path in self.folder.glob(f"{BEST}*"):
             if path not in wanted:
                 shutil.rmtree(path)

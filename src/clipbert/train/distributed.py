@@ -115,7 +115,7 @@ class RankBatchNorm2d(BatchNorm2d):
         if not self.training:
             return super().forward(input)
         wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        own = input.new_tensor([input.numel() / input.shape[1]], dtype=wide.dtype)
+        own = wide.new_full((1,), input.numel() / input.shape[1])  # filled on the device: nothing waits for a copy
         sums = _SumOverRanks.apply(torch.cat([wide.sum(dim=(0, 2, 3)), own]))
         count, mean = sums[-1], sums[:-1] / sums[-1]
         centered = wide - mean[:, None, None]

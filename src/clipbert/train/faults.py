@@ -1,8 +1,9 @@
 """Steps whose loss or gradient is no finite number: left out, counted, and kept for whoever looks for the reason."""
 
+import contextlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,17 +13,10 @@ from clipbert.errors import ClipBertError
 from clipbert.files import write_json
 from clipbert.train.distributed import Ranks
 from clipbert.train.feed import Ended
-from clipbert.train.step import Stepped
+from clipbert.train.step import Named, Stepped
 
 BAD_STEPS = "bad_steps.json"
 SHOWN = 8
-
-
-class Named(NamedTuple):
-    """What a batch was of."""
-
-    media: list[str]
-    texts: list[str]
 
 
 class BadSteps:
@@ -35,8 +29,7 @@ class BadSteps:
 
     def note(self, step: int, epoch: int, stepped: Stepped) -> None:
         """What the step after `step` steps was."""
-        named = [Named(list(batch.media), batch.ids) for batch in stepped.batches]
-        self._recent.append((step, epoch, stepped.bad, stepped.losses["loss"], named))
+        self._recent.append((step, epoch, stepped.bad, stepped.losses["loss"], stepped.batches))
 
     def settle(self) -> int:
         """How many there were up to the last step; waits for the device.
@@ -44,13 +37,8 @@ class BadSteps:
         Raises:
             Ended: there are more than `train.max_bad_steps`.
         """
-        recent, self._recent = self._recent, []
-        flags = torch.stack([bad for _, _, bad, _, _ in recent]).tolist() if recent else []
-        for (step, epoch, _, loss, named), bad in zip(recent, flags, strict=True):
-            if bad:
-                self.count += 1
-                ids = self._keep(step, epoch, loss.item(), named)
-        if any(flags) and self.count > self.limit:
+        ids = self.look()
+        if ids is not None and self.count > self.limit:
             raise Ended(
                 ClipBertError(
                     f"train {self.task}: {self.count} steps had a loss or gradient that is no finite number, more than "
@@ -61,8 +49,19 @@ class BadSteps:
             )
         return self.count
 
+    def look(self) -> list[str] | None:
+        """Count those up to the last step, however many; the texts of the last one, None where none is new."""
+        recent, self._recent = self._recent, []
+        ids = None
+        flags = torch.stack([bad for _, _, bad, _, _ in recent]).tolist() if recent else []
+        for (step, epoch, _, loss, named), bad in zip(recent, flags, strict=True):
+            if bad:
+                self.count += 1
+                ids = self._keep(step, epoch, loss.item(), named)
+        return ids
+
     def _keep(self, step: int, epoch: int, loss: float, named: list[Named]) -> list[str]:
-        shares = self.ranks.gather([(some.media, some.texts) for some in named])
+        shares = self.ranks.gather([(some.media, some.ids) for some in named])
         media = [name for share in shares for names, _ in share for name in names]
         texts = [text for share in shares for _, some in share for text in some]
         if self.ranks.first:
@@ -71,10 +70,18 @@ class BadSteps:
                 f"{_some(texts)}.",
                 markup=False,
             )
-            kept: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
-            kept[str(step)] = {"epoch": epoch, "loss": repr(loss), "media": media, "texts": texts}
-            write_json(self.file, kept)
+            self._write(step, {"epoch": epoch, "loss": repr(loss), "media": media, "texts": texts})
         return texts
+
+    def _write(self, step: int, row: dict[str, Any]) -> None:
+        """Beside those of before; a disk that does not take it, or has damaged them, ends no training."""
+        kept: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            kept = json.loads(self.file.read_text())
+        try:
+            write_json(self.file, kept | {str(step): row})
+        except (OSError, ClipBertError) as error:
+            errors.print(f"{error}\nTraining goes on; this step is not listed there.", markup=False)
 
 
 def _some(texts: list[str]) -> str:

@@ -25,7 +25,7 @@ def launch(processes: int, max_restarts: int, arguments: list[str]) -> int:
 
     An end that another try would not change, as a user's error or a stop after SIGTERM, is not tried again.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     # Of torch 2.13: otherwise restarted processes find the addresses of those that died, and fail.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     # The agent's own words are of its inside; what a user should know is said here and by the first process.
@@ -49,9 +49,16 @@ def launch(processes: int, max_restarts: int, arguments: list[str]) -> int:
         _stop_with_dvc()
         try:
             elastic_launch(config, sys.executable)("-m", "clipbert", *arguments)
-        except SignalException as stopped:  # the processes have saved
-            return 128 + int(stopped.sigval)
+        except SignalException as stopped:
+            if not ended.exists():
+                errors.print(
+                    "clipbert: stopped before the processes had saved; what lies on the disk is what it was.",
+                    markup=False,
+                )
+                return 128 + int(stopped.sigval)
         except ChildFailedError as failed:
+            if ended.exists():
+                return int(ended.read_text())
             rank, failure = failed.get_first_failure()
             errors.print(
                 f"clipbert: process {rank} of {processes} ended with exit code {failure.exitcode}, after "

@@ -21,6 +21,8 @@ from clipbert.tasks.base import Batch, Example, Task
 from clipbert.tasks.predict import ProcessorTokens, pixels
 
 LOSSES_IN_A_ROW = 3
+# What torch's DataLoader says of a process that is gone, and of its thread that was handed half a batch by one.
+LOSSES = ("DataLoader worker", "Pin memory thread")
 
 Key = tuple[int, int, bool]  # epoch, example, whether its frames are wanted
 
@@ -242,7 +244,7 @@ class Batches:
                 batch = next(self._made)
             except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
                 # the latter three where it died while it handed over a batch
-                if self.workers == 0 or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
+                if self.workers == 0 or (isinstance(error, RuntimeError) and not _says_lost(error)):
                     raise
                 lost = str(error).partition("\n")[0] or type(error).__name__
                 errors.print(
@@ -272,6 +274,10 @@ class Batches:
             if isinstance(value, torch.Tensor):
                 value.record_stream(current)
         return moved
+
+
+def _says_lost(error: RuntimeError) -> bool:
+    return any(words in str(error) for words in LOSSES)
 
 
 def _ignore_interrupts(worker: int) -> None:

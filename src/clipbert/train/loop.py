@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from clipbert.console import console, progress
-from clipbert.errors import ClipBertError
+from clipbert.errors import ClipBertError, first_line
 from clipbert.files import atomic_directory
 from clipbert.frames import FrameCache
 from clipbert.model.card import write_card
@@ -24,6 +24,7 @@ from clipbert.train.distributed import Ranks
 from clipbert.train.faults import BAD_STEPS, BadSteps
 from clipbert.train.feed import Ended, Feed
 from clipbert.train.loader import Batches, TrainingOrder, TrainingSamples
+from clipbert.train.memory import is_out_of_memory
 from clipbert.train.meter import Meter
 from clipbert.train.optim import set_learning_rate
 from clipbert.train.patience import out_of_patience
@@ -108,7 +109,7 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
     pace = make_pace(params.budget, order.steps or 0, meter, state.pace)
     bad_steps = BadSteps(task.name, checkpoints.folder, params.max_bad_steps, ranks, state.bad_steps)
     clock = Clock(state.seconds, meter, pace.budget.unit, ranks)
-    meter.load_state_dict({"joules": state.joules})
+    meter.load_state_dict({"joules": state.joules if ranks.first else 0.0})  # all of them took these together
     state.run_id = tracker.run_id
     saved, owed, generators, note = state.step, False, generator_states(), ""
     total, shown = int(pace.budget.amount), int(pace.budget.of(clock.spent(state.step)))
@@ -158,10 +159,13 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
                 advance(done - shown, note)
                 shown = done
         except Ended as ended:
-            if state.step > saved:
+            bad_steps.look()
+            unsaved = ranks.highest(state.step > saved or not checkpoints.finish())[0]
+            if unsaved:
                 state.note(clock.spent(state.step), bad_steps.count, pace.state_dict())
                 tracker.flush()
                 save(run, state, stepper, generators, wait=True)
+                ranks.highest(0)  # none says that all is saved before the first one has written it
             raise ended.reason or SystemExit(PEER_FAILED) from None
 
     if ranks.first and state.best_step:
@@ -218,21 +222,38 @@ def validate(run: Run, stepper: Stepper, feed: Feed) -> dict[str, float]:
     """The task's metrics on the validation examples, one uniform clip a video; the processes share the groups.
 
     Raises:
-        Ended: a stop was asked for.
+        Ended: a stop was asked for, or a group cannot be predicted, here or in another process.
     """
-    groups, ranks = run.task.validation(run.val), run.ranks
+    groups, ranks, problem = run.task.validation(run.val), run.ranks, None
     found: list[tuple[int, pd.DataFrame]] = []
     run.model.eval()
     with stepper.meter.paused(), stepper.averaged(), stepper.precision.autocast():
         for first in range(0, len(groups), ranks.world):
-            feed.agree()
+            feed.agree(problem)
             if first + ranks.rank < len(groups):
                 group, batch = groups[first + ranks.rank], run.params.evaluate.batch_size
-                items = predict(run.task, run.model, run.processor, run.cache, group, clips=1, batch_size=batch)
-                found.append((first + ranks.rank, items))
+                try:
+                    items = predict(run.task, run.model, run.processor, run.cache, group, clips=1, batch_size=batch)
+                    found.append((first + ranks.rank, items))
+                except (ClipBertError, RuntimeError, MemoryError) as error:
+                    problem = validation_problem(error, run)
+        feed.agree(problem)
     run.model.train()
     shares = [share for shares in ranks.gather(found) for share in shares]
     return run.task.metrics(pd.concat([items for _, items in sorted(shares, key=lambda s: s[0])], ignore_index=True))
+
+
+def validation_problem(error: Exception, run: Run) -> ClipBertError:
+    """What to tell the user of an error in a validation; one that is not the user's is raised again."""
+    if isinstance(error, ClipBertError):
+        return error
+    if not is_out_of_memory(error):
+        raise error
+    batch = run.params.evaluate.batch_size
+    return ClipBertError(
+        f"train {run.task.name}: out of memory in a validation ({first_line(error)}). Set evaluate.batch_size to "
+        f"{max(1, batch // 2)} (now {batch}); the state is saved, the same command goes on."
+    )
 
 
 def export(run: Run, out: Path, card: str) -> None:

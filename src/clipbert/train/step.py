@@ -3,7 +3,7 @@
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from clipbert.train.meter import Meter
 from clipbert.train.optim import check_gradients, make_optimizer
 from clipbert.train.precision import Precision
 
+START_AGAIN = 1  # the exit code after which torchrun's agent does so
+
 
 class TaskLoss(nn.Module):
     """A task's loss as the forward pass of one module: what DistributedDataParallel and torch.compile take."""
@@ -37,6 +39,13 @@ class TaskLoss(nn.Module):
         return self.task.loss(self.model, batch)
 
 
+class Named(NamedTuple):
+    """What a batch was of; the batch itself goes, for a step may have thousands."""
+
+    media: list[str]
+    ids: list[str]  # of its texts
+
+
 @dataclass(frozen=True)
 class Stepped:
     """What a step was, on the device: nobody waits for it before the log does."""
@@ -44,7 +53,7 @@ class Stepped:
     losses: dict[str, Tensor]  # "loss" and its parts, means over the batches of this process
     norm: Tensor  # of the gradient, before it was clipped
     bad: Tensor  # whether the step was left out
-    batches: list[Batch]
+    batches: list[Named]
 
 
 class KeptStatistics:
@@ -62,6 +71,15 @@ class KeptStatistics:
         """All of them, or those of a step for which the flag on the device says so."""
         for buffer, before in zip(self.buffers, self.before, strict=True):
             buffer.copy_(before if where is None else torch.where(where, before, buffer))
+
+
+def lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give moments the memory format of their weights: a fused step reads both as they lie, and those of another number
+    of processes may lie otherwise."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 class Stepper:
@@ -124,6 +142,7 @@ class Stepper:
         """Put back what `parts` gave."""
         self.model.load_state_dict(states["model"])
         self.optimizer.load_state_dict(states["optimizer"])
+        lay_out_as_weights(self.optimizer)
         if self.ema is not None:
             self.ema.load_state_dict(states["ema"])
         if self.scaler is not None and "scaler" in states:
@@ -139,8 +158,9 @@ class Stepper:
         """Take the next `accumulate` batches, and the step along the gradient of the mean of their losses.
 
         Raises:
-            Ended: what the feed raises, or not even the smallest part of a batch fits into the memory; the weights are
-                what they were.
+            ClipBertError: no room for the optimiser's moments.
+            Ended: what the feed raises, or not even the smallest part of a batch fits into the memory; weights and
+                statistics are what they were.
 
         Args:
             generators: their states before the step.
@@ -156,19 +176,27 @@ class Stepper:
                     kept.put_back()
                 losses, used = self._gradient(feed, accumulate)
                 break
+            except Ended:
+                kept.put_back()
+                raise
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                kept.put_back()
                 state.microbatches = self._more_parts(error, state.microbatches, checkpoints)
             # The failed try is forgotten, with all that its traceback held.
             release_memory(self.device)
             restore_generators(generators)
-            kept.put_back()
             feed.batches.start_at(position)
         if not self._checked:
             check_gradients(self.model)
             self._checked = True
-        norm, bad = self._update(losses["loss"])
+        try:
+            norm, bad = self._update(losses["loss"])
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):  # the moments, in the first step
+                raise self._too_little_memory("the optimiser's step", error) from None
+            raise
         kept.put_back(bad)
         if self.ema is not None:
             self.ema.update(self.model)
@@ -186,13 +214,14 @@ class Stepper:
         Every other step then adds them up in the same order, of a training that starts as of one that goes on; and in
         a first one with a static graph it cannot leave a gradient unshared (`no_sync`).
         """
+        self._rows = len(batch.input_ids)
         with self.precision.autocast():
             loss, _ = self.loss(batch)
         loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
         self._cold = False
 
-    def _gradient(self, feed: Feed, accumulate: int) -> tuple[dict[str, Tensor], list[Batch]]:
+    def _gradient(self, feed: Feed, accumulate: int) -> tuple[dict[str, Tensor], list[Named]]:
         losses: dict[str, Tensor] = {}
         used = []
         for part in range(accumulate):
@@ -206,14 +235,14 @@ class Stepper:
                 (mean if self.scaler is None else self.scaler.scale(mean)).backward()
             for name, value in {"loss": loss, **parts}.items():
                 losses[name] = losses.get(name, 0) + value.detach() / accumulate
-            used.append(batch)
+            used.append(Named(list(batch.media), batch.ids))
         return losses, used
 
     def _update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Clip and step; on the device alone it is decided whether the step is left out."""
         if self.scaler is None:
             norm = nn.utils.clip_grad_norm_(self.learning, self.params.train.clip_norm)
-            bad = ~torch.isfinite(norm)
+            bad = ~torch.isfinite(norm) | self.ranks.any(~torch.isfinite(loss))
             self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
             self.optimizer.step()
             return norm, bad
@@ -232,11 +261,8 @@ class Stepper:
         """
         train = self.params.train
         if not train.auto_microbatch or parts >= self._rows:
-            reason = ClipBertError(
-                f"train {self.task.name}: out of memory in a step of {train.batch_size} videos"
-                f"{f' in {parts} parts' if parts > 1 else ''} ({first_line(error)}).\n"
-                f"{advice(train, self.model.config)}"
-            )
+            cut = f" in {parts} parts" if parts > 1 else ""
+            reason = self._too_little_memory(f"a step of {train.batch_size} videos{cut}", error)
             # Of several processes the others wait in the middle of the step: there is no saving together.
             raise Ended(reason) if self.ranks.world == 1 else reason
         errors.print(
@@ -246,5 +272,10 @@ class Stepper:
         )
         if self.ranks.world > 1:
             checkpoints.keep_microbatches(2 * parts)
-            raise error  # the others wait for this process in the middle of the step: all start again
+            # The others wait for this process in the middle of the step: all start again.
+            raise SystemExit(START_AGAIN) from error
         return 2 * parts
+
+    def _too_little_memory(self, where: str, error: BaseException) -> ClipBertError:
+        said = f"train {self.task.name}: out of memory in {where} ({first_line(error)})."
+        return ClipBertError(f"{said}\n{advice(self.params.train, self.model.config)}")

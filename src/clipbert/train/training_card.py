@@ -36,10 +36,11 @@ def training_card(run: Run, state: Progress, folder: Path, origin: Mapping[str, 
         "Lineage": table(("made from", ""), made),
         "Parameters": table(("parameter", "value"), sorted(parameters.items())),
     }
-    best = next((row for row in state.validation if row["epoch"] == state.best_epoch), None)
+    best = next((row for row in state.validation if row["step"] == state.best_step), None)
     if best is not None:
         rows = [(name, round(value, 4)) for name, value in sorted(best.items()) if name not in ("step", "epoch")]
-        chosen = f"Epoch {state.best_epoch} of {len(state.validation)}, the best by {task.main_metric}."
+        epochs = state.validation[-1]["epoch"]
+        chosen = f"Epoch {state.best_epoch} of {epochs}, the best by {task.main_metric}."
         sections["Validation"] = f"{chosen}\n\n{table(('metric', 'value'), rows)}"
     return model_card(task.name, str(folder), task.model_class().__name__, sections)
 
