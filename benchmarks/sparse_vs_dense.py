@@ -16,6 +16,7 @@ import argparse
 import json
 import multiprocessing
 import resource
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,6 +135,9 @@ def run(options: argparse.Namespace, work: dict[str, Any]) -> dict[str, Any]:
     try:
         result: dict[str, Any] = ours.recv()
     except EOFError:
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
+            raise SystemExit(f"{work}: the cell's process failed; it says why above") from None
         result = {"out_of_memory": True}
     process.join()
     return result
