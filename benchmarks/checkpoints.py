@@ -29,6 +29,7 @@ from clipbert.tasks.base import Batch
 from clipbert.train.checkpoint import Checkpoints, Progress, generator_states
 from clipbert.train.distributed import Ranks
 from clipbert.train.feed import Feed
+from clipbert.train.memory import keep_freed_memory
 from clipbert.train.step import Stepper
 
 WANTED = 0.05
@@ -66,6 +67,7 @@ class Training:
         params = Params.model_validate(values)
         torch.manual_seed(0)
         self.model = ClipBertForRetrieval(ClipBertConfig.base(clips=options.clips, frames_per_clip=options.frames))
+        keep_freed_memory()  # as a training has it
         self.stepper = Stepper(make_task("retrieval", params), self.model, params, self.device, Ranks())
         self.feed = cast(Feed, SameBatch(options, self.device))
         self.checkpoints, self.state = Checkpoints(folder, {}), Progress()

@@ -38,6 +38,7 @@ from clipbert.train.checkpoint import Checkpoints, Progress, generator_states
 from clipbert.train.distributed import Ranks
 from clipbert.train.loader import Batches, TrainingOrder, TrainingSamples
 from clipbert.train.loop import Run
+from clipbert.train.memory import keep_freed_memory
 from clipbert.train.setup import build_model
 from clipbert.train.step import Stepper
 
@@ -81,6 +82,7 @@ class Training:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         checkpoints = Checkpoints(artifacts / "none", {})
         self.run = Run(task, model.to(device).train(), processor, cache, examples, [], params, checkpoints, device)
+        keep_freed_memory()  # as a training has it
         self.stepper = Stepper(task, model, params, device, Ranks())
         self.state = Progress()
         order = TrainingOrder(len(examples), params.train.batch_size, epochs=1000, seed=0)

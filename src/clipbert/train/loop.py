@@ -24,7 +24,7 @@ from clipbert.train.distributed import Ranks
 from clipbert.train.faults import BAD_STEPS, BadSteps
 from clipbert.train.feed import Ended, Feed
 from clipbert.train.loader import Batches, TrainingOrder, TrainingSamples
-from clipbert.train.memory import is_out_of_memory
+from clipbert.train.memory import freed_memory_kept, is_out_of_memory
 from clipbert.train.meter import Meter
 from clipbert.train.optim import set_learning_rate
 from clipbert.train.patience import out_of_patience
@@ -114,7 +114,8 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
     saved, owed, generators, note = state.step, False, generator_states(), ""
     total, shown = int(pace.budget.amount), int(pace.budget.of(clock.spent(state.step)))
 
-    with stop_requests() as stop, progress(f"train {task.name}", total, done=shown) as advance:
+    bar = progress(f"train {task.name}", total, done=shown)
+    with freed_memory_kept(run.device), stop_requests() as stop, bar as advance:
         feed = Feed(batches, ranks, stop, lambda: checkpoints.busy, lambda: stop.end(task.name, state.step), meter)
         try:
             while True:

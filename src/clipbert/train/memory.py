@@ -4,12 +4,14 @@ import contextlib
 import ctypes
 import gc
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 NEVER = -1
+MMAP_MAX, TRIM_THRESHOLD = 65_536, 128 * 1024  # glibc's own
 SHORTAGES = (
     "can't allocate memory",
     "not enough memory",
@@ -36,6 +38,22 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):  # another C library
         return False
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+@contextlib.contextmanager
+def freed_memory_kept(device: torch.device) -> Iterator[None]:
+    """Within it `keep_freed_memory`, where the device is a CPU; afterwards the C library's own ways, and what is free
+    goes back."""
+    if device.type != "cpu" or not keep_freed_memory():
+        yield
+        return
+    try:
+        yield
+    finally:
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, MMAP_MAX)
+        mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
+        release_memory(device)
 
 
 def release_memory(device: torch.device) -> None:

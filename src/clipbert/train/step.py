@@ -19,7 +19,7 @@ from clipbert.train.compiled import compiled
 from clipbert.train.distributed import Ranks, share_batch_norms
 from clipbert.train.ema import ExponentialMovingAverage
 from clipbert.train.feed import Ended, Feed
-from clipbert.train.memory import advice, is_out_of_memory, keep_freed_memory, release_memory
+from clipbert.train.memory import advice, is_out_of_memory, release_memory
 from clipbert.train.meter import Meter
 from clipbert.train.optim import check_gradients, make_optimizer
 from clipbert.train.precision import Precision
@@ -101,8 +101,6 @@ class Stepper:
         remarks = [self.precision.why]
         if train.activation_checkpointing:
             remarks.append(set_activation_checkpointing(model, True) or "Activations are computed again in backward.")
-        if device.type == "cpu":
-            keep_freed_memory()
         if ranks.world > 1:
             share_batch_norms(model)
         self.ema = None if train.ema_decay is None else ExponentialMovingAverage(model, train.ema_decay)
