@@ -31,6 +31,7 @@ from clipbert.train.checkpoint import Checkpoints, generator_states
 from clipbert.train.feed import Feed
 from clipbert.train.loader import Batches, TrainingSamples
 from clipbert.train.loop import Run, start
+from clipbert.train.memory import keep_freed_memory
 from clipbert.train.optim import set_learning_rate
 from clipbert.train.schedule import factor
 from clipbert.train.setup import build_model
@@ -55,6 +56,7 @@ class Job:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         checkpoints = Checkpoints(Path(tempfile.gettempdir()) / "none", {})
         self.run = Run(task, model.to(device), processor, cache, examples, [], params, checkpoints, device)
+        keep_freed_memory()  # as a training has it
         self.state, self.stepper = start(self.run)
         self.steps = steps
         order = self.run.order()
