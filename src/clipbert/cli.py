@@ -15,10 +15,8 @@ from clipbert.cli_quarantine import quarantine
 from clipbert.cli_track import track
 from clipbert.console import console, errors
 from clipbert.ended import end_all
-from clipbert.errors import ClipBertError
+from clipbert.errors import OUR_ERROR, USER_ERROR, ClipBertError
 from clipbert.params import TASKS, Params, check_task, load_params
-
-USER_ERROR, OUR_ERROR = 2, 1
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -98,13 +96,12 @@ def train(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -
 
     if ended_before():
         raise typer.Exit
-    processes, restarts = (loaded := load_params(params, overrides).train).processes, loaded.max_restarts
-    if processes > 1 and not started_by_torchrun():
+    loaded, name = load_params(params, overrides), check_task(task)
+    if loaded.train.processes > 1 and not started_by_torchrun():
         from clipbert.train.launch import launch
 
-        check_task(task)
-        raise typer.Exit(launch(processes, restarts, sys.argv[1:]))
-    stage(stages.train, params, overrides, task)
+        raise typer.Exit(launch(loaded.train.processes, loaded.train.max_restarts, sys.argv[1:]))
+    stages.train(project(), name, loaded)
 
 
 @app.command(epilog="Example: `clipbert evaluate retrieval --set evaluate.clips=8`")

@@ -2,6 +2,7 @@
 
 import re
 
+USER_ERROR, OUR_ERROR = 2, 1  # exit codes
 DETAIL_CHARS = 200
 
 

@@ -1,5 +1,6 @@
 """A step waits for no value of the device: loss and backward run on tensors that have none."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipbert.model import ClipBertModel
+from clipbert.params import TASKS
 from clipbert.tasks.base import Batch
-from clipbert.train.loop import start
+from clipbert.train.loop import Run, start
 
 
 def without_values(mode: FakeTensorMode, model: nn.Module, batch: Batch) -> Batch:
@@ -30,17 +32,31 @@ def without_values(mode: FakeTensorMode, model: nn.Module, batch: Batch) -> Batc
     return replace(batch, **tensors)
 
 
-@pytest.mark.parametrize("task", ["retrieval", "open_qa", "multiple_choice", "image_qa", "captioning", "pretrain"])
-def test_no_task_s_loss_asks_for_a_value(
-    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
-) -> None:
-    run = make_run(tiny_project, tmp_path, task, params())
+def run_and_batch(project: Path, folder: Path, task: str) -> tuple[Run, Batch]:
+    """A training of this task, and the batch of its first step."""
+    run = make_run(project, folder, task, params())
     _, stepper = start(run)
-    batch = next(feed_of(run, stepper))
-    # What is decided by the kind of device, as a GPU has it.
-    monkeypatch.setattr("clipbert.model.inputs.readable", lambda values: False)
-    monkeypatch.setattr("clipbert.model.heads.readable", lambda values: False)
-    monkeypatch.setattr(ClipBertModel, "packs", property(lambda self: False))
+    return run, next(feed_of(run, stepper))
+
+
+@pytest.fixture
+def like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Decides, when it is called, as on a GPU what is decided by the kind of device."""
+
+    def decide() -> None:
+        for room in ("inputs", "heads", "modeling"):
+            monkeypatch.setattr(f"clipbert.model.{room}.readable", lambda values: False)
+        monkeypatch.setattr(ClipBertModel, "packs", property(lambda self: False))
+
+    return decide
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_task_s_loss_asks_for_a_value(
+    tiny_project: Path, tmp_path: Path, like_a_gpu: Callable[[], None], task: str
+) -> None:
+    run, batch = run_and_batch(tiny_project, tmp_path, task)
+    like_a_gpu()
     mode = FakeTensorMode()
     fake = without_values(mode, run.model, batch)
     with mode:
@@ -62,17 +78,13 @@ class NoWaits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("task", ["retrieval", "open_qa", "multiple_choice", "image_qa", "captioning", "pretrain"])
+@pytest.mark.parametrize("task", TASKS)
 def test_nor_for_how_many_there_are_of_something(
-    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+    tiny_project: Path, tmp_path: Path, like_a_gpu: Callable[[], None], task: str
 ) -> None:
-    run = make_run(tiny_project, tmp_path, task, params())
-    _, stepper = start(run)
-    batch = next(feed_of(run, stepper))
+    run, batch = run_and_batch(tiny_project, tmp_path, task)
     expected, _ = run.task.loss(run.model.eval(), batch)
-    for room in ("inputs", "heads", "modeling"):
-        monkeypatch.setattr(f"clipbert.model.{room}.readable", lambda values: False)
-    monkeypatch.setattr(ClipBertModel, "packs", property(lambda self: False))
+    like_a_gpu()
     with NoWaits():
         loss, _ = run.task.loss(run.model, batch)
         loss.backward()

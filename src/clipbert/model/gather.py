@@ -48,9 +48,29 @@ def over_ranks(mean: Tensor, count: Tensor | int) -> Tensor:
     if not in_group():
         return mean
     own = count.to(mean.dtype) if isinstance(count, Tensor) else mean.new_full((), count)
-    total = own.clone()
+    return mean * (own * dist.get_world_size() / _summed(own).clamp(min=1))
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum of the ranks' values, the same on each; backward adds up what all ranks ask of these values."""
+    total: Tensor = _Sum.apply(values)
+    return total
+
+
+def _summed(values: Tensor) -> Tensor:
+    total = values.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
-    return mean * (own * dist.get_world_size() / total.clamp(min=1))
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return _summed(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _summed(gradients[0])
 
 
 class _Gather(torch.autograd.Function):
@@ -67,6 +87,4 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total[ctx.own], None, None
+        return _summed(gradients[0])[ctx.own], None, None

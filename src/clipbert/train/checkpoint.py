@@ -112,9 +112,9 @@ class Checkpoints:
         self.finish()
         values = asdict(progress) | {"best": progress.best if np.isfinite(progress.best) else None}
         state = {"fingerprint": self.fingerprint, "circumstances": self.circumstances, "progress": values}
-        copied = snapshot({"parts": parts, "generators": generators})
-        if best is not None:
-            self._unwritten = snapshot(best)
+        copied = snapshot({"parts": parts, "generators": generators, "best": best})
+        if (weights := copied.pop("best")) is not None:
+            self._unwritten = weights
         self._writing = self._writer.submit(self._write, progress.step, progress.best_step, state, copied)
         if wait:
             self._writing.result()

@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import BatchNorm2d
 
 from clipbert.console import errors
 from clipbert.ended import started_by_torchrun
-from clipbert.errors import ClipBertError, first_line
+from clipbert.errors import OUR_ERROR, ClipBertError, first_line
+from clipbert.model.gather import sum_over_ranks
 
 # One rank may validate or write while the others wait; a peer that is gone is noticed at once, not by this.
 PATIENCE = timedelta(hours=6)
@@ -103,7 +104,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
         errors.print(f"Process {os.environ['RANK']} ends: another one is gone ({first_line(error)}).", markup=False)
-        raise SystemExit(1) from None
+        raise SystemExit(OUR_ERROR) from None
     # A process that fails leaves without good-byes, so that those who wait for it notice.
     dist.destroy_process_group()
 
@@ -116,10 +117,10 @@ class RankBatchNorm2d(BatchNorm2d):
             return super().forward(input)
         wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
         own = wide.new_full((1,), input.numel() / input.shape[1])  # filled on the device: nothing waits for a copy
-        sums = _SumOverRanks.apply(torch.cat([wide.sum(dim=(0, 2, 3)), own]))
+        sums = sum_over_ranks(torch.cat([wide.sum(dim=(0, 2, 3)), own]))
         count, mean = sums[-1], sums[:-1] / sums[-1]
         centered = wide - mean[:, None, None]
-        variance = _SumOverRanks.apply(centered.square().sum(dim=(0, 2, 3))) / count
+        variance = sum_over_ranks(centered.square().sum(dim=(0, 2, 3))) / count
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -130,20 +131,6 @@ class RankBatchNorm2d(BatchNorm2d):
             self.running_var.lerp_((variance * (count / (count - 1))).to(self.running_var.dtype), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centered * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
-
-
-class _SumOverRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
 
 
 def share_batch_norms(model: nn.Module) -> None:

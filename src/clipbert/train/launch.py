@@ -15,8 +15,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from clipbert.console import console, errors
 from clipbert.ended import ENDED
+from clipbert.errors import OUR_ERROR
 
-OUR_ERROR = 1
 LOOK_EVERY_S = 1.0
 
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from clipbert.console import console, progress
-from clipbert.errors import ClipBertError, first_line
+from clipbert.errors import USER_ERROR, ClipBertError, first_line
 from clipbert.files import atomic_directory
 from clipbert.frames import FrameCache
 from clipbert.model.card import write_card
@@ -33,7 +33,6 @@ from clipbert.train.step import Stepper
 from clipbert.train.stopping import stop_requests
 
 LOG_EVERY_STEPS = 10
-PEER_FAILED = 2
 
 
 class Tracker(Protocol):
@@ -167,7 +166,7 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
                 tracker.flush()
                 save(run, state, stepper, generators, wait=True)
                 ranks.highest(0)  # none says that all is saved before the first one has written it
-            raise ended.reason or SystemExit(PEER_FAILED) from None
+            raise ended.reason or SystemExit(USER_ERROR) from None
 
     if ranks.first and state.best_step:
         run.model.load_state_dict(checkpoints.load_best(state.best_step))

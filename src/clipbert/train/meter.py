@@ -15,7 +15,7 @@ from clipbert.train.energy import Energy
 from clipbert.train.flops import FlopCounts
 from clipbert.train.peak_rates import peak_tflops
 
-PARTS = ("seconds", "waited", "clips", "tokens", "flops")
+PARTS = ("waited", "clips", "tokens", "flops")
 
 
 class Meter:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from clipbert.console import console, errors
-from clipbert.errors import ClipBertError, first_line
+from clipbert.errors import OUR_ERROR, ClipBertError, first_line
 from clipbert.model.recomputation import set_activation_checkpointing, set_microbatches
 from clipbert.params import Params
 from clipbert.tasks.base import Batch, Task
@@ -23,8 +23,6 @@ from clipbert.train.memory import advice, is_out_of_memory, release_memory
 from clipbert.train.meter import Meter
 from clipbert.train.optim import check_gradients, make_optimizer
 from clipbert.train.precision import Precision
-
-START_AGAIN = 1  # the exit code after which torchrun's agent does so
 
 
 class TaskLoss(nn.Module):
@@ -271,7 +269,7 @@ class Stepper:
         if self.ranks.world > 1:
             checkpoints.keep_microbatches(2 * parts)
             # The others wait for this process in the middle of the step: all start again.
-            raise SystemExit(START_AGAIN) from error
+            raise SystemExit(OUR_ERROR) from error
         return 2 * parts
 
     def _too_little_memory(self, where: str, error: BaseException) -> ClipBertError:
