@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from clipbert.model import ClipBertConfig, ClipBertForOpenQA
 from clipbert.model.recomputation import set_activation_checkpointing, set_microbatches
 from clipbert.tasks.base import Batch
+from clipbert.train import peak_rates
 from clipbert.train.energy import Energy
 from clipbert.train.flops import FlopCounts
 from clipbert.train.meter import Meter
@@ -171,3 +172,10 @@ def test_a_resumed_training_goes_on_counting_joules(tmp_path: Path) -> None:
     package(tmp_path, 2_000_000)
     assert meter.read()["joules"] == pytest.approx(2.0)
     assert meter.state_dict() == {"joules": pytest.approx(42.0)}
+
+
+def test_measuring_the_peak_of_a_processor_draws_nothing_that_a_training_would() -> None:
+    peak_rates._measured.cache_clear()
+    before = torch.get_rng_state()
+    assert peak_rates.peak_tflops(torch.device("cpu"), "fp32")
+    assert torch.equal(torch.get_rng_state(), before)
