@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from clipbert.cli_convert import convert
+from clipbert.cli_history import history
 from clipbert.cli_import import importers
 from clipbert.cli_options import DEFAULT, ParamsFile, Set, project
 from clipbert.cli_quarantine import quarantine
@@ -34,6 +35,7 @@ app.command(
     "convert",
     epilog="Example: `clipbert convert OLD.pt --model-config base_model.json --task retrieval --out models/old`",
 )(convert)
+app.command("history", epilog="Example: `clipbert history retrieval`")(history)
 
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(TASKS)}.")]
 
@@ -126,11 +128,14 @@ def promote(
     params: ParamsFile = DEFAULT,
     overrides: Set = None,
     reconsider: Annotated[bool, typer.Option(help="Consider a version again that was rolled back.")] = False,
+    reevaluate: Annotated[
+        bool, typer.Option(help="Evaluate the champion again instead of using its stored predictions.")
+    ] = False,
 ) -> None:
     """Make the candidate the champion if it is better on the same test items, else say why not."""
     from clipbert import stages
 
-    stages.promote(project(), check_task(task), load_params(params, overrides), reconsider)
+    stages.promote(project(), check_task(task), load_params(params, overrides), reconsider, reevaluate)
 
 
 @app.command(epilog="Example: `clipbert rollback retrieval`")

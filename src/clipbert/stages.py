@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -218,15 +218,17 @@ def register(project: Project, task_name: str, params: Params) -> None:
     console.print(f"{release.name} version {release.version} is the {release.alias}.", markup=False)
 
 
-def promote(project: Project, task_name: str, params: Params, reconsider: bool) -> None:
+def promote(project: Project, task_name: str, params: Params, reconsider: bool, reevaluate: bool = False) -> None:
     """The candidate to champion, if it is better on the same test items."""
+    from clipbert.evaluate.conditions import with_conditions
     from clipbert.evaluate.run import evaluate_model
     from clipbert.release.promote import promote
 
-    def evaluate_champion(model_dir: Path) -> Any:
-        return evaluate_model(model_dir, task_name, project.manifest, project.frames, params).items
+    def evaluate_champion(model_dir: Path, recorded: Mapping[str, Any]) -> Any:
+        as_candidate = with_conditions(task_name, params, recorded)
+        return evaluate_model(model_dir, task_name, project.manifest, project.frames, as_candidate).items
 
-    decision = promote(project.root, task_name, params.release, params.seed, evaluate_champion, reconsider)
+    decision = promote(project.root, task_name, params.release, params.seed, evaluate_champion, reconsider, reevaluate)
     console.print(f"{decision.name}: {decision.decision}. {decision.reason}", markup=False)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from mlflow_server import MlflowServer
 
+from clipbert.evaluate.conditions import conditions
 from clipbert.model import (
     ClipBertConfig,
     ClipBertForCaptioning,
@@ -126,7 +127,9 @@ def predictions() -> Callable[..., pd.DataFrame]:
         score = np.zeros(items)
         score[np.random.default_rng(0).permutation(items)[:correct]] = 1.0
         names = [f"t{number:04d}" for number in range(offset, offset + items)]
-        return pd.DataFrame({"item_id": names, "score": score, "chance": 0.1, "text": "a red square"})
+        return pd.DataFrame({"item_id": names, "score": score, "chance": 0.1, "text": "a red square"}).assign(
+            blank_frames_score=0.05, majority_score=0.05, constant_score=0.05, frequent_option_score=0.05
+        )
 
     return make
 
@@ -152,6 +155,9 @@ def releaser(root: Path, make_model: Callable[..., Path]) -> Callable[..., Relea
         run_json.write_text(json.dumps(described))
         metrics_json.write_text(json.dumps({f"{task}/r1": 100 * float(items["score"].mean())}))
         table = root / f"predictions-{seed}.parquet"
+        if "evaluation" not in items.attrs:
+            items = items.assign()
+            items.attrs["evaluation"] = {**conditions(task, params or Params()), "test_items": "of the test"}
         items.to_parquet(table)
         out = root / "artifacts" / "releases" / f"{task}.json"
         model_dir = make_model(task, seed)

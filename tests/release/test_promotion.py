@@ -1,15 +1,18 @@
 import json
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from clipbert.errors import ClipBertError
 from clipbert.params import EvaluateParams, Params, ReleaseParams
+from clipbert.release.aliases import aliases
 from clipbert.release.promote import decision_path, promote, rollback
-from clipbert.release.registry import aliases, model_digest
+from clipbert.release.registry import model_digest
 from clipbert.release.store import open_store
 
 NAME = "clipbert-retrieval"
@@ -24,8 +27,19 @@ def tags_of(root: Path, version: str) -> dict[str, str]:
     return open_store(root).client.get_model_version(NAME, version).tags
 
 
-def no_evaluation(model_dir: Path) -> pd.DataFrame:
+def no_evaluation(model_dir: Path, recorded: Mapping[str, Any]) -> pd.DataFrame:
     pytest.fail(f"{model_dir}: the champion was evaluated again")
+
+
+def evaluated(items: pd.DataFrame) -> Callable[[Path, Mapping[str, Any]], pd.DataFrame]:
+    """An evaluation that finds `items` with the conditions that it is asked for."""
+
+    def evaluate(model_dir: Path, recorded: Mapping[str, Any]) -> pd.DataFrame:
+        found = items.assign()
+        found.attrs["evaluation"] = dict(recorded)
+        return found
+
+    return evaluate
 
 
 def test_life_of_a_champion(any_root, release, predictions):
@@ -90,7 +104,7 @@ def test_first_model_has_to_beat_chance(root, release_embedded, predictions, cor
     release_embedded(0, predictions(correct))
     decision = promote(root, "retrieval", GATE)
     assert (decision.decision, decision.champion, decision.against) == ("rejected", None, "chance")
-    assert "version 1 differs from chance by" in decision.reason
+    assert "version 1 differs from the strongest trivial baseline (chance, mean 0.1000) by" in decision.reason
     assert aliases_of(root) == {"candidate": "1"}
 
 
@@ -119,9 +133,9 @@ def test_champion_is_evaluated_again_on_other_test_items(root, release_embedded,
     release_embedded(1, predictions(45, offset=100))
     seen: list[str] = []
 
-    def evaluate(model_dir: Path) -> pd.DataFrame:
+    def evaluate(model_dir: Path, recorded: Mapping[str, Any]) -> pd.DataFrame:
         seen.append(model_digest(model_dir))
-        return predictions(30, offset=100).sample(frac=1.0, random_state=0)
+        return evaluated(predictions(30, offset=100).sample(frac=1.0, random_state=0))(model_dir, recorded)
 
     decision = promote(root, "retrieval", GATE, evaluate_champion=evaluate)
     assert seen == [model_digest(make_model("retrieval", 0))]
@@ -133,21 +147,21 @@ def test_champion_is_evaluated_again_with_other_settings_or_data(root, release_e
     release_embedded(0, predictions(30))
     promote(root, "retrieval", GATE)
     release_embedded(1, predictions(45), params=Params(evaluate=EvaluateParams(clips=8)))
-    assert promote(root, "retrieval", GATE, evaluate_champion=lambda _: predictions(44)).decision == "rejected"
+    assert promote(root, "retrieval", GATE, evaluate_champion=evaluated(predictions(44))).decision == "rejected"
     (root / "data.dvc").write_text("outs: [{path: data, md5: 0123456789abcdef0123456789abcdef.dir}]")
     release_embedded(1, predictions(45))
-    assert promote(root, "retrieval", GATE, evaluate_champion=lambda _: predictions(44)).decision == "rejected"
+    assert promote(root, "retrieval", GATE, evaluate_champion=evaluated(predictions(44))).decision == "rejected"
 
 
 def test_champion_that_nobody_can_evaluate_again(root, release_embedded, predictions):
     release_embedded(0, predictions(30))
     promote(root, "retrieval", GATE)
     release_embedded(1, predictions(45, offset=100))
-    with pytest.raises(ClipBertError, match="version 1, was not evaluated on the candidate's test items"):
+    with pytest.raises(ClipBertError, match="version 1, was not evaluated as the candidate was"):
         promote(root, "retrieval", GATE)
-    stale = r"version 2, was evaluated on 60 test items that are not today's 60. .*`dvc repro register@retrieval`"
+    stale = r"version 2, cannot be compared: its evaluation and today's differ \(test items\).*`dvc repro register@"
     with pytest.raises(ClipBertError, match=stale):
-        promote(root, "retrieval", GATE, evaluate_champion=lambda _: predictions(30, offset=200))
+        promote(root, "retrieval", GATE, evaluate_champion=evaluated(predictions(30, offset=200)))
     assert aliases_of(root) == {"candidate": "2", "champion": "1"}
 
 
@@ -156,9 +170,9 @@ def test_champion_that_changes_during_the_comparison_stops_the_promotion(root, r
     promote(root, "retrieval", GATE)
     release_embedded(1, predictions(45, offset=100))
 
-    def evaluate(_: Path) -> pd.DataFrame:
+    def evaluate(model_dir: Path, recorded: Mapping[str, Any]) -> pd.DataFrame:
         open_store(root).client.set_registered_model_alias(NAME, "champion", "2")
-        return predictions(30, offset=100)
+        return evaluated(predictions(30, offset=100))(model_dir, recorded)
 
     with pytest.raises(ClipBertError, match="its aliases changed while the models were compared; nothing was changed"):
         promote(root, "retrieval", GATE, evaluate_champion=evaluate)
@@ -181,10 +195,12 @@ def test_lost_or_broken_predictions(root, release_embedded, predictions):
     (stored,) = (root / "mlflow" / "artifacts").rglob("retrieval-*.parquet")
     kept = pd.read_parquet(stored)
     kept.assign(score=float("nan")).to_parquet(stored)
-    with pytest.raises(ClipBertError, match="cannot be compared: a score is not a finite number"):
+    with pytest.raises(ClipBertError, match=r"SHA-256 is \w+\.\.\., expected .* `clipbert register retrieval`"):
         promote(root, "retrieval", GATE)
     stored.unlink()
-    with pytest.raises(ClipBertError, match=r"predictions of version 1 are not in .* `dvc repro --force register@"):
+    with pytest.raises(
+        ClipBertError, match=r"version 1: its predictions, .* are not in .* `clipbert register retrieval`"
+    ):
         promote(root, "retrieval", GATE)
     release_embedded(0, predictions(40))
     assert promote(root, "retrieval", GATE).decision == "promoted"

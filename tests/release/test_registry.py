@@ -21,7 +21,8 @@ from clipbert.model import ClipBertProcessor, load
 from clipbert.model.card import CARD, model_card, write_card
 from clipbert.params import EvaluateParams, Params
 from clipbert.release import registry
-from clipbert.release.registry import aliases, download_model, model_digest, predictions_path, register
+from clipbert.release.aliases import aliases
+from clipbert.release.registry import download_model, model_digest, predictions_path, register
 from clipbert.release.store import open_store
 
 NAME = "clipbert-retrieval"

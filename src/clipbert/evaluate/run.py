@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from clipbert.data.manifest import read_texts
+from clipbert.data.manifest import read_texts, read_video_columns
+from clipbert.evaluate.conditions import ATTRIBUTE, conditions, items_digest
 from clipbert.frames import FrameCache
 from clipbert.model import ClipBertProcessor, load
 from clipbert.params import Params
@@ -20,7 +21,7 @@ class Evaluation:
 
     task: str
     metrics: dict[str, float]
-    items: Predictions  # item_id, score, chance, ...
+    items: Predictions  # item_id, score, chance, blank_frames_score, ...; attrs["evaluation"]: how they were made
     blank_items: Predictions  # the same items from black frames: what the text alone gives away
 
 
@@ -50,4 +51,10 @@ def evaluate_model(
     metrics = task.metrics(items) | task.baselines(items, train)
     seen_blank = task.metrics(blank)
     metrics |= {name.replace("/", "/blank_frames_"): seen_blank[name] for name in task.compared}
+    baselines = {"blank_frames": blank.set_index("item_id")["score"].reindex(items["item_id"]).to_numpy()}
+    baselines |= task.baseline_scores(items, train)
+    items = items.assign(**{f"{name}_score": scores for name, scores in baselines.items()})
+    videos = read_video_columns(manifest_dir, ["media", "sha256"]).to_pydict()
+    checksums = dict(zip(videos["media"], videos["sha256"], strict=True))
+    items.attrs[ATTRIBUTE] = {**conditions(task.name, params), "test_items": items_digest(examples, checksums)}
     return Evaluation(task.name, metrics, items, blank)

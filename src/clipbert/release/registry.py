@@ -20,16 +20,18 @@ from mlflow.models import Model
 
 import clipbert
 from clipbert.errors import ClipBertError
+from clipbert.evaluate.conditions import ATTRIBUTE, to_tags
 from clipbert.files import sha256_file, write_json
 from clipbert.model.card import CARD, model_card, with_results, write_card
 from clipbert.params import Params
+from clipbert.release.aliases import CANDIDATE
 from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.provenance import NONE, data_digest
 from clipbert.release.runs import DATASET, LONGEST_DIGEST, find_run
+from clipbert.release.session import release_session
 from clipbert.release.signatures import SERVED
 from clipbert.release.store import Store, as_default, model_name, open_experiment, store_errors
 
-CANDIDATE = "candidate"
 REQUIRED = ("item_id", "score", "chance")
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pandas", "pillow", "decord", "av", "rich")
 
@@ -59,23 +61,24 @@ def register(
     """Register a trained model as `clipbert-TASK`, give it the alias `candidate`, and write `out`.
 
     The same files are the same version: when one with this digest exists, nothing is uploaded; its alias, metrics and
-    predictions are brought up to date.
+    predictions are brought up to date. Registrations, promotions and rollbacks of a task wait for each other.
 
     Raises:
         ClipBertError: an input is missing or broken, or the store cannot be used.
     """
     metrics = _read_metrics(metrics_json)
-    read_predictions(predictions_parquet)
+    recorded = read_predictions(predictions_parquet).attrs.get(ATTRIBUTE, {})
     digest = model_digest(model_dir)
     store = open_store_and_deliver(root)
     open_experiment(store, task)
     name = model_name(task)
-    with store_errors(store.uri, f"cannot register {name}"):
+    with release_session(store, task, name), store_errors(store.uri, f"cannot register {name}"):
         version = _version_with(store, name, digest)
         if version is None:
             run_id = find_run(store, run_json)
             version = _create_version(store, task, run_id, model_dir, digest, params)
-        _attach_evaluation(store, task, version, metrics, predictions_parquet, model_dir, params)
+        conditions = to_tags({"clips": params.evaluate.clips, **recorded})
+        _attach_evaluation(store, task, version, metrics, conditions, predictions_parquet, model_dir)
         store.client.set_registered_model_alias(name, CANDIDATE, version.version)
     release = Release(task, name, str(version.version), str(version.run_id), digest, CANDIDATE)
     write_json(out, asdict(release))
@@ -127,17 +130,6 @@ def check_predictions(items: pd.DataFrame, origin: str) -> pd.DataFrame:
 def predictions_path(task: str, digest: str) -> str:
     """Where a version's predictions stand among its run's artifacts; runs may hold several versions'."""
     return f"predictions/{task}-{digest[:12]}.parquet"
-
-
-def aliases(store: Store, name: str) -> dict[str, str]:
-    """alias to version number; empty when the model was never registered."""
-    try:
-        found: dict[str, Any] = store.client.get_registered_model(name).aliases
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise
-    return {alias: str(version) for alias, version in found.items()}
 
 
 def download_model(store: Store, name: str, version: str, destination: Path) -> Path:
@@ -219,19 +211,25 @@ def _attach_evaluation(
     task: str,
     version: Any,
     metrics: Mapping[str, float],
+    conditions: Mapping[str, str],
     predictions: Path,
     model_dir: Path,
-    params: Params,
 ) -> None:
-    """The numbers of the last evaluation as the version's tags and metrics and in its model card, and its predictions
-    beside the run."""
+    """Store the last evaluation: tags and metrics of the version, its model card, and predictions as a run artifact.
+
+    Args:
+        conditions: the tags that say how the model was evaluated.
+    """
     wanted = {f"metric.{key}": f"{value:.6g}" for key, value in metrics.items()}
+    wanted |= conditions
     wanted |= {
-        "evaluation.clips": str(params.evaluate.clips),
         "evaluation.data_digest": data_digest(store.root),
         "evaluation.predictions": sha256_file(predictions),
     }
-    if all(version.tags.get(key) == value for key, value in wanted.items()):
+    stale = [key for key in version.tags if key.startswith("evaluation.") and key not in wanted]
+    stored = _stored_digest(store, version.run_id, predictions_path(task, version.tags["digest"]))
+    current = all(version.tags.get(key) == value for key, value in wanted.items())
+    if current and not stale and stored == wanted["evaluation.predictions"]:
         return
     now, data = int(time.time() * 1000), data_digest(store.root)[:LONGEST_DIGEST]
     store.client.log_batch(
@@ -247,7 +245,7 @@ def _attach_evaluation(
         shutil.copyfile(predictions, copy)
         store.client.log_artifact(version.run_id, str(copy), str(artifact.parent))
         origin = (
-            f"{params.evaluate.clips} clips of each video, the test split of the data that DVC hashes as "
+            f"{conditions['evaluation.clips']} clips of each video, the test split of the data that DVC hashes as "
             f"`{wanted['evaluation.data_digest']}`. MLflow run `{version.run_id}`, digest `{version.tags['digest']}`."
         )
         card = with_results(_card(task, model_dir), task, metrics, wanted["evaluation.data_digest"], origin)
@@ -255,6 +253,17 @@ def _attach_evaluation(
         store.client.log_model_artifacts(version.tags["model_id"], str(Path(scratch, "model")))
     for key, value in wanted.items():
         store.client.set_model_version_tag(version.name, version.version, key, value)
+    for key in stale:
+        store.client.delete_model_version_tag(version.name, version.version, key)
+
+
+def _stored_digest(store: Store, run_id: str, artifact: str) -> str | None:
+    """Return the SHA-256 of an artifact as the store has it, None when it does not."""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            return sha256_file(Path(store.client.download_artifacts(run_id, artifact, scratch)))
+        except (MlflowException, OSError):
+            return None
 
 
 def _card(task: str, model_dir: Path) -> str:

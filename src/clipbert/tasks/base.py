@@ -260,6 +260,14 @@ class Task(ABC):
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
         """What chance and the trivial predictor reach on the same items, under `NAME/...`."""
 
+    def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
+        """Return the score of each test item by each trivial baseline besides chance and blank frames.
+
+        Returns:
+            name, a key of `headlines.BASELINES`, to scores (items,) from 0 to 1.
+        """
+        return {}
+
     @staticmethod
     def right(items: Predictions) -> "pd.Series[bool]":
         """Which test items a report shows as examples of what went well."""

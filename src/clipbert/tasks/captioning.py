@@ -1,6 +1,7 @@
 """Video captioning: next-token loss on captions, one generated text a video (an application that the paper names)."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -107,13 +108,24 @@ class Captioning(Task):
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
         """What the training caption reaches that, said of every video, has the highest CIDEr here."""
         references = [list(some) for some in items["references"]]
-        constant, score = best_constant([text for example in train for text in example.texts], references)
+        constant, score = self._constant(items, train)
         bleu4, rouge = bleu4_and_rouge([constant] * len(references), references)
         return {
             "captioning/constant_cider": 100 * score,
             "captioning/constant_bleu4": 100 * bleu4,
             "captioning/constant_rouge_l": 100 * rouge,
         }
+
+    def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
+        """Return the scores of the best constant caption, said of every video."""
+        references = [list(some) for some in items["references"]]
+        constant, _ = self._constant(items, train)
+        return {"constant": cider([constant] * len(references), references) / 10}
+
+    def _constant(self, items: Predictions, train: list[Example]) -> tuple[str, float]:
+        """Return the best constant caption of the training split for these items, and its mean CIDEr-D."""
+        texts = tuple(text for example in train for text in example.texts)
+        return _best_constant(texts, tuple(tuple(some) for some in items["references"]))
 
     @staticmethod
     def right(items: Predictions) -> "pd.Series[bool]":
@@ -123,3 +135,9 @@ class Captioning(Task):
     @staticmethod
     def words(row: dict[str, Any]) -> list[str]:
         return [row["predicted"], f"CIDEr {1000 * row['score']:.0f}", *(f"caption: {t}" for t in row["references"][:2])]
+
+
+@lru_cache(maxsize=1)
+def _best_constant(texts: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -> tuple[str, float]:
+    """Return `best_constant`; metrics and item scores ask for the same one."""
+    return best_constant(list(texts), [list(some) for some in references])

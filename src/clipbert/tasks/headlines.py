@@ -29,6 +29,21 @@ class Headline:
 
 BLANK = "blank frames"
 
+# Trivial baselines of each task that a first champion has to beat: column of the predictions to its name.
+_EVERYWHERE = {"chance": "chance", "blank_frames_score": BLANK}
+BASELINES: dict[str, dict[str, str]] = {
+    "retrieval": _EVERYWHERE,
+    "open_qa": {**_EVERYWHERE, "majority_score": "majority answer"},
+    "multiple_choice": {
+        **_EVERYWHERE,
+        "majority_score": "most frequent position",
+        "frequent_option_score": "most frequent option",
+    },
+    "image_qa": {**_EVERYWHERE, "majority_score": "majority answer"},
+    "captioning": {**_EVERYWHERE, "constant_score": "best constant caption"},
+    "pretrain": {**_EVERYWHERE, "majority_score": "most frequent token"},
+}
+
 TITLES = {
     "retrieval": "Text-to-video retrieval",
     "open_qa": "Open-ended video question answering",

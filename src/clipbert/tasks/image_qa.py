@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -59,8 +60,8 @@ class ImageQA(OpenQA):
         """`accuracy` is VQA accuracy, the mean score; `exact` counts the best answer alone."""
         return super().metrics(items) | {"image_qa/exact": 100 * float(items["exact"].mean())}
 
-    def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
-        """The answer that is worth most over all training questions, given to every question."""
+    def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
+        """Return the scores of the answer that is worth most over all training questions, given to every question."""
         worth: Counter[str] = Counter()
         for example in train:
             for scores in example.scores:
@@ -68,7 +69,4 @@ class ImageQA(OpenQA):
         majority = min(worth, key=lambda answer: (-worth[answer], answer))
         told = zip(items["right_answers"], items["right_scores"], strict=True)
         gained = [dict(zip(answers, values, strict=True)).get(majority, 0.0) for answers, values in told]
-        return {
-            "image_qa/chance_accuracy": 100 * float(items["chance"].mean()),
-            "image_qa/majority_accuracy": 100 * sum(gained) / len(gained),
-        }
+        return {"majority": np.asarray(gained, dtype=float)}

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -113,11 +114,24 @@ class MultipleChoice(QuestionTask):
 
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
         """A random option, and the position that is right most often in training."""
-        places = Counter(right for example in train for right in example.right)
-        majority = min(places, key=lambda place: (-places[place], place))
         return {
             "multiple_choice/chance_accuracy": 100 * float(items["chance"].mean()),
-            "multiple_choice/majority_accuracy": 100 * float((items["right"] == majority).mean()),
+            "multiple_choice/majority_accuracy": 100 * float(self.baseline_scores(items, train)["majority"].mean()),
+        }
+
+    def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
+        """Return the scores of the position that is right most often in training, and of the option that is."""
+        places = Counter(right for example in train for right in example.right)
+        majority = min(places, key=lambda place: (-places[place], place))
+        answers = Counter(answer for example in train for answer in example.answers)
+        frequent = []
+        for options, right in zip(items["options"], items["right"], strict=True):
+            counts = [answers[option] for option in options]
+            best = [place for place, count in enumerate(counts) if count == max(counts)]
+            frequent.append((right in best) / len(best))  # of equally frequent options, a random one
+        return {
+            "majority": (items["right"] == majority).to_numpy(dtype=float),
+            "frequent_option": np.asarray(frequent, dtype=float),
         }
 
     @staticmethod

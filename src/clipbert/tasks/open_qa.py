@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,12 +109,16 @@ class OpenQA(QuestionTask):
         }
 
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
-        counts = Counter(answer for example in train for answer in example.answers)
-        majority = min(counts, key=lambda answer: (-counts[answer], answer))
         return {
             f"{self.name}/chance_accuracy": 100 * float(items["chance"].mean()),
-            f"{self.name}/majority_accuracy": 100 * float((items["answer"] == majority).mean()),
+            f"{self.name}/majority_accuracy": 100 * float(self.baseline_scores(items, train)["majority"].mean()),
         }
+
+    def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
+        """Return the scores of the most frequent training answer, given to every question."""
+        counts = Counter(answer for example in train for answer in example.answers)
+        majority = min(counts, key=lambda answer: (-counts[answer], answer))
+        return {"majority": (items["answer"] == majority).to_numpy(dtype=float)}
 
     @staticmethod
     def words(row: dict[str, Any]) -> list[str]:

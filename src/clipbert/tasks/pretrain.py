@@ -185,6 +185,13 @@ class Pretrain(Task):
             "pretrain/majority_accuracy": (mlm + 50.0) / 2,
         }
 
+    def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
+        """Return the scores of the token that is most often hidden in these items, with a coin for the matching."""
+        counts = Counter(token for hidden in items["hidden"] for token in hidden)
+        frequent = max(counts, key=lambda token: counts[token], default=None)
+        told = [list(hidden).count(frequent) / max(1, len(hidden)) for hidden in items["hidden"]]
+        return {"majority": (np.asarray(told, dtype=float) + 0.5) / 2}
+
     @staticmethod
     def words(row: dict[str, Any]) -> list[str]:
         return [

@@ -1,0 +1,152 @@
+"""What is derived from the ledger: the decisions, the block of rolled-back models, version tags, and the decision file.
+
+The tags `promotion.*` of a version and `artifacts/promotions/TASK.json` are copies; `publish` rewrites them where they
+are missing or different.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from clipbert.errors import ClipBertError, first_line
+from clipbert.files import write_json
+from clipbert.release.decisions import Decision
+from clipbert.release.ledger import Entry
+from clipbert.release.store import Store
+
+PREFIX = "promotion."
+ROLLED_BACK = f"{PREFIX}rolled_back"
+
+
+def decision_path(root: Path, task: str) -> Path:
+    """Return the file with the last decision of a task."""
+    return root / "artifacts" / "promotions" / f"{task}.json"
+
+
+def decisions(entries: Iterable[Entry], store: str | None = None, name: str | None = None) -> list[Decision]:
+    """Return the decisions that took effect, in the order in which they did.
+
+    Args:
+        entries: of one task.
+        store, name: of this registry and this registered model alone; None: of any.
+    """
+    found: list[Decision] = []
+    intents: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.kind == "intent":
+            intents[entry.id] = entry
+            continue
+        source = {"decided": entry, "completed": intents.get(entry.id)}.get(entry.kind)
+        if source is None or store not in (None, entry.store) or name not in (None, source.facts["name"]):
+            continue
+        found.append(Decision(**source.facts["decision"]))
+    return found
+
+
+def block(entries: Iterable[Entry], digest: str, tags: dict[str, str]) -> str | None:
+    """Return since when and by whom a model is blocked because it was rolled back ("TIME by USER@HOST"), else None.
+
+    The block belongs to the digest of the model's files, whatever version numbers it had, and lasts until the model is
+    promoted again, which takes `--reconsider`. The tag of the version counts too, for a rollback by another project
+    folder that shares the registry.
+    """
+    changes = [
+        decision
+        for decision in _attempted(entries)
+        if decision.digest == digest and decision.decision in ("promoted", "rolled_back")
+    ]
+    last = changes[-1] if changes else None
+    if last is not None and last.decision == "rolled_back":
+        return f"{last.at} by {last.by}"
+    tagged = tags.get(ROLLED_BACK)
+    if tagged is None and last is None and tags.get(f"{PREFIX}decision") == "rolled_back":
+        tagged = f"{tags.get(f'{PREFIX}at')} by {tags.get(f'{PREFIX}by')}"  # of before there was a ledger
+    return tagged if tagged is not None and (last is None or tagged.split(" ")[0] > last.at) else None
+
+
+def publish(store: Store, entries: list[Entry], identity: str, name: str, task: str) -> None:
+    """Bring the version tags and the decision file up to date with the ledger.
+
+    Args:
+        entries: of the task.
+        identity: the registry's name in the ledger.
+        name: of the registered model.
+
+    Raises:
+        ClipBertError: the file cannot be written.
+    """
+    made = decisions(entries, identity, name)
+    if not made:
+        return
+    for version in _versions(store, name):
+        about = [
+            decision
+            for decision in made
+            if decision.version == str(version.version) and decision.digest == version.tags.get("digest", "")
+        ]
+        if about:
+            _publish_tags(store, version, about, block(entries, about[-1].digest, version.tags))
+    path, wanted = decision_path(store.root, task), asdict(made[-1])
+    if _read(path) != wanted:
+        try:
+            write_json(path, wanted)
+        except ClipBertError as error:
+            reason = first_line(error.__cause__ or error)
+            raise ClipBertError(
+                f"{path} could not be written: {reason}. It is a copy from the ledger: correct the cause, then "
+                f"`clipbert history {task}` writes it."
+            ) from error
+
+
+def _attempted(entries: Iterable[Entry]) -> list[Decision]:
+    """The decisions, and the rollbacks that were abandoned because something else moved the aliases."""
+    listed = list(entries)
+    abandoned = {entry.id for entry in listed if entry.kind == "abandoned"}
+    rollbacks = {
+        entry.id: Decision(**entry.facts["decision"])
+        for entry in listed
+        if entry.kind == "intent" and entry.id in abandoned and entry.facts["decision"]["decision"] == "rolled_back"
+    }
+    made = {decision.id: decision for decision in decisions(listed)}
+    ordered = [entry.id for entry in listed if entry.kind != "intent"]
+    known = made | rollbacks
+    return [known[id] for id in ordered if id in known]
+
+
+def _publish_tags(store: Store, version: Any, about: list[Decision], blocked: str | None) -> None:
+    last = about[-1]
+    tags = {key: value for key, value in version.tags.items() if key.startswith(PREFIX)}
+    known = {decision.id for decision in about}
+    if tags.get(f"{PREFIX}id", last.id) not in known and tags.get(f"{PREFIX}at", "") > last.at:
+        return  # a later decision of another project folder that shares the registry
+    facts: dict[str, Any] = {name: getattr(last, name) for name in ("decision", "reason", "at", "by", "id")}
+    compared = next((decision for decision in reversed(about) if decision.numbers()), None)
+    if compared is not None:
+        facts |= {"against": compared.against, **compared.numbers()}
+    wanted = {f"{PREFIX}{key}": str(value) for key, value in facts.items()}
+    if blocked is not None:
+        wanted[ROLLED_BACK] = blocked
+    for key, value in wanted.items():
+        if tags.get(key) != value:
+            store.client.set_model_version_tag(version.name, version.version, key, value)
+    for key in tags.keys() - wanted.keys():
+        store.client.delete_model_version_tag(version.name, version.version, key)
+
+
+def _versions(store: Store, name: str) -> list[Any]:
+    found, token = [], None
+    while True:
+        page = store.client.search_model_versions(f"name = '{name}'", page_token=token)
+        found += list(page)
+        token = page.token
+        if not token:
+            return found
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError):
+        return None

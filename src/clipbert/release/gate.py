@@ -1,0 +1,189 @@
+"""Promotion gate: compares a candidate with the champion or a trivial baseline on the same test items."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+
+from clipbert.console import console
+from clipbert.errors import ClipBertError
+from clipbert.evaluate.compare import Comparison, paired_bootstrap
+from clipbert.evaluate.conditions import ATTRIBUTE, differences, from_tags
+from clipbert.files import sha256_file
+from clipbert.params import ReleaseParams
+from clipbert.release.decisions import Decision
+from clipbert.release.provenance import data_digest
+from clipbert.release.registry import check_predictions, download_model, predictions_path, read_predictions
+from clipbert.release.store import Store
+from clipbert.tasks.headlines import BASELINES
+
+FEWEST_ITEMS = 20
+PREDICTIONS_SHA256 = "evaluation.predictions"
+
+# Evaluates a model folder on today's test items with the recorded conditions of another evaluation.
+EvaluateChampion = Callable[[Path, Mapping[str, Any]], pd.DataFrame]
+
+
+def decide(
+    store: Store,
+    task: str,
+    candidate: Any,
+    champion: Any,
+    params: ReleaseParams,
+    seed: int,
+    evaluate_champion: EvaluateChampion | None,
+    blocked: str | None,
+    reevaluate: bool,
+) -> Decision:
+    """Return what the gate says about a candidate; changes nothing.
+
+    Args:
+        candidate, champion: MLflow's model versions; no champion: None.
+        blocked: since when and by whom the candidate is blocked because it was rolled back.
+        reevaluate: evaluate the champion even where its stored predictions would do.
+
+    Raises:
+        ClipBertError: predictions are missing, damaged, or of an older version of the program.
+    """
+    name, version = candidate.name, str(candidate.version)
+    in_use = None if champion is None else str(champion.version)
+    against = in_use
+
+    def decided(what: Literal["promoted", "rejected", "unchanged"], reason: str, **numbers: Any) -> Decision:
+        now = version if what == "promoted" else in_use
+        return Decision(task, name, what, reason, version, now, against, candidate.tags.get("digest", ""), **numbers)
+
+    if version == in_use:
+        return decided("unchanged", f"version {version} is the champion already")
+    if blocked is not None:
+        return decided(
+            "rejected",
+            f"version {version} was rolled back on {blocked}. Train another model, or promote this one with "
+            f"`clipbert promote {task} --reconsider`",
+        )
+
+    items, recorded = _candidate(store, task, candidate)
+    if champion is None:
+        other, against = _strongest_baseline(task, name, version, items)
+        words = f"the strongest trivial baseline ({against}, mean {other.mean():.4f})"
+    else:
+        other = _champion_scores(store, task, candidate, champion, items, recorded, evaluate_champion, reevaluate)
+        words = f"version {in_use}"
+    comparison = _compare(items["score"], other, params, seed)
+    numbers = {**asdict(comparison), "mean_score": float(items["score"].mean())}
+    gain = params.min_gain if champion is not None else 0.0
+    finding = (
+        f"version {version} differs from {words} by {comparison.mean_difference:+.4f} on {comparison.items} test "
+        f"items, {params.confidence:.0%} interval {comparison.low:+.4f} to {comparison.high:+.4f}, "
+        f"p = {comparison.p_value:.2g}"
+    )
+    if comparison.items < FEWEST_ITEMS:
+        return decided("rejected", f"{finding}: fewer than {FEWEST_ITEMS} items are too few to tell", **numbers)
+    if comparison.low <= gain:
+        return decided("rejected", f"{finding}: the interval has to lie above {gain:g}", **numbers)
+    return decided("promoted", finding, **numbers)
+
+
+def _compare(scores: pd.Series, other: pd.Series, params: ReleaseParams, seed: int) -> Comparison:
+    try:
+        return paired_bootstrap(
+            scores.to_numpy(), other.to_numpy(), params.bootstrap_samples, seed=seed, confidence=params.confidence
+        )
+    except ValueError as error:
+        raise ClipBertError(f"The predictions cannot be compared: {error}. Evaluate the model again.") from error
+
+
+def _candidate(store: Store, task: str, candidate: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the candidate's test items and the conditions of their evaluation."""
+    title = f"{candidate.name} version {candidate.version}"
+    items = _stored_predictions(store, task, candidate)
+    if isinstance(items, str):
+        raise ClipBertError(f"{title}: {items}. Register it again: `clipbert register {task}`.")
+    recorded = from_tags(task, candidate.tags)
+    if not recorded:
+        raise ClipBertError(
+            f"{title}: its predictions are of an older version of clipbert and do not say with which settings they "
+            f"were made. Evaluate and register it again: `clipbert evaluate {task}`, then `clipbert register {task}`."
+        )
+    return items, recorded
+
+
+def _strongest_baseline(task: str, name: str, version: str, items: pd.DataFrame) -> tuple[pd.Series, str]:
+    """Return the scores and the name of the trivial baseline with the highest mean."""
+    known = BASELINES[task]
+    if missing := [column for column in known if column not in items.columns]:
+        raise ClipBertError(
+            f"{name} version {version}: a first champion has to beat the trivial baselines, and its predictions lack "
+            f"the column(s) {', '.join(missing)}: they are of an older version of clipbert. Evaluate and register it "
+            f"again: `clipbert evaluate {task}`, then `clipbert register {task}`."
+        )
+    means = {column: items[column].to_numpy(dtype=float).mean() for column in known}
+    best = max(known, key=means.__getitem__)
+    return items[best], known[best]
+
+
+def _champion_scores(
+    store: Store,
+    task: str,
+    candidate: Any,
+    champion: Any,
+    items: pd.DataFrame,
+    recorded: Mapping[str, Any],
+    evaluate_champion: EvaluateChampion | None,
+    reevaluate: bool,
+) -> pd.Series:
+    """Return the champion's scores on the candidate's test items, in their order."""
+    version = str(champion.version)
+    if not reevaluate:
+        other = differences(task, recorded, from_tags(task, champion.tags))
+        if candidate.tags.get("evaluation.data_digest") != champion.tags.get("evaluation.data_digest"):
+            other.append("data")
+        stored = _stored_predictions(store, task, champion)
+        if isinstance(stored, str) and "SHA-256" in stored and not other:
+            raise ClipBertError(
+                f"{champion.name} version {version}, the champion: {stored}. Evaluate it again: "
+                f"`clipbert promote {task} --reevaluate`."
+            )
+        if not other and not isinstance(stored, str) and set(stored.index) == set(items.index):
+            return stored.loc[items.index, "score"]
+    if evaluate_champion is None:
+        raise ClipBertError(
+            f"{champion.name}: the champion, version {version}, was not evaluated as the candidate was, and there is "
+            f"no way to evaluate it here. Promote with `clipbert promote {task}`."
+        )
+    console.print(f"Evaluating the champion, version {version}, as the candidate was evaluated", markup=False)
+    with tempfile.TemporaryDirectory() as scratch:
+        found = evaluate_champion(download_model(store, champion.name, version, Path(scratch)), recorded)
+    again = check_predictions(found, f"the champion, version {version}")
+    unlike = differences(task, recorded, found.attrs.get(ATTRIBUTE, {}))
+    today = data_digest(store.root)
+    if (digest := candidate.tags.get("evaluation.data_digest")) != today:
+        unlike.append(f"data: {digest}, {today}")
+    if unlike or set(again.index) != set(items.index):
+        raise ClipBertError(
+            f"{candidate.name}: the candidate, version {candidate.version}, cannot be compared: its evaluation and "
+            f"today's differ ({'; '.join(unlike) or 'test items'}). Bring it up to date: `dvc repro register@{task}`, "
+            f"or `clipbert evaluate {task}` and `clipbert register {task}`."
+        )
+    return again.loc[items.index, "score"]
+
+
+def _stored_predictions(store: Store, task: str, version: Any) -> pd.DataFrame | str:
+    """Return the predictions of a version as they were registered, or why there are none."""
+    artifact = predictions_path(task, version.tags.get("digest", ""))
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            path = Path(store.client.download_artifacts(version.run_id, artifact, scratch))
+        except (MlflowException, OSError):
+            return f"its predictions, {artifact} of run {version.run_id}, are not in {store.shown}"
+        found, expected = sha256_file(path), version.tags.get(PREDICTIONS_SHA256)
+        if found != expected:
+            return (
+                f"its predictions, {artifact} of run {version.run_id}, are not those that were registered: their "
+                f"SHA-256 is {found[:12]}..., expected {(expected or 'none')[:12]}..."
+            )
+        return read_predictions(path)

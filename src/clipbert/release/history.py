@@ -1,0 +1,129 @@
+"""History of a project's promotions and rollbacks, read from the ledger."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipbert.console import errors
+from clipbert.errors import ClipBertError
+from clipbert.release.aliases import CHAMPION, shown
+from clipbert.release.change import pending
+from clipbert.release.decisions import Decision
+from clipbert.release.ledger import Entry, Ledger
+from clipbert.release.session import Session, note_on_stderr, repair
+from clipbert.release.store import model_name, open_store
+from clipbert.release.task_lock import task_lock
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the history."""
+
+    at: str
+    by: str
+    task: str
+    name: str  # of the registered model
+    store: str
+    decision: str  # promoted, rejected, rolled_back; undone, abandoned, interrupted; observed
+    version: str | None  # the version that the decision is about
+    champion_from: str | None
+    champion_to: str | None
+    reason: str
+    numbers: dict[str, Any]
+    id: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the event as `clipbert history --json` prints it."""
+        values = dict(vars(self))
+        return {"from": values.pop("champion_from"), "to": values.pop("champion_to"), **values}
+
+
+def history(root: Path, task: str | None = None) -> list[Event]:
+    """Return what happened, oldest first, after interrupted changes were completed or undone.
+
+    When the store cannot be used, or another process changes the task at this moment, a line on stderr says so and the
+    ledger is shown as it is.
+
+    Args:
+        root: the project's folder.
+        task: None: all tasks.
+
+    Raises:
+        ClipBertError: the ledger is damaged or cannot be read.
+    """
+    with Ledger(root) as ledger:
+        tasks = sorted({entry.task for entry in ledger.entries(task)})
+        for each in tasks:
+            try:
+                _repair(root, each, ledger)
+            except ClipBertError as error:
+                errors.print(f"The ledger could not be compared with the registry of {each}: {error}", markup=False)
+        return events(ledger.entries(task))
+
+
+def events(entries: list[Entry]) -> list[Event]:
+    """Return the lines of the history that rows of the ledger make."""
+    intents = {entry.id: entry for entry in entries if entry.kind == "intent"}
+    open_ids = {entry.id for store in {entry.store for entry in entries} for entry in pending(entries, store)}
+    found = []
+    for entry in entries:
+        if entry.kind == "observed":
+            found.append(_observed(entry))
+        elif entry.kind != "intent":
+            found.append(_decided(entry, intents.get(entry.id, entry)))
+        elif entry.id in open_ids:
+            found.append(_decided(entry, entry))
+    return found
+
+
+def _repair(root: Path, task: str, ledger: Ledger) -> None:
+    store = open_store(root)
+    with task_lock(store.root, task, wait=False) as held:
+        if held:
+            repair(Session(store, ledger, task, model_name(task)), note_on_stderr)
+        else:
+            errors.print(f"A promotion, rollback or registration of {task} is under way.", markup=False)
+
+
+def _decided(entry: Entry, source: Entry) -> Event:
+    decision = Decision(**source.facts["decision"])
+    before = source.facts.get("before") or source.facts["found"]
+    start = end = before[CHAMPION]
+    what: str = decision.decision
+    reason, numbers = decision.reason, decision.numbers()
+    words = "rollback" if what == "rolled_back" else "promotion"
+    at, by = source.at, source.by
+    if entry.kind == "completed":
+        end = source.facts["after"][CHAMPION]
+    elif entry.kind == "undone":
+        what, reason = "undone", f"the {words} was interrupted before an alias was moved"
+        at, by = entry.at, entry.by
+    elif entry.kind == "abandoned":
+        what, end = "abandoned", entry.facts["found"][CHAMPION]
+        reason = f"the {words} was interrupted, then something else moved the aliases: {shown(entry.facts['found'])}"
+        at, by = entry.at, entry.by
+    elif entry.kind == "intent":
+        what, reason = "interrupted", f"the {words} is not finished"
+        end = source.facts["after"][CHAMPION]
+    name = source.facts["name"]
+    return Event(at, by, entry.task, name, entry.store, what, decision.version, start, end, reason, numbers, entry.id)
+
+
+def _observed(entry: Entry) -> Event:
+    expected, found = entry.facts["expected"], entry.facts["found"]
+    reason = "the ledger begins" if expected is None else "something other than this project moved the aliases"
+    start = None if expected is None else expected[CHAMPION]
+    return Event(
+        entry.at,
+        entry.by,
+        entry.task,
+        entry.facts["name"],
+        entry.store,
+        "observed",
+        None,
+        start,
+        found[CHAMPION],
+        f"{reason}: {shown(found)}",
+        {},
+        entry.id,
+    )
