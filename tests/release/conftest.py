@@ -101,37 +101,42 @@ def any_root(root: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """make_model(task, seed): a saved model with random weights, the same for the same arguments."""
     made: dict[tuple[str, int], Path] = {}
-    tokenizer = ClipBertProcessor.train_tokenizer(TEXTS, 200, min_frequency=1)
 
     def make(task: str = "retrieval", seed: int = 0) -> Path:
         if (task, seed) not in made:
-            folder = tmp_path_factory.mktemp("models") / task
-            answer_loss = "bce" if task == "image_qa" else "ce"
-            answers = ["red", "blue", "two"]
-            config = ClipBertConfig.tiny(vocab_size=len(tokenizer), answers=answers, answer_loss=answer_loss, **SMALL)
-            torch.manual_seed(seed)
-            model = CLASSES[task](config)
-            model.save_pretrained(folder)
-            ClipBertProcessor.for_config(config, tokenizer).save_pretrained(folder)
-            made[task, seed] = folder
+            made[task, seed] = save_model(tmp_path_factory.mktemp("models") / task, task, seed)
         return made[task, seed]
 
     return make
 
 
+def save_model(folder: Path, task: str, seed: int) -> Path:
+    """Save a model with random weights in `folder`; the same for the same task and seed."""
+    tokenizer = ClipBertProcessor.train_tokenizer(TEXTS, 200, min_frequency=1)
+    answer_loss = "bce" if task == "image_qa" else "ce"
+    answers = ["red", "blue", "two"]
+    config = ClipBertConfig.tiny(vocab_size=len(tokenizer), answers=answers, answer_loss=answer_loss, **SMALL)
+    torch.manual_seed(seed)
+    CLASSES[task](config).save_pretrained(folder)
+    ClipBertProcessor.for_config(config, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def scored_items(correct: int, items: int = ITEMS, offset: int = 0) -> pd.DataFrame:
+    """Test items numbered from `offset`, of which a fixed random part is right; chance is the best trivial baseline."""
+    score = np.zeros(items)
+    score[np.random.default_rng(0).permutation(items)[:correct]] = 1.0
+    names = [f"t{number:04d}" for number in range(offset, offset + items)]
+    columns = {"item_id": names, "score": score, "chance": 0.1, "text": "a red square"}
+    return pd.DataFrame(columns).assign(
+        blank_frames_score=0.05, majority_score=0.05, constant_score=0.05, frequent_option_score=0.05
+    )
+
+
 @pytest.fixture(scope="session")
 def predictions() -> Callable[..., pd.DataFrame]:
-    """predictions(correct, items, offset): test items numbered from `offset`, of which a fixed random part is right."""
-
-    def make(correct: int, items: int = ITEMS, offset: int = 0) -> pd.DataFrame:
-        score = np.zeros(items)
-        score[np.random.default_rng(0).permutation(items)[:correct]] = 1.0
-        names = [f"t{number:04d}" for number in range(offset, offset + items)]
-        return pd.DataFrame({"item_id": names, "score": score, "chance": 0.1, "text": "a red square"}).assign(
-            blank_frames_score=0.05, majority_score=0.05, constant_score=0.05, frequent_option_score=0.05
-        )
-
-    return make
+    """predictions(correct, items, offset): see `scored_items`."""
+    return scored_items
 
 
 @pytest.fixture

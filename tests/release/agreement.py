@@ -1,0 +1,37 @@
+"""What must hold between a project's aliases, ledger, version tags and decision file."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from clipbert.release.aliases import position
+from clipbert.release.change import last_position, pending, store_identity
+from clipbert.release.derived import decision_path, decisions
+from clipbert.release.ledger import Ledger
+from clipbert.release.store import open_store
+
+NAME = "clipbert-retrieval"
+
+
+def assert_agreement(root: Path, task: str = "retrieval") -> None:
+    """Fail unless aliases, ledger, tags and file tell the same, and nothing is left half done."""
+    store = open_store(root)
+    with Ledger(root) as ledger:
+        entries = ledger.entries(task)
+    assert pending(entries, store_identity(store)) == []
+    expected = last_position(entries, store_identity(store), NAME)
+    assert position(store, NAME) == (expected or {"champion": None, "previous": None})
+    made = decisions(entries, store_identity(store), NAME)
+    path = decision_path(root, task)
+    assert (json.loads(path.read_text()) if path.exists() else None) == (asdict(made[-1]) if made else None)
+    last = {decision.version: decision for decision in made}
+    for version in store.client.search_model_versions(f"name = '{NAME}'"):
+        told = {key: value for key, value in version.tags.items() if key.startswith("promotion.")}
+        decision = last.get(str(version.version))
+        if decision is None:
+            assert told == {}
+            continue
+        for key in ("decision", "reason", "at", "by", "id"):
+            assert told[f"promotion.{key}"] == getattr(decision, key)
+        changes = [each for each in made if each.version == str(version.version) and each.decision != "rejected"]
+        assert ("promotion.rolled_back" in told) == (bool(changes) and changes[-1].decision == "rolled_back")
