@@ -15,5 +15,8 @@ _CHOSEN = {"PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFIL
 if not _CHOSEN & os.environ.keys() and not Path("~/.prefect/profiles.toml").expanduser().exists():
     os.environ["PREFECT_HOME"] = str(PROJECT / ".prefect")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-# A temporary server on a busy machine needs longer than Prefect's 20 s.
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+# Prefect's own temporary server answers every web page, and outlives a process that is killed. `flows.temporary_server`
+# starts one that does neither.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_ENABLED", "false")
+# The server answers 503 while its SQLite database is locked; clients wait 2, 4, 8, ... seconds between their attempts.
+os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")

@@ -18,11 +18,15 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from flows import PROJECT
 from flows.artifacts import Metrics, publish_links, publish_metrics, publish_stages, read_results
 from flows.graph import Graph, GraphError, base, read_graph, select
+from flows.parameters import ParameterError, project_folder
 from flows.process import Supervisor
+from flows.servers import ServerError
 from flows.stage import StageError, StageResult, run_stage
-from flows.turn import turn
+from flows.temporary_server import temporary_server
+from flows.turn import flow_turn
 
 NAMES = {"ran": "Completed", "unchanged": "Unchanged", "restored": "Restored"}
 MESSAGES = {
@@ -67,12 +71,13 @@ def pipeline(
         time_limit_s: a stage that takes longer is stopped and fails. Empty: no limit.
         gpu_stages: stages that need a GPU slot, tagged `gpu`; a Prefect concurrency limit on that tag says how many
             run at once over all workers. Empty: train and evaluate.
-        root: the project's folder, from the folder in which the flow runs.
+        root: the project's folder; another folder is refused.
     """
-    project, logger = Path(root).resolve(), get_run_logger()
+    logger = get_run_logger()
     try:
+        project = project_folder(root)
         graph = select(read_graph(project), stages)
-    except GraphError as error:
+    except (GraphError, ParameterError) as error:
         return Failed(message=str(error))
     logger.info("%d stages in %s: %s", len(graph), project, ", ".join(graph))
 
@@ -87,7 +92,7 @@ def pipeline(
         )
         for stage in graph
     }
-    with turn(project, logger.info):
+    with flow_turn(project):
         before = read_results(project / "artifacts/metrics")
         states = _run_in_order(project, graph, tasks, time_limit_s, parallel)
         return _sum_up(project, graph, states, before)
@@ -162,14 +167,19 @@ def main() -> int:
     options = parser.parse_args()
     if options.parallel < 1 or options.retries < 0 or options.retry_delay < 0 or (options.time_limit or 1) <= 0:
         parser.error("--parallel is at least 1, --time-limit more than 0, --retries and --retry-delay at least 0")
-    state: State[Any] = pipeline(
-        stages=options.stages or None,
-        parallel=options.parallel,
-        retries=options.retries,
-        retry_delay_s=options.retry_delay,
-        time_limit_s=options.time_limit,
-        return_state=True,
-    )
+    try:
+        with temporary_server(PROJECT):
+            state: State[Any] = pipeline(
+                stages=options.stages or None,
+                parallel=options.parallel,
+                retries=options.retries,
+                retry_delay_s=options.retry_delay,
+                time_limit_s=options.time_limit,
+                return_state=True,
+            )
+    except ServerError as error:
+        print(error, file=sys.stderr)
+        return 1
     if not state.is_completed():
         print(state.message, file=sys.stderr)
         return 1

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+HOST = "127.0.0.1"
+
 
 def environment() -> dict[str, str]:
     """This process's environment as the project's commands need it.

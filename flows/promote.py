@@ -11,6 +11,7 @@ from prefect.input import RunInput
 from prefect.states import Completed, Failed
 
 from flows.artifacts import artifact_key, read_result
+from flows.parameters import ParameterError, checked_task, project_folder
 from flows.process import Supervisor
 
 
@@ -26,13 +27,16 @@ def promote(task: str, approve: bool = False, patience_s: int = 24 * 3600, root:
     """Make a task's candidate its champion, if it beats the champion on the same test items.
 
     Args:
-        task: retrieval or open_qa.
+        task: the name of a task, such as retrieval.
         approve: wait for a person, who reads the candidate's metrics and resumes the run with a yes or a no. The
             gate decides after a yes all the same.
         patience_s: seconds to wait for the person before the run fails.
-        root: the project's folder, from the folder in which the flow runs.
+        root: the project's folder; another folder is refused.
     """
-    project = Path(root).resolve()
+    try:
+        project, task = project_folder(root), checked_task(task)
+    except ParameterError as error:
+        return Failed(message=str(error))
     if approve:
         question = _question(project, task)
         create_markdown_artifact(key=f"clipbert-candidate-{artifact_key(task)}", markdown=question)
@@ -49,10 +53,13 @@ def rollback(task: str, root: str = ".") -> State:
     """Give a task's champion back to the model that held it before.
 
     Args:
-        task: retrieval or open_qa.
-        root: the project's folder, from the folder in which the flow runs.
+        task: the name of a task, such as retrieval.
+        root: the project's folder; another folder is refused.
     """
-    return _decide(Path(root).resolve(), "rollback", task)
+    try:
+        return _decide(project_folder(root), "rollback", checked_task(task))
+    except ParameterError as error:
+        return Failed(message=str(error))
 
 
 def _decide(project: Path, verb: str, task: str) -> State:

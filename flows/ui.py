@@ -4,197 +4,70 @@ Both servers show what the project keeps: mlflow/mlflow.db and Prefect's databas
 """
 
 import argparse
-import json
+import contextlib
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
 
 from flows import PROJECT
-from flows.process import Supervised, Supervisor, environment
-
-HOST = "127.0.0.1"
-POOL = "clipbert"
-START_S = 300.0
-POLL_S = 0.5
-LOG_LINES = 15
+from flows.api_password import ApiPasswordError, api_password
+from flows.prefect_api import PrefectApiError
+from flows.process import HOST, Supervisor
+from flows.servers import POLL_S, ServerError, Servers, answers, shell_exports
 
 
-class UiError(Exception):
-    """The servers cannot run; the message says why and what to do."""
-
-
-class Servers:
-    """The programs behind the pages, each with its log in `logs`, ended when the supervisor ends."""
-
-    def __init__(self, root: Path, supervisor: Supervisor, logs: Path) -> None:
-        self.root = root
-        self.logs = logs
-        self.environment = environment()
-        self._supervisor = supervisor
-        self._running: dict[str, Supervised] = {}
-
-    def mlflow(self, port: int) -> str:
-        """Start MLflow over the store of the project, or the database that MLFLOW_TRACKING_URI names; its address."""
-        claim(port, "MLflow", "CLIPBERT_MLFLOW_PORT")
-        folder = self.root / "mlflow"
-        folder.mkdir(exist_ok=True)
-        store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
-        address = ["--host", HOST, "--port", str(port), "--workers", "1"]
-        places = ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
-        command = [sys.executable, "-m", "mlflow", "server", *address, *places]
-        self._start("MLflow", command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
-        return f"http://{HOST}:{port}"
-
-    def prefect(self, port: int) -> str:
-        """Start the Prefect server; its address. What is started afterwards reports to it."""
-        claim(port, "Prefect", "CLIPBERT_PREFECT_PORT")
-        api = f"http://{HOST}:{port}/api"
-        self.environment |= {"PREFECT_API_URL": api, "PREFECT_UI_API_URL": api}
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-        # Slots of concurrency limits that a killed run held are given back even if the server was restarted since.
-        leases = "prefect.server.concurrency.lease_storage.filesystem"
-        self._start("Prefect", command, {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": leases})
-        return f"http://{HOST}:{port}"
-
-    def worker(self, api: str, mlflow: str, scheduled: bool) -> None:
-        """Start a worker that runs flows in this project, and deploy them; their schedules sleep unless `scheduled`."""
-        end_abandoned_runs(api)
-        own = {"CLIPBERT_ROOT": str(self.root), "CLIPBERT_MLFLOW_UI": mlflow, "PREFECT_WORKER_QUERY_SECONDS": "2"}
-        prefect = [sys.executable, "-m", "prefect"]
-        self._start("worker", [*prefect, "worker", "start", "--pool", POOL, "--type", "process"], own, signal.SIGINT)
-        self.until("worker", lambda: call("GET", f"{api}/work_pools/{POOL}") is not None)
-        deploy = self._start("deploy", [*prefect, "--no-prompt", "deploy", "--all"])
-        if deploy.wait() != 0:
-            raise UiError(f"The deployments of prefect.yaml cannot be made:\n{self.tail('deploy')}")
-        del self._running["deploy"]
-        for deployment in call("POST", f"{api}/deployments/filter", {}) or []:
-            for schedule in deployment["schedules"]:
-                path = f"{api}/deployments/{deployment['id']}/schedules/{schedule['id']}"
-                call("PATCH", path, {"active": scheduled})
-
-    def until(self, name: str, ready: Callable[[], bool]) -> None:
-        """Wait until `ready`.
-
-        Raises:
-            UiError: one of the programs ended meanwhile, or nothing happened for minutes.
-        """
-        deadline = time.monotonic() + START_S
-        while not ready():
-            self.check()
-            if time.monotonic() > deadline:
-                raise UiError(f"{name} is not ready after {START_S:g} s. Its log ends with:\n{self.tail(name)}")
-            time.sleep(POLL_S)
-
-    def check(self) -> None:
-        """See that everything runs.
-
-        Raises:
-            UiError: a program has ended; with the end of its log.
-        """
-        for name, process in self._running.items():
-            if (code := process.poll()) is not None:
-                raise UiError(f"{name} ended with exit code {code}. Its log ends with:\n{self.tail(name)}")
-
-    def stop_worker(self) -> None:
-        """End the worker while its server still hears it."""
-        if worker := self._running.pop("worker", None):
-            worker.stop()
-            worker.wait()
-
-    def tail(self, name: str) -> str:
-        """The last lines of a program's log."""
-        lines = (self.logs / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(f"  {line}" for line in lines[-LOG_LINES:])
-
-    def _start(
-        self,
-        name: str,
-        command: list[str],
-        extra: dict[str, str] | None = None,
-        ending: signal.Signals = signal.SIGTERM,
-    ) -> Supervised:
-        log: IO[bytes]
-        with (self.logs / f"{name}.log").open("wb") as log:
-            process = self._supervisor.start(command, self.environment | (extra or {}), ending, log)
-        self._running[name] = process
-        return process
-
-
-def claim(port: int, name: str, variable: str) -> None:
-    """See that nothing listens on a port.
-
-    Raises:
-        UiError: something does; with the way to choose another.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise UiError(
-                f"{name}: port {port} of {HOST} cannot be used ({error.strerror}). End what uses it, or choose "
-                f"another: make ui {variable}={port + 1}"
-            ) from error
-
-
-def end_abandoned_runs(api: str) -> None:
-    """Mark runs that an earlier worker left unfinished as crashed: nobody works on them."""
-    unfinished = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]}}}
-    ours = {"work_pools": {"name": {"any_": [POOL]}}}
-    for run in call("POST", f"{api}/flow_runs/filter", {"flow_runs": unfinished, **ours}) or []:
-        state = {"type": "CRASHED", "name": "Crashed", "message": "make ui was stopped while it ran"}
-        call("POST", f"{api}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
-
-
-def call(method: str, url: str, body: Any = None) -> Any:
-    """The JSON that a server answers; None when it does not answer, or with an error."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read() or b"true")
-    except (urllib.error.URLError, OSError):
-        return None
-    except ValueError:
-        return True
-
-
-def serve(root: Path, mlflow_port: int, prefect_port: int, worker: bool, scheduled: bool) -> None:
+def serve(
+    root: Path, mlflow_port: int, prefect_port: int, worker: bool, scheduled: bool, logs: Path | None = None
+) -> None:
     """Run until interrupted.
 
+    Args:
+        root: the project's folder.
+        mlflow_port: the port of the MLflow server.
+        prefect_port: the port of the Prefect server.
+        worker: start a worker too.
+        scheduled: switch the schedules of prefect.yaml on.
+        logs: the folder for the servers' logs; None: a temporary one.
+
     Raises:
-        UiError: a port is taken, or a program does not start or ends.
+        ServerError, PrefectApiError: a port is taken, or a server does not start or ends.
+        ApiPasswordError: the project's password file cannot be used.
     """
     elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
     shared = os.environ.get("PREFECT_API_URL")
-    with tempfile.TemporaryDirectory(prefix="clipbert-ui-") as logs, Supervisor(root) as supervisor:
-        servers = Servers(root, supervisor, Path(logs))
+    with contextlib.ExitStack() as stack:
+        if logs is None:
+            logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clipbert-ui-")))
+        logs.mkdir(parents=True, exist_ok=True)
+        supervisor = stack.enter_context(Supervisor(root))
+        servers = Servers(root, supervisor, logs, api_password(root), lambda line: print(line, flush=True))
         remote = elsewhere.startswith(("http://", "https://"))
         mlflow = elsewhere if remote else servers.mlflow(mlflow_port)
         prefect = shared.removesuffix("/api") if shared else servers.prefect(prefect_port)
         print("Starting", flush=True)
         if not remote:
-            servers.until("MLflow", lambda: call("GET", f"{mlflow}/health") is not None)
-        print(f"MLflow   {mlflow}{'  (MLFLOW_TRACKING_URI)' if remote else ''}", flush=True)
-        if not shared:
-            servers.until("Prefect", lambda: call("GET", f"{prefect}/api/health") is not None)
-        print(f"Prefect  {prefect}{'  (PREFECT_API_URL)' if shared else ''}", flush=True)
+            servers.until("MLflow", lambda: answers(f"{mlflow}/health"))
+        print(f"MLflow   {f'{mlflow}  (MLFLOW_TRACKING_URI)' if remote else servers.sign_in_link(mlflow)}", flush=True)
+        api = servers.api
+        if api is None:
+            print(f"Prefect  {prefect}  (PREFECT_API_URL)", flush=True)
+        else:
+            servers.until("Prefect", api.is_healthy)
+            print(f"Prefect  {servers.sign_in_link(prefect)}", flush=True)
         try:
-            if worker and not shared:
-                servers.worker(f"{prefect}/api", mlflow, scheduled)
+            if worker and api is not None:
+                is_scheduled = servers.worker(api, mlflow, scheduled)
                 print(f"         {prefect}/deployments: run, promote, roll back")
-                print(f"         the daily schedule is {'on' if scheduled else 'off here (--schedule)'}", flush=True)
+                hint = "" if is_scheduled else " (switch it on there, or by python -m flows.ui --schedule)"
+                print(f"         the daily schedule is {'on' if is_scheduled else 'off'}{hint}", flush=True)
+            print("The links sign this browser in; another terminal: python -m flows.ui --env (docs/security.md)")
             print(f"Logs     {logs}\nCtrl-C stops everything.", flush=True)
             while True:
                 servers.check()
+                servers.keep_worker()
                 time.sleep(POLL_S)
         finally:
             servers.stop_worker()
@@ -208,16 +81,29 @@ def main() -> int:
         port = os.environ.get(variable, usual)
         parser.add_argument(f"--{name}-port", type=int, default=port, help=f"{usual}, or {variable}")
     parser.add_argument("--no-worker", action="store_true", help="only the pages: nothing can be run from them")
-    parser.add_argument("--schedule", action="store_true", help="let the daily schedule start runs")
+    parser.add_argument("--schedule", action="store_true", help="switch the schedules of prefect.yaml on")
+    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the servers' logs in this folder")
+    parser.add_argument("--env", action="store_true", help="print the settings for another terminal, password included")
     options = parser.parse_args()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
     try:
-        serve(PROJECT, options.mlflow_port, options.prefect_port, not options.no_worker, options.schedule)
+        if options.env:
+            addresses = [f"http://{HOST}:{port}" for port in (options.mlflow_port, options.prefect_port)]
+            print(shell_exports(PROJECT, api_password(PROJECT), *addresses), end="")
+            return 0
+        serve(
+            PROJECT,
+            options.mlflow_port,
+            options.prefect_port,
+            worker=not options.no_worker,
+            scheduled=options.schedule,
+            logs=options.logs,
+        )
     except KeyboardInterrupt:
         print("\nStopped.")
         return 0
-    except UiError as error:
+    except (ServerError, PrefectApiError, ApiPasswordError) as error:
         print(f"make ui: {error}", file=sys.stderr)
         return 2
     return 0

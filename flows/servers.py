@@ -1,0 +1,294 @@
+"""The programs behind `make ui`: the MLflow server, the Prefect server and a worker."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from clipbert.web_guard import LOGIN_PATH, USER, Access, write_access
+from flows.deployments import mark_abandoned_runs, update_deployments
+from flows.prefect_api import PrefectApi, PrefectApiError
+from flows.process import HOST, Supervised, Supervisor, environment
+
+POOL = "clipbert"
+START_S = 300.0
+POLL_S = 0.5
+LOG_LINES = 15
+LOCKED = "database is locked"
+LOCKED_ATTEMPTS = 5
+LONGEST_RESTART_DELAY_S = 60.0
+STEADY_S = 120.0  # a worker that ran this long has its next restart at once
+
+
+class ServerError(Exception):
+    """A program cannot run; the message says why and what to do."""
+
+
+@dataclass
+class Program:
+    """A program that was started, with what is needed to start it again."""
+
+    command: list[str]
+    environment: dict[str, str]
+    ending: signal.Signals
+    process: Supervised
+    started: float = field(default_factory=time.monotonic)
+
+
+class Servers:
+    """The programs behind the pages, each with its log in `logs`, ended when the supervisor ends.
+
+    Args:
+        root: the project's folder.
+        supervisor: starts and ends the programs.
+        logs: the folder for their logs.
+        password: the API password of the project.
+        say: takes messages for the user.
+    """
+
+    def __init__(
+        self, root: Path, supervisor: Supervisor, logs: Path, password: str, say: Callable[[str], None] = print
+    ) -> None:
+        self.root = root
+        self.logs = logs
+        self.environment = environment() | {"PREFECT_CLIENT_MAX_RETRIES": "8"}
+        self._say = say
+        self._supervisor = supervisor
+        self._password = password
+        self._login_token = secrets.token_urlsafe(24)
+        self._running: dict[str, Program] = {}
+        self._restart_delay_s = 0.0
+        self._restart_at: float | None = None
+        self.api: PrefectApi | None = None
+
+    def mlflow(self, port: int) -> str:
+        """Start MLflow over the store of the project, or the database that MLFLOW_TRACKING_URI names.
+
+        Returns:
+            Its address.
+        """
+        claim(port, "MLflow", "CLIPBERT_MLFLOW_PORT")
+        folder = self.root / "mlflow"
+        folder.mkdir(exist_ok=True)
+        store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+        access = Access("MLflow", port, self._password, self._login_token, session="cookie")
+        address = ["--host", HOST, "--port", str(port), "--workers", "1", "--app-name", "clipbert"]
+        address += ["--allowed-hosts", ",".join(access.hosts)]
+        places = ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
+        extra = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "CLIPBERT_ACCESS": write_access(access)}
+        self._start("MLflow", [sys.executable, "-m", "mlflow", "server", *address, *places], extra)
+        return f"http://{HOST}:{port}"
+
+    def prefect(self, port: int) -> str:
+        """Start the Prefect server. What is started afterwards reports to it.
+
+        Returns:
+            Its address.
+        """
+        claim(port, "Prefect", "CLIPBERT_PREFECT_PORT")
+        address = f"http://{HOST}:{port}"
+        access = Access("Prefect", port, self._password, self._login_token, session="prefect")
+        auth_string = f"{USER}:{self._password}"
+        self._start("Prefect", [sys.executable, "-m", "flows.prefect_app"], server_environment(access, auth_string))
+        self.environment |= {"PREFECT_API_URL": f"{address}/api", "PREFECT_API_AUTH_STRING": auth_string}
+        self.api = PrefectApi(f"{address}/api", auth_string)
+        return address
+
+    def sign_in_link(self, address: str) -> str:
+        """Return the link that opens the pages of one of the servers in a browser, without a password to type."""
+        return f"{address}{LOGIN_PATH}#{self._login_token}"
+
+    def worker(self, api: PrefectApi, mlflow: str, scheduled: bool) -> bool:
+        """Start a worker that runs flows in this project, and deploy what is new or changed in prefect.yaml.
+
+        Returns:
+            Whether a schedule is on.
+
+        Raises:
+            ServerError: the worker does not start, or the deployments cannot be made.
+        """
+        mark_abandoned_runs(api, POOL, "make ui was stopped while it ran")
+        own = {"CLIPBERT_ROOT": str(self.root), "CLIPBERT_MLFLOW_UI": mlflow, "PREFECT_WORKER_QUERY_SECONDS": "2"}
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+        self._start("worker", command, own, signal.SIGINT)
+        self.until("worker", lambda: api.find(f"/work_pools/{POOL}") is not None)
+        return update_deployments(api, self.root, self._deploy, scheduled, self._say)
+
+    def until(self, name: str, ready: Callable[[], bool]) -> None:
+        """Wait until `ready`; start a program again that ended because a database was locked.
+
+        Raises:
+            ServerError: one of the programs ended meanwhile, or nothing happened for minutes.
+        """
+        deadline = time.monotonic() + START_S
+        attempts = 1
+        while not ready():
+            program = self._running[name]
+            if program.process.poll() is not None and LOCKED in self.tail(name) and attempts < LOCKED_ATTEMPTS:
+                self._say(f"{name}: its database was locked by another process; starting it again")
+                time.sleep(2.0**attempts)
+                attempts += 1
+                self._restart(name)
+            self.check(but=None)
+            if time.monotonic() > deadline:
+                raise ServerError(f"{name} is not ready after {START_S:g} s. Its log ends with:\n{self.tail(name)}")
+            time.sleep(POLL_S)
+
+    def check(self, but: str | None = "worker") -> None:
+        """See that all programs, except `but`, run.
+
+        Raises:
+            ServerError: a program has ended; with the end of its log.
+        """
+        for name, program in self._running.items():
+            if name != but and (code := program.process.poll()) is not None:
+                raise ServerError(f"{name} ended with exit code {code}. Its log ends with:\n{self.tail(name)}")
+
+    def keep_worker(self) -> None:
+        """Restart the worker if it has ended: at once, then after 2, 4, 8, ... seconds while it keeps ending."""
+        worker = self._running.get("worker")
+        if worker is None or (code := worker.process.poll()) is None:
+            return
+        now = time.monotonic()
+        if self._restart_at is None:
+            steady = now - worker.started > STEADY_S
+            self._restart_delay_s = 0.0 if steady else self._restart_delay_s
+            when = f"in {self._restart_delay_s:g} s" if self._restart_delay_s else "now"
+            self._say(f"The worker ended with exit code {code}; restarting it {when}. Log: {self._log('worker')}")
+            self._restart_at = now + self._restart_delay_s
+            self._restart_delay_s = min(max(2.0, 2 * self._restart_delay_s), LONGEST_RESTART_DELAY_S)
+        if now < self._restart_at:
+            return
+        self._restart_at = None
+        try:
+            if self.api is not None:
+                mark_abandoned_runs(self.api, POOL, "The worker ended while it ran")
+        except PrefectApiError as error:
+            self._say(f"Runs of the ended worker could not be marked as crashed: {error}")
+        self._restart("worker")
+
+    def stop_worker(self) -> None:
+        """End the worker while its server still hears it."""
+        if worker := self._running.pop("worker", None):
+            worker.process.stop()
+            worker.process.wait()
+
+    def tail(self, name: str) -> str:
+        """Return the last lines of a program's log."""
+        lines = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(f"  {line}" for line in lines[-LOG_LINES:])
+
+    def _deploy(self, names: list[str]) -> None:
+        """Run `prefect deploy` for these deployments of prefect.yaml; again while a database is locked."""
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy"]
+        for name in names:
+            command += ["--name", name]
+        for attempt in range(LOCKED_ATTEMPTS):
+            code = self._start("deploy", command).process.wait()
+            del self._running["deploy"]
+            if code == 0:
+                return
+            if LOCKED not in self.tail("deploy") and "503" not in self.tail("deploy"):
+                break
+            time.sleep(2.0**attempt)
+        raise ServerError(f"The deployments of prefect.yaml cannot be made:\n{self.tail('deploy')}")
+
+    def _start(
+        self,
+        name: str,
+        command: list[str],
+        extra: dict[str, str] | None = None,
+        ending: signal.Signals = signal.SIGTERM,
+    ) -> Program:
+        self._log(name).unlink(missing_ok=True)
+        full = self.environment | (extra or {})
+        self._running[name] = Program(command, full, ending, self._launch(name, command, full, ending))
+        return self._running[name]
+
+    def _restart(self, name: str) -> None:
+        old = self._running[name]
+        process = self._launch(name, old.command, old.environment, old.ending)
+        self._running[name] = Program(old.command, old.environment, old.ending, process)
+
+    def _launch(self, name: str, command: list[str], full: dict[str, str], ending: signal.Signals) -> Supervised:
+        log: IO[bytes]
+        with self._log(name).open("ab") as log:
+            return self._supervisor.start(command, full, ending, log)
+
+    def _log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+
+def server_environment(access: Access, auth_string: str) -> dict[str, str]:
+    """Return the settings of a Prefect server that answers its own pages, and programs that know the password, only."""
+    origin = f"http://{access.hosts[0]}"
+    return {
+        "CLIPBERT_ACCESS": write_access(access),
+        "PREFECT_API_URL": f"{origin}/api",
+        "PREFECT_API_AUTH_STRING": auth_string,
+        "PREFECT_SERVER_API_AUTH_STRING": auth_string,
+        "PREFECT_SERVER_API_HOST": HOST,
+        "PREFECT_SERVER_API_PORT": str(access.port),
+        "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origin,
+        "PREFECT_SERVER_UI_API_URL": f"{origin}/api",
+        # The second version of the pages loads an analytics library before it knows whether analytics is off.
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # Slots of concurrency limits that a killed run held are given back even if the server was restarted since.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    }
+
+
+def claim(port: int, name: str, variable: str) -> None:
+    """See that nothing listens on a port.
+
+    Raises:
+        ServerError: something does; with the way to choose another.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ServerError(
+                f"{name}: port {port} of {HOST} cannot be used ({error.strerror}). End what uses it, or choose "
+                f"another: make ui {variable}={port + 1}"
+            ) from error
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    """Whether a GET request to `url` succeeds now."""
+    try:
+        with urllib.request.urlopen(url, timeout=10):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def shell_exports(root: Path, password: str, mlflow: str, prefect: str) -> str:
+    """Return the shell commands that let programs in another terminal use the servers of `make ui`."""
+    values = {
+        "PREFECT_API_URL": f"{prefect}/api",
+        "PREFECT_API_AUTH_STRING": f"{USER}:{password}",
+        "MLFLOW_TRACKING_URI": mlflow,
+        "MLFLOW_TRACKING_TOKEN": password,
+        "CLIPBERT_ROOT": str(root),
+    }
+    return "".join(f"export {name}={json.dumps(value)}\n" for name, value in values.items())

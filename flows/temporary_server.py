@@ -1,0 +1,52 @@
+"""A Prefect server for the length of one flow, for who has none running."""
+
+import contextlib
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_current_settings, temporary_settings
+
+from clipbert.web_guard import USER, Access
+from flows.prefect_api import PrefectApi
+from flows.process import HOST, Supervisor, environment
+from flows.servers import LOG_LINES, START_S, ServerError, free_port, server_environment
+
+POLL_S = 0.1
+
+
+@contextlib.contextmanager
+def temporary_server(root: Path) -> Iterator[None]:
+    """Start a Prefect server and let this process use it, unless PREFECT_API_URL names one.
+
+    The server ends with the block, and with this process however that ends. It keeps its runs in the database that
+    `make ui` shows. Its password is known to this process alone.
+
+    Args:
+        root: the folder from which the server is started: the project's.
+
+    Raises:
+        ServerError: the server does not start.
+    """
+    if get_current_settings().api.url is not None:
+        yield
+        return
+    password = secrets.token_urlsafe(32)
+    access = Access("Prefect", free_port(), password, session="prefect")
+    auth_string, url = f"{USER}:{password}", f"http://{HOST}:{access.port}/api"
+    with tempfile.TemporaryFile() as log, Supervisor(root) as supervisor:
+        settings = environment() | server_environment(access, auth_string) | {"PREFECT_SERVER_UI_ENABLED": "false"}
+        command = [sys.executable, "-m", "flows.prefect_app", "--ephemeral"]
+        server = supervisor.start(command, settings, output=log)
+        api, deadline = PrefectApi(url, auth_string), time.monotonic() + START_S
+        while not api.is_healthy():
+            if server.poll() is not None or time.monotonic() > deadline:
+                log.seek(0)
+                tail = log.read().decode("utf-8", "replace").splitlines()[-LOG_LINES:]
+                raise ServerError("The temporary Prefect server does not start:\n" + "\n".join(tail))
+            time.sleep(POLL_S)
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth_string}):
+            yield

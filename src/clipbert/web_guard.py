@@ -1,0 +1,271 @@
+"""Access checks in front of a web application that runs on this machine (ASGI middleware).
+
+A browser sends requests for every page it has open, to 127.0.0.1 too. `WebGuard` therefore answers only requests that
+are addressed to the server by its own name, that come from its own pages or from a program, and that carry the
+project's API password or a session made from it. docs/security.md describes the threat model.
+"""
+
+import hashlib
+import hmac
+import html
+import json
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request, cookie_parser
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+USER = "clipbert"
+LOGIN_PATH = "/sign-in"
+_SCRIPT_PATH = "/sign-in.js"
+_LONGEST_LOGIN = 1024
+
+# Scripts, styles and data come from the server itself: a page that tries another host is stopped by the browser.
+_PAGE_POLICY = (
+    "default-src 'self'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; media-src 'self' data: blob:; worker-src 'self' blob:; frame-src 'self' data: blob:; "
+    "connect-src 'self' {sockets}; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+
+_LOGIN_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Sign in to {name}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 36rem; margin: 15vh auto; padding: 0 1rem; color: #1d2733 }}
+input, button {{ font: inherit; padding: .4rem .6rem }} input {{ width: 22rem; max-width: 100% }}
+#error {{ color: #a4000f }}
+</style></head><body>
+<h1>{name}</h1>
+<p>Open the link that <code>make ui</code> printed, or enter its token or the API password of the project.</p>
+<form id="form"><input id="token" type="password" autocomplete="off" aria-label="Token or password" autofocus>
+<button>Sign in</button></form>
+<p id="error" role="alert"></p>
+<script src="{script}"></script></body></html>
+"""
+
+# The token comes in the fragment of the link, which browsers neither send to a server nor pass on in a Referer. The
+# page is also the answer to a request for another page: signed in, it opens that one.
+_LOGIN_SCRIPT = """
+const isLink = location.pathname === "/sign-in";
+const error = document.getElementById("error");
+
+async function signIn(token) {
+  const answer = await fetch("/sign-in", {method: "POST", body: token});
+  if (!answer.ok) {
+    error.textContent = await answer.text();
+    return;
+  }
+  const stored = await answer.json();
+  for (const [name, value] of Object.entries(stored)) localStorage.setItem(name, value);
+  if (isLink) location.replace("/");
+  else location.reload();
+}
+
+function useLink() {
+  const token = location.hash.slice(1);
+  history.replaceState(null, "", "/sign-in");
+  if (token) signIn(token);
+}
+
+document.getElementById("form").addEventListener("submit", event => {
+  event.preventDefault();
+  signIn(document.getElementById("token").value.trim());
+});
+if (isLink) {
+  addEventListener("hashchange", useLink);
+  useLink();
+}
+"""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may use a server.
+
+    Attributes:
+        name: the application's name, for messages.
+        port: the port of 127.0.0.1 on which it listens.
+        password: the project's API password.
+        login_token: the token in the link that `make ui` prints; empty if nobody signs in with a browser.
+        session: where a browser keeps its session. `cookie`: a cookie, and the guard demands it, or the password, of
+            every request. `prefect`: the storage from which Prefect's pages take the password; Prefect itself demands
+            it of every request to its API.
+    """
+
+    name: str
+    port: int
+    password: str
+    login_token: str = ""
+    session: Literal["cookie", "prefect"] = "cookie"
+
+    @property
+    def hosts(self) -> tuple[str, str]:
+        """The values of Host that mean this server; the first one is in its links."""
+        return f"127.0.0.1:{self.port}", f"localhost:{self.port}"
+
+    @property
+    def cookie(self) -> tuple[str, str]:
+        """Name and value of the session cookie. Browsers send a cookie to all ports of a host: the name is its own."""
+        return f"clipbert-{self._derive('cookie name')[:12]}", self._derive(f"session {self.login_token}")
+
+    def _derive(self, purpose: str) -> str:
+        return hmac.new(self.password.encode(), f"{self.name} {purpose}".encode(), hashlib.sha256).hexdigest()
+
+
+class WebGuard:
+    """Answers requests that must not reach `app`; hands all others to it.
+
+    Args:
+        app: the application.
+        access: who may use it.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+        self._origins = frozenset(f"http://{host}" for host in access.hosts)
+        sockets = " ".join(f"ws://{host}" for host in access.hosts)
+        # MLflow shows reports that are artifacts, with the scripts inside them, in a frame of its own page.
+        scripts = "'unsafe-inline' 'unsafe-eval'" if access.session == "cookie" else "'wasm-unsafe-eval'"
+        self._policy = _PAGE_POLICY.format(sockets=sockets, scripts=scripts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or one WebSocket connection."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        answer = await self._answer(scope, receive)
+        if answer is None:
+            await self._app(scope, receive, self._with_policy(send))
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: the server answers 403
+        else:
+            await answer(scope, receive, self._with_policy(send))
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Response | None:
+        """Return the guard's own answer to a request, or None if the application is to answer it."""
+        headers = Headers(scope=scope)
+        if refusal := self._refusal(scope, headers):
+            return PlainTextResponse(refusal, 403)
+        if scope["type"] == "http":
+            if _is_page_request(scope, headers) and headers["host"].lower() != self._access.hosts[0]:
+                query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
+                path = Request(scope).url.path
+                return RedirectResponse(f"http://{self._access.hosts[0]}{path}{query}", 307)
+            if self._access.login_token and scope["path"] in (LOGIN_PATH, _SCRIPT_PATH):
+                return await self._login(Request(scope, receive))
+        if self._access.session == "cookie" and not self._is_authenticated(scope, headers):
+            return self._unauthenticated(scope, headers)
+        return None
+
+    def _refusal(self, scope: Scope, headers: Headers) -> str | None:
+        """Say why a request may not be made at all, whatever password it carries."""
+        name, hosts = self._access.name, headers.getlist("host")
+        if len(hosts) != 1 or hosts[0].lower() not in self._access.hosts:
+            # A name of somebody else that resolves to this machine (DNS rebinding).
+            return f"{name} answers to the Host {self._access.hosts[0]} only. Open http://{self._access.hosts[0]}.\n"
+        if any(origin not in self._origins for origin in headers.getlist("origin")):
+            return f"{name} answers requests of its own pages only; this one came from another origin.\n"
+        site = headers.get("sec-fetch-site", "none")
+        if site not in ("none", "same-origin") and not _is_page_request(scope, headers, top_level=True):
+            return f"{name} answers requests of its own pages only; this one came from another site.\n"
+        return None
+
+    def _is_authenticated(self, scope: Scope, headers: Headers) -> bool:
+        if scope["type"] == "http" and scope["path"] == "/health" and scope["method"] in ("GET", "HEAD"):
+            return True
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return _equal(credentials.strip(), self._access.password)
+        if scheme.lower() == "basic":
+            try:
+                _, _, password = b64decode(credentials, validate=True).decode().partition(":")
+            except ValueError:
+                return False
+            return _equal(password, self._access.password)
+        name, value = self._access.cookie
+        cookies = cookie_parser("; ".join(headers.getlist("cookie")))
+        return _equal(cookies.get(name, ""), value)
+
+    def _unauthenticated(self, scope: Scope, headers: Headers) -> Response:
+        if scope["type"] == "http" and _is_page_request(scope, headers):
+            return self._login_page(401)
+        return PlainTextResponse(
+            f"{self._access.name} needs the API password of the project: a program sends it as a bearer token "
+            "(MLFLOW_TRACKING_TOKEN; `python -m flows.ui --env` prints it), a browser signs in at the link that "
+            "`make ui` printed.\n",
+            401,
+            {"WWW-Authenticate": "Bearer"},
+        )
+
+    async def _login(self, request: Request) -> Response:
+        """Show the login page, or make a session for a token."""
+        if request.method in ("GET", "HEAD"):
+            if request.url.path == _SCRIPT_PATH:
+                return Response(_LOGIN_SCRIPT, media_type="text/javascript", headers={"Cache-Control": "no-store"})
+            return self._login_page(200)
+        if request.method != "POST" or request.url.path != LOGIN_PATH:
+            return PlainTextResponse("Method not allowed\n", 405)
+        token = ""
+        async for chunk in request.stream():
+            token += chunk.decode("utf-8", "replace")
+            if len(token) > _LONGEST_LOGIN:
+                break
+        if not (_equal(token, self._access.login_token) or _equal(token, self._access.password)):
+            return PlainTextResponse("Wrong token. Each `make ui` prints a new link.\n", 403)
+        stored = {}
+        if self._access.session == "prefect":
+            stored["prefect-password"] = b64encode(f"{USER}:{self._access.password}".encode()).decode()
+        answer = JSONResponse(stored, headers={"Cache-Control": "no-store"})
+        if self._access.session == "cookie":
+            name, value = self._access.cookie
+            answer.set_cookie(name, value, path="/", httponly=True, samesite="strict")
+        return answer
+
+    def _login_page(self, status: int) -> Response:
+        page = _LOGIN_PAGE.format(name=html.escape(self._access.name), script=_SCRIPT_PATH)
+        return HTMLResponse(page, status, {"Cache-Control": "no-store"})
+
+    def _with_policy(self, send: Send) -> Send:
+        """Add to each response the headers that bind the browser."""
+
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                if "content-security-policy" not in headers:
+                    headers["Content-Security-Policy"] = self._policy
+                headers["Referrer-Policy"] = "no-referrer"
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        return send_with_policy
+
+
+def _is_page_request(scope: Scope, headers: Headers, top_level: bool = False) -> bool:
+    """Whether a browser asks for a page to show; with `top_level`, in a tab of its own, by a link or an address."""
+    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+        return False
+    if top_level:
+        return headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return "text/html" in headers.get("accept", "")
+
+
+def _equal(given: str, expected: str) -> bool:
+    """Compare in constant time; nothing equals an empty secret."""
+    return bool(expected) and hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())
+
+
+def read_access(value: str) -> Access:
+    """Return the access that `write_access` wrote.
+
+    Raises:
+        KeyError, TypeError, ValueError: it was not written by it.
+    """
+    return Access(**json.loads(value))
+
+
+def write_access(access: Access) -> str:
+    """Return `access` as text, for the environment of the process that serves."""
+    return json.dumps(vars(access))
