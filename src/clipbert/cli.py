@@ -17,6 +17,7 @@ from clipbert.console import console, errors
 from clipbert.ended import end_all
 from clipbert.errors import OUR_ERROR, USER_ERROR, ClipBertError
 from clipbert.params import TASKS, Params, check_task, load_params
+from clipbert.redact import install
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -196,6 +197,7 @@ def main() -> NoReturn:
         ("HF_HUB_DISABLE_TELEMETRY", "1"),
     ):
         os.environ.setdefault(name, value)
+    install()
     try:
         app()
     except ClipBertError as error:
