@@ -6,6 +6,8 @@ The order of the work stands in dvc.yaml; nothing here knows what a stage does.
 import os
 from pathlib import Path
 
+from clipbert.redact import redact_logs
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 _CHOSEN = {"PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}
@@ -17,3 +19,5 @@ if not _CHOSEN & os.environ.keys() and not Path("~/.prefect/profiles.toml").expa
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 # A temporary server on a busy machine needs longer than Prefect's 20 s.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+# Logs of flows are kept in Prefect's database and shown in its pages.
+redact_logs()

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from clipbert.redact import install, redact
 from flows import PROJECT
 from flows.process import Supervised, Supervisor, environment
 
@@ -112,7 +113,7 @@ class Servers:
     def tail(self, name: str) -> str:
         """The last lines of a program's log."""
         lines = (self.logs / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(f"  {line}" for line in lines[-LOG_LINES:])
+        return redact("\n".join(f"  {line}" for line in lines[-LOG_LINES:]))
 
     def _start(
         self,
@@ -183,10 +184,10 @@ def serve(root: Path, mlflow_port: int, prefect_port: int, worker: bool, schedul
         print("Starting", flush=True)
         if not remote:
             servers.until("MLflow", lambda: call("GET", f"{mlflow}/health") is not None)
-        print(f"MLflow   {mlflow}{'  (MLFLOW_TRACKING_URI)' if remote else ''}", flush=True)
+        print(f"MLflow   {redact(mlflow)}{'  (MLFLOW_TRACKING_URI)' if remote else ''}", flush=True)
         if not shared:
             servers.until("Prefect", lambda: call("GET", f"{prefect}/api/health") is not None)
-        print(f"Prefect  {prefect}{'  (PREFECT_API_URL)' if shared else ''}", flush=True)
+        print(f"Prefect  {redact(prefect)}{'  (PREFECT_API_URL)' if shared else ''}", flush=True)
         try:
             if worker and not shared:
                 servers.worker(f"{prefect}/api", mlflow, scheduled)
@@ -210,6 +211,7 @@ def main() -> int:
     parser.add_argument("--no-worker", action="store_true", help="only the pages: nothing can be run from them")
     parser.add_argument("--schedule", action="store_true", help="let the daily schedule start runs")
     options = parser.parse_args()
+    install()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
     try:

@@ -13,7 +13,10 @@ SECRET = "hunter2-Xy"
 HIDDEN = [
     ("postgresql://me:{}@host/db", "postgresql://***@host/db"),
     ("postgresql://host/db?user=me&password={}", "postgresql://host/db?user=me&password=***"),
-    ("postgresql+psycopg2://host/db?PASSWORD={}&sslmode=require", "postgresql+psycopg2://host/db?PASSWORD=***&sslmode=require"),
+    (
+        "postgresql+psycopg2://host/db?PASSWORD={}&sslmode=require",
+        "postgresql+psycopg2://host/db?PASSWORD=***&sslmode=require",
+    ),
     ("https://{}@host/path", "https://***@host/path"),
     ("https://{}:@host/path", "https://***@host/path"),
     ("https://{}:x-oauth-basic@github.com/a.git", "https://***@github.com/a.git"),

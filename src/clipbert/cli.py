@@ -135,11 +135,11 @@ def promote(
 
 
 @app.command(epilog="Example: `clipbert rollback retrieval`")
-def rollback(task: TaskName) -> None:
+def rollback(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
     """Take the last promotion back."""
     from clipbert import stages
 
-    stages.rollback(project(), check_task(task))
+    stages.rollback(project(), check_task(task), load_params(params, overrides))
 
 
 @app.command("params", epilog="Example: `clipbert params --set train.lr=0.0005`")

@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
@@ -44,14 +44,17 @@ _MAPPED = re.compile(
     rf"(\\?[\"'])({_NAME})(\\?[\"']\s*:\s*)(\\\"(?:[^\"\\]|\\\\.)*\\\"|{_QUOTED}|[^\s,}}\]\"'\\]+)", re.IGNORECASE
 )
 _YAML = re.compile(
-    r"(?m)(^[ \t>|-]*|[{,][ \t]*)((?:[A-Za-z0-9]{1,40}[-_.]){0,8}(?:password|passwd|api[-_]?key|(?:secret|access)[-_]?key|"
-    r"(?:secret|access|auth)[-_]?token))([ \t]*:[ \t]+)(?!\*\*\*)([^\s\"',{}]+)(?=[ \t]*(?:$|[,}]))",
+    r"(?m)(^[ \t>|-]*|[{,][ \t]*)((?:[A-Za-z0-9]{1,40}[-_.]){0,8}"
+    r"(?:password|passwd|api[-_]?key|(?:secret|access)[-_]?key|(?:secret|access|auth)[-_]?token))([ \t]*:[ \t]+)(?!\*\*\*)([^\s\"',{}]+)(?=[ \t]*(?:$|[,}]))",
     re.IGNORECASE,
 )
 _OPTION = re.compile(
-    rf"(--?(?:[a-z0-9]{{1,40}}-){{0,8}}(?:{_NAMES})(?:[ \t]+|[\"'],[ \t]*[\"']))(?!-)({_QUOTED}|[^\s\"',]+)", re.IGNORECASE
+    rf"(--?(?:[a-z0-9]{{1,40}}-){{0,8}}(?:{_NAMES})(?:[ \t]+|[\"'],[ \t]*[\"']))(?!-)({_QUOTED}|[^\s\"',]+)",
+    re.IGNORECASE,
 )
-_HEADER = re.compile(r"\b((?:Proxy-)?Authorization[\"']?\s*[:=]\s*[\"']?\s*(?:Basic|Bearer|Token|AWS4\S*)\s+)([^\s\"',]+)", re.I)
+_HEADER = re.compile(
+    r"\b((?:Proxy-)?Authorization[\"']?\s*[:=]\s*[\"']?\s*(?:Basic|Bearer|Token|AWS4\S*)\s+)([^\s\"',]+)", re.I
+)
 _PEM = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _KNOWN_FORMS = re.compile(
     r"(?<![A-Za-z0-9_-])(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[\w-]{20,}|hf_[A-Za-z0-9]{30,}|"
@@ -108,6 +111,22 @@ def redact_values(value: Any, name: str = "") -> Any:
     return value
 
 
+def redact_arguments(arguments: Iterable[str]) -> list[str]:
+    """Return a command's arguments redacted, each on its own, so that a secret with spaces is hidden as a whole."""
+    hidden: list[str] = []
+    follows = False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if follows:
+            hidden.append(HIDDEN)
+        elif equals and re.fullmatch(_NAME, name.lstrip("-"), re.IGNORECASE) and not _HARMLESS.search(name):
+            hidden.append(f"{name}={HIDDEN}")
+        else:
+            hidden.append(redact(argument))
+        follows = argument.startswith("-") and re.fullmatch(_NAME, argument.lstrip("-"), re.IGNORECASE) is not None
+    return hidden
+
+
 def remember(address: str | None) -> None:
     """Redact the secrets of this address from now on wherever they stand, also apart from it.
 
@@ -118,10 +137,20 @@ def remember(address: str | None) -> None:
 
 
 def install() -> None:
-    """Redact what this process prints: standard output and error, log records, warnings and tracebacks."""
+    """Redact what this process prints: standard output and error, log records, warnings and tracebacks.
+
+    The secrets of its command line are hidden wherever else they stand.
+    """
+    for argument in sys.argv[1:]:
+        remember(argument)
+    redact_logs()
     sys.stdout, sys.stderr = RedactedStream.over(sys.stdout), RedactedStream.over(sys.stderr)
     sys.excepthook = _print_exception
     threading.excepthook = lambda hook: _print_exception(hook.exc_type, hook.exc_value, hook.exc_traceback)
+
+
+def redact_logs() -> None:
+    """Redact the messages and tracebacks of all log records, for every handler, those that send them away too."""
     make_record = logging.getLogRecordFactory()
     if not hasattr(make_record, "redacts"):
 
@@ -133,6 +162,8 @@ def install() -> None:
             except (TypeError, ValueError):  # logging itself reports it
                 return record
             record.msg, record.args = redact(message), ()
+            if record.exc_info and record.exc_info[0] is not None:
+                record.exc_text = redact("".join(traceback.format_exception(*record.exc_info))).rstrip("\n")
             return record
 
         make.redacts = True  # type: ignore[attr-defined]
@@ -215,7 +246,7 @@ def _known_values() -> tuple[str, ...]:
     chosen = tuple(
         (name, value)
         for name, value in os.environ.items()
-        if _SECRET_VARIABLE.search(name.upper()) or ("@" in value or "=" in value) and _ADDRESS_VARIABLE.search(name)
+        if _SECRET_VARIABLE.search(name.upper()) or (("@" in value or "=" in value) and _ADDRESS_VARIABLE.search(name))
     )
     return _forms(chosen, frozenset(_remembered))
 

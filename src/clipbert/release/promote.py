@@ -23,6 +23,7 @@ from clipbert.errors import ClipBertError
 from clipbert.evaluate.compare import Comparison, paired_bootstrap
 from clipbert.files import write_errors, write_json
 from clipbert.params import ReleaseParams
+from clipbert.release.ownership import own_model
 from clipbert.release.provenance import user_name
 from clipbert.release.registry import (
     CANDIDATE,
@@ -32,7 +33,7 @@ from clipbert.release.registry import (
     predictions_path,
     read_predictions,
 )
-from clipbert.release.store import Store, model_name, open_store, store_errors
+from clipbert.release.store import DEFAULT_NAME, Store, open_store, store_errors
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
@@ -84,9 +85,10 @@ def promote(
     Raises:
         ClipBertError: no candidate, no predictions to compare, the champion changed meanwhile, or the store fails.
     """
-    store = open_store(root)
-    name = model_name(task)
+    store = open_store(root, params.name)
+    name = store.model_name(task)
     with _one_at_a_time(root, task), store_errors(store.uri, f"cannot promote {name}"):
+        own_model(store, name)
         before = aliases(store, name)
         if CANDIDATE not in before:
             raise ClipBertError(
@@ -110,7 +112,7 @@ def promote(
     return decision
 
 
-def rollback(root: Path, task: str) -> Decision:
+def rollback(root: Path, task: str, release_name: str = DEFAULT_NAME) -> Decision:
     """Give `champion` back to the version that has `previous`, in one step.
 
     `previous` is then gone, so a second rollback says that there is nothing to go back to instead of bringing back
@@ -119,9 +121,10 @@ def rollback(root: Path, task: str) -> Decision:
     Raises:
         ClipBertError: there is no champion, or none before it; or the store fails.
     """
-    store = open_store(root)
-    name = model_name(task)
+    store = open_store(root, release_name)
+    name = store.model_name(task)
     with _one_at_a_time(root, task), store_errors(store.uri, f"cannot roll back {name}"):
+        own_model(store, name)
         before = aliases(store, name)
         champion, previous = before.get(CHAMPION), before.get(PREVIOUS)
         if champion is None:
