@@ -6,6 +6,8 @@ The order of the work stands in dvc.yaml; nothing here knows what a stage does.
 import os
 from pathlib import Path
 
+from clipbert.redact import redact_logs
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 _CHOSEN = {"PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}
@@ -20,3 +22,5 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_ENABLED", "false")
 # The server answers 503 while its SQLite database is locked; clients wait 2, 4, 8, ... seconds between their attempts.
 os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
+# Logs of flows are kept in Prefect's database and shown in its pages.
+redact_logs()

@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
+from clipbert.redact import redact
 from flows.stage import StageResult
 
 Metrics = dict[str, dict[str, Any]]
@@ -78,5 +79,10 @@ def _short(value: Any) -> Any:
 
 def _server(tracking_uri: str) -> str:
     if tracking_uri.startswith(("http://", "https://")):
-        return tracking_uri.rstrip("/")
-    return os.environ.get("CLIPBERT_MLFLOW_UI", MLFLOW_UI)
+        return _without_user(tracking_uri.rstrip("/"))
+    return _without_user(os.environ.get("CLIPBERT_MLFLOW_UI", MLFLOW_UI))
+
+
+def _without_user(address: str) -> str:
+    """A link that works for whoever reads it, with their own credentials."""
+    return redact(address).replace("***@", "")

@@ -7,6 +7,7 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from clipbert.redact import redact
 from flows.process import environment
 
 _NODE = re.compile(r'^"(?P<name>[^"]+)";$')
@@ -33,7 +34,7 @@ def read_graph(root: Path) -> Graph:
     command = [sys.executable, "-m", "dvc", "dag", "--dot"]
     answer = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
     if answer.returncode != 0:
-        raise GraphError(f"{root.resolve()}: the stages cannot be read:\n{answer.stderr.strip()}")
+        raise GraphError(f"{root.resolve()}: the stages cannot be read:\n{redact(answer.stderr.strip())}")
     return parse_dot(answer.stdout)
 
 

@@ -18,6 +18,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from clipbert.redact import install
 from flows import PROJECT
 from flows.artifacts import Metrics, publish_links, publish_metrics, publish_stages, read_results
 from flows.graph import Graph, GraphError, base, read_graph, select
@@ -165,6 +166,7 @@ def main() -> int:
     parser.add_argument("--retry-delay", type=float, default=10.0, metavar="S", help="seconds before each try (10)")
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds a stage may take (no limit)")
     options = parser.parse_args()
+    install()
     if options.parallel < 1 or options.retries < 0 or options.retry_delay < 0 or (options.time_limit or 1) <= 0:
         parser.error("--parallel is at least 1, --time-limit more than 0, --retries and --retry-delay at least 0")
     try:

@@ -10,6 +10,7 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from prefect.states import Completed, Failed
 
+from clipbert.redact import redact
 from flows.artifacts import artifact_key, read_result
 from flows.parameters import ParameterError, checked_task, project_folder
 from flows.process import Supervisor
@@ -70,7 +71,7 @@ def _decide(project: Path, verb: str, task: str) -> State:
     said = []
     with Supervisor(project) as supervisor:
         process = supervisor.start(["clipbert", verb, task])
-        for line in filter(None, process.lines()):
+        for line in map(redact, filter(None, process.lines())):
             logger.info(line)
             said.append(line)
         code = process.wait()

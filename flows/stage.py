@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from clipbert.redact import redact
 from flows.process import Supervisor
 
 Outcome = Literal["ran", "unchanged", "restored"]
@@ -70,6 +71,7 @@ def run_stage(
         timer.start()
     try:
         for line in process.lines():
+            line = redact(line)
             if not line or line in _HINTS or line.startswith(_HINT_STARTS):
                 continue
             log(line)

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from clipbert.redact import install, redact
 from flows import PROJECT
 from flows.api_password import ApiPasswordError, api_password
 from flows.prefect_api import PrefectApiError
@@ -50,7 +51,10 @@ def serve(
         print("Starting", flush=True)
         if not remote:
             servers.until("MLflow", lambda: answers(f"{mlflow}/health"))
-        print(f"MLflow   {f'{mlflow}  (MLFLOW_TRACKING_URI)' if remote else servers.sign_in_link(mlflow)}", flush=True)
+        print(
+            f"MLflow   {f'{redact(mlflow)}  (MLFLOW_TRACKING_URI)' if remote else servers.sign_in_link(mlflow)}",
+            flush=True,
+        )
         api = servers.api
         if api is None:
             print(f"Prefect  {prefect}  (PREFECT_API_URL)", flush=True)
@@ -85,6 +89,8 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the servers' logs in this folder")
     parser.add_argument("--env", action="store_true", help="print the settings for another terminal, password included")
     options = parser.parse_args()
+    if not options.env:  # whose output is the password
+        install()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
     try:

@@ -18,6 +18,7 @@ from clipbert.console import console, errors
 from clipbert.ended import end_all
 from clipbert.errors import OUR_ERROR, USER_ERROR, ClipBertError
 from clipbert.params import TASKS, Params, check_task, load_params
+from clipbert.redact import install
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -139,11 +140,11 @@ def promote(
 
 
 @app.command(epilog="Example: `clipbert rollback retrieval`")
-def rollback(task: TaskName) -> None:
+def rollback(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
     """Take the last promotion back."""
     from clipbert import stages
 
-    stages.rollback(project(), check_task(task))
+    stages.rollback(project(), check_task(task), load_params(params, overrides))
 
 
 @app.command("params", epilog="Example: `clipbert params --set train.lr=0.0005`")
@@ -201,6 +202,7 @@ def main() -> NoReturn:
         ("HF_HUB_DISABLE_TELEMETRY", "1"),
     ):
         os.environ.setdefault(name, value)
+    install()
     try:
         app()
     except ClipBertError as error:

@@ -3,12 +3,30 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+from clipbert.redact import RedactedStream
+
+
+class RedactedConsole(Console):
+    """A console that hides passwords and tokens in whatever it prints."""
+
+    @property
+    def file(self) -> IO[str]:
+        """The stream behind it, redacted."""
+        stream: Any = RedactedStream.over(Console.file.fget(self))  # type: ignore[attr-defined]
+        return stream
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+
+console = RedactedConsole(highlight=False, soft_wrap=True)
+errors = RedactedConsole(stderr=True, highlight=False, soft_wrap=True)
 
 LOG_EVERY_S = 10.0
 

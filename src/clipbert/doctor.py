@@ -21,6 +21,7 @@ from rich.table import Table
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.params import load_params
+from clipbert.redact import redact
 
 PYTHONS = ((3, 11), (3, 12))
 LEAST_FREE_GB = 5.0
@@ -44,7 +45,8 @@ def doctor(root: Path) -> list[str]:
     problems = []
     for check in CHECKS:
         for finding in check(root):
-            table.add_row(finding.what, finding.found if finding.problem is None else f"[red]{finding.found}[/red]")
+            found = redact(finding.found)  # before the table breaks lines
+            table.add_row(finding.what, found if finding.problem is None else f"[red]{found}[/red]")
             if finding.problem is not None:
                 problems.append(f"{finding.what}: {finding.problem}")
     console.print(table)

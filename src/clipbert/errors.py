@@ -2,6 +2,8 @@
 
 import re
 
+from clipbert.redact import redact
+
 USER_ERROR, OUR_ERROR = 2, 1  # exit codes
 DETAIL_CHARS = 200
 
@@ -10,7 +12,11 @@ class ClipBertError(Exception):
     """A user's error: the message names the file, field or value, what was expected and what to do.
 
     The command line prints it without a traceback and exits with 2. Anything else that escapes is ours: exit 1.
+    Passwords and tokens in the message are hidden, since messages also reach logs, states of flows and files.
     """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redact(some) if isinstance(some, str) else some for some in arguments))
 
 
 class ModelFolderError(ClipBertError, ValueError):

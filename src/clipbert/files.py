@@ -107,6 +107,28 @@ def write_json(path: Path, value: Any) -> None:
         file.write("\n")
 
 
+def create_json(path: Path, value: Any) -> bool:
+    """Write `value` to a file that does not exist yet; of several processes one succeeds, whether this one did.
+
+    Raises:
+        ClipBertError: the disk is full or the folder cannot be written.
+    """
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as folder:
+            write_json(Path(folder, path.name), value)
+            try:
+                os.link(Path(folder, path.name), path)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without hard links
+                if path.exists():
+                    return False
+                os.replace(Path(folder, path.name), path)
+        fsync_directory(path.parent)
+    return True
+
+
 def sha256_file(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's bytes, read in blocks."""
     with path.open("rb") as file:

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from clipbert.errors import ClipBertError
+from clipbert.redact import remember
 from clipbert.task_params import Fraction, Section, TasksParams
 from clipbert.train_params import TrainParams
 from clipbert.yaml_text import parse_yaml
@@ -138,6 +139,13 @@ class FramesParams(Section):
         None, pattern="://", description="where the cache is published as well, s3://bucket/frames, say; null: nowhere"
     )
 
+    @field_validator("media_url", "cache_url", mode="before")
+    @classmethod
+    def _hide_password(cls, url: Any) -> Any:
+        if isinstance(url, str):
+            remember(url)
+        return url
+
 
 class ModelParams(Section):
     """A preset, and what to change in it; null keeps the preset's value."""
@@ -199,7 +207,13 @@ class EvaluateParams(Section):
 
 
 class ReleaseParams(Section):
-    """The promotion gate: a paired bootstrap over the test items."""
+    """The registry's names, and the promotion gate: a paired bootstrap over the test items."""
+
+    name: str = Field(
+        "clipbert",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        description="experiments and registered models are NAME-TASK; one name for each project on an MLflow server",
+    )
 
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of the interval whose lower end must exceed min_gain")
     min_gain: float = Field(0.0, ge=0, le=1, description="improvement of the mean item score that counts as better")

@@ -12,6 +12,7 @@ from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory, atomic_write, sha256_file, write_errors, write_json
 from clipbert.params import Params
+from clipbert.redact import redact_values
 
 ORPHAN_S = 20.0  # what a training whose DVC or torchrun was killed is given to save and end
 
@@ -145,7 +146,8 @@ def train(project: Project, task_name: str, params: Params) -> None:
             return
         with _only_one(project.checkpoints(task_name)):
             state, stepper = start(run)
-            with start_training_run(project.root, task_name, train_params(task_name, params), state.run_id) as tracker:
+            described = train_params(task_name, params)
+            with start_training_run(project.root, task_name, described, state.run_id, params.release.name) as tracker:
                 state = train(run, state, stepper, tracker)
                 card = training_card(run, state, project.model(task_name).relative_to(project.root), tracker.tags)
                 export(run, project.model(task_name), card)
@@ -196,7 +198,7 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     with atomic_directory(project.artifacts / "pictures" / task_name) as folder:
         pictures = write_pictures(task_name, evaluation.items, cache, folder)
         files = [project.metrics(task_name), project.report(task_name)]
-        log_evaluation(project.root, project.run(task_name), evaluation.metrics, files, pictures)
+        log_evaluation(project.root, project.run(task_name), evaluation.metrics, files, pictures, params.release.name)
     for name, value in sorted(evaluation.metrics.items()):
         console.print(f"  {name:<40} {value:8.2f}", markup=False)
 
@@ -232,11 +234,11 @@ def promote(project: Project, task_name: str, params: Params, reconsider: bool, 
     console.print(f"{decision.name}: {decision.decision}. {decision.reason}", markup=False)
 
 
-def rollback(project: Project, task_name: str) -> None:
+def rollback(project: Project, task_name: str, params: Params) -> None:
     """The champion back to the one before it."""
     from clipbert.release.promote import rollback
 
-    decision = rollback(project.root, task_name)
+    decision = rollback(project.root, task_name, params.release.name)
     console.print(f"{decision.name}: {decision.reason}.", markup=False)
 
 
@@ -262,14 +264,19 @@ def own_start(project: Project, task_name: str, params: Params) -> Params:
 
 
 def train_params(task_name: str, params: Params) -> dict[str, Any]:
-    """The parameters a training depends on, flat: what DVC lists for its stage."""
+    """The parameters a training depends on, flat: what DVC lists for its stage.
+
+    They go to MLflow, checkpoints, the model card and the report, so passwords in addresses are hidden.
+    """
     others = {f"tasks.{name}." for name in type(params.tasks).model_fields if name != task_name}
     wanted = ("seed", "model.", "train.", "tasks.", "frames.")
-    return {
+    chosen = {
         name: value
         for name, value in params.flat().items()
         if name.startswith(wanted) and not any(name.startswith(other) for other in others)
     }
+    redacted: dict[str, Any] = redact_values(chosen)
+    return redacted
 
 
 def lineage(origin: dict[str, str]) -> dict[str, str]:

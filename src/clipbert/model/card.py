@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from clipbert.files import atomic_write
+from clipbert.redact import redact
 
 CARD = "README.md"
 RESULTS = "## Results on the test split"
@@ -111,15 +112,18 @@ def model_card(task: str, folder: str, architecture: str, sections: Mapping[str,
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def with_results(card: str, task: str, metrics: Mapping[str, float], data_digest: str, origin: str) -> str:
+def with_results(
+    card: str, task: str, metrics: Mapping[str, float], data_digest: str, origin: str, name: str | None = None
+) -> str:
     """A card with the metrics of the test split: a table of all of them, and the model's own in the front matter.
 
-    `origin`: a sentence on what was measured. Results that the card has already are replaced.
+    `origin`: a sentence on what was measured; `name`: that of the registered model, clipbert-TASK by default. Results
+    that the card has already are replaced.
     """
     whole = ModelCard(card)
     data = whole.data
     assert isinstance(data, ModelCardData)
-    data.model_name = f"clipbert-{task}"
+    data.model_name = name or f"clipbert-{task}"
     data.eval_results = [
         EvalResult(
             task_type=KINDS[task].pipeline_tag,
@@ -146,9 +150,9 @@ def table(head: tuple[str, ...], rows: Any) -> str:
 
 
 def write_card(folder: Path, card: str) -> None:
-    """Write the card into a model folder."""
+    """Write the card into a model folder, without passwords that a parameter may have held."""
     with atomic_write(folder / CARD, "w") as file:
-        file.write(card)
+        file.write(redact(card))
 
 
 def _cell(value: Any) -> str:

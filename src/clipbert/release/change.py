@@ -15,10 +15,11 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from clipbert.errors import ClipBertError
+from clipbert.redact import redact
 from clipbert.release.aliases import CHAMPION, Position, move, position, shown, states
 from clipbert.release.decisions import Decision
 from clipbert.release.ledger import ENDS, Entry, Kind, Ledger
-from clipbert.release.store import EMBEDDED, Store, redact, short_patience, store_errors
+from clipbert.release.store import EMBEDDED, Store, short_patience, store_errors
 
 Note = Callable[[str], None]
 FAILURES = (ClipBertError, MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError)
@@ -27,7 +28,7 @@ FAILURES = (ClipBertError, MlflowException, SQLAlchemyError, sqlite3.Error, requ
 def store_identity(store: Store) -> str:
     """Return the registry's name in the ledger: no password, and no folder for the embedded store."""
     embedded = store.embedded and store.registry_uri == store.uri
-    return f"sqlite:///{EMBEDDED}" if embedded else redact(store.registry_uri, store.registry_uri)
+    return f"sqlite:///{EMBEDDED}" if embedded else redact(store.registry_uri)
 
 
 def record(ledger: Ledger, store: Store, decision: Decision) -> None:

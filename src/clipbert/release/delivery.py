@@ -10,8 +10,9 @@ from mlflow.exceptions import MlflowException
 
 from clipbert.console import console, errors, progress
 from clipbert.errors import ClipBertError, first_line
+from clipbert.redact import redact
 from clipbert.release.outbox import Outbox, OutboxInUse, Record, Waiting, counted, read_run, waiting
-from clipbert.release.store import EMBEDDED, Store, open_store, portable_uri, short_patience, store_errors
+from clipbert.release.store import DEFAULT_NAME, EMBEDDED, Store, open_store, portable_uri, short_patience, store_errors
 from clipbert.release.system_metrics import PREFIX
 
 VALUES_AT_ONCE = 1000
@@ -118,7 +119,7 @@ class Delivery:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            kept = read_run(self.outbox.folder)["tracking_uri"]
+            kept = redact(read_run(self.outbox.folder)["tracking_uri"])
             if kept in ("", portable_uri(self.store.root)):
                 raise RunGone(
                     f"MLflow store {self.store.shown} has no {name} any more: bring it back, {give_up}."
@@ -139,14 +140,14 @@ class Delivery:
         self._last_step = {metric.key: metric.step for metric in run.data._metric_objs}
 
 
-def open_store_and_deliver(root: Path) -> Store:
+def open_store_and_deliver(root: Path, name: str = DEFAULT_NAME) -> Store:
     """`open_store`, and first of all what waits in the outboxes is delivered; what cannot be is said and stays.
 
     Raises:
         ClipBertError: the store cannot be used; the message tells of what waits for it.
     """
     try:
-        store = open_store(root)
+        store = open_store(root, name)
     except ClipBertError as error:
         if not (left := waiting(root)):
             raise

@@ -11,7 +11,7 @@ from clipbert.release.change import pending
 from clipbert.release.decisions import Decision
 from clipbert.release.ledger import Entry, Ledger
 from clipbert.release.session import Session, note_on_stderr, repair
-from clipbert.release.store import model_name, open_store
+from clipbert.release.store import open_store
 from clipbert.release.task_lock import task_lock
 
 
@@ -52,12 +52,12 @@ def history(root: Path, task: str | None = None) -> list[Event]:
         ClipBertError: the ledger is damaged or cannot be read.
     """
     with Ledger(root) as ledger:
-        tasks = sorted({entry.task for entry in ledger.entries(task)})
-        for each in tasks:
+        models = sorted({(entry.task, str(entry.facts["name"])) for entry in ledger.entries(task)})
+        for each, name in models:
             try:
-                _repair(root, each, ledger)
+                _repair(root, each, name, ledger)
             except ClipBertError as error:
-                errors.print(f"The ledger could not be compared with the registry of {each}: {error}", markup=False)
+                errors.print(f"The ledger could not be compared with the registry of {name}: {error}", markup=False)
         return events(ledger.entries(task))
 
 
@@ -76,11 +76,11 @@ def events(entries: list[Entry]) -> list[Event]:
     return found
 
 
-def _repair(root: Path, task: str, ledger: Ledger) -> None:
+def _repair(root: Path, task: str, name: str, ledger: Ledger) -> None:
     store = open_store(root)
     with task_lock(store.root, task, wait=False) as held:
         if held:
-            repair(Session(store, ledger, task, model_name(task)), note_on_stderr)
+            repair(Session(store, ledger, task, name), note_on_stderr)
         else:
             errors.print(f"A promotion, rollback or registration of {task} is under way.", markup=False)
 

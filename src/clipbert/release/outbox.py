@@ -17,6 +17,7 @@ from typing import Any
 from clipbert.console import errors
 from clipbert.errors import ClipBertError, first_line
 from clipbert.files import write_errors, write_json
+from clipbert.redact import redact_values
 
 OUTBOXES = Path("mlflow", "outbox")
 RECORDS, MARK, RUN, LOCK, FILES = "records.jsonl", "delivered.json", "run.json", "lock", "files"
@@ -90,7 +91,7 @@ class Outbox:
 
     def describe(self, run: Mapping[str, str]) -> None:
         """Keep what is needed to find the run: run_id, run_name, task, tracking_uri (without its password)."""
-        write_json(self.folder / RUN, dict(run))
+        write_json(self.folder / RUN, redact_values(dict(run)))
 
     def append(self, kind: str, body: Mapping[str, Any]) -> None:
         """Add a record; takes microseconds and never raises for the disk."""

@@ -15,7 +15,7 @@ from clipbert.release.decisions import Decision
 from clipbert.release.derived import block, decision_path
 from clipbert.release.gate import EvaluateChampion, decide
 from clipbert.release.session import publish_decision, release_session
-from clipbert.release.store import model_name, open_store, store_errors
+from clipbert.release.store import DEFAULT_NAME, open_store, store_errors
 
 __all__ = ["Decision", "decision_path", "promote", "rollback"]
 
@@ -47,8 +47,8 @@ def promote(
         ClipBertError: no candidate, predictions that are missing or damaged, aliases that changed meanwhile, or a
             failure of store, ledger or disk; the message says which version is the champion.
     """
-    store = open_store(root)
-    name = model_name(task)
+    store = open_store(root, params.name)
+    name = store.model_name(task)
     with release_session(store, task, name) as session, store_errors(store.uri, f"cannot promote {name}"):
         before = aliases(store, name)
         if CANDIDATE not in before:
@@ -79,7 +79,7 @@ def promote(
         return decision
 
 
-def rollback(root: Path, task: str) -> Decision:
+def rollback(root: Path, task: str, release_name: str = DEFAULT_NAME) -> Decision:
     """Give `champion` back to the version that has `previous`, in one step.
 
     `previous` is then gone, so a second rollback says that there is nothing to go back to instead of bringing back
@@ -88,8 +88,8 @@ def rollback(root: Path, task: str) -> Decision:
     Raises:
         ClipBertError: there is no champion, or none before it; or store, ledger or disk failed.
     """
-    store = open_store(root)
-    name = model_name(task)
+    store = open_store(root, release_name)
+    name = store.model_name(task)
     with release_session(store, task, name) as session, store_errors(store.uri, f"cannot roll back {name}"):
         before = aliases(store, name)
         champion, previous = before.get(CHAMPION), before.get(PREVIOUS)

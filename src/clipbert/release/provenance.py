@@ -13,6 +13,7 @@ import yaml
 
 from clipbert import __version__
 from clipbert.files import sha256_file
+from clipbert.redact import redact_arguments
 
 NONE = "none"
 GIT_TIMEOUT_S = 20.0
@@ -21,7 +22,8 @@ GIT_TIMEOUT_S = 20.0
 def provenance(root: Path) -> dict[str, str]:
     """The tags of every run and model version; "none" stands for what the folder does not have.
 
-    `git_dirty` leaves dvc.lock out: DVC writes it while the run goes on, and `dvc_lock` is its hash.
+    `git_dirty` leaves out dvc.lock, which DVC writes while the run goes on (`dvc_lock` is its hash), and the identity
+    mlflow/project.json, which the first run makes.
     """
     return {
         "clipbert.version": __version__,
@@ -29,7 +31,7 @@ def provenance(root: Path) -> dict[str, str]:
         "clipbert.git_dirty": git_dirty(root),
         "clipbert.dvc_lock": lock_digest(root),
         "clipbert.data_digest": data_digest(root),
-        "clipbert.command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "clipbert.command": shlex.join([Path(sys.argv[0]).name, *redact_arguments(sys.argv[1:])]),
         "clipbert.host": platform.node() or NONE,
         "clipbert.pid": str(os.getpid()),
         "clipbert.device": device_name(),
@@ -46,7 +48,7 @@ def git_dirty(root: Path) -> str:
     """ "true" when files below `root` differ from the commit, "false" when none does, "none" without a commit."""
     if git_commit(root) == NONE:
         return NONE
-    status = _git(root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock")
+    status = _git(root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock", ":(exclude)mlflow/project.json")
     return NONE if status is None else str(bool(status)).lower()
 
 

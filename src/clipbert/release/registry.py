@@ -24,13 +24,15 @@ from clipbert.evaluate.conditions import ATTRIBUTE, to_tags
 from clipbert.files import sha256_file, write_json
 from clipbert.model.card import CARD, model_card, with_results, write_card
 from clipbert.params import Params
+from clipbert.redact import redact_values
 from clipbert.release.aliases import CANDIDATE
 from clipbert.release.delivery import open_store_and_deliver
+from clipbert.release.ownership import model_tags, own_version, version_tags
 from clipbert.release.provenance import NONE, data_digest
 from clipbert.release.runs import DATASET, LONGEST_DIGEST, find_run
 from clipbert.release.session import release_session
 from clipbert.release.signatures import SERVED
-from clipbert.release.store import Store, as_default, model_name, open_experiment, store_errors
+from clipbert.release.store import Store, as_default, open_experiment, store_errors
 
 REQUIRED = ("item_id", "score", "chance")
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pandas", "pillow", "decord", "av", "rich")
@@ -58,7 +60,7 @@ def register(
     out: Path,
     params: Params,
 ) -> Release:
-    """Register a trained model as `clipbert-TASK`, give it the alias `candidate`, and write `out`.
+    """Register a trained model as NAME-TASK (`release.name`), give it the alias `candidate`, and write `out`.
 
     The same files are the same version: when one with this digest exists, nothing is uploaded; its alias, metrics and
     predictions are brought up to date. Registrations, promotions and rollbacks of a task wait for each other.
@@ -69,14 +71,15 @@ def register(
     metrics = _read_metrics(metrics_json)
     recorded = read_predictions(predictions_parquet).attrs.get(ATTRIBUTE, {})
     digest = model_digest(model_dir)
-    store = open_store_and_deliver(root)
+    store = open_store_and_deliver(root, params.release.name)
     open_experiment(store, task)
-    name = model_name(task)
+    name = store.model_name(task)
     with release_session(store, task, name), store_errors(store.uri, f"cannot register {name}"):
         version = _version_with(store, name, digest)
         if version is None:
             run_id = find_run(store, run_json)
             version = _create_version(store, task, run_id, model_dir, digest, params)
+        own_version(store, version, CANDIDATE)
         conditions = to_tags({"clips": params.evaluate.clips, **recorded})
         _attach_evaluation(store, task, version, metrics, conditions, predictions_parquet, model_dir)
         store.client.set_registered_model_alias(name, CANDIDATE, version.version)
@@ -146,10 +149,14 @@ def _version_with(store: Store, name: str, digest: str) -> Any:
 
 
 def _create_version(store: Store, task: str, run_id: str, model_dir: Path, digest: str, params: Params) -> Any:
-    client, name = store.client, model_name(task)
+    client, name = store.client, store.model_name(task)
     run = client.get_run(run_id)
     logged = client.create_logged_model(
-        run.info.experiment_id, name=name, source_run_id=run_id, params=run.data.params, tags={"digest": digest}
+        run.info.experiment_id,
+        name=name,
+        source_run_id=run_id,
+        params=redact_values(dict(run.data.params)),
+        tags={"digest": digest},
     )
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -162,13 +169,15 @@ def _create_version(store: Store, task: str, run_id: str, model_dir: Path, diges
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     try:
-        client.create_registered_model(name, description=f"ClipBERT for {task}; the alias champion is the one in use.")
+        described = f"ClipBERT for {task}; the alias champion is the one in use."
+        client.create_registered_model(name, tags=model_tags(store), description=described)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     tags = {
         "digest": digest,
         "model_id": logged.model_id,
+        **version_tags(store),
         **{name: run.data.tags.get(f"clipbert.{name}", NONE) for name in ("git_commit", "data_digest", "dvc_lock")},
     }
     with as_default(store):
@@ -248,7 +257,9 @@ def _attach_evaluation(
             f"{conditions['evaluation.clips']} clips of each video, the test split of the data that DVC hashes as "
             f"`{wanted['evaluation.data_digest']}`. MLflow run `{version.run_id}`, digest `{version.tags['digest']}`."
         )
-        card = with_results(_card(task, model_dir), task, metrics, wanted["evaluation.data_digest"], origin)
+        card = with_results(
+            _card(task, model_dir), task, metrics, wanted["evaluation.data_digest"], origin, version.name
+        )
         write_card(Path(scratch, "model", "artifacts", model_dir.name), card)
         store.client.log_model_artifacts(version.tags["model_id"], str(Path(scratch, "model")))
     for key, value in wanted.items():

@@ -11,9 +11,10 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
 from clipbert.errors import ClipBertError
+from clipbert.redact import redact, redact_values
 from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.provenance import provenance
-from clipbert.release.store import Store, open_experiment, store_errors
+from clipbert.release.store import DEFAULT_NAME, Store, open_experiment, store_errors
 
 PARAMS_AT_ONCE = 100
 LONGEST_VALUE = 5999
@@ -33,7 +34,7 @@ def create_run(store: Store, experiment_id: str, name: str, params: Mapping[str,
         "mlflow.source.git.commit": tags["clipbert.git_commit"],
         "mlflow.user": tags["clipbert.user"],
     }
-    cut = {key: value[:LONGEST_VALUE] for key, value in {**tags, **mlflow_tags}.items()}
+    cut = {key: redact(value)[:LONGEST_VALUE] for key, value in {**tags, **mlflow_tags}.items()}
     info = store.client.create_run(experiment_id, run_name=name, tags=cut).info
     entries = [Param(key, value) for key, value in params.items()]
     for start in range(0, len(entries), PARAMS_AT_ONCE):
@@ -93,6 +94,7 @@ def log_evaluation(
     metrics: Mapping[str, float],
     files: Iterable[Path] = (),
     pictures: Iterable[Path] = (),
+    name: str = DEFAULT_NAME,
 ) -> str:
     """Put an evaluation into the run that trained the model; returns that run's id.
 
@@ -102,11 +104,12 @@ def log_evaluation(
         metrics: flat; recorded at step 0.
         files: kept under evaluation/.
         pictures: PNG or JPEG, kept under predictions/.
+        name: release.name, of whose experiment a run made again is.
 
     Raises:
         ClipBertError: the store cannot be used, or `run_json` is missing or broken.
     """
-    store = open_store_and_deliver(root)
+    store = open_store_and_deliver(root, name)
     run_id = find_run(store, run_json)
     now = int(time.time() * 1000)
     with store_errors(store.uri, "cannot keep the evaluation"):
@@ -118,14 +121,14 @@ def log_evaluation(
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """{"train": {"lr": 0.1}} to {"train.lr": "0.1"}; lists as JSON, and no value longer than MLflow takes."""
+    """{"train": {"lr": 0.1}} to {"train.lr": "0.1"}; lists are JSON, passwords hidden, values cut to what MLflow takes."""
     flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             text = json.dumps(value) if isinstance(value, list | tuple) else str(value)
-            flat[f"{prefix}{key}"] = text[:LONGEST_VALUE]
+            flat[f"{prefix}{key}"] = redact_values(text, str(key))[:LONGEST_VALUE]
     return flat
 
 

@@ -9,6 +9,7 @@ from clipbert.errors import ClipBertError
 from clipbert.release.change import Note, observe, recover, store_identity
 from clipbert.release.derived import publish
 from clipbert.release.ledger import Ledger
+from clipbert.release.ownership import own_model
 from clipbert.release.store import Store, store_errors
 from clipbert.release.task_lock import task_lock
 
@@ -42,9 +43,11 @@ def release_session(store: Store, task: str, name: str, note: Note = note_on_std
         note: receives a line about each repair.
 
     Raises:
-        ClipBertError: the store or the ledger failed.
+        ClipBertError: the model belongs to another project, or the store or the ledger failed.
     """
     with task_lock(store.root, task), Ledger(store.root) as ledger:
+        with store_errors(store.uri, f"cannot be compared with the ledger of {name}"):
+            own_model(store, name)
         session = Session(store, ledger, task, name)
         repair(session, note)
         yield session

@@ -21,10 +21,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from clipbert import __version__
 from clipbert.errors import ClipBertError
+from clipbert.redact import redact
 
 EMBEDDED = Path("mlflow", "mlflow.db")
 ARTIFACTS = Path("mlflow", "artifacts")
 DATABASES = ("sqlite", "postgresql", "mysql")
+DEFAULT_NAME = "clipbert"
 PROBE_S = 5
 LOCKED_S = 20
 
@@ -49,11 +51,16 @@ class Store:
     root: Path  # of the project
     embedded: bool  # it is the project's own
     artifacts: Path | None  # where new experiments keep their files; None: the server decides
+    name: str = DEFAULT_NAME  # release.name
 
     @property
     def shown(self) -> str:
         """The URI without its password, for messages and files."""
-        return redact(self.uri, self.uri)
+        return redact(self.uri)
+
+    def model_name(self, task: str) -> str:
+        """The name of a task's experiment and of its registered model."""
+        return model_name(task, self.name)
 
 
 def tracking_uri(root: Path) -> str:
@@ -64,16 +71,19 @@ def tracking_uri(root: Path) -> str:
 def portable_uri(root: Path) -> str:
     """The tracking URI for files that may travel: no password, and no absolute path of the embedded store."""
     uri = tracking_uri(root)
-    return f"sqlite:///{EMBEDDED}" if uri == _embedded_uri(root) else redact(uri, uri)
+    return f"sqlite:///{EMBEDDED}" if uri == _embedded_uri(root) else redact(uri)
 
 
-def model_name(task: str) -> str:
-    """The name of a task's experiment and of its registered model."""
-    return f"clipbert-{task}"
+def model_name(task: str, name: str = DEFAULT_NAME) -> str:
+    """The name of a task's experiment and of its registered model; `name` is release.name."""
+    return f"{name}-{task}"
 
 
-def open_store(root: Path) -> Store:
+def open_store(root: Path, name: str = DEFAULT_NAME) -> Store:
     """Connect to the store, making the embedded one when it is not there yet.
+
+    Args:
+        name: release.name, with which experiments and registered models begin.
 
     Raises:
         ClipBertError: it cannot be reached within seconds, cannot be written, or is no MLflow store.
@@ -88,22 +98,25 @@ def open_store(root: Path) -> Store:
         with short_patience():
             client.search_experiments(max_results=1)
     root = root.resolve()
-    return Store(uri, registry_uri, client, root, uri == _embedded_uri(root), root / ARTIFACTS if local else None)
+    return Store(uri, registry_uri, client, root, uri == _embedded_uri(root), root / ARTIFACTS if local else None, name)
 
 
 def open_experiment(store: Store, task: str) -> str:
     """The id of a task's experiment, made when it is not there yet, after a proof that store and files can be written.
 
     Raises:
-        ClipBertError: they cannot; the experiment was deleted; or its files belong to a folder of another place.
+        ClipBertError: they cannot; the experiment was deleted, or is another project's; or its files belong to a folder
+            of another place.
     """
-    name = model_name(task)
+    from clipbert.release.ownership import model_tags, own_experiment
+
+    name = store.model_name(task)
     with store_errors(store.uri, "cannot be written"):
         experiment = store.client.get_experiment_by_name(name)
         if experiment is None:
             where = None if store.artifacts is None else str(store.artifacts)
             try:
-                experiment_id = store.client.create_experiment(name, artifact_location=where)
+                experiment_id = store.client.create_experiment(name, artifact_location=where, tags=model_tags(store))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -113,6 +126,7 @@ def open_experiment(store: Store, task: str) -> str:
                 f"MLflow store {store.shown}: the experiment {name} was deleted. Restore it with `mlflow experiments "
                 f"restore --experiment-id {experiment.experiment_id}`, or remove it for good with `mlflow gc`."
             )
+        own_experiment(store, experiment)
         experiment_id = str(experiment.experiment_id)
         store.client.set_experiment_tag(experiment_id, "clipbert.version", __version__)
         # Without it the UI opens the experiment as one of language-model traces.
@@ -132,17 +146,8 @@ def store_errors(uri: str, failure: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError, ImportError) as error:
-        detail = redact(_cause(str(error).strip().split("\n", 1)[0])[:600], uri)
-        raise ClipBertError(f"MLflow store {redact(uri, uri)} {failure}: {detail}\n{_advice(uri)}") from error
-
-
-def redact(text: str, uri: str) -> str:
-    """`text` without the password that stands in `uri`."""
-    try:
-        password = urlsplit(uri).password
-    except ValueError:
-        return text
-    return text.replace(f":{password}@", ":***@").replace(unquote(password), "***") if password else text
+        detail = redact(_cause(str(error).strip().split("\n", 1)[0]))[:600]
+        raise ClipBertError(f"MLflow store {redact(uri)} {failure}: {detail}\n{_advice(uri)}") from error
 
 
 def _cause(message: str) -> str:

@@ -17,7 +17,15 @@ from clipbert.release.outbox import Outbox, outbox_folder, read_run, remove_deli
 from clipbert.release.provenance import provenance
 from clipbert.release.runs import LONGEST_VALUE, active_run, create_run, flatten, log_evaluation
 from clipbert.release.sender import Sender
-from clipbert.release.store import Store, open_experiment, open_store, portable_uri, store_errors, tracking_uri
+from clipbert.release.store import (
+    DEFAULT_NAME,
+    Store,
+    open_experiment,
+    open_store,
+    portable_uri,
+    store_errors,
+    tracking_uri,
+)
 from clipbert.release.system_metrics import PREFIX, SystemMetrics
 
 __all__ = ["TrainingRun", "log_evaluation", "start_training_run", "tracking_uri"]
@@ -69,7 +77,11 @@ class TrainingRun:
 
 @contextlib.contextmanager
 def start_training_run(
-    root: Path, task: str, params: Mapping[str, Any], resume_run_id: str | None = None
+    root: Path,
+    task: str,
+    params: Mapping[str, Any],
+    resume_run_id: str | None = None,
+    release_name: str = DEFAULT_NAME,
 ) -> Iterator[TrainingRun]:
     """Open the run of a training, or go on with `resume_run_id` when this store has it.
 
@@ -80,6 +92,7 @@ def start_training_run(
 
     Args:
         params: nested or flat; logged flat, as `train.lr`.
+        release_name: the parameter release.name, with which the experiment's name begins.
 
     Raises:
         ClipBertError: the store cannot be used; raised before anything is trained. A training that is resumed goes on
@@ -90,7 +103,7 @@ def start_training_run(
     store: Store | None = None
     known: dict[str, int] = {}
     try:
-        store = open_store_and_deliver(root)
+        store = open_store_and_deliver(root, release_name)
         run_id, name, known = _begin(store, task, flat, tags, resume_run_id)
     except ClipBertError as error:
         if resume_run_id is None:
@@ -110,13 +123,16 @@ def start_training_run(
     except BaseException:
         outbox.close()
         raise
-    with _tracked(root, TrainingRun(outbox, {**named, "params": flat, "tags": tags}, known), outbox, store) as run:
+    training_run = TrainingRun(outbox, {**named, "params": flat, "tags": tags}, known)
+    with _tracked(root, training_run, outbox, store, release_name) as run:
         yield run
 
 
 @contextlib.contextmanager
-def _tracked(root: Path, run: TrainingRun, outbox: Outbox, store: Store | None) -> Iterator[TrainingRun]:
-    sender = Sender(outbox, run.name, lambda: store or open_store(root))
+def _tracked(
+    root: Path, run: TrainingRun, outbox: Outbox, store: Store | None, release_name: str
+) -> Iterator[TrainingRun]:
+    sender = Sender(outbox, run.name, lambda: store or open_store(root, release_name))
     last = max((step for key, step in run._known.items() if key.startswith(PREFIX)), default=-1)
     system = SystemMetrics(run.log_metrics, last + 1)
     sender.start()
