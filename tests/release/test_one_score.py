@@ -1,7 +1,6 @@
 """Evaluation, `clipbert.pipeline` and the MLflow model give one score for the same frames, question and model."""
 
 import itertools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,8 @@ from clipbert.frames import FrameCache
 from clipbert.frames.given import read_given
 from clipbert.params import Params
 from clipbert.release.registry import _save
-from clipbert.serve.predict import MatchingPipeline
 from clipbert.tasks import make_task
 from clipbert.tasks.predict import predict
-from clipbert.tasks.scoring import ProcessorTokens
 from clipbert.train.setup import build_model
 
 TASKS = ["retrieval", "open_qa", "multiple_choice", "image_qa", "captioning"]

@@ -211,9 +211,7 @@ def _as_table(given: Any, columns: Mapping[str, Any]) -> pd.DataFrame:
     cells = {name: list(given[name].iloc[0]) for name in columns}
     lengths = {name: len(values) for name, values in cells.items()}
     if len(set(lengths.values())) > 1:
-        raise ClipBertError(
-            f"the columns have different lengths ({lengths}): expected one value of each for every row."
-        )
+        raise ClipBertError(f"the columns have the lengths {lengths}: expected the same for all.")
     return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
 
 
