@@ -115,6 +115,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.release.tracking import start_training_run
     from clipbert.tasks import make_task
     from clipbert.tasks.base import texts_with_frames, training_words
+    from clipbert.tasks.scoring import cached_frames_params
     from clipbert.train.checkpoint import Checkpoints
     from clipbert.train.distributed import device_of_this_process, joined
     from clipbert.train.loop import NotTracked, Run, export, start, train
@@ -133,6 +134,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
         torch.manual_seed(params.seed)
         others = training_words(texts) if task.whole_vocabulary else []
         model, processor = build_model(task, examples, params, others)
+        processor.frames = cached_frames_params(cache)
         checkpoints = Checkpoints(
             project.checkpoints(task_name),
             fingerprint(project, task_name, params),
@@ -269,7 +271,7 @@ def train_params(task_name: str, params: Params) -> dict[str, Any]:
     They go to MLflow, checkpoints, the model card and the report, so passwords in addresses are hidden.
     """
     others = {f"tasks.{name}." for name in type(params.tasks).model_fields if name != task_name}
-    wanted = ("seed", "model.", "train.", "tasks.", "frames.")
+    wanted = ("seed", "model.", "train.", "tasks.", "frames.", "evaluate.clips")
     chosen = {
         name: value
         for name, value in params.flat().items()
@@ -299,7 +301,9 @@ def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, A
 
             data[f"the model of model.{name}"] = digest(project.root / start, f"model.{name}")
     carried_out = tuple(f"train.{name}" for name in CARRIED_OUT)
-    asked = {name: value for name, value in train_params(task_name, params).items() if name not in carried_out}
+    # The number of clips of evaluation is stored with the model and decides nothing in its weights.
+    left_out = (*carried_out, "evaluate.clips")
+    asked = {name: value for name, value in train_params(task_name, params).items() if name not in left_out}
     return {**asked, **data, "frame cache": sha256_file(project.frames / "index.arrow")}
 
 

@@ -67,7 +67,7 @@ def test_the_contrastive_projections_are_taken_where_both_have_them(folder: Path
 def test_what_leaves_the_weights_usable_may_be_overridden(folder: Path) -> None:
     chosen = params(folder, clips=4, image_size=96, hidden_size=32)
     model, processor = build_model(make_task("open_qa", Params()), [EXAMPLE], chosen)
-    assert (model.config.clips, processor.clips, processor.image_size) == (4, 4, 96)
+    assert (model.config.clips, processor.clips, processor.image_size) == (4, Params().evaluate.clips, 96)
 
 
 def test_frames_may_be_fused_otherwise_by_fresh_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ def test_the_model_learns_by_binary_cross_entropy() -> None:
 
 
 def test_labels_hold_a_score_for_each_answer_of_the_vocabulary() -> None:
-    config = SimpleNamespace(answers=["red", "blue", "two"])
+    config = SimpleNamespace(answers=["red", "blue", "two"], answer_loss="bce")
     asked = example({"red": 1.0, "pink": 0.3}, {"blue": 0.6, "two": 0.9}, {"pink": 1.0})
     assert ImageQA(ImageQAParams()).labels(asked, [1, 0, 2], config) == [[0, 0.6, 0.9], [1.0, 0, 0], [0, 0, 0]]
 
@@ -47,7 +47,7 @@ def test_labels_hold_a_score_for_each_answer_of_the_vocabulary() -> None:
 class Answerer:
     """Gives the answer whose number is the first token; stands where the model does."""
 
-    config = SimpleNamespace(answers=["red", "blue", "two"])
+    config = SimpleNamespace(answers=["red", "blue", "two"], answer_loss="bce")
 
     def __call__(self, visual_embeds, input_ids, attention_mask, texts_per_video):  # type: ignore[no-untyped-def]
         return SimpleNamespace(logits=5.0 * torch.nn.functional.one_hot(input_ids[:, 0], 3).float())

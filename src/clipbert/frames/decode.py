@@ -21,7 +21,7 @@ from clipbert.frames.random_access import NotExactError, RandomAccess
 from clipbert.frames.sampling import TIME_TOLERANCE_S, shown_at
 from clipbert.frames.scenes import choose_times
 from clipbert.frames.sequential import Damage, Shown, packet_span, shown_frames
-from clipbert.workers import KillablePool, WorkerError
+from clipbert.workers import KillablePool, WorkerError, time_limit
 
 # Which times of a video are wanted, (N,) ascending seconds from its first frame, given its duration in seconds.
 Choose = Callable[[float], np.ndarray]
@@ -43,8 +43,10 @@ class Frames:
     damage: Damage | None = None
 
 
-def read_frames(path: Path, fps: float, size: int, max_frames: int, timeout_s: float) -> Frames:
-    """Decode one file in a process of its own, killed after `timeout_s` seconds.
+def read_frames(
+    path: Path, fps: float, size: int, max_frames: int, timeout_s: float, sampling: str = "uniform"
+) -> Frames:
+    """Decode one file in a process of its own, killed after `timeout_s` seconds, more for large files.
 
     Nothing is known about the file, so a video is decoded sequentially: slower than decord, and right for every file.
 
@@ -54,8 +56,11 @@ def read_frames(path: Path, fps: float, size: int, max_frames: int, timeout_s: f
     decoder = "pil" if path.suffix.lower() in IMAGE_SUFFIXES else "pyav"
     with KillablePool(1, timeout_s) as pool:
         try:
-            return pool.submit(decode_file, str(path), decoder, fps, size, max_frames).result()
-        except WorkerError as error:
+            limit = time_limit(timeout_s, size=path.stat().st_size)
+            return pool.submit(
+                decode_file, str(path), decoder, fps, size, max_frames, sampling, timeout_s=limit
+            ).result()
+        except (WorkerError, OSError) as error:
             raise ClipBertError(f"{path}: cannot be decoded: {error}") from error
 
 
@@ -99,6 +104,11 @@ def fitted_size(width: int, height: int, size: int) -> tuple[int, int]:
     short = min(width, height)
     scale = min(size, short) / short
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """Return an RGB image (H, W, 3) resized as decoded frames are: its short side to `size`, unless it is shorter."""
+    return _resized(image, fitted_size(image.shape[1], image.shape[0], size))
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

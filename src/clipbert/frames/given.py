@@ -25,7 +25,7 @@ def read_given(source: str | Path | bytes, params: FramesParams | None = None) -
         ClipBertError: a URL, a missing or empty file, or one that cannot be decoded in time.
     """
     params = params or FramesParams()
-    wanted = (params.fps, params.size, params.max_frames, params.timeout_s)
+    wanted = (params.fps, params.size, params.max_frames, params.timeout_s, params.sampling)
     if not isinstance(source, bytes):
         if "://" in str(source):
             raise ClipBertError(f"{source}: is a URL: expected a local file. Download it and give its path or bytes.")

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 PROCESSOR_FILE = "processor_config.json"
 SETTINGS = ("image_size", "clips", "frames_per_clip", "max_text_length")
+FRAME_SETTINGS = ("fps", "size", "max_frames", "sampling")  # of section frames: those that decide which pixels are seen
 PAD_TO_MULTIPLE_OF = 8
 
 Frames = NDArray[np.uint8] | Sequence[Image.Image]
@@ -37,6 +38,13 @@ class ClipBertProcessor:
     A frame's longer side is resized to `image_size`, the rest of the square filled with zeros at the right and bottom
     (the paper's released code); the pixels stay uint8 in 0 to 255, the model normalises them. Texts are cut after
     `max_text_length` tokens and padded to the longest, rounded up to a multiple of 8.
+
+    Attributes:
+        clips: uniform clips of a video that the model is shown. A training stores `evaluate.clips` here, so that
+            evaluation, pipelines and the MLflow model show the same number.
+        frames: how candidate frames are taken from a file, as in the frame cache of the training; None: not stored,
+            as in converted checkpoints and folders of earlier versions (`candidates` gives the value to use).
+        generation: keyword arguments of `Decoding` for captioning; None: not stored.
     """
 
     train_tokenizer = staticmethod(train_tokenizer)
@@ -48,12 +56,16 @@ class ClipBertProcessor:
         clips: int = 8,
         frames_per_clip: int = 2,
         max_text_length: int = 32,
+        frames: FramesParams | None = None,
+        generation: dict[str, Any] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.image_size = image_size
         self.clips = clips
         self.frames_per_clip = frames_per_clip
         self.max_text_length = max_text_length
+        self.frames = frames
+        self.generation = generation
         self._warned = False
         for name in SETTINGS:
             value = getattr(self, name)
@@ -61,9 +73,11 @@ class ClipBertProcessor:
                 raise ValueError(f"{name} is {value!r}: expected an integer above 0.")
 
     @classmethod
-    def for_config(cls, config: ClipBertConfig, tokenizer: PreTrainedTokenizerFast) -> "ClipBertProcessor":
-        """The processor that goes with a model of this configuration."""
-        return cls(tokenizer, **{name: getattr(config, name) for name in SETTINGS})
+    def for_config(
+        cls, config: ClipBertConfig, tokenizer: PreTrainedTokenizerFast, **overrides: Any
+    ) -> "ClipBertProcessor":
+        """Return the processor of a model of this configuration; keyword arguments replace its settings."""
+        return cls(tokenizer, **({name: getattr(config, name) for name in SETTINGS} | overrides))
 
     def __call__(
         self,
@@ -80,7 +94,7 @@ class ClipBertProcessor:
             texts: the texts of all videos, in their order.
             clip_indices: for each video a (K, T) array of indices into its frames; None: `clips` x `frames_per_clip`
                 spread evenly over the video.
-            candidates: how frames are taken from files; None: the defaults of `FramesParams`.
+            candidates: how frames are taken from files; None: `self.candidates`.
 
         Returns:
             `pixel_values` (B, K, T, 3, image_size, image_size) uint8, `input_ids` and `attention_mask` (N, L) int64.
@@ -99,6 +113,28 @@ class ClipBertProcessor:
         if not data:
             raise ValueError("frames and texts: at least one of them must be given.")
         return BatchFeature(data)
+
+    @property
+    def candidates(self) -> FramesParams:
+        """How candidate frames are taken from a file: as stored, or the defaults at no less than `image_size`."""
+        if self.frames is not None:
+            return self.frames
+        default = FramesParams()
+        return default.model_copy(update={"size": max(default.size, self.image_size)})
+
+    def read_video(self, video: Video, candidates: FramesParams | None = None, number: int = 0) -> Frames:
+        """Return the candidate frames of one video, decoded where it is a file.
+
+        Args:
+            video: as in `__call__`.
+            candidates: how frames are taken from a file; None: `self.candidates`.
+            number: the position of the video in its list, for messages.
+
+        Raises:
+            ValueError: a wrong type or shape.
+            ClipBertError: a file is missing or cannot be decoded, or a URL was given.
+        """
+        return _check_frames(_frames_of(video, self.candidates if candidates is None else candidates), number)
 
     def square(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
         """One RGB frame of any size to (image_size, image_size, 3): longer side resized, zeros at right and bottom."""
@@ -120,7 +156,7 @@ class ClipBertProcessor:
             raise ValueError(f"clip_indices is given for {len(clip_indices)} videos: expected {len(videos)}.")
         batch = []
         for number, video in enumerate(videos):
-            images = _check_frames(_frames_of(video, candidates), number)
+            images = self.read_video(video, candidates, number)
             if clip_indices is None:
                 indices = uniform_clips(len(images), self.clips, self.frames_per_clip)
             else:
@@ -179,7 +215,11 @@ class ClipBertProcessor:
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(folder))
-        settings = {name: getattr(self, name) for name in SETTINGS}
+        settings: dict[str, Any] = {name: getattr(self, name) for name in SETTINGS}
+        if self.frames is not None:
+            settings["frames"] = self.frames.model_dump(include=set(FRAME_SETTINGS))
+        if self.generation is not None:
+            settings["generation"] = self.generation
         write_json(folder / PROCESSOR_FILE, {"processor_class": type(self).__name__, **settings})
 
     @classmethod
@@ -199,11 +239,16 @@ class ClipBertProcessor:
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             settings = {name: stored[name] for name in SETTINGS}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            if "frames" in stored:
+                settings["frames"] = FramesParams(**{name: stored["frames"][name] for name in FRAME_SETTINGS})
+            if "generation" in stored:
+                settings["generation"] = dict(stored["generation"])
+        except (ValueError, KeyError, TypeError) as error:  # pydantic's and json's errors are ValueErrors
             raise ModelFolderError(
                 f"{path}: no ClipBERT processor file ({error!r}). Save the processor again."
             ) from error
-        settings |= {name: value for name, value in overrides.items() if name in SETTINGS}
+        known = (*SETTINGS, "frames", "generation")
+        settings |= {name: value for name, value in overrides.items() if name in known}
         return cls(load_tokenizer(source), **settings)
 
 
@@ -223,9 +268,9 @@ def check_videos(videos: object, name: str) -> None:
         raise ValueError(f"{name} is empty: expected a list of at least one video.")
 
 
-def _frames_of(video: Video, candidates: FramesParams | None) -> Frames:
+def _frames_of(video: Video, candidates: FramesParams) -> Frames:
     """The frames of what may be a file or a single picture."""
-    if candidates is not None and not isinstance(candidates, FramesParams):
+    if not isinstance(candidates, FramesParams):
         raise ValueError(f"candidates is {_short(candidates)}: expected FramesParams, as clipbert.params has them.")
     if isinstance(video, str | Path | bytes):
         from clipbert.frames.given import read_given

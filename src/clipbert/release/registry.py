@@ -31,7 +31,7 @@ from clipbert.release.ownership import model_tags, own_version, version_tags
 from clipbert.release.provenance import NONE, data_digest
 from clipbert.release.runs import DATASET, LONGEST_DIGEST, find_run
 from clipbert.release.session import release_session
-from clipbert.release.signatures import SERVED
+from clipbert.release.signatures import SERVED, TOP_K
 from clipbert.release.store import Store, as_default, open_experiment, store_errors
 
 REQUIRED = ("item_id", "score", "chance")
@@ -193,9 +193,11 @@ def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) 
         "fps": params.frames.fps,
         "size": params.frames.size,
         "max_frames": params.frames.max_frames,
+        "sampling": params.frames.sampling,
         "timeout_s": params.frames.timeout_s,
         "clips": params.evaluate.clips,
         "batch_size": params.evaluate.batch_size,
+        "top_k": TOP_K,
     }
     if task == "captioning":
         settings |= params.tasks.captioning.search()
@@ -206,7 +208,7 @@ def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) 
         artifacts={"model": str(model_dir.resolve())},
         code_paths=[str(package)],
         model_config=settings,
-        signature=SERVED[task].signature(),
+        signature=SERVED[task].signature(settings),
         input_example=SERVED[task].input_example(),
         pip_requirements=[f"{name}=={installed_version(name).partition('+')[0]}" for name in PACKAGES],
         mlflow_model=model,

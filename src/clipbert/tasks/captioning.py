@@ -12,6 +12,7 @@ from clipbert.model.gather import over_ranks
 from clipbert.task_params import CaptioningParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
 from clipbert.tasks.caption_metrics import best_constant, bleu4_and_rouge, cider
+from clipbert.tasks.scoring import write_captions
 
 
 class Captioning(Task):
@@ -63,14 +64,6 @@ class Captioning(Task):
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
     ) -> Iterator[dict[str, Any]]:
-        from clipbert.model import Decoding
-
-        decoding = Decoding(
-            beams=self.params.beams,
-            max_length=min(self.params.max_length, model.config.max_position_embeddings),
-            length_penalty=self.params.length_penalty,
-            no_repeat_ngram=self.params.no_repeat_ngram,
-        )
         some_ids, some_mask = tokenize([examples[0].texts[0]])
         start, end = int(some_ids[0, 0]), int(some_ids[0, int(some_mask[0].sum()) - 1])
         captions: list[str] = []
@@ -78,9 +71,9 @@ class Captioning(Task):
         rows = max(1, batch_size // self.params.beams)
         for first in range(0, len(examples), rows):
             visual_embeds = videos.of(example.media for example in examples[first : first + rows])
-            ids, scores = model.generate(visual_embeds=visual_embeds, start=start, end=end, decoding=decoding)
+            ids, scores = write_captions(model, visual_embeds, start, end, self.params.search())
             captions += tokenize.decode(ids)
-            confidences += scores.tolist()
+            confidences += scores
         references = [example.texts for example in examples]
         scores_of = cider(captions, references)
         for example, caption, confidence, score in zip(examples, captions, confidences, scores_of, strict=True):

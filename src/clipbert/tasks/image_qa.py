@@ -43,9 +43,6 @@ class ImageQA(OpenQA):
     def counted(self, labels: Tensor) -> Tensor | int:
         return len(labels)
 
-    def confidences(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid()
-
     def scored(self, example: Example, item: int, predicted: str, answers: list[str]) -> dict[str, Any]:
         scores = example.scores[item]
         return {

@@ -13,6 +13,7 @@ from torch import Tensor
 from clipbert.model.gather import over_ranks
 from clipbert.task_params import MultipleChoiceParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTask, Tokenize, with_captions
+from clipbert.tasks.scoring import option_probabilities, option_texts
 
 MAX_TYPES = 20  # with a metric each, the most frequent ones
 
@@ -40,7 +41,7 @@ class MultipleChoice(QuestionTask):
         return example
 
     def wording(self, example: Example, item: int) -> list[str]:
-        return [f"{example.texts[item]} {option}" for option in example.options[item]]
+        return option_texts(example.texts[item], example.options[item])
 
     def model_class(self) -> type[Any]:
         from clipbert.model import ClipBertForMultipleChoice
@@ -75,14 +76,9 @@ class MultipleChoice(QuestionTask):
         for some in _batches(examples, batch_size):
             input_ids, attention_mask = tokenize([text for example, i in some for text in self.wording(example, i)])
             options = torch.tensor([len(example.options[i]) for example, i in some], device=input_ids.device)
-            out = model(
-                visual_embeds=videos.of(example.media for example, _ in some),
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                texts_per_video=options,
-                options_per_question=options,
-            )
-            confidences, choices = out.logits.float().softmax(dim=1).max(dim=1)
+            visual_embeds = videos.of(example.media for example, _ in some)
+            probabilities = option_probabilities(model, visual_embeds, input_ids, attention_mask, options)
+            confidences, choices = probabilities.max(dim=1)
             for (example, i), choice, confidence in zip(some, choices.tolist(), confidences.tolist(), strict=True):
                 yield {
                     "item_id": example.ids[i],

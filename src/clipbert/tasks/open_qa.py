@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from clipbert.errors import ClipBertError
@@ -13,6 +12,7 @@ from clipbert.model.gather import over_ranks
 from clipbert.model.losses import IGNORED
 from clipbert.task_params import OpenQAParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTask, Tokenize, with_captions
+from clipbert.tasks.scoring import answer_probabilities
 
 
 class OpenQA(QuestionTask):
@@ -73,13 +73,9 @@ class OpenQA(QuestionTask):
         for start in range(0, len(flat), batch_size):
             some = flat[start : start + batch_size]
             input_ids, attention_mask = tokenize([example.texts[i] for example, i in some])
-            out = model(
-                visual_embeds=videos.of(example.media for example, _ in some),
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                texts_per_video=torch.ones(len(some), dtype=torch.long, device=input_ids.device),
-            )
-            confidences, choices = self.confidences(out.logits.float()).max(dim=1)
+            visual_embeds = videos.of(example.media for example, _ in some)
+            probabilities = answer_probabilities(model, visual_embeds, input_ids, attention_mask)
+            confidences, choices = probabilities.max(dim=1)
             for (example, i), choice, confidence in zip(some, choices.tolist(), confidences.tolist(), strict=True):
                 yield {
                     "item_id": example.ids[i],
@@ -92,10 +88,6 @@ class OpenQA(QuestionTask):
                     "media": example.media,
                     **self.scored(example, i, answers[choice], answers),
                 }
-
-    def confidences(self, logits: Tensor) -> Tensor:
-        """Logits (N, answers) to how sure the model is of each answer, 0 to 1."""
-        return logits.softmax(dim=1)
 
     def scored(self, example: Example, item: int, predicted: str, answers: list[str]) -> dict[str, Any]:
         """The columns that tell what a predicted answer is worth, and what a random one of `answers` would be."""

@@ -15,6 +15,7 @@ from clipbert.model.losses import IGNORED
 from clipbert.task_params import PretrainParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, with_captions
 from clipbert.tasks.masking import SpecialTokens, choose, mask
+from clipbert.tasks.scoring import matched_probabilities
 
 FIXED_MASKS = 0  # seeds what is masked and which text is the wrong one in validation and test: always the same
 
@@ -111,8 +112,6 @@ class Pretrain(Task):
 
         Hidden tokens and wrong texts are drawn from a fixed seed, the same for every model and for blank frames.
         """
-        from clipbert.model.losses import aggregate
-
         special = SpecialTokens.of(tokenize, model.config.pad_token_id)
         generator = np.random.default_rng(FIXED_MASKS)
         flat = [(example, i) for example in examples for i in range(len(example.texts))]
@@ -127,7 +126,7 @@ class Pretrain(Task):
             seen = truth.masked_fill(chosen, special.mask)
             visual = videos.of(example.media for example, _ in some)
             out = model(visual_embeds=torch.cat([visual, visual]), input_ids=seen, attention_mask=attention_mask)
-            matched = aggregate(out.itm_logits, model.config.score_aggregation).softmax(dim=1)[:, 1].tolist()
+            matched = matched_probabilities(model, out.itm_logits).tolist()
             told = out.mlm_logits[: len(some)].float().log_softmax(dim=-1).mean(dim=1).argmax(dim=-1)
             for row, (example, i) in enumerate(some):
                 hidden = truth[row][chosen[row]].tolist()

@@ -14,6 +14,7 @@ from clipbert.model.gather import RankRows, over_ranks
 from clipbert.params import EvaluateParams
 from clipbert.task_params import RetrievalParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
+from clipbert.tasks.scoring import rank_gallery
 
 VALIDATION_GALLERY = 25
 TOP = 5
@@ -118,8 +119,7 @@ class Retrieval(Task):
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
     ) -> Iterator[dict[str, Any]]:
-        """Rank the gallery for each text by the cross-encoder's log odds, which the towers' similarity starts from
-        where the model has them: what training taught it (BLIP, Li et al. 2022, adds the two in the same way).
+        """Rank the gallery for each text by `rank_gallery`'s scores.
 
         With `rerank` the towers alone rank first; only the best so many are judged, and the others stay below them in
         the towers' order.
@@ -137,18 +137,13 @@ class Retrieval(Task):
         vectors = None if model.contrast is None else model.video_features(visual_embeds)  # (G, P)
         for truth, example in enumerate(examples):
             for text_id, text in zip(example.ids, example.texts, strict=True):
-                input_ids, attention_mask = tokenize([text])
-                judged, extra = torch.arange(len(gallery), device=input_ids.device), {}
-                if vectors is not None:
-                    likeness = model.similarity(model.text_features(input_ids, attention_mask), vectors)[0].float()
-                    extra["towers_rank"] = _rank(likeness, truth)
-                    if self.rerank is not None:
-                        judged = _most_alike(likeness, self.rerank, truth)
-                        extra["judged"] = len(judged)
-                seen = visual_embeds if len(judged) == len(gallery) else visual_embeds[judged]
-                scores = self._log_odds(model, seen, input_ids, attention_mask, batch_size)
-                if vectors is not None:
-                    scores = scores + likeness[judged]
+                tokens, extra = tokenize([text]), {}
+                found = rank_gallery(model, visual_embeds, vectors, *tokens, batch_size, self.rerank, truth)
+                judged, scores = found.judged, found.scores
+                if found.similarity is not None:
+                    extra["towers_rank"] = _rank(found.similarity, truth)
+                if self.rerank is not None:
+                    extra["judged"] = len(judged)
                 where = (judged == truth).nonzero().flatten().tolist()
                 rank = _rank(scores, where[0]) if where else extra["towers_rank"]
                 best = scores.argsort(descending=True, stable=True)[:TOP]
@@ -164,21 +159,6 @@ class Retrieval(Task):
                     "top_media": [gallery[i] for i in judged[best].tolist()],
                     "top_scores": scores[best].tolist(),
                 }
-
-    def _log_odds(
-        self, model: Any, visual_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor, batch_size: int
-    ) -> Tensor:
-        """(G,) log odds of a match of one text with each video of the gallery, by the cross-encoder."""
-        found = []
-        for some in visual_embeds.split(batch_size):
-            out = model(
-                visual_embeds=some,
-                input_ids=input_ids.expand(len(some), -1),
-                attention_mask=attention_mask.expand(len(some), -1),
-                texts_per_video=torch.ones(len(some), dtype=torch.long, device=some.device),
-            )
-            found.append(model.match_scores(out.logits.float()))
-        return torch.cat(found)
 
     def metrics(self, items: Predictions) -> dict[str, float]:
         """Of the ranks by the whole score; `towers_...` are those by the towers' similarity alone.
@@ -213,14 +193,6 @@ class Retrieval(Task):
 def _rank(scores: Tensor, truth: int) -> int:
     """1 + the videos that score at least as high as the true one: a tie counts against the model."""
     return int((scores >= scores[truth]).sum())
-
-
-def _most_alike(likeness: Tensor, count: int, truth: int) -> Tensor:
-    """The `count` most alike videos, in the gallery's order; of equally alike ones the true one counts as the last."""
-    last = torch.arange(len(likeness), device=likeness.device) == truth
-    order = torch.cat([(~last).nonzero().flatten(), last.nonzero().flatten()])
-    best = likeness[order].argsort(descending=True, stable=True)[:count]
-    return order[best].sort().values
 
 
 def rank_metrics(ranks: np.ndarray, gallery: int) -> dict[str, float]:

@@ -12,6 +12,7 @@ from clipbert.model import ClipBertConfig, ClipBertProcessor
 from clipbert.model.initialize import Start, parts
 from clipbert.model.parts import Part, TextPart, check_grid, read_text, read_vision, without_text_sizes
 from clipbert.params import Params
+from clipbert.task_params import CaptioningParams
 from clipbert.tasks.base import Example, Task
 
 
@@ -53,7 +54,16 @@ def build_model(
         raise ClipBertError(f"params.yaml: model: {error}{f' (with what {sources} has)' if sources else ''}") from error
     model = task.model_class()(config)
     _fill(task, model, vision, text)
-    return model, ClipBertProcessor.for_config(config, tokenizer)
+    return model, ClipBertProcessor.for_config(config, tokenizer, **inference_settings(task, params))
+
+
+def inference_settings(task: Task, params: Params) -> dict[str, Any]:
+    """Return the processor's settings with which evaluation measures the model, and pipelines use it.
+
+    `clips` is that of evaluation, not of training: `config.clips` keeps the latter.
+    """
+    generation = {"generation": task.params.search()} if isinstance(task.params, CaptioningParams) else {}
+    return {"clips": params.evaluate.clips, "frames": params.frames, **generation}
 
 
 def _learned(task: Task, train: list[Example], vocab_size: int, others: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -87,4 +97,4 @@ def _started(task: Task, train: list[Example], params: Params, folder: Path) -> 
     model = task.model_class()(config)
     fresh = begin.give(model)
     console.print(f"{task.name} starts from {folder}; fresh: {parts(fresh) or 'nothing'}", markup=False)
-    return model, ClipBertProcessor.for_config(config, begin.processor.tokenizer)
+    return model, ClipBertProcessor.for_config(config, begin.processor.tokenizer, **inference_settings(task, params))
