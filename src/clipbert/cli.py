@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from clipbert.cli_checksum import checksum
 from clipbert.cli_convert import convert
 from clipbert.cli_import import importers
 from clipbert.cli_options import DEFAULT, ParamsFile, Set, project
@@ -34,6 +35,7 @@ app.command(
     "convert",
     epilog="Example: `clipbert convert OLD.pt --model-config base_model.json --task retrieval --out models/old`",
 )(convert)
+app.command("checksum", epilog="Example: `clipbert checksum artifacts/models/retrieval --check`")(checksum)
 
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(TASKS)}.")]
 

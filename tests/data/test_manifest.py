@@ -16,6 +16,7 @@ from clipbert.data.manifest import (
     VIDEOS_SCHEMA,
     read_texts,
     read_videos,
+    sign,
     write_table,
 )
 from clipbert.errors import ClipBertError
@@ -93,11 +94,13 @@ def test_no_manifest(tmp_path: Path) -> None:
 
 def test_damaged_manifest(tmp_path: Path) -> None:
     (tmp_path / TEXTS_FILE).write_bytes(b"PAR1 nothing")
+    sign(tmp_path)
     with pytest.raises(ClipBertError, match=r"texts\.parquet: cannot be read"):
         read_texts(tmp_path)
 
 
 def test_manifest_of_another_version(tmp_path: Path) -> None:
     pq.write_table(pa.table({"media": ["a"]}), tmp_path / VIDEOS_FILE)
+    sign(tmp_path)
     with pytest.raises(ClipBertError, match="its columns are media; expected media, kind"):
         read_videos(tmp_path)

@@ -22,6 +22,7 @@ import clipbert
 from clipbert.errors import ClipBertError
 from clipbert.files import sha256_file, write_json
 from clipbert.model.card import CARD, model_card, with_results, write_card
+from clipbert.model.checksums import check_model
 from clipbert.params import Params
 from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.provenance import NONE, data_digest
@@ -67,6 +68,7 @@ def register(
     metrics = _read_metrics(metrics_json)
     read_predictions(predictions_parquet)
     digest = model_digest(model_dir)
+    check_model(model_dir)
     store = open_store_and_deliver(root)
     open_experiment(store, task)
     name = model_name(task)
