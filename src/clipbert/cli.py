@@ -143,13 +143,29 @@ def rollback(task: TaskName) -> None:
     stages.rollback(project(), check_task(task))
 
 
-@app.command("params", epilog="Example: `clipbert params --set train.lr=0.0005`")
-def show_params(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
-    """List every parameter with its value, its range and its meaning."""
-    from clipbert.params import explain
+@app.command("params", epilog="Example: `clipbert params train.lr`")
+def show_params(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Explain this one, train.lr for example.")
+    ] = None,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Print a complete params.yaml, with defaults for what the file lacks.")
+    ] = False,
+) -> None:
+    """List every parameter with its value, its range and its meaning; or explain one."""
+    from clipbert.parameter_help import complete_file, explain, explain_one
 
-    for key, value, meaning in explain(load_params(params, overrides)):
-        console.print(f"{key:<36} {value!s:<10} {meaning}", markup=False)
+    loaded = load_params(params, overrides, complete=not complete)
+    if complete:
+        typer.echo(complete_file(loaded), nl=False)
+    elif name is not None:
+        for title, text in explain_one(loaded, name, Path.cwd()):
+            console.print(f"{title:<8} {text}", markup=False)
+    else:
+        for key, value, meaning in explain(loaded):
+            console.print(f"{key:<36} {value!s:<10} {meaning}", markup=False)
 
 
 @app.command(epilog="Example: `clipbert recipe msrvtt_retrieval`")

@@ -76,9 +76,7 @@ def problem_of(path: Path, expected: str) -> str | None:
         return f"{path}: cannot be read ({error.strerror})"
     if found == expected:
         return None
-    return (
-        f"{path}: damaged or edited since it was written (SHA-256 {found[:SHOWN]}, expected {expected[:SHOWN]})"
-    )
+    return f"{path}: damaged or edited since it was written (SHA-256 {found[:SHOWN]}, expected {expected[:SHOWN]})"
 
 
 def _write(path: Path, digests: dict[str, str]) -> None:

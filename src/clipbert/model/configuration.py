@@ -137,8 +137,22 @@ class ClipBertConfig(PreTrainedConfig):
         self._check()
 
     @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read config.json as transformers does, after checking the folder.
+
+        Raises:
+            ModelFolderError: config.json has other bytes than when it was saved.
+        """
+        if Path(pretrained_model_name_or_path).is_dir():
+            check_model(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""), weights=False)
+        found: tuple[dict[str, Any], dict[str, Any]] = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return found
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Make a configuration as transformers does; one read from a folder, by AutoConfig too, is checked first.
+        """Make a configuration as transformers does; of a folder that AutoConfig read, config.json is checked first.
 
         Raises:
             ModelFolderError: config.json has other bytes than when it was saved.
