@@ -17,6 +17,7 @@ from clipbert.cli_track import track
 from clipbert.console import console, errors
 from clipbert.ended import end_all
 from clipbert.errors import OUR_ERROR, USER_ERROR, ClipBertError
+from clipbert.leftovers import project_folders, remove_leftovers, remove_scratch_folders
 from clipbert.params import TASKS, Params, check_task, load_params
 
 app = typer.Typer(
@@ -36,6 +37,17 @@ app.command(
     epilog="Example: `clipbert convert OLD.pt --model-config base_model.json --task retrieval --out models/old`",
 )(convert)
 app.command("checksum", epilog="Example: `clipbert checksum artifacts/models/retrieval --check`")(checksum)
+
+
+@app.callback()
+def before_every_verb() -> None:
+    """Train, version, compare, promote and use ClipBERT video-and-language models.
+
+    Every verb works on the project in the current folder.
+    """
+    remove_leftovers(project_folders(Path.cwd()))
+    remove_scratch_folders()
+
 
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(TASKS)}.")]
 
