@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from clipbert.data.manifest import VIDEOS_SCHEMA
+from clipbert.data.manifest import VIDEOS_SCHEMA, write_table
 from clipbert.files import sha256_file
 from clipbert.frames import FrameCache
 from clipbert.frames.build import build_cache
@@ -97,7 +97,9 @@ def write_manifest(data: Path, out: Path) -> Path:
         row |= {"media": path.relative_to(data).as_posix(), "kind": "video", "path_taken": "decord"}
         rows.append(row | {"sha256": sha256_file(path)})
     out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=VIDEOS_SCHEMA), out / "videos.parquet")
+    with write_table(out / "videos.parquet", VIDEOS_SCHEMA) as table:
+        for row in rows:
+            table.add(row)
     return out
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.params_file import write_params
+
 VERBS = [
     ["sample-data"],
     ["import", "msrvtt"],
@@ -41,7 +43,7 @@ def clipbert(*arguments: str, cwd: Path, **environment: str) -> subprocess.Compl
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    (tmp_path / "params.yaml").write_text("seed: 0\n")
+    write_params(tmp_path)
     return tmp_path
 
 

@@ -12,6 +12,7 @@ from clipbert.cli import app
 from clipbert.data.manifest import read_videos
 from clipbert.data.quarantine import REASONS
 from clipbert.errors import ClipBertError
+from tests.params_file import write_params
 
 MakeVideo = Callable[..., Path]
 
@@ -27,7 +28,7 @@ def project(
     with (data / "captions.jsonl").open("a") as file:
         row = {"id": "cut", "media": "videos/cut [1].mkv", "text": "a bar", "split": "train"}
         file.write(json.dumps(row) + "\n")
-    (tmp_path / "params.yaml").write_text("ingest: {max_quarantined_fraction: 0.6, workers: 1}\n")
+    write_params(tmp_path, "ingest: {max_quarantined_fraction: 0.6, workers: 1}")
     monkeypatch.chdir(tmp_path)
     run("ingest")
     return tmp_path

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from clipbert.cli_checksum import checksum
 from clipbert.cli_convert import convert
 from clipbert.cli_history import history
 from clipbert.cli_import import importers
@@ -17,6 +18,7 @@ from clipbert.cli_track import track
 from clipbert.console import console, errors
 from clipbert.ended import end_all
 from clipbert.errors import OUR_ERROR, USER_ERROR, ClipBertError
+from clipbert.leftovers import project_folders, remove_leftovers, remove_scratch_folders
 from clipbert.params import TASKS, Params, check_task, load_params
 from clipbert.redact import install
 
@@ -37,6 +39,18 @@ app.command(
     epilog="Example: `clipbert convert OLD.pt --model-config base_model.json --task retrieval --out models/old`",
 )(convert)
 app.command("history", epilog="Example: `clipbert history retrieval`")(history)
+app.command("checksum", epilog="Example: `clipbert checksum artifacts/models/retrieval --check`")(checksum)
+
+
+@app.callback()
+def before_every_verb() -> None:
+    """Train, version, compare, promote and use ClipBERT video-and-language models.
+
+    Every verb works on the project in the current folder.
+    """
+    remove_leftovers(project_folders(Path.cwd()))
+    remove_scratch_folders()
+
 
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(TASKS)}.")]
 
@@ -147,13 +161,29 @@ def rollback(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None
     stages.rollback(project(), check_task(task), load_params(params, overrides))
 
 
-@app.command("params", epilog="Example: `clipbert params --set train.lr=0.0005`")
-def show_params(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
-    """List every parameter with its value, its range and its meaning."""
-    from clipbert.params import explain
+@app.command("params", epilog="Example: `clipbert params train.lr`")
+def show_params(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Explain this one, train.lr for example.")
+    ] = None,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Print a complete params.yaml, with defaults for what the file lacks.")
+    ] = False,
+) -> None:
+    """List every parameter with its value, its range and its meaning; or explain one."""
+    from clipbert.parameter_help import complete_file, explain, explain_one
 
-    for key, value, meaning in explain(load_params(params, overrides)):
-        console.print(f"{key:<36} {value!s:<10} {meaning}", markup=False)
+    loaded = load_params(params, overrides, complete=not complete)
+    if complete:
+        typer.echo(complete_file(loaded), nl=False)
+    elif name is not None:
+        for title, text in explain_one(loaded, name, Path.cwd()):
+            console.print(f"{title:<8} {text}", markup=False)
+    else:
+        for key, value, meaning in explain(loaded):
+            console.print(f"{key:<36} {value!s:<10} {meaning}", markup=False)
 
 
 @app.command(epilog="Example: `clipbert recipe msrvtt_retrieval`")

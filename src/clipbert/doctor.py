@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from clipbert.console import console
 from clipbert.errors import ClipBertError
+from clipbert.leftovers import scratch_folder
 from clipbert.params import load_params
 from clipbert.redact import redact
 
@@ -117,8 +117,8 @@ def check_decoders(_root: Path) -> Iterator[Finding]:
     from clipbert.workers import KillablePool, WorkerError
 
     remedy = "videos are decoded by PyAV, more slowly. To mend it: make install"
-    with tempfile.TemporaryDirectory() as folder, KillablePool(1, DECODE_S) as pool:
-        clip = Path(folder, "clip.mp4")
+    with scratch_folder() as folder, KillablePool(1, DECODE_S) as pool:
+        clip = folder / "clip.mp4"
         _write_clip(clip)
         try:
             frames = pool.submit(count_frames, str(clip)).result()

@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from clipbert import leftovers
 from clipbert.errors import ClipBertError
+from clipbert.exchange_paths import exchange
 
 
 def fsync_directory(path: Path) -> None:
@@ -49,23 +50,26 @@ def write_errors(path: Path) -> Iterator[None]:
 def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file that appears at `path` whole when the block ends, and not at all when it raises.
 
+    The mode of the file is 0666 less the umask. What a killed process left of an earlier write is removed.
+
     Raises:
         ClipBertError: the disk is full or the folder cannot be written.
     """
     encoding = None if "b" in mode else "utf-8"
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        leftovers.remove_leftovers([path.parent], path.name)
+        descriptor, temporary = leftovers.create_file(path)
         try:
+            # the file is renamed before it is closed: closing releases the lock that marks it as in use
             with os.fdopen(descriptor, mode, encoding=encoding) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+                os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+                os.unlink(temporary)
             raise
         fsync_directory(path.parent)
 
@@ -74,30 +78,72 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty sibling folder that replaces `path` when the block ends; on an error `path` stays as it was.
 
+    Readers always find the old folder or the new one, for the two are exchanged in one system call. On a kernel or a
+    file system that cannot do this, the old folder is renamed away first: readers may find nothing for a moment, and
+    after a kill in that moment the next command puts the old folder back. Where `path` is a symbolic link to a folder,
+    the link stays and the folder it names is replaced.
+
     Raises:
-        ClipBertError: the disk is full or the folder cannot be written.
+        ClipBertError: the disk is full, the folder cannot be written, or `path` is a file or a mount point.
     """
+    if path.is_symlink() and path.is_dir():
+        path = Path(os.path.realpath(path))
     with write_errors(path):
+        if path.exists() and not path.is_dir():
+            raise ClipBertError(f"{path}: is a file; expected a folder or nothing. Move it away and run again.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        leftovers.remove_leftovers([path.parent], path.name)
+        lock, temporary = leftovers.create_folder(path)
         try:
             yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    with file.open("rb") as handle:
-                        os.fsync(handle.fileno())
-            os.chmod(temporary, 0o755)
-            if path.exists():
-                old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-                os.replace(path, old)
-                os.replace(temporary, path)
-                shutil.rmtree(old)
-            else:
-                os.replace(temporary, path)
+            _fsync_tree(temporary)
+            _replace_directory(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        finally:
+            os.close(lock)
         fsync_directory(path.parent)
+
+
+def _fsync_tree(folder: Path) -> None:
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            file = Path(directory, name)
+            if file.is_file() and not file.is_symlink():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        fsync_directory(Path(directory))
+
+
+def _replace_directory(new: Path, path: Path) -> None:
+    """Put `new` in the place of `path` and remove what was there."""
+    try:
+        if not path.exists():
+            os.rename(new, path)
+            return
+        if exchange(new, path):
+            shutil.rmtree(new)
+            return
+        lock, old = leftovers.create_folder(path, leftovers.REPLACED)
+        os.close(lock)
+        held = leftovers.lock_folder(path)
+        try:
+            os.rename(path, old)
+            try:
+                os.rename(new, path)
+            except BaseException:
+                os.rename(old, path)
+                raise
+            shutil.rmtree(old)
+        finally:
+            os.close(held)
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EXDEV):
+            raise ClipBertError(
+                f"{path}: is a mount point and cannot be replaced ({error.strerror}). Mount its parent folder instead."
+            ) from error
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -115,16 +161,20 @@ def create_json(path: Path, value: Any) -> bool:
     """
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as folder:
-            write_json(Path(folder, path.name), value)
+        lock, folder = leftovers.create_folder(path)
+        try:
+            write_json(folder / path.name, value)
             try:
-                os.link(Path(folder, path.name), path)
+                os.link(folder / path.name, path)
             except FileExistsError:
                 return False
             except OSError:  # a file system without hard links
                 if path.exists():
                     return False
-                os.replace(Path(folder, path.name), path)
+                os.replace(folder / path.name, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
         fsync_directory(path.parent)
     return True
 

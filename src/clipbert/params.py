@@ -1,19 +1,21 @@
 """params.yaml, typed: every knob of every stage, with its default, its range and its meaning."""
 
+import contextlib
+import copy
 import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from clipbert.errors import ClipBertError
+from clipbert.parameter_fields import describe_problem, drop_empty_sections, missing_parameters
 from clipbert.redact import remember
 from clipbert.task_params import Fraction, Section, TasksParams
 from clipbert.train_params import TrainParams
-from clipbert.yaml_text import parse_yaml
+from clipbert.yaml_text import DuplicateKeyError, dump_yaml, leaves, parse_yaml
 
 TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa", "captioning", "pretrain")
 TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa", "captioning"]
@@ -167,9 +169,9 @@ class ModelParams(Section):
         None, description="of a clip's frames; mean (the paper) does not see their order"
     )
     score_aggregation: Literal["lse", "mean", "max"] | None = Field(None, description="how clips' scores are fused")
-    hidden_size: int | None = Field(None, ge=16, le=4096)
-    num_hidden_layers: int | None = Field(None, ge=1, le=64)
-    num_attention_heads: int | None = Field(None, ge=1, le=64)
+    hidden_size: int | None = Field(None, ge=16, le=4096, description="width of the encoder")
+    num_hidden_layers: int | None = Field(None, ge=1, le=64, description="layers of the encoder")
+    num_attention_heads: int | None = Field(None, ge=1, le=64, description="heads of each layer; divides hidden_size")
     max_text_length: int | None = Field(None, ge=4, le=512, description="tokens; longer texts are cut")
     vocab_size: int = Field(8192, ge=64, description="of the WordPiece vocabulary learned from the training texts")
 
@@ -217,7 +219,7 @@ class ReleaseParams(Section):
 
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of the interval whose lower end must exceed min_gain")
     min_gain: float = Field(0.0, ge=0, le=1, description="improvement of the mean item score that counts as better")
-    bootstrap_samples: int = Field(10_000, ge=100)
+    bootstrap_samples: int = Field(10_000, ge=100, description="resamplings of the test items")
 
 
 class Params(Section):
@@ -229,7 +231,7 @@ class Params(Section):
     pretrain_run: list[Literal["pretrain"]] = Field(
         [], max_length=1, description="[pretrain]: image-text pretraining as well, before what starts from it"
     )
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=2**32, description="of everything that is drawn at random in a training")
     ingest: IngestParams = IngestParams()
     validate_: ValidateParams = Field(ValidateParams(), alias="validate")
     frames: FramesParams = FramesParams()
@@ -258,13 +260,54 @@ class Params(Section):
         return _flat(self)
 
 
-def load_params(path: Path = Path("params.yaml"), overrides: list[str] | None = None) -> Params:
-    """Read a parameter file and apply `key=value` overrides (`--set`), the values written as in YAML.
+def load_params(
+    path: Path = Path("params.yaml"), overrides: list[str] | None = None, source: str = "--set", complete: bool = True
+) -> Params:
+    """Read a parameter file and apply `key=value` overrides, the values written as in YAML.
+
+    Every parameter must be in the file or among the overrides: a file that was cut off must not become one with
+    default values.
+
+    Args:
+        source: what gave the overrides, for messages about them.
+        complete: False takes the default of every missing parameter.
 
     Raises:
-        ClipBertError: a missing or unreadable file, an unknown key, a wrong type, a value out of range; each with
-            its path, its value and what is allowed.
+        ClipBertError: the file is missing, unreadable or cut off; a key is unknown, missing or occurs twice; a value
+            has a wrong type or is out of range. Each is named with its path, its value and what is allowed; a mistake
+            in an override names the override.
     """
+    values = drop_empty_sections(Params, _read(path, complete))
+    in_file_alone = copy.deepcopy(values)
+    given: dict[tuple[str, ...], str] = {}
+    for override in overrides or []:
+        given[_apply(values, override, source)] = f"{source} {override}"
+    try:
+        params = Params.model_validate(values)
+    except ValidationError as error:
+        problems, params = error.errors(), None
+    else:
+        problems = []
+    known = list(Params().flat())
+    in_file: list[str] = []
+    messages: list[str] = []
+    for problem in problems:
+        text = describe_problem(Params, known, problem)
+        blamed = _blamed(problem, given, in_file_alone)
+        if blamed is None:
+            in_file.append(f"  {text}")
+        else:
+            messages.append(f"{blamed}: {text}")
+    if in_file:
+        messages.append(f"{path}: {len(in_file)} wrong parameter(s):\n" + "\n".join(in_file))
+    if complete and (missing := missing_parameters(Params, values)):
+        messages.append(_describe_missing(path, missing))
+    if messages or params is None:
+        raise ClipBertError("\n".join(messages))
+    return params
+
+
+def _read(path: Path, complete: bool) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -273,19 +316,31 @@ def load_params(path: Path = Path("params.yaml"), overrides: list[str] | None = 
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ClipBertError(f"{path}: cannot be read ({error}); expected a UTF-8 YAML file.") from error
+    if complete and text and not text.endswith("\n"):
+        raise ClipBertError(
+            f"{path}: its last line does not end with a newline, as of a file that was cut off. Restore it "
+            f"(git checkout {path}); if it is complete, add the newline."
+        )
     try:
         values = parse_yaml(text) or {}
+    except DuplicateKeyError as error:
+        raise ClipBertError(f"{path}: {error}.") from error
     except yaml.YAMLError as error:
         raise ClipBertError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ClipBertError(f"{path}: expected sections such as `train:`, found {type(values).__name__}.")
-    for override in overrides or []:
-        _apply(values, override)
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        problems = "\n".join(f"  {_describe(problem)}" for problem in error.errors())
-        raise ClipBertError(f"{path}: {error.error_count()} wrong parameter(s):\n{problems}") from None
+    return values
+
+
+def _describe_missing(path: Path, missing: dict[str, Any]) -> str:
+    text = dump_yaml(missing)
+    count = len(leaves(missing))
+    listed = "".join(f"  {line}\n" for line in text.splitlines())
+    return (
+        f"{path}: {count} missing parameter(s). Add them to their sections; these are the defaults:\n{listed}"
+        f"If the file was cut off, restore it: git checkout {path}. "
+        f"`clipbert params --complete` prints the whole file with the defaults added."
+    )
 
 
 def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
@@ -296,77 +351,43 @@ def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def _apply(values: dict[str, Any], override: str, source: str) -> tuple[str, ...]:
+    """Put an override into nested `values`; returns its path."""
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ClipBertError(f"--set {override}: expected KEY=VALUE, for example --set train.lr=0.001")
-    *sections, name = key.strip().split(".")
+    path = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(path):
+        raise ClipBertError(f"{source} {override}: expected KEY=VALUE, for example --set train.lr=0.001")
     place = values
-    for section in sections:
-        inner = place.setdefault(section, {})
+    for section in path[:-1]:
+        if place.get(section) is None:
+            place[section] = {}
+        inner = place[section]
         if not isinstance(inner, dict):
-            raise ClipBertError(f"--set {override}: {section} is a value, not a section.")
+            raise ClipBertError(f"{source} {override}: {section} is a value, not a section.")
         place = inner
-    place[name] = parse_yaml(text)
-
-
-def _field(section: type[BaseModel], name: int | str) -> FieldInfo | None:
-    return next((f for key, f in section.model_fields.items() if (f.alias or key) == name), None)
-
-
-def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    """The pydantic class that holds the keys of `location`'s parent."""
-    section: type[BaseModel] = Params
-    for key in location:
-        inner = _section_of(_field(section, key))
-        if inner is None:
-            break
-        section = inner
-    return section
-
-
-def _field_around(location: tuple[int | str, ...]) -> FieldInfo | None:
-    """The field whose list or mapping holds the value at `location`."""
-    inside = (_field(_section_at(location[:depth]), location[depth]) for depth in range(len(location) - 1))
-    return next((field for field in inside if field is not None and _section_of(field) is None), None)
-
-
-def _section_of(field: FieldInfo | None) -> type[BaseModel] | None:
-    """The pydantic class of a field that is a section."""
-    annotation = field.annotation if field is not None else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-
-
-def _describe(problem: ErrorDetails) -> str:
-    location, value = problem["loc"], problem["input"]
-    path = ".".join(str(part) for part in location)
-    if not location:
-        return problem["msg"].removeprefix("Value error, ")
-    section = _section_at(location[:-1])
-    if problem["type"] == "extra_forbidden":
-        known = [field.alias or name for name, field in section.model_fields.items()]
-        parent = ".".join(str(part) for part in location[:-1])
-        nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        everywhere = list(Params().flat())
-        elsewhere = [key for key in everywhere if key.rsplit(".", 1)[-1] == str(location[-1])]
-        hint = f"did you mean {parent}{'.' if parent else ''}{nearest[0]}? " if nearest else ""
-        if elsewhere:
-            hint = f"did you mean {elsewhere[0]}? "
-        return f"{path}: unknown parameter; {hint}Known here: {', '.join(known)}."
-    field = _field(section, location[-1]) or _field_around(location)
-    what = f" ({field.description})" if field is not None and field.description else ""
-    message = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    if isinstance(value, str) and problem["type"].startswith("float") and _is_number(value):
-        message += f"; YAML reads {value} as text, write {float(value)!r}"
-    return f"{path} = {value!r}: expected {message}{what}."
-
-
-def _is_number(text: str) -> bool:
     try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        place[path[-1]] = parse_yaml(text)
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or error
+        raise ClipBertError(f"{source} {override}: the value is not valid YAML ({reason}); quote text.") from error
+    return path
+
+
+def _blamed(problem: ErrorDetails, given: dict[tuple[str, ...], str], in_file_alone: dict[str, Any]) -> str | None:
+    """The overrides that a problem comes from; None if it is in the file.
+
+    A problem between two parameters has no location: if the file alone is valid, it comes from the overrides of those
+    that its message names.
+    """
+    parts = tuple(map(str, problem["loc"]))
+    if not parts:
+        with contextlib.suppress(ValidationError):
+            Params.model_validate(in_file_alone)
+            named = [text for path, text in given.items() if path[-1] in problem["msg"]]
+            return ", ".join(named or given.values())
+        return None
+    found = [text for path, text in given.items() if path[: len(parts)] == parts or parts[: len(path)] == path]
+    return found[-1] if found else None
 
 
 def check_task(task: str) -> str:
@@ -380,15 +401,3 @@ def check_task(task: str) -> str:
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise ClipBertError(f"{task}: no such task; expected one of {', '.join(TASKS)}.{hint}")
     return task
-
-
-def explain(params: Params) -> list[tuple[str, Any, str]]:
-    """(dotted path, value, meaning with its range) of every parameter."""
-    rows = []
-    for key, value in params.flat().items():
-        *sections, name = key.split(".")
-        field = _field(_section_at((*sections, "")), name)
-        limits = [str(limit) for limit in field.metadata] if field is not None else []
-        meaning = (field.description or "") if field is not None else ""
-        rows.append((key, value, meaning + (f" [{', '.join(limits)}]" if limits else "")))
-    return rows

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from clipbert.console import console
-from clipbert.data.manifest import QUARANTINE_FILE
+from clipbert.data.manifest import QUARANTINE_FILE, check
 from clipbert.data.quarantine import REASONS, Quarantined, read_quarantine
 from clipbert.errors import ClipBertError
 from clipbert.params import Params
@@ -21,10 +21,11 @@ def quarantined(project: Project) -> list[Quarantined]:
     """All files in quarantine, of ingest and of frames.
 
     Raises:
-        ClipBertError: nothing was ingested yet.
+        ClipBertError: nothing was ingested yet, or the list is damaged.
     """
     if not project.manifest.is_dir():
         raise ClipBertError(f"{project.manifest}: nothing was ingested yet. Run: clipbert ingest")
+    check(project.manifest, QUARANTINE_FILE)
     rows = read_quarantine(project.manifest / QUARANTINE_FILE, "ingest")
     return rows + read_quarantine(project.frames / QUARANTINE_FILE, "frames")
 

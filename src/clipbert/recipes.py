@@ -39,10 +39,7 @@ def dvc_arguments(folder: Path, name: str, params: Path) -> list[str]:
     path = folder / f"{name}.yaml"
     overlay = _read(path)
     given = {key: _word(path, key, value) for key, value in leaves(overlay)}
-    try:
-        load_params(params, [f"{key}={value}" for key, value in given.items()])
-    except ClipBertError as error:
-        raise ClipBertError(f"{path} on {error}") from error
+    load_params(params, [f"{key}={value}" for key, value in given.items()], source=f"{path}:")
     there = {key for key, _ in leaves(_read(params))}
     return [word for key, value in given.items() for word in ("-S", f"{'' if key in there else '+'}{key}={value}")]
 

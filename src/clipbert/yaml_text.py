@@ -1,13 +1,33 @@
 """YAML as DVC writes it: DVC's is 1.2, where 5e-05 is a number; PyYAML's is 1.1, where it is text."""
 
 import re
+from collections.abc import Hashable
 from typing import Any
 
 import yaml
 
+MERGE = "tag:yaml.org,2002:merge"
+
+
+class DuplicateKeyError(yaml.YAMLError):
+    """A key that occurs twice in one section; YAML's own readers keep the last value and drop the other."""
+
+    def __init__(self, key: object, first: int, second: int) -> None:
+        super().__init__(f"{key} occurs twice in one section, in line {first} and in line {second}: remove one of them")
+
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, that also knows floats without a point or without a sign of the exponent."""
+    """PyYAML's safe loader, with floats that lack a point or a sign of the exponent, and without duplicate keys."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        lines: dict[object, int] = {}
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key_node.tag != MERGE and isinstance(key_node, yaml.ScalarNode):
+                key, line = self.construct_object(key_node), key_node.start_mark.line + 1
+                if key in lines:
+                    raise DuplicateKeyError(key, lines[key], line)
+                lines[key] = line
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -19,9 +39,28 @@ def parse_yaml(text: str) -> Any:
     """The one document in `text`.
 
     Raises:
-        yaml.YAMLError: it is not valid.
+        yaml.YAMLError: it is not valid, nested too deeply, or a key occurs twice in one section.
     """
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+    except ValueError as error:  # a date such as 2026-99-99, a number such as 0x
+        raise yaml.YAMLError(str(error)) from error
+
+
+def dump_yaml(value: Any) -> str:
+    """`value` as YAML: sections in blocks, in their own order; lists of plain values in one line."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, with lists in one line."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+)
 
 
 def leaves(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -35,6 +35,7 @@ def test_manifest(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "artifacts" / "manifest"
     summary = ingest(data, out, PARAMS)
     assert sorted(path.name for path in out.iterdir()) == [
+        "checksums.sha256",
         "dropped_texts.json",
         "quarantine.jsonl",
         "texts.parquet",

@@ -1,5 +1,6 @@
 """The manifest tables: what is written is read back; what is missing or foreign is said."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipbert.data.ingest import ingest
 from clipbert.data.manifest import (
     ROWS_PER_BATCH,
     TEXTS_FILE,
     TEXTS_SCHEMA,
     VIDEOS_FILE,
     VIDEOS_SCHEMA,
+    check,
     read_texts,
     read_videos,
+    sign,
     write_table,
 )
 from clipbert.errors import ClipBertError
+from clipbert.folder_checksums import CHECKSUMS
+from clipbert.params import IngestParams
+from tests.byte_flips import unnoticed_flips, unnoticed_truncations
 
 VIDEO: dict[str, Any] = {
     "media": "videos/a.mp4",
@@ -93,11 +100,29 @@ def test_no_manifest(tmp_path: Path) -> None:
 
 def test_damaged_manifest(tmp_path: Path) -> None:
     (tmp_path / TEXTS_FILE).write_bytes(b"PAR1 nothing")
+    sign(tmp_path)
     with pytest.raises(ClipBertError, match=r"texts\.parquet: cannot be read"):
         read_texts(tmp_path)
 
 
 def test_manifest_of_another_version(tmp_path: Path) -> None:
     pq.write_table(pa.table({"media": ["a"]}), tmp_path / VIDEOS_FILE)
+    sign(tmp_path)
     with pytest.raises(ClipBertError, match="its columns are media; expected media, kind"):
         read_videos(tmp_path)
+
+
+def test_a_changed_bit_in_any_file_is_noticed(tmp_path: Path, tiny_data: Callable[..., Path]) -> None:
+    data = tiny_data(tmp_path / "data")
+    (data / "videos" / "empty.mp4").touch()
+    out = tmp_path / "artifacts" / "manifest"
+    ingest(data, out, IngestParams(max_quarantined_fraction=0.5))
+    for path in sorted(out.iterdir()):
+        name = path.name if path.name != CHECKSUMS else VIDEOS_FILE
+        assert unnoticed_flips(path, lambda name=name: check(out, name)) == [], path.name
+        assert unnoticed_truncations(path, lambda name=name: check(out, name)) == [], path.name
+    assert unnoticed_flips(out / VIDEOS_FILE, lambda: read_videos(out), count=20) == []
+    assert unnoticed_flips(out / TEXTS_FILE, lambda: read_texts(out), count=20) == []
+    (out / CHECKSUMS).unlink()
+    with pytest.raises(ClipBertError, match=r"checksums\.sha256: cannot be read .* Make the manifest again"):
+        read_videos(out)

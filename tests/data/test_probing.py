@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from canonical_data import LENIENT, PARAMS, caption, quarantine
 
 from clipbert.data.ingest import ingest
 from clipbert.data.manifest import read_videos
+from clipbert.data.probe import MediaInfo
+from clipbert.data.remembered import Remembered, damage_of, file_stamp
 from clipbert.params import IngestParams
 
 MakeVideo = Callable[..., Path]
@@ -101,3 +104,64 @@ def test_a_memory_that_is_damaged_is_made_afresh(tmp_path: Path, data: Path) -> 
     assert len(read_videos(tmp_path / "out")) == 4
 
 
+
+
+def outcome(number: int) -> MediaInfo:
+    return MediaInfo("video", f"{number:064d}", number, "mp4", "h264", 64, 48, 8.0, 2.0, 16, 0, "decord", "exact")
+
+
+def remembered(path: Path) -> Remembered:
+    return Remembered(path, "settings", "failures")
+
+
+def test_damage_to_what_is_remembered_is_never_used_and_never_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every outcome that comes back after a flipped bit or a truncation is the one that was kept."""
+    path = tmp_path / "probes.sqlite"
+    names = [f"videos/{number}.mp4" for number in range(40)]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    memory = remembered(path)
+    for number, name in enumerate(names):
+        memory.add(name, file_stamp(tmp_path / name), f"{number:064d}", outcome(number))
+    memory.close(complete=True)
+    whole, draw = path.read_bytes(), random.Random(0)
+    damages = [whole[: len(whole) * part // 20] for part in range(20)]
+    for _ in range(200):
+        flipped = bytearray(whole)
+        flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        damages.append(bytes(flipped))
+    forgotten = 0
+    for damaged in damages:
+        path.write_bytes(damaged)
+        again = remembered(path)
+        for number, name in enumerate(names):
+            found = again.find(tmp_path, name)
+            assert found in (None, outcome(number))
+            forgotten += found is None
+        again.add(names[0], file_stamp(tmp_path / names[0]), f"{0:064d}", outcome(0))
+        assert again.find(tmp_path, names[0]) == outcome(0)
+        again.close(complete=True)
+    assert 0 < forgotten < len(damages) * len(names)
+    assert "removed, and its files are probed again" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_changed_value_is_found_by_its_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "probes.sqlite"
+    memory = remembered(path)
+    memory.add("a.mp4", file_stamp(tmp_path), "0" * 64, outcome(0))
+    memory.close(complete=True)
+    assert damage_of(path) is None
+    path.write_bytes(path.read_bytes().replace(b'"width": 64', b'"width": 65'))
+    assert damage_of(path) == "an outcome does not match its checksum"
+
+
+def test_what_is_remembered_follows_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        remembered(tmp_path / "probes.sqlite").close(complete=True)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "probes.sqlite").stat().st_mode & 0o777 == 0o664

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 from prefect_server import Prefect
 
+from tests.params_file import write_params
+
 pytestmark = pytest.mark.pipeline
 
 PROMOTE, ROLLBACK = "clipbert-promote/promote", "clipbert-rollback/rollback"
@@ -20,7 +22,7 @@ def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from clipbert.release.registry import register
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (project / "params.yaml").write_text("")
+    write_params(project)
     tokenizer = ClipBertProcessor.train_tokenizer(["a red square moves left", "a blue one"], 200, min_frequency=1)
     config = ClipBertConfig.tiny(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, image_size=32)
     model = project / "artifacts/models/retrieval"

@@ -7,9 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from clipbert.data.manifest import VIDEOS_SCHEMA
+from clipbert.data.manifest import VIDEOS_SCHEMA, write_table
 from clipbert.files import sha256_file
 from clipbert.params import FramesParams
 
@@ -78,5 +77,7 @@ def write_manifest(data: Path, out: Path) -> Path:
         row["sha256"] = sha256_file(path)
         rows.append(row)
     out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=VIDEOS_SCHEMA), out / "videos.parquet")
+    with write_table(out / "videos.parquet", VIDEOS_SCHEMA) as table:
+        for row in rows:
+            table.add(row)
     return out

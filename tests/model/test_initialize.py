@@ -8,6 +8,7 @@ import torch
 
 from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertConfig, ClipBertForPreTraining, ClipBertForRetrieval, ClipBertProcessor
+from clipbert.model.checksums import sign_folder
 from clipbert.model.initialize import Start, digest, parts
 from clipbert.params import Params
 from clipbert.stages import Project, fingerprint, own_start, train
@@ -102,6 +103,7 @@ def test_a_tokenizer_larger_than_its_model_is_refused(folder: Path, tmp_path: Pa
     shutil.copytree(folder, mixed)
     more = ClipBertProcessor.train_tokenizer([*WORDS, *WORDS, "ýž čš çß"], vocab_size=400)
     more.save_pretrained(str(mixed))
+    sign_folder(mixed)
     with pytest.raises(ClipBertError, match="these are not of one model"):
         Start.read(mixed)
 

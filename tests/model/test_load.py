@@ -15,6 +15,8 @@ from transformers import (
 )
 
 from clipbert.errors import ClipBertError
+from clipbert.files import sha256_file
+from clipbert.folder_checksums import CHECKSUMS
 from clipbert.model import (
     ClipBertConfig,
     ClipBertForMultipleChoice,
@@ -25,6 +27,7 @@ from clipbert.model import (
     ClipBertProcessor,
     load,
 )
+from clipbert.model.checksums import sign_folder
 
 CLASSES = [ClipBertModel, ClipBertForRetrieval, ClipBertForOpenQA, ClipBertForMultipleChoice, ClipBertForPreTraining]
 
@@ -42,7 +45,7 @@ def test_round_trip_is_bit_equal(small_config, randomized, inputs, tmp_path, kin
     if kind is ClipBertForMultipleChoice:
         arguments |= {"pixel_values": inputs.pixel_values[:1], "texts_per_video": torch.tensor([3])}
     model.save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "weights.sha256"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checksums.sha256", "config.json", "model.safetensors"]
     again = load(tmp_path)
     assert type(again) is kind
     assert not again.training
@@ -88,6 +91,7 @@ def test_a_folder_without_weights(saved):
 
 
 def test_a_configuration_that_is_no_json(saved):
+    (saved / CHECKSUMS).unlink()
     (saved / "config.json").write_text('{"model_type": ')
     with pytest.raises(ClipBertError, match=r"config\.json: not a model configuration"):
         load(saved)
@@ -96,11 +100,13 @@ def test_a_configuration_that_is_no_json(saved):
 def test_a_configuration_out_of_range(saved):
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps(config | {"score_aggregation": "sum"}))
+    sign_folder(saved)
     with pytest.raises(ClipBertError, match="score_aggregation is 'sum': expected one of"):
         load(saved)
 
 
 def test_another_kind_of_model(saved):
+    (saved / CHECKSUMS).unlink()
     (saved / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
     with pytest.raises(ClipBertError, match=r"model_type is 'bert'.*expected model_type 'clipbert'"):
         load(saved)
@@ -111,20 +117,32 @@ def test_a_byte_changed_inside_a_tensor(saved):
     content = bytearray(path.read_bytes())
     content[-100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ClipBertError, match=r"model\.safetensors: SHA-256 is .*not those that were saved"):
+    with pytest.raises(ClipBertError, match=r"model\.safetensors: damaged or edited since it was written"):
         load(saved)
-    (saved / "weights.sha256").unlink()
+    assert sign_folder(saved) == ["model.safetensors: changed"]
     load(saved)
 
 
 def test_weights_that_the_checksums_name_and_nobody_has(saved):
-    (saved / "weights.sha256").write_text(f"{'0' * 64}  model-00001-of-00002.safetensors\n")
-    with pytest.raises(ClipBertError, match=r"model-00001-of-00002\.safetensors: not found, but .*weights\.sha256"):
+    (saved / "model-00001-of-00002.safetensors").write_bytes(b"x")
+    sign_folder(saved)
+    (saved / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(ClipBertError, match=r"model-00001-of-00002\.safetensors: not found, although its checksum"):
+        load(saved)
+
+
+def test_a_folder_of_an_earlier_version_has_its_weights_checked(saved):
+    (saved / CHECKSUMS).unlink()
+    digest = sha256_file(saved / "model.safetensors")
+    (saved / "weights.sha256").write_text(f"{digest}  model.safetensors\n")
+    load(saved)
+    (saved / "weights.sha256").write_text(f"{'0' * 64}  model.safetensors\n")
+    with pytest.raises(ClipBertError, match=r"model\.safetensors: damaged or edited"):
         load(saved)
 
 
 def test_cut_off_weights(saved):
-    (saved / "weights.sha256").unlink()
+    (saved / CHECKSUMS).unlink()
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ClipBertError, match="the model cannot be read"):
@@ -134,7 +152,7 @@ def test_cut_off_weights(saved):
 @pytest.mark.parametrize("problem", ["missing", "unexpected", "mismatched"])
 def test_weights_of_another_model(saved, problem):
     path = saved / "model.safetensors"
-    (saved / "weights.sha256").unlink()
+    (saved / CHECKSUMS).unlink()
     weights = load_file(path)
     if problem == "missing":
         del weights["classifier.0.weight"]

@@ -111,6 +111,7 @@ def test_a_half_made_folder(processor, tmp_path, file):
 def test_a_processor_file_of_something_else(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Other"}))
+    (tmp_path / "checksums.sha256").unlink()
     with pytest.raises(ClipBertError, match=r"processor_config\.json: no ClipBERT processor file"):
         ClipBertProcessor.from_pretrained(tmp_path)
 

@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.params_file import write_params
+
 pytestmark = pytest.mark.pipeline
 
 SMALL = {"model.hidden_size": 32, "model.num_hidden_layers": 1, "model.num_attention_heads": 2, "model.image_size": 48}
@@ -21,7 +23,7 @@ TRAIN = {"train.processes": 2, "train.batch_size": 8, "train.checkpoint_every_st
 @pytest.fixture
 def project(tiny_project: Path, tmp_path: Path) -> Path:
     shutil.copytree(tiny_project / "artifacts", tmp_path / "artifacts")
-    (tmp_path / "params.yaml").write_text("seed: 0\n")
+    write_params(tmp_path)
     return tmp_path
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from clipbert.data.manifest import TEXTS_FILE, VIDEOS_FILE
 from clipbert.errors import ClipBertError
 from clipbert.files import sha256_file
+from clipbert.folder_checksums import CHECKSUMS, check_files
 from clipbert.params import DriftParams
 
 LAST, BEFORE = "last.parquet", "before.parquet"
@@ -54,6 +55,8 @@ def read(path: Path) -> Snapshot | None:
     if not path.is_file():
         return None
     try:
+        if (path.parent / CHECKSUMS).is_file():
+            check_files(path.parent)
         table = pq.read_table(path)
         kept = json.loads(table.schema.metadata[_METADATA])
         lengths = np.asarray(kept["text_chars"], np.int64).reshape(-1, 2)

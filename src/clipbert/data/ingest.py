@@ -120,6 +120,7 @@ def ingest(
             folder / manifest.QUARANTINE_FILE,
             (Quarantined(name, **asdict(why)) for name, why in summary.quarantined.items()),
         )
+        manifest.sign(folder)
     return summary
 
 

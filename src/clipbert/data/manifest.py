@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipbert.errors import ClipBertError
+from clipbert.folder_checksums import DamagedError, add_checksums, check_files, write_checksums
 
 VIDEOS_FILE = "videos.parquet"
 TEXTS_FILE = "texts.parquet"
 QUARANTINE_FILE = "quarantine.jsonl"
 DROPPED_TEXTS_FILE = "dropped_texts.json"
 
+REMEDY = "Make the manifest again: clipbert ingest"
 SPLITS = ("train", "val", "test")
 KINDS = ("caption", "open_qa", "multiple_choice")
 ROWS_PER_BATCH = 4096
@@ -96,11 +98,38 @@ class TableWriter:
 
 @contextlib.contextmanager
 def write_table(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
-    """Open a parquet file for rows of `schema`; the caller provides the atomic folder it lies in."""
+    """Open a parquet file for rows of `schema` and add its checksum; the caller provides the atomic folder."""
     with pq.ParquetWriter(path, schema, compression="zstd") as parquet:
         writer = TableWriter(parquet, schema)
         yield writer
         writer.flush()
+    add_checksums(path.parent, [path])
+
+
+def sign(manifest_dir: Path) -> None:
+    """Write the checksums of all files of a finished manifest."""
+    suffixes = (".parquet", ".jsonl", ".json")
+    write_checksums(manifest_dir, [path for path in manifest_dir.iterdir() if path.suffix in suffixes])
+
+
+def check(manifest_dir: Path, name: str) -> None:
+    """Check one file of the manifest against its checksum.
+
+    Raises:
+        ClipBertError: it has other bytes than ingest wrote, or there is no checksum of it.
+    """
+    listed = []
+
+    def wanted(file: str) -> bool:
+        listed.append(file)
+        return file == name
+
+    try:
+        check_files(manifest_dir, wanted)
+    except DamagedError as error:
+        raise ClipBertError(f"{error}. {REMEDY}") from error
+    if name not in listed:
+        raise ClipBertError(f"{manifest_dir / name}: has no checksum; another version wrote it. {REMEDY}")
 
 
 def read_videos(manifest_dir: Path) -> pd.DataFrame:
@@ -109,7 +138,7 @@ def read_videos(manifest_dir: Path) -> pd.DataFrame:
     `num_frames` is a nullable integer column; a missing `split` is NaN.
 
     Raises:
-        ClipBertError: there is no manifest, it cannot be read, or another version of the program wrote it.
+        ClipBertError: there is no manifest, it is damaged, or another version of the program wrote it.
     """
     frame = _read(manifest_dir / VIDEOS_FILE, VIDEOS_SCHEMA)
     return frame.astype({"num_frames": "Int64"})
@@ -121,7 +150,7 @@ def read_texts(manifest_dir: Path) -> pd.DataFrame:
     `answer_index` is a nullable integer column; `options`, `answers` and `answer_scores` hold lists or None.
 
     Raises:
-        ClipBertError: there is no manifest, it cannot be read, or another version of the program wrote it.
+        ClipBertError: there is no manifest, it is damaged, or another version of the program wrote it.
     """
     frame = _read(manifest_dir / TEXTS_FILE, TEXTS_SCHEMA).astype({"answer_index": "Int32"})
     for column in ("options", "answers", "answer_scores"):
@@ -134,7 +163,7 @@ def read_video_columns(manifest_dir: Path, columns: list[str]) -> pa.Table:
     """Some columns of the videos table, sorted by `media` as UTF-8 sorts: compact, for millions of rows.
 
     Raises:
-        ClipBertError: there is no manifest, it cannot be read, or another version of the program wrote it.
+        ClipBertError: there is no manifest, it is damaged, or another version of the program wrote it.
     """
     return _table(manifest_dir / VIDEOS_FILE, VIDEOS_SCHEMA, columns).sort_by("media")
 
@@ -146,14 +175,15 @@ def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
 def _table(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
     if not path.is_file():
         raise ClipBertError(f"{path}: no such file. Make the manifest first: clipbert ingest")
+    check(path.parent, path.name)
     try:
         with pq.ParquetFile(path) as file:
             found, table = file.schema_arrow, file.read(columns)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ClipBertError(f"{path}: cannot be read ({error}). Make the manifest again: clipbert ingest") from error
+        raise ClipBertError(f"{path}: cannot be read ({error}). {REMEDY}") from error
     if not found.equals(schema):
         raise ClipBertError(
             f"{path}: its columns are {', '.join(found.names)}; expected {', '.join(schema.names)}. "
-            "Another version wrote it; make the manifest again: clipbert ingest"
+            f"Another version wrote it. {REMEDY}"
         )
     return table

@@ -23,6 +23,7 @@ from clipbert.data.validation_summary import explain, passed, warn
 from clipbert.data.validation_tables import Tables, make_tables
 from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory
+from clipbert.folder_checksums import CHECKSUMS, write_checksums
 from clipbert.params import ValidateParams
 
 SHOWN_ROWS = 5
@@ -107,12 +108,13 @@ def _keep_baseline(old: Path, new: Path, kept: list[drift.Snapshot] | None) -> N
     new.mkdir()
     names = (drift.LAST, drift.BEFORE)
     if kept is None:
-        for name in names:
+        for name in (*names, CHECKSUMS):
             if (old / name).is_file():
                 shutil.copyfile(old / name, new / name)
         return
     for name, snapshot in zip(names, kept, strict=False):
         snapshot.write(new / name)
+    write_checksums(new, new.glob("*.parquet"))
 
 
 def _run(gate: list[Check], tables: Tables, docs: Path) -> list[Outcome]:

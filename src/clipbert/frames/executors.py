@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,6 +11,7 @@ from clipbert.errors import ClipBertError
 from clipbert.frames.pack import Failure, Job, job_limit, pack, try_again
 from clipbert.frames.remote import SourceError
 from clipbert.frames.shards import Packed
+from clipbert.leftovers import scratch_folder
 from clipbert.params import FramesParams
 from clipbert.workers import KillablePool, WorkerError
 
@@ -70,10 +70,10 @@ def open_executor(params: FramesParams, workers: int | None, jobs: int) -> Itera
     if params.executor == "local":
         processes = max(1, min(workers or len(os.sched_getaffinity(0)), jobs))
         with (
-            tempfile.TemporaryDirectory(prefix="clipbert-") as scratch,
+            scratch_folder() as scratch,
             KillablePool(processes, params.timeout_s, params.max_worker_mb) as pool,
         ):
-            yield LocalExecutor(pool, params.timeout_s, scratch)
+            yield LocalExecutor(pool, params.timeout_s, str(scratch))
     else:
         from clipbert.frames.cluster import open_cluster
 

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 from clipbert.data.media_types import IMAGE_FORMATS
 from clipbert.errors import ClipBertError
 from clipbert.frames.decode import Frames, read_frames
+from clipbert.leftovers import scratch_folder
 from clipbert.params import FramesParams
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ def read_given(source: str | Path | bytes, params: FramesParams | None = None) -
     if not source:
         raise ClipBertError("<0 bytes>: is empty: expected the content of a video or image file.")
     name = f"<{len(source)} bytes>"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"given{'.png' if _is_image(source) else '.mp4'}"
+    with scratch_folder() as folder:
+        path = folder / f"given{'.png' if _is_image(source) else '.mp4'}"
         path.write_bytes(source)
         try:
             return _images(read_frames(path, *wanted), name)

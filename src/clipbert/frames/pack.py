@@ -3,7 +3,6 @@
 import contextlib
 import importlib.metadata
 import io
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from clipbert.files import sha256_file
 from clipbert.frames.decode import Frames, decode_file
 from clipbert.frames.remote import SourceError, fetch, is_url
 from clipbert.frames.shards import Packed, lay_out
+from clipbert.leftovers import scratch_folder
 from clipbert.workers import KillablePool, WorkerDied, WorkerError, WorkerMemory, WorkerTimeout, time_limit
 
 SUBSAMPLING_444 = 0
@@ -80,8 +80,8 @@ def _decode(path: str, decoder: str, decoding: dict[str, Any]) -> Frames:
 def _at_hand(job: Job) -> Iterator[str]:
     """The path of the file on this machine, its bytes checked; what is fetched is deleted again."""
     if is_url(job.path):
-        with tempfile.TemporaryDirectory(dir=job.scratch or None, prefix="clipbert-") as folder:
-            path = Path(folder) / f"media{Path(job.media).suffix}"
+        with scratch_folder(Path(job.scratch) if job.scratch else None) as folder:
+            path = folder / f"media{Path(job.media).suffix}"
             fetch(job.path, path)
             _check_bytes(job, path)
             yield str(path)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from clipbert.errors import ClipBertError
 from clipbert.frames.index import INDEX_FILE, Index
+from clipbert.leftovers import scratch_folder
 
 UNFINISHED = ".unfinished"
 
@@ -125,10 +126,8 @@ def _listing(system: Any, base: str) -> dict[str, int]:
 
 def _shards_in(index: bytes) -> set[str]:
     """The shards that an index names; none when it is damaged or of another version."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / INDEX_FILE
+    with scratch_folder() as folder:
+        path = folder / INDEX_FILE
         path.write_bytes(index)
         try:
             return {entry.shard for entry in Index(path)}

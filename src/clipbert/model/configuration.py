@@ -1,10 +1,13 @@
 """The configuration of a ClipBERT model: one flat set of fields, checked when it is made."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
+
+from clipbert.model.checksums import check_model
 
 AGGREGATIONS = ("lse", "mean", "max")
 FRAME_FUSIONS = ("mean", "concat", "attention")
@@ -132,6 +135,32 @@ class ClipBertConfig(PreTrainedConfig):
         self.image_mean, self.image_std = list(self.image_mean), list(self.image_std)
         super().__post_init__(**kwargs)
         self._check()
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read config.json as transformers does, after checking the folder.
+
+        Raises:
+            ModelFolderError: config.json has other bytes than when it was saved.
+        """
+        if Path(pretrained_model_name_or_path).is_dir():
+            check_model(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""), weights=False)
+        found: tuple[dict[str, Any], dict[str, Any]] = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return found
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a configuration as transformers does; of a folder that AutoConfig read, config.json is checked first.
+
+        Raises:
+            ModelFolderError: config.json has other bytes than when it was saved.
+        """
+        source = kwargs.get("name_or_path") or config_dict.get("_name_or_path")
+        if isinstance(source, str | Path) and source and Path(source).is_dir():
+            check_model(Path(source), weights=False)
+        return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def base(cls, **overrides: Any) -> "ClipBertConfig":

@@ -16,7 +16,9 @@ from clipbert import __version__
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory, atomic_write, sha256_file, write_json
+from clipbert.leftovers import follow_umask
 from clipbert.model.card import model_card, table, write_card
+from clipbert.model.checksums import sign_folder
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.heads import ClipBertForMultipleChoice, ClipBertForOpenQA, ClipBertForRetrieval
 from clipbert.model.load import load, quiet
@@ -69,12 +71,14 @@ def convert(
         model.save_pretrained(folder)
         meta = {"types": json.dumps(found.types, sort_keys=True)}
         save_file({name: value.clone() for name, value in found.kept.items()}, folder / KEPT_FILE, metadata=meta)
+        follow_umask(folder / KEPT_FILE)
         if vocabulary is not None:
             ClipBertProcessor.for_config(model.config, vocabulary).save_pretrained(folder)
         made = [("a checkpoint of the authors' code", original.name), ("its SHA-256", sha256_file(original))]
         made += [("fresh, to be trained", "the task head")] if fresh else []
         lineage = table(("made from", ""), [*made, ("tokenizer", tokenizer or "none yet"), ("clipbert", __version__)])
         write_card(folder, model_card(task, str(out), type(model).__name__, {"Lineage": lineage}))
+        sign_folder(folder)
     _report(found, fresh, original, out, tokenizer)
     return model
 
@@ -111,6 +115,9 @@ def convert_backbone(original: Path, out: Path) -> ResNetBackbone:
             folder / "preprocessor_config.json",
             {"do_rescale": False, "do_normalize": True, "image_mean": MEAN, "image_std": [1.0, 1.0, 1.0]},
         )
+        for saved in folder.glob("*.safetensors"):
+            follow_umask(saved)
+        sign_folder(folder)
     console.print(f"{out}: a ResNet backbone for model.vision ({len(weights)} weights from {original})", markup=False)
     return model
 

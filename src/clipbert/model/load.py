@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from clipbert.errors import ModelFolderError
 from clipbert.model.captioning import ClipBertForCaptioning
+from clipbert.model.checksums import check_model
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.heads import ClipBertForMultipleChoice, ClipBertForOpenQA, ClipBertForRetrieval
 from clipbert.model.modeling import ClipBertModel
@@ -41,6 +42,7 @@ def load(directory: str | Path, **kwargs: Any) -> PreTrainedModel:
             missing or mis-shaped.
     """
     folder = Path(directory)
+    check_model(folder, weights=False)  # before anything is made of them; from_pretrained checks the weights too
     architecture = _architecture(folder)
     if not (folder / "model.safetensors").is_file() and not (folder / "model.safetensors.index.json").is_file():
         raise ModelFolderError(f"{folder / 'model.safetensors'}: not found: the model folder is incomplete. {REMEDY}")

@@ -12,7 +12,8 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertEncoder, BertLMPredictionHead, BertPooler
 from transformers.utils import ModelOutput
 
-from clipbert.model.checksums import check_checksums, write_checksums
+from clipbert.leftovers import follow_umask
+from clipbert.model.checksums import check_model, sign_model
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.contrast import ContrastiveHead
 from clipbert.model.fusion import VisualEmbeddings
@@ -55,10 +56,17 @@ class ClipBertPreTrainedModel(PreTrainedModel):
     _no_split_modules = ("BertEmbeddings", "BertLayer", "VisualEmbeddings")
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """As in transformers, and the weights' checksums beside them, which `clipbert.model.load` checks."""
+        """Save as transformers does, and add the checksums that `from_pretrained` checks.
+
+        Raises:
+            ModelFolderError: the folder has checksums of other files that are damaged.
+        """
         super().save_pretrained(save_directory, **kwargs)
-        if Path(save_directory).is_dir():
-            write_checksums(Path(save_directory))
+        folder = Path(save_directory)
+        if folder.is_dir():
+            for weights in folder.glob("model*.safetensors"):
+                follow_umask(weights)  # safetensors creates files that only their owner can read
+            sign_model(folder)
 
     @property
     def place(self) -> torch.device | None:
@@ -67,13 +75,13 @@ class ClipBertPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, once a folder's weights are known to be those that were saved.
+        """Load as transformers does, after checking every file of the folder against its checksum.
 
         Raises:
-            ModelFolderError: they have other bytes than their checksums say.
+            ModelFolderError: a file has other bytes than when it was saved.
         """
         if isinstance(pretrained_model_name_or_path, str | Path) and Path(pretrained_model_name_or_path).is_dir():
-            check_checksums(Path(pretrained_model_name_or_path))
+            check_model(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def set_attn_implementation(

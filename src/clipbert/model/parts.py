@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BertForPreTraining, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
-from clipbert.errors import ClipBertError
+from clipbert.errors import ClipBertError, ModelFolderError
+from clipbert.model.checksums import check_model
 from clipbert.model.configuration import BACKBONES, BERT_FIELDS, backbone_config
 from clipbert.model.load import quiet
 from clipbert.model.tokenizer import load_tokenizer
@@ -171,9 +172,13 @@ def _is_local(parameter: str, source: str) -> bool:
     """Whether a source is a folder; a hub id is the only other thing it may be.
 
     Raises:
-        ClipBertError: it reads as a path, and there is no such folder.
+        ClipBertError: it reads as a path and there is no such folder, or a file of the folder is damaged.
     """
     if Path(source).is_dir():
+        try:
+            check_model(Path(source))
+        except ModelFolderError as error:
+            raise ClipBertError(f"{parameter}: {error}") from error
         return True
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).exists() or not source.strip():
         raise ClipBertError(

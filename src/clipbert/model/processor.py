@@ -16,6 +16,7 @@ from clipbert.errors import ModelFolderError
 from clipbert.files import write_json
 from clipbert.frames.pictures import upright_rgb
 from clipbert.frames.sampling import uniform_clips
+from clipbert.model.checksums import check_model, sign_files
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
 from clipbert.params import FramesParams
@@ -214,20 +215,22 @@ class ClipBertProcessor:
         """Write the tokenizer's files and `processor_config.json` into a folder, beside the model's."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save_pretrained(str(folder))
+        written = self.tokenizer.save_pretrained(str(folder))
         settings: dict[str, Any] = {name: getattr(self, name) for name in SETTINGS}
         if self.frames is not None:
             settings["frames"] = self.frames.model_dump(include=set(FRAME_SETTINGS))
         if self.generation is not None:
             settings["generation"] = self.generation
         write_json(folder / PROCESSOR_FILE, {"processor_class": type(self).__name__, **settings})
+        sign_files(folder, [*map(Path, written), folder / PROCESSOR_FILE])
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **overrides: Any) -> "ClipBertProcessor":
         """The processor saved in a folder; keyword arguments that name a setting replace it.
 
         Raises:
-            ModelFolderError: `processor_config.json` or the tokenizer's files are missing or unreadable.
+            ModelFolderError: `processor_config.json` or the tokenizer's files are missing, unreadable or changed since
+                they were saved.
         """
         path = Path(source) / PROCESSOR_FILE
         for file in (path, Path(source) / "tokenizer.json"):
@@ -236,6 +239,7 @@ class ClipBertProcessor:
                     f"{file}: not found: {source} is no complete ClipBERT model folder. Train or convert the model "
                     "again, or point at a folder written by save_pretrained."
                 )
+        check_model(Path(source), weights=False)
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             settings = {name: stored[name] for name in SETTINGS}

@@ -23,6 +23,7 @@ from clipbert.errors import ClipBertError
 from clipbert.evaluate.conditions import ATTRIBUTE, to_tags
 from clipbert.files import sha256_file, write_json
 from clipbert.model.card import CARD, model_card, with_results, write_card
+from clipbert.model.checksums import check_model
 from clipbert.params import Params
 from clipbert.redact import redact_values
 from clipbert.release.aliases import CANDIDATE
@@ -71,6 +72,7 @@ def register(
     metrics = _read_metrics(metrics_json)
     recorded = read_predictions(predictions_parquet).attrs.get(ATTRIBUTE, {})
     digest = model_digest(model_dir)
+    check_model(model_dir)
     store = open_store_and_deliver(root, params.release.name)
     open_experiment(store, task)
     name = store.model_name(task)

@@ -16,6 +16,7 @@ from torch import Tensor
 from clipbert.console import console, errors
 from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory, changed_files, write_json, write_sums
+from clipbert.leftovers import remove_leftovers
 from clipbert.train.budget import Spent
 
 STATE, TENSORS, WEIGHTS, SUMS = "state.json", "training.pt", "weights.pt", "SHA256SUMS"
@@ -138,9 +139,7 @@ class Checkpoints:
         A damaged one is said, removed and passed over. One that was made with other parameters or data is said with
         the names of what differs, and all of this training is removed.
         """
-        for leftover in [*self.folder.glob(".*.tmp"), *self.folder.glob(".*.old")]:
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers([self.folder])
         for path in sorted(self.folder.glob(f"{STEP}*"), reverse=True):
             try:
                 check_sums(path, TENSORS, STATE)

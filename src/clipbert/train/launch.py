@@ -4,10 +4,8 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -16,6 +14,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from clipbert.console import console, errors
 from clipbert.ended import ENDED
 from clipbert.errors import OUR_ERROR
+from clipbert.leftovers import scratch_folder
 
 LOOK_EVERY_S = 1.0
 
@@ -31,8 +30,8 @@ def launch(processes: int, max_restarts: int, arguments: list[str]) -> int:
     # The agent's own words are of its inside; what a user should know is said here and by the first process.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.disable(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="clipbert-") as folder:
-        ended = Path(folder) / "ended"
+    with scratch_folder() as folder:
+        ended = folder / "ended"
         os.environ[ENDED] = str(ended)
         config = LaunchConfig(
             min_nodes=1,

@@ -15,6 +15,7 @@ from clipbert.errors import USER_ERROR, ClipBertError, first_line
 from clipbert.files import atomic_directory
 from clipbert.frames import FrameCache
 from clipbert.model.card import write_card
+from clipbert.model.checksums import sign_folder
 from clipbert.params import Params
 from clipbert.tasks.base import Example, Task
 from clipbert.tasks.predict import predict
@@ -264,6 +265,7 @@ def export(run: Run, out: Path, card: str) -> None:
         run.model.save_pretrained(folder)
         run.processor.save_pretrained(folder)
         write_card(folder, card)
+        sign_folder(folder)
 
 
 class Clock:

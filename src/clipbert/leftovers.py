@@ -1,0 +1,184 @@
+"""Temporary files and folders: created with the user's umask, locked while in use, removed once their owner is dead.
+
+The owner holds an flock on its temporary file or folder for as long as it uses it. The kernel releases the lock when
+the process ends, however it ends, so whoever gets the lock knows that the owner is dead. This holds across containers
+that share a folder, where process ids do not. On a file system without locks nothing is removed.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+TEMPORARY, REPLACED = ".tmp", ".old"
+PREFIX = "clipbert-"  # of folders in the system's temporary folder
+NAME = re.compile(r"^\.(?P<target>.+)\.[a-z0-9_]{8}\.(?:tmp|old)$")
+SCRATCH_NAME = re.compile(rf"^{PREFIX}[a-z0-9]{{16}}$")
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL)
+ATTEMPTS = 100
+
+
+def create_file(target: Path) -> tuple[int, Path]:
+    """Create an empty, locked temporary file beside `target`.
+
+    Returns:
+        Its open descriptor, which holds the lock, and its path. Its mode is 0666 less the umask.
+    """
+    for _ in range(ATTEMPTS):
+        path = _sibling(target, TEMPORARY)
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            if _own(descriptor, path):
+                return descriptor, path
+            os.close(descriptor)
+    raise FileExistsError(errno.EEXIST, "no free temporary name", str(target))
+
+
+def create_folder(target: Path, suffix: str = TEMPORARY) -> tuple[int, Path]:
+    """Create an empty, locked temporary folder beside `target`; its mode is 0777 less the umask.
+
+    Returns:
+        A descriptor that holds the lock, and its path.
+    """
+    return _create_folder(lambda: _sibling(target, suffix), 0o777)
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Yield a private folder in the system's temporary folder; after a kill a later command removes it."""
+    place = parent or Path(tempfile.gettempdir())
+    descriptor, path = _create_folder(lambda: place / f"{PREFIX}{secrets.token_hex(8)}", 0o700)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def lock_folder(path: Path) -> int:
+    """Open a folder and hold its lock where the file system has locks; returns the descriptor."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def remove_leftovers(folders: Iterable[Path], target: str | None = None) -> list[Path]:
+    """Remove temporary files and folders of dead processes directly inside `folders`.
+
+    A replaced folder whose successor never arrived (a kill on a file system without atomic exchange) is put back.
+
+    Args:
+        folders: where to look; folders that do not exist are skipped.
+        target: only leftovers of this file or folder name; None: of any.
+
+    Returns:
+        What was removed or put back.
+    """
+    removed = []
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            names = sorted(os.listdir(folder), reverse=True)
+            for name in names:
+                found = NAME.match(name)
+                if found is not None and target in (None, found["target"]):
+                    path, successor = folder / name, folder / found["target"]
+                    if _remove(path, successor if name.endswith(REPLACED) else None):
+                        removed.append(path)
+    return removed
+
+
+def remove_scratch_folders() -> list[Path]:
+    """Remove this user's scratch folders of dead processes from the system's temporary folder; returns them."""
+    removed = []
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        for entry in entries:
+            if SCRATCH_NAME.match(entry.name) and entry.is_dir(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_uid == os.getuid() and _remove(Path(entry.path), None):
+                        removed.append(Path(entry.path))
+    return removed
+
+
+def project_folders(root: Path) -> list[Path]:
+    """The folders of a project in which the verbs write: the root, data/ and mlflow/ themselves, all of artifacts/."""
+    below = [Path(folder) for folder, _, _ in os.walk(root / "artifacts")]
+    return [root, root / "data", root / "mlflow", *below]
+
+
+def umask() -> int:
+    """Return the umask of this process without changing it."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file that another library created with its own mode the mode 0666 less the umask."""
+    path.chmod(0o666 & ~umask())
+
+
+def _sibling(target: Path, suffix: str) -> Path:
+    return target.parent / f".{target.name}.{secrets.token_hex(4)}{suffix}"
+
+
+def _create_folder(name: Callable[[], Path], mode: int) -> tuple[int, Path]:
+    path = Path()
+    for _ in range(ATTEMPTS):
+        path = name()
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, mode)
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                if _own(descriptor, path):
+                    return descriptor, path
+                os.close(descriptor)
+    raise FileExistsError(errno.EEXIST, "no free temporary name", str(path))
+
+
+def _own(descriptor: int, path: Path) -> bool:
+    """Lock what was just created; False if a cleaning process took it between its creation and the lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return True
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _remove(path: Path, successor: Path | None) -> bool:
+    """Remove a leftover if its owner is dead; put it back if it is what `successor` was."""
+    try:
+        if path.is_symlink():
+            return False
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return False
+        if successor is not None and not successor.exists() and any(path.iterdir()):
+            os.rename(path, successor)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
+        return True
+    except OSError:  # in use, or gone meanwhile
+        return False
+    finally:
+        os.close(descriptor)
