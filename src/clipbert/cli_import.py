@@ -181,13 +181,14 @@ def table(
     split_fractions: Annotated[
         list[str] | None, typer.Option(metavar="SPLIT=SHARE", help="Draw the splits by a hash of the media's names.")
     ] = None,
+    hold_out: HoldOut = None,
 ) -> None:
     """Any table of captions, questions or choices, by a map of its columns."""
     from clipbert.data.adapters.splits import read_fractions
     from clipbert.data.adapters.table import import_table, read_map
 
     fractions = read_fractions(split_fractions or [], "--split-fractions")
-    _say(import_table(file, _source(media), kind.value, read_map(columns or []), fractions))
+    _say(import_table(file, _source(media, hold_out), kind.value, read_map(columns or []), fractions))
 
 
 def _source(media: Path, hold_out: list[str] | None = None) -> Any:
