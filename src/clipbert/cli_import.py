@@ -193,11 +193,16 @@ def table(
 
 def _source(media: Path, hold_out: list[str] | None = None) -> Any:
     """The media folder and the project's data/."""
+    from clipbert.console import console
     from clipbert.data.adapters.canonical import Source
     from clipbert.data.adapters.splits import read_fractions
+    from clipbert.linked_folders import writable_data
     from clipbert.stages import Project
 
-    return Source(media, Project(Path.cwd()).data, read_fractions(hold_out or [], "--hold-out"))
+    data = Project(Path.cwd()).data
+    if data.is_symlink():
+        console.print(f"data is a link to {data.resolve()}: DVC cannot version it (docs/own-data.md)", markup=False)
+    return Source(media, writable_data(data), read_fractions(hold_out or [], "--hold-out"))
 
 
 def _say(summary: Any) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,10 +23,14 @@ class Selection:
     ignored_files: int = 0
 
 
-def select_media(data: Path, named: Collection[str]) -> Selection:
+def select_media(data: Path, named: Collection[str], linked: Sequence[Path] = ()) -> Selection:
     """Look at the names and kinds of all files below `data`.
 
     A file of an unknown type, a hidden file and one behind a linked folder count when a text names them. Nothing outside `data` is ever opened: links that lead out are rejected unread.
+
+    Args:
+        named: the media that texts name.
+        linked: folders outside `data` that links to files may lead to: DVC's cache.
 
     Raises:
         ClipBertError: a folder cannot be read.
@@ -45,7 +49,7 @@ def select_media(data: Path, named: Collection[str]) -> Selection:
             found.ignored_files += name not in annotations
             continue
         readable = readable_name(name)
-        if rejected := _rejected(path, readable != name, data, root):
+        if rejected := _rejected(path, readable != name, data, (root, *linked)):
             found.rejected[readable] = rejected
         found.media.append(readable)
     return found
@@ -59,11 +63,12 @@ def readable_name(name: str) -> str:
     )
 
 
-def _rejected(path: Path, odd_name: bool, data: Path, root: Path) -> Rejected | None:
+def _rejected(path: Path, odd_name: bool, data: Path, roots: tuple[Path, ...]) -> Rejected | None:
     if odd_name:
         return Rejected("unsupported_path", "its name is not UTF-8 or holds a control character; rename it")
     try:
-        if not path.resolve().is_relative_to(root):
+        real = path.resolve()
+        if not any(real.is_relative_to(root) for root in roots):
             return Rejected("unsupported_path", f"a link that leads out of {data}, not followed; put a copy there")
         if not path.exists():
             return Rejected("unsupported_path", "a link to nothing")
