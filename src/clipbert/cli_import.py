@@ -181,22 +181,28 @@ def table(
     split_fractions: Annotated[
         list[str] | None, typer.Option(metavar="SPLIT=SHARE", help="Draw the splits by a hash of the media's names.")
     ] = None,
+    hold_out: HoldOut = None,
 ) -> None:
     """Any table of captions, questions or choices, by a map of its columns."""
     from clipbert.data.adapters.splits import read_fractions
     from clipbert.data.adapters.table import import_table, read_map
 
     fractions = read_fractions(split_fractions or [], "--split-fractions")
-    _say(import_table(file, _source(media), kind.value, read_map(columns or []), fractions))
+    _say(import_table(file, _source(media, hold_out), kind.value, read_map(columns or []), fractions))
 
 
 def _source(media: Path, hold_out: list[str] | None = None) -> Any:
     """The media folder and the project's data/."""
+    from clipbert.console import console
     from clipbert.data.adapters.canonical import Source
     from clipbert.data.adapters.splits import read_fractions
+    from clipbert.linked_folders import writable_data
     from clipbert.stages import Project
 
-    return Source(media, Project(Path.cwd()).data, read_fractions(hold_out or [], "--hold-out"))
+    data = Project(Path.cwd()).data
+    if data.is_symlink():
+        console.print(f"data is a link to {data.resolve()}: DVC cannot version it (docs/own-data.md)", markup=False)
+    return Source(media, writable_data(data), read_fractions(hold_out or [], "--hold-out"))
 
 
 def _say(summary: Any) -> None:

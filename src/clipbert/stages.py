@@ -11,6 +11,7 @@ from typing import IO, Any
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory, atomic_write, sha256_file, write_errors, write_json
+from clipbert.linked_folders import check_artifacts, writable_data
 from clipbert.params import Params
 from clipbert.redact import redact_values
 
@@ -70,13 +71,14 @@ def sample_data(project: Project, seed: int) -> None:
     """Make the embedded sample set in data/."""
     from clipbert.data.sample import make_sample_data
 
-    make_sample_data(project.data, seed)
+    make_sample_data(writable_data(project.data), seed)
 
 
 def ingest(project: Project, params: Params) -> None:
     """data/ to artifacts/manifest/."""
     from clipbert.data.ingest import ingest
 
+    check_artifacts(project.root)
     _say(ingest(project.data, project.manifest, params.ingest).lines())
 
 
@@ -84,6 +86,7 @@ def validate(project: Project, params: Params) -> None:
     """The gate over artifacts/manifest/."""
     from clipbert.data.validate import validate
 
+    check_artifacts(project.root)
     validate(project.manifest, project.validation, params.validate_, params.tasks.open_qa.max_answers)
 
 
@@ -91,6 +94,7 @@ def frames(project: Project, params: Params, repair: bool = False) -> None:
     """data/ and the manifest to artifacts/frames/."""
     from clipbert.frames.build import build_cache
 
+    check_artifacts(project.root)
     summary = build_cache(
         project.data,
         project.manifest,
@@ -122,6 +126,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.train.setup import build_model
     from clipbert.train.training_card import training_card
 
+    check_artifacts(project.root)
     params = own_start(project, task_name, params)
     task = make_task(task_name, params)
     texts = read_texts(project.manifest)
@@ -177,6 +182,7 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     from clipbert.release.tracking import log_evaluation
     from clipbert.tasks import make_task
 
+    check_artifacts(project.root)
     task = make_task(task_name, params)
     evaluation = evaluate_model(project.model(task_name), task_name, project.manifest, project.frames, params)
     cache = FrameCache(project.frames)

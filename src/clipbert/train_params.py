@@ -45,6 +45,11 @@ class TrainParams(Section):
     budget: str | None = Field(
         None, description="what the training may take, instead of epochs: 900 s, 15 min, 2 h, 5000 steps, 400 kJ"
     )
+    min_steps: int = Field(
+        250,
+        ge=0,
+        description="smallest number of optimizer steps; a small training split gets more epochs; 0: the task's epochs",
+    )
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of a label that goes to all classes alike; image_qa's scores have none"

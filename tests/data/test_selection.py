@@ -10,7 +10,7 @@ import pytest
 from canonical_data import LENIENT, PARAMS, caption, quarantine
 
 from clipbert.data.ingest import ingest
-from clipbert.data.manifest import read_videos
+from clipbert.data.manifest import read_texts, read_videos
 from clipbert.params import IngestParams
 
 MakeVideo = Callable[..., Path]
@@ -30,6 +30,33 @@ def test_a_named_file_of_unknown_type_is_media(tmp_path: Path, data: Path) -> No
     caption(data, media="videos/0.bin")
     ingest(data, tmp_path / "out", PARAMS)
     assert "videos/0.bin" in set(read_videos(tmp_path / "out")["media"])
+
+
+def test_a_hidden_file_that_a_text_names_is_media(tmp_path: Path, data: Path) -> None:
+    (data / "videos" / ".0.mp4").write_bytes((data / "videos" / "0.mp4").read_bytes() + b"0")
+    (data / "videos" / ".not_named.mp4").write_bytes(b"no video")
+    (data / ".hidden").mkdir()
+    (data / ".hidden" / "1.mp4").write_bytes((data / "videos" / "1.mp4").read_bytes() + b"1")
+    for number, name in enumerate(("videos/.0.mp4", ".hidden/1.mp4", "videos/.gone.mp4")):
+        caption(data, id=f"hidden{number}", media=name)
+    summary = ingest(data, tmp_path / "out", PARAMS)
+    assert {"videos/.0.mp4", ".hidden/1.mp4"} <= set(read_videos(tmp_path / "out")["media"])
+    assert {"hidden0", "hidden1"} <= set(read_texts(tmp_path / "out")["id"])
+    assert summary.dropped_texts == {"media missing": 1}
+
+
+def test_a_named_file_behind_a_linked_folder_is_not_called_missing(
+    tmp_path: Path, data: Path, tiny_video: MakeVideo
+) -> None:
+    outside = tiny_video(tmp_path / "elsewhere" / "a.mp4")
+    (data / "videos" / "out").symlink_to(outside.parent)
+    (data / "again").symlink_to(data / "videos")
+    caption(data, id="out", media="videos/out/a.mp4")
+    caption(data, id="in", media="again/0.mp4", split="train")
+    summary = ingest(data, tmp_path / "out", LENIENT)
+    assert summary.dropped_texts == {"media quarantined: unsupported_path": 1}
+    assert "leads out of" in summary.quarantined["videos/out/a.mp4"].detail
+    assert "in" in set(read_texts(tmp_path / "out")["id"])
 
 
 def test_links(tmp_path: Path, data: Path, tiny_video: MakeVideo) -> None:

@@ -17,6 +17,7 @@ from clipbert.data.remembered import Remembered
 from clipbert.data.selection import Selection, select_media
 from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory, write_json
+from clipbert.linked_folders import check_data, dvc_caches
 from clipbert.params import IngestParams
 
 MEMORY_FILE = Path("probes") / "probes.sqlite"
@@ -103,8 +104,9 @@ def ingest(
             f"{data}: no such folder. Put your videos and annotations there, or make the sample set: "
             "clipbert sample-data"
         )
+    check_data(data)
     splits = _check_texts(data)
-    selection = select_media(data, splits)
+    selection = select_media(data, splits, dvc_caches(data.absolute().parent))
     summary = IngestSummary(ignored_files=selection.ignored_files)
     if not selection.media:
         names = ", ".join(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))

@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Container
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,10 +23,14 @@ class Selection:
     ignored_files: int = 0
 
 
-def select_media(data: Path, named: Container[str]) -> Selection:
-    """Look at the names and kinds of all files below `data`. A file of an unknown type counts when a text names it.
+def select_media(data: Path, named: Collection[str], linked: Sequence[Path] = ()) -> Selection:
+    """Look at the names and kinds of all files below `data`.
 
-    Nothing outside `data` is ever opened: links that lead out are rejected unread.
+    A file of an unknown type, a hidden file and one behind a linked folder count when a text names them. Nothing outside `data` is ever opened: links that lead out are rejected unread.
+
+    Args:
+        named: the media that texts name.
+        linked: folders outside `data` that links to files may lead to: DVC's cache.
 
     Raises:
         ClipBertError: a folder cannot be read.
@@ -34,7 +38,8 @@ def select_media(data: Path, named: Container[str]) -> Selection:
     root = data.resolve()
     annotations = {file.name for file in FILES}
     found = Selection()
-    for name in _walk(data):
+    walked = set(_walk(data))
+    for name in sorted({*walked, *_only_named(data, named, walked)}):
         path = data / name
         known = path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES
         to_folder = path.is_symlink() and path.is_dir()
@@ -44,7 +49,7 @@ def select_media(data: Path, named: Container[str]) -> Selection:
             found.ignored_files += name not in annotations
             continue
         readable = readable_name(name)
-        if rejected := _rejected(path, readable != name, data, root):
+        if rejected := _rejected(path, readable != name, data, (root, *linked)):
             found.rejected[readable] = rejected
         found.media.append(readable)
     return found
@@ -58,11 +63,12 @@ def readable_name(name: str) -> str:
     )
 
 
-def _rejected(path: Path, odd_name: bool, data: Path, root: Path) -> Rejected | None:
+def _rejected(path: Path, odd_name: bool, data: Path, roots: tuple[Path, ...]) -> Rejected | None:
     if odd_name:
         return Rejected("unsupported_path", "its name is not UTF-8 or holds a control character; rename it")
     try:
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+        real = path.resolve()
+        if not any(real.is_relative_to(root) for root in roots):
             return Rejected("unsupported_path", f"a link that leads out of {data}, not followed; put a copy there")
         if not path.exists():
             return Rejected("unsupported_path", "a link to nothing")
@@ -73,8 +79,15 @@ def _rejected(path: Path, odd_name: bool, data: Path, root: Path) -> Rejected | 
     return None
 
 
+def _only_named(data: Path, named: Collection[str], walked: set[str]) -> Iterator[str]:
+    """Yield the files that a text names and that `_walk` leaves out: hidden ones, and those behind a linked folder."""
+    for name in named:
+        if name not in walked and os.path.lexists(data / name):
+            yield name
+
+
 def _walk(data: Path) -> list[str]:
-    """The paths below `data`, sorted, of all files and of links to folders; hidden ones are left out."""
+    """The paths below `data` of all files and of links to folders; hidden ones are left out."""
 
     def refuse(error: OSError) -> None:
         raise ClipBertError(f"{error.filename}: cannot be read ({error.strerror}).") from error
@@ -85,4 +98,4 @@ def _walk(data: Path) -> list[str]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         links = [name for name in subfolders if (Path(folder) / name).is_symlink()]
         found += [(place / name).as_posix() for name in (*names, *links) if not name.startswith(".")]
-    return sorted(found)
+    return found

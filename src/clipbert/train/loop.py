@@ -24,6 +24,7 @@ from clipbert.train.checkpoint import Checkpoints, Progress, generator_states, r
 from clipbert.train.distributed import Ranks
 from clipbert.train.faults import BAD_STEPS, BadSteps
 from clipbert.train.feed import Ended, Feed
+from clipbert.train.length import TrainingLength, training_length
 from clipbert.train.loader import Batches, TrainingOrder, TrainingSamples
 from clipbert.train.memory import freed_memory_kept, is_out_of_memory
 from clipbert.train.meter import Meter
@@ -80,11 +81,10 @@ class Run:
     def order(self, step: int = 0) -> TrainingOrder:
         """Which examples are in which step, from `step` on; endless where a budget says when the training ends."""
         train = self.params.train
-        epochs = int(getattr(self.params.tasks, self.task.name).epochs)
         order = TrainingOrder(
             len(self.train),
             train.batch_size,
-            None if train.budget else epochs,
+            None if train.budget else self.length().epochs,
             self.params.seed,
             accumulate=train.accumulate,
             rank=self.ranks.rank,
@@ -92,6 +92,12 @@ class Run:
         )
         order.start = step * order.accumulate
         return order
+
+    def length(self) -> TrainingLength:
+        """Return the number of epochs and how often the model is validated."""
+        train = self.params.train
+        epochs = int(getattr(self.params.tasks, self.task.name).epochs)
+        return training_length(len(self.train), train.batch_size, train.accumulate, epochs, train.min_steps)
 
 
 def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Progress:
@@ -104,6 +110,7 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
     """
     task, params, ranks, checkpoints, meter = run.task, run.params.train, run.ranks, run.checkpoints, stepper.meter
     order = run.order(state.step)
+    steps_per_validation = order.steps_per_epoch * (1 if params.budget else run.length().epochs_per_validation)
     samples = TrainingSamples(run.cache, run.train, task, run.model.config, run.params.seed)
     batches = Batches(samples, order, run.processor, params.workers, run.device)
     pace = make_pace(params.budget, order.steps or 0, meter, state.pace)
@@ -121,7 +128,7 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
             while True:
                 before, better = clock.spent(state.step), False
                 finished = pace.finished(before)
-                epoch_ended = state.step > 0 and state.step % order.steps_per_epoch == 0
+                epoch_ended = state.step > 0 and state.step % steps_per_validation == 0
                 validates = finished or pace.validates(before, epoch_ended)
                 if validates and state.step > state.validated_step:
                     metrics = validate(run, stepper, feed)

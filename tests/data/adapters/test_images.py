@@ -1,5 +1,6 @@
 """Flickr8k on real images; COCO Captions and Visual Genome, not at hand, in their official layouts."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def test_real_images_are_one_frame_media(tmp_path: Path, shared_data: Path, sour
     images = tmp_path / "images"
     images.mkdir()
     for path in sorted((folder / "images").iterdir())[:20]:
-        (images / path.name).symlink_to(path)
+        shutil.copy(path, images)
     summary = import_flickr8k(folder, source(images))
     assert (len(summary.media), len(summary.missing)) == (20, 580)
     found = ingest(tmp_path / "data", tmp_path / "manifest", IngestParams())
@@ -138,7 +139,7 @@ def test_coco_without_annotations(
 ) -> None:
     path = annotated("captions_val2014.json", {"images": [], "annotation": []})
     text = failing(import_coco_captions, path, source(media("a.jpg")))
-    assert "has no 'annotations', only images, annotation" in text
+    assert "has no 'annotations' (did you mean annotation?), only images, annotation" in text
 
 
 def test_visual_genome(

@@ -50,6 +50,79 @@ def test_two_files_of_one_name_stay_apart(
     assert not summary.in_two_splits
 
 
+def test_a_path_with_a_folder_finds_no_file_of_another_folder(
+    annotated: Callable[..., Path],
+    media: Callable[..., Path],
+    source: Callable[..., Any],
+    rows: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    folder = media("run/001.mp4", "run/002.mp4")
+    table = f"media,text,split\nrun/001.mp4,a man runs,train\nwalk/001.mp4,a dog walks,train\n{folder}/run/002,a jump,val\n"
+    summary = import_table(annotated("part.csv", table), source(folder))
+    assert [(row["media"], row["text"]) for row in rows("captions.jsonl")] == [
+        ("videos/run/001.mp4", "a man runs"),
+        ("videos/run/002.mp4", "a jump"),
+    ]
+    assert summary.missing == {"walk/001.mp4": ("train", 1)}
+    assert any(
+        "missing paths whose file name exists in another folder: 1, as walk/001.mp4, where only run/001.mp4" in line
+        for line in summary.lines()
+    )
+
+
+def test_an_ambiguous_name_is_counted_and_told(
+    annotated: Callable[..., Path], media: Callable[..., Path], source: Callable[..., Any]
+) -> None:
+    folder = media("run/001.mp4", "run/002.mp4")
+    (folder / "walk").mkdir()
+    (folder / "walk" / "001.mp4").write_bytes(b"another video")
+    table = "media,text,split\n001.mp4,which one,train\n002.mp4,a run,val\n"
+    summary = import_table(annotated("bare.csv", table), source(folder))
+    assert summary.missing == {"001.mp4": ("train", 1)}
+    said = "ambiguous names, counted as missing: 1, as 001.mp4, which may be run/001.mp4, walk/001.mp4; write the folder"
+    assert any(said in line for line in summary.lines())
+
+
+def test_missing_zeros_are_told_when_nothing_is_found(
+    annotated: Callable[..., Path], media: Callable[..., Path], source: Callable[..., Any], failing: Callable[..., str]
+) -> None:
+    path = annotated("numbers.csv", "media,text,split\n12,a dog,train\n")
+    text = failing(import_table, path, source(media("00012.mp4")))
+    assert "missing names that differ from a file in leading zeros: 1, as 12 for 00012.mp4" in text
+
+
+def test_a_folder_videos_is_not_repeated(
+    annotated: Callable[..., Path],
+    media: Callable[..., Path],
+    source: Callable[..., Any],
+    rows: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    table = "media,text,split\nvideos/x/a.mp4,one,train\nimages/b.jpg,two,train\nvideos/b.jpg,three,train\n"
+    import_table(annotated("t.csv", table), source(media("videos/x/a.mp4", "images/b.jpg", "videos/b.jpg")))
+    assert [row["media"] for row in rows("captions.jsonl")] == ["videos/x/a.mp4", "images/b.jpg", "images/videos/b.jpg"]
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "null", "N/A", "<NA>"])
+def test_the_mark_of_an_empty_cell_is_no_caption(
+    annotated: Callable[..., Path], media: Callable[..., Path], source: Callable[..., Any], word: str
+) -> None:
+    table = f"media,text,split\na.mp4,{word},train\na.mp4,nan bread is baked,train\na.mp4,,train\n"
+    summary = import_table(annotated("t.csv", table), source(media("a.mp4")))
+    assert summary.texts("caption") == 1
+    assert summary.dropped == {
+        "an empty caption": 1,
+        f"{word!r} as caption: an empty cell of the table that it was written from": 1,
+    }
+
+
+def test_none_may_be_an_answer(
+    annotated: Callable[..., Path], media: Callable[..., Path], source: Callable[..., Any]
+) -> None:
+    table = "media,question,answer,split\na.mp4,how many?,none,train\na.mp4,nan,two,train\n"
+    summary = import_table(annotated("t.csv", table), source(media("a.mp4")), "open_qa")
+    assert (summary.texts("open_qa"), summary.dropped.total()) == (1, 1)
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_questions_with_ids(
     tmp_path: Path,

@@ -8,7 +8,7 @@ is the test; val_2.json is left out, and there is no validation split. Files are
 from pathlib import Path
 
 from clipbert.data.adapters.canonical import Source, importing
-from clipbert.data.adapters.reading import Row, load_json, shown
+from clipbert.data.adapters.reading import Row, json_members, shown
 from clipbert.data.adapters.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 
@@ -39,11 +39,7 @@ def import_activitynet_captions(annotations: Path, source: Source) -> ImportSumm
         raise ClipBertError(f"{annotations}: expected {' and '.join(FILES)}, a folder with them or one of them.")
     with importing(source, PROTOCOL, activitynet_aliases) as made:
         for path, split in files.items():
-            content = load_json(path, LAYOUT)
-            if not isinstance(content, dict):
-                raise ClipBertError(f"{path}: holds no object; expected {LAYOUT}.")
-            for name, value in content.items():
-                row = Row(path, name, value if isinstance(value, dict) else {}, LAYOUT)
+            for name, row in json_members(path, LAYOUT):
                 made.caption(f"activitynet-{name}", name, _paragraph(row), split)
         if (annotations / SECOND).is_file():
             made.summary.notes.append(f"{SECOND} describes the videos of val_1.json a second time; it was left out")

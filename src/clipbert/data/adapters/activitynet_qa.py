@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clipbert.data.adapters.activitynet_captions import activitynet_aliases
 from clipbert.data.adapters.canonical import Source, importing
+from clipbert.data.adapters.limits import HeldTexts
 from clipbert.data.adapters.reading import records, split_files
 from clipbert.data.adapters.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
@@ -62,9 +63,10 @@ def _read_answers(questions: Path) -> dict[str, tuple[str, str]]:
     if path == questions or not path.is_file():
         raise ClipBertError(f"{path}: no such file; expected the answers to {questions.name} there: {ANSWERS}.")
     answers = {}
+    held = HeldTexts(path)
     for row in records(path, ANSWERS):
         kind = row.integer("type")
         if not 0 <= kind < len(TYPES):
             raise row.error(f"type {kind}")
-        answers[row.text("question_id")] = (row.text("answer"), TYPES[kind])
+        answers[row.text("question_id")] = (held.hold(row.text("answer")), TYPES[kind])
     return answers

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from clipbert.console import progress
-from clipbert.data.adapters.media_folder import Aliases, Found, MediaFolder, media_kind, place_file
+from clipbert.data.adapters.media_folder import Aliases, Ambiguous, Found, MediaFolder, media_kind
 from clipbert.data.adapters.splits import HoldOut, hashed_split
 from clipbert.data.adapters.summary import ImportSummary, Protocol
+from clipbert.data.placeholders import is_placeholder
 from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory
 
@@ -131,8 +132,11 @@ class Import:
         line: dict[str, Any] = {"id": identity}
         for key, text in texts.items():
             line[key] = " ".join(text.split())
+            noun = "caption" if key == "text" else key
             if not line[key]:
-                return self.drop(f"an empty {'caption' if key == 'text' else key}")
+                return self.drop(f"an empty {noun}")
+            if key != "answer" and is_placeholder(line[key]):
+                return self.drop(f"{line[key]!r} as {noun}: an empty cell of the table that it was written from")
         if not self._unique_ids:
             if identity in self._ids[kind]:
                 return self.drop("an id that was used before")
@@ -160,41 +164,54 @@ class Import:
     def _media_of(self, name: str) -> str | None:
         """The path below data/ of a name in the annotations."""
         if name not in self._names:
-            found = self._media.find_path(name) if self._keep_folders else self._media.find(name)
-            self._names[name] = self._target(found.path) if found else None
-            if found:
-                self._note(name, found)
+            found = self._media.find(name)
+            self._names[name] = self._target(found.path) if isinstance(found, Found) else None
+            self._note(name, found)
         return self._names[name]
 
     def _target(self, path: Path) -> str:
         place = path.relative_to(self._media.folder) if self._keep_folders else Path(path.name)
+        kind = media_kind(path)
+        if len(place.parts) > 1 and place.parts[0].lower() == kind:
+            place = place.relative_to(place.parts[0])  # MEDIA has a folder videos/, which is not repeated
         tidy = place.with_suffix(path.suffix.lower()).as_posix()
-        target, number = f"{media_kind(path)}/{tidy}", 1
+        target, number = f"{kind}/{tidy}", 1
         while self._targets.setdefault(target, path) != path:
             number += 1
-            target = f"{media_kind(path)}/{Path(tidy).with_suffix('')}-{number}{path.suffix.lower()}"
+            target = f"{kind}/{Path(tidy).with_suffix('')}-{number}{path.suffix.lower()}"
         return target
 
-    def _note(self, name: str, found: Found) -> None:
-        if found.others:
-            self.summary.several[name] = found.path.name
-        self.summary.other_case += found.other_case
+    def _note(self, name: str, found: Found | Ambiguous | None) -> None:
+        if found is None:
+            if elsewhere := self._media.elsewhere(name):
+                self.summary.elsewhere.setdefault(name, elsewhere)
+            elif similar := self._media.similar(name):
+                self.summary.similar[name] = similar
+        elif isinstance(found, Ambiguous):
+            self.summary.ambiguous[name] = found.paths
+        else:
+            if found.others:
+                self.summary.several[name] = found.path.name
+            self.summary.other_case += found.other_case
 
     def finish(self) -> None:
         """Place the media and write the list of those that are missing."""
         summary = self.summary
+        summary.outside = self._media.outside
         if not self._targets:
             if summary.missing:
+                hints = "".join(f"\n  {line}" for line in summary.hints())
                 raise ClipBertError(
                     f"{self._media.folder}: none of the {len(summary.missing)} media that the annotations name is "
-                    f"there; expected files such as {next(iter(summary.missing))}, with a suffix such as .mp4 or .jpg."
+                    f"there; expected files such as {next(iter(summary.missing))}, with a suffix such as .mp4 or "
+                    f".jpg.{hints}"
                 )
             raise ClipBertError(f"nothing to import: {summary.dropped_line() or 'the annotations hold no text'}.")
         if not summary.written.total():
             raise ClipBertError(f"nothing to import: {summary.dropped_line()}.")
         with progress("import", len(self._targets)) as advance:
             for target, path in self._targets.items():
-                summary.copied += place_file(path, self._folder / target)
+                summary.copied += self._media.place(path, self._folder / target)
                 advance(1, path.name)
         if summary.missing:
             rows = (f"{name}\t{split}\t{count} texts\n" for name, (split, count) in summary.missing.items())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clipbert.data.adapters.canonical import Import, Source, importing
 from clipbert.data.adapters.karpathy import add_karpathy
+from clipbert.data.adapters.limits import HeldTexts
 from clipbert.data.adapters.reading import json_records, split_files
 from clipbert.data.adapters.summary import ImportSummary, Protocol
 
@@ -46,7 +47,8 @@ def import_coco_captions(annotations: Path, source: Source) -> ImportSummary:
 
 
 def _add_official(made: Import, path: Path, split: str) -> None:
-    names = {row.integer("id"): row.text("file_name") for row in json_records(path, LAYOUT, "images")}
+    held = HeldTexts(path)
+    names = {row.integer("id"): held.hold(row.text("file_name")) for row in json_records(path, LAYOUT, "images")}
     for row in json_records(path, LAYOUT, "annotations"):
         name = names.get(row.integer("image_id"))
         if name is None:

@@ -8,6 +8,7 @@ the papers it compares with, all sentences of a video are joined, in the order o
 from pathlib import Path
 
 from clipbert.data.adapters.canonical import Source, importing
+from clipbert.data.adapters.limits import HeldTexts
 from clipbert.data.adapters.media_folder import stem
 from clipbert.data.adapters.reading import records, split_files
 from clipbert.data.adapters.summary import ImportSummary, Protocol
@@ -33,8 +34,9 @@ def import_didemo(annotations: Path, source: Source) -> ImportSummary:
     with importing(source, PROTOCOL) as made:
         for split, path in files.items():
             sentences: dict[str, list[str]] = {}
+            held = HeldTexts(path)
             for row in records(path, LAYOUT):
-                sentences.setdefault(stem(row.text("video")), []).append(row.text("description"))
+                sentences.setdefault(stem(row.text("video")), []).append(held.hold(row.text("description")))
             for name, told in sentences.items():
                 made.caption(f"didemo-{name}", name, " ".join(told), split)
             total = sum(map(len, sentences.values()))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clipbert.data.adapters.canonical import Source, importing
 from clipbert.data.adapters.karpathy import add_karpathy
+from clipbert.data.adapters.limits import limited_lines
 from clipbert.data.adapters.reading import opened, table_rows
 from clipbert.data.adapters.splits import hashed_split
 from clipbert.data.adapters.summary import ImportSummary, Protocol
@@ -64,7 +65,7 @@ def import_flickr8k(annotations: Path, source: Source) -> ImportSummary:
 def _captions(path: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (caption id, image, caption)."""
     with opened(path) as stream:
-        tokens = "#" in stream.readline().split("\t")[0]
+        tokens = "#" in next(limited_lines(path, stream), "").split("\t")[0]
     table = ((row.text("image"), row.text("caption")) for row in table_rows(path, LAYOUT))
     numbers: dict[str, int] = {}
     for name, caption in _token_rows(path) if tokens else table:
@@ -75,7 +76,7 @@ def _captions(path: Path) -> Iterator[tuple[str, str, str]]:
 
 def _token_rows(path: Path) -> Iterator[tuple[str, str]]:
     with opened(path) as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(limited_lines(path, stream), start=1):
             name, tab, caption = line.partition("\t")
             if not tab and line.strip():
                 raise ClipBertError(f"{path}: line {number}: no tab; expected {LAYOUT}.")
@@ -88,5 +89,5 @@ def _read_splits(folder: Path) -> dict[str, str]:
     for split, name in SPLIT_FILES.items():
         if (folder / name).is_file():
             with opened(folder / name) as stream:
-                splits |= {line.strip(): split for line in stream if line.strip()}
+                splits |= {line.strip(): split for line in limited_lines(folder / name, stream) if line.strip()}
     return splits

@@ -9,6 +9,7 @@ Splits, by name of the protocol:
 1kA (Yu et al., JSFusion, ECCV 2018) is a csv of 1,000 test videos with one sentence each: MSRVTT_JSFUSION_test.csv.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ from pathlib import Path
 from clipbert.data.adapters.canonical import Import, Source, importing
 from clipbert.data.adapters.msrvtt_mc import add_choices
 from clipbert.data.adapters.msrvtt_qa import VOCABULARY, add_questions
-from clipbert.data.adapters.reading import Row, load_json, table_rows
+from clipbert.data.adapters.reading import json_records, table_rows
 from clipbert.data.adapters.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 
@@ -65,22 +66,24 @@ def import_msrvtt(
         raise ClipBertError(f"captions_per_test_video = {captions_per_test_video}: expected at least 1.")
     if split not in PROTOCOLS:
         raise ClipBertError(f"split {split}: expected one of {', '.join(PROTOCOLS)}.")
-    splits, captions = _read_annotations(annotations)
-    tested = [] if split == "official" else _read_pairs(annotations, pairs, split)
-    if tested:
-        tests = {name for name, _, _ in tested}
+    files = _files(annotations)
+    splits = _read_splits(annotations, files)
+    tested = None if split == "official" else _pairs_file(annotations, pairs, split)
+    trained = splits
+    if tested is not None:
+        tests = {name for name, _, _ in _read_pairs(tested)}
         if split == "7k":
-            splits = {name: of for name, of in splits.items() if of != "test" and name not in tests}
+            trained = {name: of for name, of in splits.items() if of != "test" and name not in tests}
         else:
-            splits = {name: "train" for name in splits if name not in tests}
-        captions = [caption for caption in captions if caption[0] in splits] + tested
-        splits |= dict.fromkeys(tests, "test")
+            trained = {name: "train" for name in splits if name not in tests}
+        splits = trained | dict.fromkeys(tests, "test")
     protocol = PROTOCOLS[split]
     if qa or mc or captions_per_test_video:
         protocol = replace(protocol, texts={})
     with importing(source, protocol, vocabulary=VOCABULARY) as made:
         used: Counter[str] = Counter()
-        for name, identity, text in captions:
+        captions = (caption for caption in _read_captions(files) if caption[0] in trained)
+        for name, identity, text in itertools.chain(captions, _read_pairs(tested) if tested else ()):
             limit = captions_per_test_video if splits[name] == "test" else None
             if limit is None or used[name] < limit:
                 used[name] += made.caption(identity, name, text, splits[name])
@@ -98,36 +101,48 @@ def _need(made: Import, kind: str, path: Path) -> None:
         raise ClipBertError(f"{path}: none of its questions is about an imported video.")
 
 
-def _read_annotations(path: Path) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
-    """({video id: split}, [(video id, caption id, caption)]) of all files together."""
+def _files(path: Path) -> list[Path]:
     sources = sorted(path.glob(ANNOTATIONS_PATTERN)) if path.is_dir() else [path]
     if not sources:
         raise ClipBertError(f"{path}: no file in it matches {ANNOTATIONS_PATTERN}.")
+    return sources
+
+
+def _read_splits(path: Path, files: list[Path]) -> dict[str, str]:
+    """{video id: split} of all files together, which have captions."""
     splits: dict[str, str] = {}
-    captions: list[tuple[str, str, str]] = []
-    for source in sources:
-        content = load_json(source, LAYOUT)
-        top = Row(source, "the top", content if isinstance(content, dict) else {}, LAYOUT)
-        for row in top.rows("videos"):
+    for source in files:
+        for row in json_records(source, LAYOUT, "videos"):
             split = OFFICIAL_SPLITS.get(row.text("split"))
             if split is None:
                 found = f"{row.text('video_id')} has split {row.text('split')!r}"
                 raise ClipBertError(f"{source}: {found}; expected one of {', '.join(OFFICIAL_SPLITS)}.")
             splits[row.text("video_id")] = split
-        for row in top.rows("sentences"):
+    captions = next(_read_captions(files), None)
+    if not splits or captions is None:
+        without = "videos" if not splits else "captions"
+        raise ClipBertError(f"{path}: holds no {without}; nothing to import.")
+    return splits
+
+
+def _read_captions(files: list[Path]) -> Iterator[tuple[str, str, str]]:
+    """Yield (video id, caption id, caption) of all files together."""
+    for source in files:
+        for row in json_records(source, LAYOUT, "sentences"):
             # Files of different years count their sentences from the same number.
             name = row.text("video_id")
-            captions.append((name, f"caption-{name}-{row.text('sen_id')}", row.text("caption")))
-    if not splits or not captions:
-        raise ClipBertError(f"{path}: holds {len(splits)} videos and {len(captions)} captions; nothing to import.")
-    return splits, [caption for caption in captions if caption[0] in splits]
+            yield name, f"caption-{name}-{row.text('sen_id')}", row.text("caption")
 
 
-def _read_pairs(annotations: Path, pairs: Path | None, split: str) -> list[tuple[str, str, str]]:
-    """[(video id, caption id, sentence)] of the 1kA test."""
+def _pairs_file(annotations: Path, pairs: Path | None, split: str) -> Path:
     found: Iterator[Path] = annotations.glob(PAIRS_PATTERN) if annotations.is_dir() else iter(())
     path = pairs or next(found, None)
     if path is None:
         raise ClipBertError(f"--split {split}: name the 1kA file too, --pairs MSRVTT_JSFUSION_test.csv.")
-    rows = table_rows(path, PAIRS_LAYOUT)
-    return [(row.text("video_id"), f"caption-{row.text('key')}", row.text("sentence")) for row in rows]
+    return path
+
+
+def _read_pairs(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield (video id, caption id, sentence) of the 1kA test."""
+    for row in table_rows(path, PAIRS_LAYOUT):
+        yield row.text("video_id"), f"caption-{row.text('key')}", row.text("sentence")

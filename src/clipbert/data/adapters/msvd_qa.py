@@ -10,6 +10,7 @@ frequent training answers, as in the paper.
 from pathlib import Path
 
 from clipbert.data.adapters.canonical import Source, importing
+from clipbert.data.adapters.limits import limited_lines
 from clipbert.data.adapters.msrvtt_qa import TYPES, first_word
 from clipbert.data.adapters.reading import opened, records, split_files
 from clipbert.data.adapters.summary import ImportSummary, Protocol
@@ -50,7 +51,7 @@ def import_msvd_qa(annotations: Path, source: Source, mapping: Path | None = Non
 def _read_mapping(path: Path) -> dict[str, tuple[str]]:
     names = {}
     with opened(path) as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(limited_lines(path, stream), start=1):
             words = line.split()
             if words and (len(words) != 2 or not words[1].startswith("vid")):
                 raise ClipBertError(f"{path}: line {number}: {line.strip()!r}; expected `YOUTUBE_START_END vid1`.")

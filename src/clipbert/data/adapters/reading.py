@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import gzip
 import io
+import itertools
 import json
 import zipfile
 import zlib
@@ -14,10 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from clipbert.data.adapters.json_stream import JsonStream, NoListError
+from clipbert.data.adapters.json_items import JsonItems, JsonSyntaxError, NoListError
+from clipbert.data.adapters.limits import (
+    MAX_LINE_CHARS,
+    MAX_WHOLE_BYTES,
+    UnpackedStream,
+    line_error,
+    limited_lines,
+    mebibytes,
+)
 from clipbert.errors import ClipBertError
 
 SHOWN = 60
+BUFFER = 1 << 16
 DELIMITERS = ",\t;|"
 SPLIT_WORDS = {
     "train": "train",
@@ -133,46 +143,53 @@ def records(path: Path, layout: str, key: str | None = None) -> Iterator[Row]:
 
 
 def load_json(path: Path, layout: str) -> Any:
-    """The whole of a JSON file.
+    """Return the whole of a small JSON file, such as a vocabulary.
 
     Raises:
-        ClipBertError: the file is missing, unreadable or not JSON.
+        ClipBertError: the file is missing, unreadable, not JSON, or larger than MAX_WHOLE_BYTES.
     """
     with opened(path) as stream:
+        text = stream.read(MAX_WHOLE_BYTES + 1)
+        if len(text) > MAX_WHOLE_BYTES:
+            raise ClipBertError(f"{path}: larger than {mebibytes(MAX_WHOLE_BYTES)}, the limit here; expected {layout}.")
         try:
-            return json.load(stream)
-        except UnicodeDecodeError:
-            raise
+            return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ClipBertError(f"{path}: not valid JSON ({error}); expected {layout}.") from None
 
 
 def json_records(path: Path, layout: str, key: str | None = None) -> Iterator[Row]:
     """Stream the objects of a JSON list without holding the list; see `records`."""
+    with _json_items(path, layout) as items:
+        for value in items.items(key):
+            if not isinstance(value, dict):
+                raise ClipBertError(f"{path}: item {items.number}: {shown(value)} is no object; expected {layout}.")
+            yield Row(path, f"item {items.number}", value, layout)
+
+
+def json_members(path: Path, layout: str) -> Iterator[tuple[str, Row]]:
+    """Stream (key, value) of a JSON object of objects without holding it; see `records`."""
+    with _json_items(path, layout) as items:
+        for name, value in items.members():
+            yield name, Row(path, name, value if isinstance(value, dict) else {}, layout)
+
+
+@contextlib.contextmanager
+def _json_items(path: Path, layout: str) -> Iterator[JsonItems]:
     with opened(path) as stream:
-        number = 0
+        items = JsonItems(stream, path)
         try:
-            for number, value in enumerate(JsonStream(stream).items(key), start=1):
-                if not isinstance(value, dict):
-                    raise ClipBertError(f"{path}: item {number}: {shown(value)} is no object; expected {layout}.")
-                yield Row(path, f"item {number}", value, layout)
+            yield items
         except NoListError as error:
             raise ClipBertError(f"{path}: {error}; expected {layout}.") from None
-        except json.JSONDecodeError as error:
-            near = f" near {shown(error.doc[max(error.pos - 20, 0) : error.pos + 20])}"
-            raise ClipBertError(
-                f"{path}: not valid JSON after item {number}: {error.msg}{near}; expected {layout}."
-            ) from None
-        except UnicodeDecodeError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise ClipBertError(f"{path}: not valid JSON after item {number}: {error}; expected {layout}.") from None
+        except JsonSyntaxError as error:
+            raise ClipBertError(f"{path}: not valid JSON after item {items.number}: {error}; expected {layout}.") from None
 
 
 def json_lines(path: Path, layout: str) -> Iterator[Row]:
     """Stream the objects of a file with one JSON object a line; see `records`."""
     with opened(path) as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(limited_lines(path, stream), start=1):
             if not line.strip():
                 continue
             try:
@@ -192,17 +209,18 @@ def table_rows(path: Path, layout: str, header: Sequence[str] | None = None) -> 
     The delimiter is the one of comma, tab, semicolon and bar that the header has most of; a tab in a .tsv file.
     """
     with opened(path) as stream:
-        first = stream.readline()
-        while first and not first.strip():
-            first = stream.readline()
+        lines = limited_lines(path, stream)
+        first = next((line for line in lines if line.strip()), "")
         if not first:
             raise ClipBertError(f"{path}: an empty file; expected {layout}.")
         delimiter = "\t" if ".tsv" in path.name.lower() else max(DELIMITERS, key=first.count)
-        reader = csv.reader(_chained(first, stream), delimiter=delimiter, strict=True)
+        row = _RowLines(path, first, lines)
+        reader = csv.reader(row, delimiter=delimiter, strict=True)
         line = 1
         try:
             columns = list(header or ())
             for cells in reader:
+                row.chars = 0
                 if not any(cell.strip() for cell in cells):
                     pass
                 elif not columns:
@@ -274,7 +292,7 @@ def opened(path: Path) -> Iterator[IO[str]]:
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise ClipBertError(f"{path}: not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8.") from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise ClipBertError(f"{path}: cannot be read ({error}).") from error
 
 
@@ -282,22 +300,42 @@ def opened(path: Path) -> Iterator[IO[str]]:
 def _binary(path: Path) -> Iterator[IO[bytes]]:
     if path.suffix.lower() == ".gz":
         with gzip.open(path) as unpacked:
-            yield cast(IO[bytes], unpacked)
+            yield _limited(cast(IO[bytes], unpacked), path.stat().st_size, path)
     elif path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path) as archive:
             inner = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
             if len(inner) != 1:
                 raise ClipBertError(f"{path}: holds {len(inner)} files; expected one. Unpack it and name the file.")
+            if archive.getinfo(inner[0]).flag_bits & 1:
+                raise ClipBertError(f"{path}: is encrypted. Unpack it with its password and name the unpacked file.")
             with archive.open(inner[0]) as file:
-                yield file
+                yield _limited(file, archive.getinfo(inner[0]).compress_size, path)
     else:
         with path.open("rb") as file:
             yield file
 
 
-def _chained(first: str, rest: IO[str]) -> Iterator[str]:
-    yield first
-    yield from rest
+def _limited(unpacked: IO[bytes], packed_bytes: int, path: Path) -> IO[bytes]:
+    return io.BufferedReader(UnpackedStream(unpacked, packed_bytes, path), BUFFER)
+
+
+class _RowLines:
+    """Lines for the csv reader, which joins those of a quoted field; a row of too many is refused.
+
+    Attributes:
+        chars: length of the lines since it was set to 0.
+    """
+
+    def __init__(self, path: Path, first: str, rest: Iterator[str]) -> None:
+        self._path, self._lines, self._number = path, itertools.chain([first], rest), 0
+        self.chars = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in enumerate(self._lines, start=1):
+            self.chars += len(line)
+            if self.chars > MAX_LINE_CHARS:
+                raise line_error(self._path, f"the row that ends after line {number}")
+            yield line
 
 
 def _header(path: Path, cells: list[str], layout: str) -> list[str]:

@@ -41,6 +41,10 @@ class ImportSummary:
     missing_texts: Counter[str] = field(default_factory=Counter)  # kind
     dropped: Counter[str] = field(default_factory=Counter)  # why
     several: dict[str, str] = field(default_factory=dict)  # name: the file taken
+    ambiguous: dict[str, tuple[str, ...]] = field(default_factory=dict)  # name: files in several folders
+    similar: dict[str, str] = field(default_factory=dict)  # missing name: a file with other leading zeros
+    elsewhere: dict[str, str] = field(default_factory=dict)  # missing path: a file of that name in another folder
+    outside: list[str] = field(default_factory=list)  # links that lead out of the media folder
     other_case: int = 0
     copied: int = 0
     answers: dict[str, Counter[str]] = field(default_factory=lambda: {split: Counter() for split in SPLITS})
@@ -101,6 +105,7 @@ class ImportSummary:
                 f"missing media: {len(self.missing)} of {len(self.annotated_media)}: {_named(list(self.missing))}"
                 " (all in missing_media.txt)"
             )
+        found += self.hints()
         if self.dropped:
             found.append(f"left out: {self.dropped_line()}")
         if self.several:
@@ -116,6 +121,34 @@ class ImportSummary:
         found += [*self.protocol.notes, *self.notes]
         if splits["train"] and (absent := [split for split in SPLITS if not splits[split]]):
             found.append(f"no {' and no '.join(absent)} split: --hold-out {absent[0]}=0.1 takes one from train")
+        return found
+
+    def hints(self) -> list[str]:
+        """Return why media that are missing may not have been found."""
+        found = []
+        if self.ambiguous:
+            name, paths = next(iter(self.ambiguous.items()))
+            found.append(
+                f"ambiguous names, counted as missing: {len(self.ambiguous)}, as {name}, which may be "
+                f"{_named(list(paths))}; write the folder before the name"
+            )
+        if self.similar:
+            name, file = next(iter(self.similar.items()))
+            found.append(
+                f"missing names that differ from a file in leading zeros: {len(self.similar)}, as {name} for {file}; "
+                "spreadsheets and pandas remove zeros (read the column as text): write names as the files have them"
+            )
+        if self.elsewhere:
+            name, file = next(iter(self.elsewhere.items()))
+            found.append(
+                f"missing paths whose file name exists in another folder: {len(self.elsewhere)}, as {name}, where only "
+                f"{file} has that name; if they are the same videos, write the path below the media folder"
+            )
+        if self.outside:
+            found.append(
+                f"links that lead out of the media folder, not used: {len(self.outside)}: {_named(self.outside)}; copy "
+                "the files there, or name the folder that has them"
+            )
         return found
 
     def dropped_line(self) -> str:

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from clipbert.data.adapters.canonical import Import, Source, importing
+from clipbert.data.adapters.limits import MAX_LINE_CHARS, line_error, mebibytes
 from clipbert.data.adapters.reading import SPLIT_WORDS, Row, records, shown
 from clipbert.data.adapters.splits import HoldOut, hashed_split
 from clipbert.data.adapters.summary import ImportSummary, Protocol
@@ -20,6 +21,7 @@ KEYS = {
 OPTIONAL = {"caption": (), "open_qa": ("answer_type",), "multiple_choice": ()}
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 ROWS_AT_ONCE = 4096
+MAX_ROW_GROUP_BYTES = 512 * 2**20
 
 
 def import_table(
@@ -184,9 +186,24 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                size = file.metadata.row_group(group).total_byte_size
+                if size > MAX_ROW_GROUP_BYTES:
+                    raise ClipBertError(
+                        f"{path}: row group {group + 1} has {mebibytes(size)}, more than the limit of "
+                        f"{mebibytes(MAX_ROW_GROUP_BYTES)}; write the table with smaller ones, as "
+                        "`pandas.DataFrame.to_parquet(path, row_group_size=100_000)`."
+                    )
+            # Rows one by one: a dictionary-encoded column may repeat a long text in each of them.
+            texts = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
             for batch in file.iter_batches(ROWS_AT_ONCE):
-                for values in batch.to_pylist():
+                for index in range(len(batch)):
                     number += 1
+                    values = {name: batch.column(name)[index].as_py() for name in batch.schema.names}
+                    for name, value in values.items():
+                        if isinstance(value, str | bytes) and len(value) > MAX_LINE_CHARS:
+                            raise line_error(path, f"row {number}: column {name}")
                     yield Row(path, f"row {number}", values, "a table")
     except FileNotFoundError:
         raise ClipBertError(f"{path}: no such file.") from None

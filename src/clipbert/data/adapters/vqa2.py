@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from clipbert.data.adapters.canonical import Import, Source, importing
+from clipbert.data.adapters.limits import HeldTexts
 from clipbert.data.adapters.reading import json_records, split_files
 from clipbert.data.adapters.summary import ImportSummary, Protocol
 from clipbert.data.adapters.vqa_answers import normalise, soft_scores
@@ -63,8 +64,10 @@ def _vocabulary(files: dict[str, Path]) -> frozenset[str]:
 
 
 def _add(made: Import, answers: Path, questions: Path, split: str) -> None:
+    held = HeldTexts(questions)
     texts = {
-        row.integer("question_id"): row.text("question") for row in json_records(questions, QUESTIONS, "questions")
+        row.integer("question_id"): held.hold(row.text("question"))
+        for row in json_records(questions, QUESTIONS, "questions")
     }
     for row in json_records(answers, ANNOTATIONS, "annotations"):
         identity = row.integer("question_id")

@@ -1,0 +1,48 @@
+"""Number of epochs of a training: the task's epochs, or more of them when the training split is small."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainingLength:
+    """How long a training without `train.budget` takes.
+
+    Attributes:
+        epochs: visits of each training video.
+        requested_epochs: the task's `epochs` parameter.
+        steps_per_epoch: optimizer steps of one epoch.
+        epochs_per_validation: epochs between two validations.
+    """
+
+    epochs: int
+    requested_epochs: int
+    steps_per_epoch: int
+    epochs_per_validation: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.epochs * self.steps_per_epoch
+
+
+def training_length(
+    examples: int, batch_size: int, accumulate: int, requested_epochs: int, min_steps: int
+) -> TrainingLength:
+    """Return the number of epochs that makes at least `min_steps` optimizer steps.
+
+    A small training split has few steps in an epoch, so the task's number of epochs ends before the model has learned
+    anything (22 videos, batch size 32, 8 epochs: 8 steps). The number of epochs is raised then. Validations stay about
+    as many as the requested epochs, because with one step in an epoch they would take most of the time.
+
+    Args:
+        examples: videos of the training split.
+        batch_size: `train.batch_size`.
+        accumulate: `train.accumulate`.
+        requested_epochs: the task's `epochs` parameter.
+        min_steps: `train.min_steps`; 0 keeps the requested epochs.
+    """
+    videos = min(batch_size, examples)
+    steps_per_epoch = examples // (videos * min(accumulate, examples // videos))
+    epochs = max(requested_epochs, math.ceil(min_steps / steps_per_epoch))
+    return TrainingLength(epochs, requested_epochs, steps_per_epoch, max(1, epochs // requested_epochs))
