@@ -27,7 +27,7 @@ def text_normalizer() -> normalizers.Normalizer:
     """Return the normalizer of learned tokenizers: NFC, lower case, no control characters; accents are kept.
 
     White space becomes a space; control, format and private characters are removed, except the joiners U+200C and
-    U+200D, with which Persian, the scripts of India and emoji sequences are spelled. Letters are lower-cased one by one,
+    U+200D, with which Persian, Indic scripts and emoji sequences are spelled. Letters are lower-cased one by one,
     with the two rules of Unicode's SpecialCasing.txt that hold in every language that has the letter: a capital dotted
     I becomes i, and a sigma at the end of a word is written ς. A capital I becomes i in Turkish, too.
     """

@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from clipbert.errors import ClipBertError
-from clipbert.text_normalization import UNSPACED_SCRIPTS, text_normalizer
+from clipbert.text_normalization import UNSPACED_SCRIPTS, split_words, text_normalizer
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # In scripts without spaces the "word" of a WordPiece tokenizer is a whole phrase.
@@ -19,6 +19,7 @@ _LONG_PIECE = regex.compile(rf"(?:##)?.*[{UNSPACED_SCRIPTS}].*", regex.V1)
 
 # Where a decoded text has a space that nobody writes: words and punctuation come apart in tokenization. Each pattern
 # matches spaces only; they are removed in this order.
+_CHINESE = r"[\p{Han}\p{Hiragana}\p{Katakana}ー]"
 _FULL_WIDTH = r"[[\x{3000}-\x{303F}\x{FF00}-\x{FFEF}]&&[\p{P}]]"
 _UNWRITTEN_SPACES = (
     r" (?=[\p{Pe}\p{Pf}]|“[^”]*$)",  # before a closing bracket or quotation mark; „German“ has no other one after it
@@ -84,7 +85,30 @@ def load_tokenizer(source: str | Path, **kwargs: Any) -> PreTrainedTokenizerFast
         ) from error
     if not tokenizer.is_fast or None in (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
         raise ClipBertError(f"{source}: not a BERT tokenizer: expected a fast one with [PAD], [CLS] and [SEP] tokens.")
+    if isinstance(tokenizer.backend_tokenizer.decoder, decoders.WordPiece):
+        # BERT's own decoder writes "don't" for "do not", and a space after each Chinese character.
+        tokenizer.backend_tokenizer.decoder = _decoder((*_UNWRITTEN_SPACES, rf"(?<={_CHINESE}) (?={_CHINESE})"))
+        tokenizer.clean_up_tokenization_spaces = False
     return tokenizer
+
+
+def unwritable(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the texts that this tokenizer cannot write, each with what becomes of it.
+
+    A tokenizer of an uncased BERT checkpoint strips accents, and any tokenizer lacks some characters: a model that uses
+    it cannot generate such texts, and its captions score below the maximum even if they are right.
+    """
+    texts = list(texts)
+    if not texts:
+        return []
+    written = tokenizer.batch_decode(tokenizer(texts)["input_ids"], skip_special_tokens=True)
+    return [(text, back) for text, back in zip(texts, written, strict=True) if split_words(text) != split_words(back)]
+
+
+def _decoder(unwritten_spaces: Iterable[str]) -> decoders.Decoder:
+    """Return a decoder from WordPiece tokens to text without the spaces that these patterns match."""
+    removals = [decoders.Replace(Regex(pattern), "") for pattern in unwritten_spaces]
+    return decoders.Sequence([decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse(), *removals])
 
 
 def _without_phrases(vocabulary: dict[str, int]) -> dict[str, int]:
@@ -109,13 +133,7 @@ def _word_piece(vocabulary: dict[str, int], characters: list[str]) -> PreTrained
     )
     start, end = (("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"]))
     tokenizer.post_processor = processors.BertProcessing(end, start)
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.WordPiece(prefix="##", cleanup=False),
-            decoders.Fuse(),
-            *(decoders.Replace(Regex(pattern), "") for pattern in _UNWRITTEN_SPACES),
-        ]
-    )
+    tokenizer.decoder = _decoder(_UNWRITTEN_SPACES)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="[UNK]",

@@ -18,7 +18,7 @@ from clipbert.text_normalization import normalize_text
 class OpenQA(QuestionTask):
     """A question and its video in, one answer out; an answer outside the vocabulary always counts as wrong.
 
-    Answers are compared as `normalize_text` gives them: upper case, spacing and decomposed characters make no other answer.
+    Answers are compared as `normalize_text` gives them: upper case, spacing and decomposed characters do not matter.
     """
 
     name = "open_qa"
