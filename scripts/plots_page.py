@@ -1,5 +1,10 @@
-"""Write the page that `dvc plots show` fills, with Vega inside, so that it opens without a network."""
+"""Write the page that `dvc plots show` fills, with Vega inside, so that it opens without a network.
 
+The page is named in .dvc/config.local, which belongs to this clone alone: in a clone where this script never ran, `dvc
+plots show` uses DVC's own page, which loads Vega from the network.
+"""
+
+import configparser
 from pathlib import Path
 
 import vl_convert
@@ -30,11 +35,24 @@ PAGE = """<!DOCTYPE html>
 
 
 def main() -> None:
-    """Write the template where .dvc/config points."""
+    """Write the template and name it in .dvc/config.local."""
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
     path = Path(__file__).parents[1] / ".dvc" / "tmp" / "plots_page.html"
     path.parent.mkdir(exist_ok=True)
     path.write_text(PAGE.replace("@bundle@", bundle), encoding="utf-8")
+    name_page(path.parents[1] / "config.local")
+
+
+def name_page(config: Path) -> None:
+    """Set plots.html_template in a DVC configuration file; its other sections stay as they are."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read(config, encoding="utf-8")
+    if not parser.has_section("plots"):
+        parser.add_section("plots")
+    parser.set("plots", "html_template", "tmp/plots_page.html")
+    with config.open("w", encoding="utf-8") as file:
+        parser.write(file)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def test_every_verb_shows_an_example(verb: list[str], tmp_path: Path) -> None:
         (["frames"], "clipbert ingest"),
         (["train", "retrieval"], "clipbert ingest"),
         (["evaluate", "retrieval"], "clipbert ingest"),
-        (["register", "retrieval"], "artifacts/metrics/retrieval.json"),
+        (["register", "retrieval"], "retrieval is not trained yet. Run `clipbert train retrieval` first"),
         (["promote", "retrieval"], "candidate"),
         (["rollback", "open_qa"], "champion"),
         (["summary"], "dvc repro"),

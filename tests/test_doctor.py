@@ -100,7 +100,25 @@ def test_servers_that_do_not_answer_are_named_without_their_passwords(
     assert "correct or unset PREFECT_API_URL" in prefect.problem
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_folder_that_is_no_project_is_the_one_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], inside: bool
+) -> None:
+    quick = tuple(check for check in doctor.MACHINE_CHECKS if check is not doctor.check_decoders)
+    monkeypatch.setattr(doctor, "MACHINE_CHECKS", quick)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    if inside:
+        (tmp_path / "params.yaml").write_text("seed: 0\n")
+    (found,) = doctor.doctor(folder)
+    assert found.startswith(f"project: {folder} is no ClipBERT project (no params.yaml, no dvc.yaml): ")
+    assert (f"cd {tmp_path}, and run" if inside else "go to the folder of your clone") in found
+    assert "1 problem(s)." in capsys.readouterr().out
+    assert list(folder.iterdir()) == []
+
+
 def test_the_verb_prints_the_table_and_what_is_wrong_and_exits_with_1(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("seed: 0\n")
     command = [sys.executable, "-m", "clipbert", "doctor"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1

@@ -7,24 +7,39 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
+from clipbert import __version__
 from clipbert.cli_checksum import checksum
 from clipbert.cli_convert import convert
 from clipbert.cli_history import history
 from clipbert.cli_import import importers
-from clipbert.cli_options import DEFAULT, ParamsFile, Set, project
+from clipbert.cli_options import DEFAULT, ParamsFile, Set, complete_task, project
 from clipbert.cli_quarantine import quarantine
 from clipbert.cli_track import track
-from clipbert.console import console, errors
+from clipbert.console import console, errors, use_utf8
 from clipbert.ended import end_all
 from clipbert.errors import OUR_ERROR, USER_ERROR, ClipBertError
+from clipbert.interruption import Interrupted, closing_line
 from clipbert.leftovers import project_folders, remove_leftovers, remove_scratch_folders
 from clipbert.params import TASKS, Params, check_task, load_params
 from clipbert.redact import install
 
+
+class Verbs(TyperGroup):
+    """The verbs of `clipbert`; Ctrl-C ends one with a line that says what is left of its work, and exit code 130."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            errors.print(closing_line(ctx.invoked_subcommand or "", sys.argv[1:]), markup=False)
+            raise Interrupted from None
+
+
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,17 +57,29 @@ app.command("history", epilog="Example: `clipbert history retrieval`")(history)
 app.command("checksum", epilog="Example: `clipbert checksum artifacts/models/retrieval --check`")(checksum)
 
 
+TaskName = Annotated[
+    str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(TASKS)}.", autocompletion=complete_task)
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clipbert {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def before_every_verb() -> None:
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Train, version, compare, promote and use ClipBERT video-and-language models.
 
     Every verb works on the project in the current folder.
     """
     remove_leftovers(project_folders(Path.cwd()))
     remove_scratch_folders()
-
-
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(TASKS)}.")]
 
 
 def stage(run: Callable[..., Any], params: Path, overrides: list[str] | None, task: str | None = None) -> None:
@@ -213,10 +240,11 @@ def summary() -> None:
 @app.command(epilog="Example: `clipbert doctor`")
 def doctor() -> None:
     """Versions, device, decoders, servers, disk, and what is wrong with them."""
-    from clipbert.doctor import doctor
+    from clipbert.doctor import doctor, is_project
 
-    if doctor(Path.cwd()):
-        raise typer.Exit(OUR_ERROR)
+    problems = doctor(Path.cwd())
+    if problems:
+        raise typer.Exit(OUR_ERROR if is_project(Path.cwd()) else USER_ERROR)
 
 
 def main() -> NoReturn:
@@ -232,9 +260,10 @@ def main() -> NoReturn:
         ("HF_HUB_DISABLE_TELEMETRY", "1"),
     ):
         os.environ.setdefault(name, value)
+    use_utf8()
     install()
     try:
-        app()
+        app(prog_name="clipbert")
     except ClipBertError as error:
         if end_all(USER_ERROR):
             errors.print(f"clipbert: {error}", markup=False)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from clipbert.params import TASKS
 from clipbert.stages import Project
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
@@ -12,6 +13,11 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one parameter; may be given again.")
 ]
 DEFAULT = Path("params.yaml")
+
+
+def complete_task(incomplete: str) -> list[str]:
+    """Return the tasks that a shell offers after what is typed already."""
+    return [task for task in TASKS if task.startswith(incomplete)]
 
 
 def project() -> Project:

@@ -1,6 +1,9 @@
 """What long work shows: a progress bar on a terminal, plain lines in a log."""
 
 import contextlib
+import io
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -31,6 +34,21 @@ errors = RedactedConsole(stderr=True, highlight=False, soft_wrap=True)
 LOG_EVERY_S = 10.0
 
 Advance = Callable[[int, str], None]
+
+
+def use_utf8() -> None:
+    """Make any terminal and any locale do: file names are UTF-8, and what a terminal cannot show is escaped.
+
+    Where a forced ASCII locale (LC_ALL=C with PYTHONUTF8=0) made the interpreter read file names as ASCII, the command
+    starts itself again in UTF-8 mode; what it prints stays in the encoding that the terminal has.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        encoding = sys.stdout.encoding if isinstance(sys.stdout, io.TextIOWrapper) else "ascii"
+        environment = {"PYTHONIOENCODING": f"{encoding}:backslashreplace"} | os.environ | {"PYTHONUTF8": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

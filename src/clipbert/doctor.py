@@ -43,7 +43,8 @@ def doctor(root: Path) -> list[str]:
     """Print a table of what the project at `root` finds on this machine, then what is wrong; return what is wrong."""
     table = Table("", "found", box=None, pad_edge=False)
     problems = []
-    for check in CHECKS:
+    checks = CHECKS if is_project(root) else (*MACHINE_CHECKS[:-1], check_no_project, MACHINE_CHECKS[-1])
+    for check in checks:
         for finding in check(root):
             found = redact(finding.found)  # before the table breaks lines
             table.add_row(finding.what, found if finding.problem is None else f"[red]{found}[/red]")
@@ -157,6 +158,23 @@ def check_project(root: Path) -> Iterator[Finding]:
     yield Finding("free disk", f"{free:.1f} GB", None if free >= LEAST_FREE_GB else full)
 
 
+def is_project(root: Path) -> bool:
+    """Return whether a folder is a ClipBERT project: it has parameters or stages."""
+    return (root / "params.yaml").is_file() or (root / "dvc.yaml").is_file()
+
+
+def check_no_project(root: Path) -> Iterator[Finding]:
+    """A folder without params.yaml and dvc.yaml: nothing of a project can be checked in it."""
+    around = next((parent for parent in root.resolve().parents if is_project(parent)), None)
+    remedy = f"cd {around}" if around else "go to the folder of your clone, or clone ClipBERT"
+    yield Finding(
+        "project",
+        "none in this folder",
+        f"{root.resolve()} is no ClipBERT project (no params.yaml, no dvc.yaml): {remedy}, and run `clipbert doctor` "
+        "there",
+    )
+
+
 def check_mlflow(root: Path) -> Iterator[Finding]:
     """The tracking store that MLFLOW_TRACKING_URI names, or the embedded one."""
     uri = _without_credentials(os.environ.get("MLFLOW_TRACKING_URI", ""))
@@ -205,17 +223,16 @@ def check_prefect(_root: Path) -> Iterator[Finding]:
         yield Finding("Prefect", f"no server at {PREFECT_HERE}; flows start a temporary one")
 
 
-CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
+Check = Callable[[Path], Iterator[Finding]]
+MACHINE_CHECKS: tuple[Check, ...] = (
     check_python,
     check_packages,
     check_device,
     check_decoders,
     check_programs,
-    check_project,
-    check_mlflow,
-    check_outbox,
     check_prefect,
 )
+CHECKS: tuple[Check, ...] = (*MACHINE_CHECKS[:-1], check_project, check_mlflow, check_outbox, check_prefect)
 
 
 def count_frames(path: str) -> int:

@@ -184,6 +184,8 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
 
     check_artifacts(project.root)
     task = make_task(task_name, params)
+    if (project.manifest / "texts.parquet").exists():
+        _check_trained(project, task_name)
     evaluation = evaluate_model(project.model(task_name), task_name, project.manifest, project.frames, params)
     cache = FrameCache(project.frames)
     write_json(project.metrics(task_name), {name: round(value, 4) for name, value in evaluation.metrics.items()})
@@ -215,6 +217,13 @@ def register(project: Project, task_name: str, params: Params) -> None:
     """A trained and evaluated model to the registry, as its candidate."""
     from clipbert.release.registry import register
 
+    _check_trained(project, task_name)
+    for path in (project.metrics(task_name), project.predictions(task_name)):
+        if not path.exists():
+            raise ClipBertError(
+                f"{path}: not found: {task_name} is not evaluated yet. Run `clipbert evaluate {task_name}` first, or "
+                "`dvc repro` for all stages."
+            )
     release = register(
         project.root,
         task_name,
@@ -347,6 +356,21 @@ def _locked(file: IO[str]) -> bool:
             markup=False,
         )
     return True
+
+
+def _check_trained(project: Project, task_name: str) -> None:
+    """Check that the outputs of `clipbert train` are there.
+
+    Raises:
+        ClipBertError: naming the file that is missing and the command that makes it.
+    """
+    made = (project.model(task_name) / "config.json", project.run(task_name), project.history(task_name) / "train.csv")
+    for path in made:
+        if not path.exists():
+            raise ClipBertError(
+                f"{path}: not found: {task_name} is not trained yet. Run `clipbert train {task_name}` first, or "
+                "`dvc repro` for all stages."
+            )
 
 
 def _say(lines: list[str]) -> None:

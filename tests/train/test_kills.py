@@ -49,6 +49,8 @@ def test_a_signal_saves_first_and_has_its_exit_code(
     assert f"{number.name}: the training saves its state and stops" in said
     last = max(steps_of(tmp_path))
     assert (tmp_path / "checkpoints" / f"step-{last + 1:08d}").is_dir()
+    closing = f"train retrieval: saved at step {last + 1}; rerun to resume: `clipbert train retrieval` or `dvc repro`."
+    assert said.strip().splitlines()[-1] == closing
 
 
 def test_an_orphan_of_dvc_saves_and_stops(tiny_project: Path, tmp_path: Path) -> None:

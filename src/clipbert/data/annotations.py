@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -198,7 +199,7 @@ def _string(value: dict[str, Any], key: str) -> str:
 
 
 def _clean(value: Any, name: str) -> str:
-    """A non-empty string with its white space collapsed."""
+    """A non-empty string in Unicode's composed form (NFC), with its white space collapsed."""
     if not isinstance(value, str):
         raise LineError(f"{name} is {_show(value)} ({_name(value)}); expected a string")
     try:
@@ -206,6 +207,8 @@ def _clean(value: Any, name: str) -> str:
     except UnicodeEncodeError:
         raise LineError(f"{name} holds half of a surrogate pair; write the character itself") from None
     cleaned = " ".join(value.split())
+    if name != "id":  # an id is only compared, and stays as it was given
+        cleaned = unicodedata.normalize("NFC", cleaned)
     if not cleaned:
         raise LineError(f"{name} is empty")
     return cleaned

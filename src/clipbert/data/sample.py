@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -166,7 +167,13 @@ def _make_files(media: Sequence[Video | Picture], folder: Path) -> Iterator[Vide
     workers = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
         try:
-            for item, _ in zip(media, executor.map(_make_file, jobs, chunksize=CHUNK), strict=True):
+            # The workers inherit the mask: Ctrl-C reaches this process alone, which ends them without their tracebacks.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                made = executor.map(_make_file, jobs, chunksize=CHUNK)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for item, _ in zip(media, made, strict=True):
                 yield item
         except BaseException:
             executor.shutdown(cancel_futures=True)

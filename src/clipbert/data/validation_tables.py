@@ -1,19 +1,20 @@
 """The tables the checks look at: the manifest's two with helper columns, and what is counted from them."""
 
-import re
 import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import regex
 
 from clipbert.data.leakage import near_duplicates
 from clipbert.data.manifest import SPLITS
 from clipbert.params import ValidateParams
+from clipbert.text_normalization import normalize_text
 
 HELD_OUT = ("val", "test")
 ENOUGH_QUESTIONS = 20  # below, the share of an answer says nothing
-_NOT_WORDS = re.compile(r"[\W_]+")
+_NOT_WORDS = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,15 @@ def _letters(text: str) -> int:
 
 def _answers(questions: pd.DataFrame, max_answers: int) -> pd.DataFrame:
     """The open questions of val and test, and whether their answer is one a model of `max_answers` classes can give."""
-    trained = questions.loc[questions["split"] == "train", "answer"].value_counts().head(max_answers).index
+    questions = questions.assign(normalized=questions["answer"].map(normalize_text, na_action="ignore"))
+    trained = questions.loc[questions["split"] == "train", "normalized"].value_counts().head(max_answers).index
     if not len(trained):
         return questions.iloc[:0]
-    held_out = questions[questions["split"].isin(HELD_OUT)][["id", "media", "split", "answer"]]
-    return held_out.assign(answer_known=held_out["answer"].isin(trained)).reset_index(drop=True)
+    held_out = questions[questions["split"].isin(HELD_OUT)]
+    known = held_out["normalized"].isin(trained)
+    return held_out[["id", "media", "split", "answer"]].assign(answer_known=known).reset_index(drop=True)
 
 
 def _top_share(questions: pd.DataFrame) -> float:
-    counts = questions["answer"].value_counts()
+    counts = questions["answer"].dropna().map(normalize_text).value_counts()
     return float(counts.iloc[0] / counts.sum()) if counts.sum() >= ENOUGH_QUESTIONS else np.nan

@@ -133,11 +133,16 @@ def training_figure(history: pd.DataFrame, validation: pd.DataFrame, metric: str
 
 def svg(draw: Callable[[Any], None]) -> str:
     """One drawing as an SVG element that scales with its place; the same input gives the same bytes."""
+    import warnings
+
     import matplotlib
     from matplotlib.figure import Figure
 
     style: Any = {"font.size": 9, "font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "clipbert"}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        # The SVG holds its text as text: the reader's browser has fonts for scripts that matplotlib's own lacks.
+        warnings.filterwarnings("ignore", r"(?s).*missing from font")
+        warnings.filterwarnings("ignore", r"(?s).*Matplotlib currently does not support")
         figure = Figure(figsize=(5.6, 3.2), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -87,22 +88,41 @@ def sample_rows(task: str, items: pd.DataFrame) -> dict[str, list[dict[str, Any]
 
 
 def write_pictures(task: str, items: pd.DataFrame, cache: FrameCache, out: Path) -> list[Path]:
-    """The samples of `sample_rows` as JPEG pictures (frames above, words below) for the experiment tracker."""
+    """Write the samples of `sample_rows` for the experiment tracker: the frames as JPEG, the words as a text file.
+
+    The words are drawn below the frames as well where matplotlib's own font has all their characters; scripts that it
+    lacks or that need shaping (Chinese, Hindi, Arabic, ...) are in the text file and in the report only.
+    """
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+
     paths = []
+    font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 12)
     for name, rows in sample_rows(task, items).items():
         for number, row in enumerate(rows, start=1):
             frames = strip(cache, row["media"])
             lines = [line for line in task_class(task).words(row) if line]
-            canvas = Image.new("RGB", (max(frames.width, 640), frames.height + 8 + 16 * len(lines)), "white")
+            drawn = lines if _drawable("".join(lines), font.path) else []
+            canvas = Image.new("RGB", (max(frames.width, 640), frames.height + 8 + 16 * len(drawn)), "white")
             canvas.paste(frames, (0, 0))
             draw = ImageDraw.Draw(canvas)
-            for line_number, line in enumerate(lines):
-                draw.text((4, frames.height + 4 + 16 * line_number), line, fill="black")
+            for line_number, line in enumerate(drawn):
+                draw.text((4, frames.height + 4 + 16 * line_number), line, fill="black", font=font)
             path = out / f"{name.lower().replace(' ', '_')}_{number}.jpg"
             with atomic_write(path) as file:
                 canvas.save(file, "JPEG", quality=88)
-            paths.append(path)
+            with atomic_write(path.with_suffix(".txt"), "w") as text:
+                text.write("\n".join([row["media"], *lines]) + "\n")
+            paths += [path, path.with_suffix(".txt")]
     return paths
+
+
+def _drawable(text: str, font: str) -> bool:
+    """Whether a font has every character of a text, and none is written from right to left."""
+    from matplotlib.ft2font import FT2Font
+
+    known = FT2Font(font).get_charmap()
+    return all(ord(char) in known and unicodedata.bidirectional(char) not in ("R", "AL", "AN") for char in text)
 
 
 def strip(cache: FrameCache, media: str, frames: int = 4) -> Image.Image:

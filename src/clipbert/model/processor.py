@@ -2,6 +2,7 @@
 
 import json
 import logging
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,9 @@ class ClipBertProcessor:
                 raise ValueError(
                     f"texts[{number}] is {_short(text)}: holds half of a surrogate pair, expected Unicode."
                 )
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_text_length)
+        # Tokenizers of BERT checkpoints may know composed characters only.
+        texts = [unicodedata.normalize("NFC", text) for text in texts]
+        encoded = self.tokenizer(texts, truncation=True, max_length=self.max_text_length)
         cut = next((number for number, encoding in enumerate(encoded.encodings) if encoding.overflowing), None)
         if cut is not None and not self._warned:
             self._warned = True

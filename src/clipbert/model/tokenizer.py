@@ -4,25 +4,52 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
+import regex
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from clipbert.errors import ClipBertError
+from clipbert.text_normalization import UNSPACED_SCRIPTS, split_words, text_normalizer
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+# In scripts without spaces the "word" of a WordPiece tokenizer is a whole phrase.
+MAX_WORD_CHARS = 1000  # longer ones are [UNK]; the limit of 100 that BERT has would lose sentences
+MAX_UNSPACED_PIECE = 4  # characters: longer pieces are whole phrases of the training texts
+_LONG_PIECE = regex.compile(rf"(?:##)?.*[{UNSPACED_SCRIPTS}].*", regex.V1)
+
+# Where a decoded text has a space that nobody writes: words and punctuation come apart in tokenization. Each pattern
+# matches spaces only; they are removed in this order.
+_CHINESE = r"[\p{Han}\p{Hiragana}\p{Katakana}ー]"
+_FULL_WIDTH = r"[[\x{3000}-\x{303F}\x{FF00}-\x{FFEF}]&&[\p{P}]]"
+_UNWRITTEN_SPACES = (
+    r" (?=[\p{Pe}\p{Pf}]|“[^”]*$)",  # before a closing bracket or quotation mark; „German“ has no other one after it
+    r" (?=[[\p{Po}]&&[^\"'&*@#\\¿¡]])",  # before a full stop, comma, percent sign, danda, ...
+    r"(?<=[[\p{Ps}\p{Pi}¿¡@#]&&[^“]]) |(?<=“) (?=[^“”]*”)",  # after an opening bracket or quotation mark
+    r"(?<=[/\\_]) | (?=[\\_])|(?<=\$) (?=\p{Nd})",
+    r"(?<=[\p{L}\p{N}]) (?=[-‐] [\p{L}\p{N}])",  # well-known
+    r"(?<=[\p{L}\p{N}][-‐]) (?=[\p{L}\p{N}])",
+    r"(?<=[\p{L}\p{M}]) (?=['’] \p{L})",  # dog's, l'école
+    r"(?<=[\p{L}\p{M}]['’]) (?=\p{L})(?<!\p{L}s['’] )",  # but: dogs' bowl
+    r"(?<=\p{Nd}[.:]) (?=\p{Nd})|(?<=\p{Nd},) (?=\p{Nd}{3}(?!\p{Nd}))",  # 2.5, 10:30, 1,000
+    # inside a pair of straight quotation marks: an odd number of them follows the first
+    r"(?<=\") (?=[^\"]*\"(?:[^\"]*\"[^\"]*\")*[^\"]*$)| (?=\"(?:[^\"]*\"[^\"]*\")*[^\"]*$)",
+    rf"(?<={_FULL_WIDTH}) | (?={_FULL_WIDTH})",  # around the punctuation of Chinese and Japanese
+)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048, min_frequency: int = 2) -> PreTrainedTokenizerFast:
-    """Train a lower-casing BERT WordPiece tokenizer; the same texts in any order give the same vocabulary.
+    """Train a lower-casing WordPiece tokenizer; the same texts in any order give the same vocabulary.
 
     The vocabulary holds the special tokens, every character seen (alone and inside a word), then the most frequent
-    pieces seen at least `min_frequency` times, `vocab_size` entries at most.
+    pieces seen at least `min_frequency` times, `vocab_size` entries at most. Texts are normalized by `text_normalizer`:
+    accents and marks are kept, in composed form. `decode` writes a text as people do: without spaces before punctuation
+    and between the characters of scripts that have none.
 
     Raises:
         ClipBertError: no text, or more characters than the vocabulary has room for.
     """
     texts = list(texts)
-    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    normalizer, splitter = text_normalizer(), pre_tokenizers.BertPreTokenizer()
     characters = sorted({char for text in texts for char in normalizer.normalize_str(text) if not char.isspace()})
     if not characters:
         raise ClipBertError("the tokenizer has no text to learn from: give training texts that are not empty.")
@@ -40,7 +67,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048, min_frequency:
         vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=known, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return BertTokenizer(vocab=tokenizer.get_vocab(), do_lower_case=True)
+    return _word_piece(_without_phrases(tokenizer.get_vocab()), characters)
 
 
 def load_tokenizer(source: str | Path, **kwargs: Any) -> PreTrainedTokenizerFast:
@@ -58,4 +85,61 @@ def load_tokenizer(source: str | Path, **kwargs: Any) -> PreTrainedTokenizerFast
         ) from error
     if not tokenizer.is_fast or None in (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
         raise ClipBertError(f"{source}: not a BERT tokenizer: expected a fast one with [PAD], [CLS] and [SEP] tokens.")
+    if isinstance(tokenizer.backend_tokenizer.decoder, decoders.WordPiece):
+        # BERT's own decoder writes "don't" for "do not", and a space after each Chinese character.
+        tokenizer.backend_tokenizer.decoder = _decoder((*_UNWRITTEN_SPACES, rf"(?<={_CHINESE}) (?={_CHINESE})"))
+        tokenizer.clean_up_tokenization_spaces = False
     return tokenizer
+
+
+def unwritable(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the texts that this tokenizer cannot write, each with what becomes of it.
+
+    A tokenizer of an uncased BERT checkpoint strips accents, and any tokenizer lacks some characters: a model that uses
+    it cannot generate such texts, and its captions score below the maximum even if they are right.
+    """
+    texts = list(texts)
+    if not texts:
+        return []
+    written = tokenizer.batch_decode(tokenizer(texts)["input_ids"], skip_special_tokens=True)
+    return [(text, back) for text, back in zip(texts, written, strict=True) if split_words(text) != split_words(back)]
+
+
+def _decoder(unwritten_spaces: Iterable[str]) -> decoders.Decoder:
+    """Return a decoder from WordPiece tokens to text without the spaces that these patterns match."""
+    removals = [decoders.Replace(Regex(pattern), "") for pattern in unwritten_spaces]
+    return decoders.Sequence([decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse(), *removals])
+
+
+def _without_phrases(vocabulary: dict[str, int]) -> dict[str, int]:
+    """Drop the pieces of scripts without spaces that are longer than `MAX_UNSPACED_PIECE`, and close the gaps."""
+    kept = [
+        piece
+        for piece in sorted(vocabulary, key=lambda piece: vocabulary[piece])
+        if len(piece.removeprefix("##")) <= MAX_UNSPACED_PIECE or not _LONG_PIECE.fullmatch(piece)
+    ]
+    return {piece: number for number, piece in enumerate(kept)}
+
+
+def _word_piece(vocabulary: dict[str, int], characters: list[str]) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a vocabulary whose single characters are `characters`."""
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARS))
+    tokenizer.normalizer = text_normalizer()
+    known = "".join(regex.escape(char) for char in characters if regex.match(f"[{UNSPACED_SCRIPTS}]", char, regex.V1))
+    # One character that was never seen makes its word [UNK]; where the word is a whole phrase, only that character.
+    unseen = f"[[{UNSPACED_SCRIPTS}]&&[^{known}]]" if known else f"[{UNSPACED_SCRIPTS}]"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Split(Regex(unseen), "isolated")]
+    )
+    start, end = (("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"]))
+    tokenizer.post_processor = processors.BertProcessing(end, start)
+    tokenizer.decoder = _decoder(_UNWRITTEN_SPACES)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
+        clean_up_tokenization_spaces=False,
+    )

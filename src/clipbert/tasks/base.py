@@ -162,6 +162,7 @@ class Task(ABC):
     main_metric: ClassVar[str]  # higher is better: chooses the best epoch
     compared: ClassVar[tuple[str, ...]]  # metrics that are also told for blank frames
     whole_vocabulary: ClassVar[bool] = False  # its tokenizer learns all training texts of the data, not its own alone
+    writes_text: ClassVar[bool] = False  # whether it generates texts with the model's tokenizer
     plot: ClassVar[str]  # which of evaluate/plots.py's drawings shows its test items
     groups: ClassVar[tuple[str, str]] = ("Right", "Wrong")  # what a report calls the items that `right` tells apart
 

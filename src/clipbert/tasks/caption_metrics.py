@@ -1,7 +1,6 @@
 """CIDEr, BLEU-4 and ROUGE-L of generated captions, by the scorers of the COCO caption evaluation."""
 
 import math
-import re
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -9,13 +8,15 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
+from clipbert.text_normalization import split_words
+
 NGRAMS, SIGMA = 4, 6.0  # CIDEr-D's, as in the COCO evaluation
 MAX_CANDIDATES = 2000
 
 
 def words(text: str) -> str:
-    """A caption as the scorers read it: lower case, words apart, no punctuation."""
-    return " ".join(re.findall(r"\w+(?:['’]\w+)*", text.lower()))
+    """Return a caption as the scorers read it, with a space between the tokens of `split_words`."""
+    return " ".join(split_words(text))
 
 
 def cider(captions: list[str], references: list[list[str]]) -> np.ndarray:

@@ -22,6 +22,7 @@ class Captioning(Task):
     kind = "caption"
     main_metric = "captioning/cider"
     compared = ("captioning/cider", "captioning/bleu4", "captioning/rouge_l")
+    writes_text = True
     plot = "captions"
     groups = ("Upper half by CIDEr", "Lower half by CIDEr")
     params: CaptioningParams

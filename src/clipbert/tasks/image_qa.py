@@ -10,6 +10,7 @@ from torch import Tensor
 from clipbert.task_params import ImageQAParams
 from clipbert.tasks.base import Example, Predictions
 from clipbert.tasks.open_qa import OpenQA
+from clipbert.text_normalization import normalize_text
 
 
 class ImageQA(OpenQA):
@@ -28,7 +29,7 @@ class ImageQA(OpenQA):
         example = super().example(media, rows, captions)
         told = zip(rows["answers"], rows["answer_scores"], example.answers, strict=True)
         example.scores.extend(
-            {answer: 1.0} if answers is None else dict(zip(answers, scores, strict=True))
+            {normalize_text(answer): 1.0} if answers is None else _scores(answers, scores)
             for answers, scores, answer in told
         )
         return example
@@ -38,7 +39,8 @@ class ImageQA(OpenQA):
 
     def labels(self, example: Example, chosen: list[int], config: Any) -> list[Any]:
         """A row of scores a question, one for each of the model's answers; those outside its vocabulary are lost."""
-        return [[example.scores[i].get(answer, 0.0) for answer in config.answers] for i in chosen]
+        answers = [normalize_text(answer) for answer in config.answers]
+        return [[example.scores[i].get(answer, 0.0) for answer in answers] for i in chosen]
 
     def counted(self, labels: Tensor) -> Tensor | int:
         return len(labels)
@@ -46,9 +48,9 @@ class ImageQA(OpenQA):
     def scored(self, example: Example, item: int, predicted: str, answers: list[str]) -> dict[str, Any]:
         scores = example.scores[item]
         return {
-            "score": scores.get(predicted, 0.0),
-            "exact": float(predicted == example.answers[item]),
-            "chance": sum(scores.get(answer, 0.0) for answer in answers) / len(answers),
+            "score": scores.get(normalize_text(predicted), 0.0),
+            "exact": float(normalize_text(predicted) == normalize_text(example.answers[item])),
+            "chance": sum(scores.get(normalize_text(answer), 0.0) for answer in answers) / len(answers),
             "right_answers": list(scores),
             "right_scores": list(scores.values()),
         }
@@ -67,3 +69,12 @@ class ImageQA(OpenQA):
         told = zip(items["right_answers"], items["right_scores"], strict=True)
         gained = [dict(zip(answers, values, strict=True)).get(majority, 0.0) for answers, values in told]
         return {"majority": np.asarray(gained, dtype=float)}
+
+
+def _scores(answers: list[str], scores: list[float]) -> dict[str, float]:
+    """The score of each normalized answer; of two spellings of one answer, the higher one."""
+    found: dict[str, float] = {}
+    for answer, score in zip(answers, scores, strict=True):
+        key = normalize_text(answer)
+        found[key] = max(score, found.get(key, 0.0))
+    return found

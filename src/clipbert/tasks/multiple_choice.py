@@ -1,12 +1,12 @@
 """Multiple-choice video question answering: each option is read with its question, the likeliest wins (paper 4.1)."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import regex
 import torch
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTa
 from clipbert.tasks.scoring import option_probabilities, option_texts
 
 MAX_TYPES = 20  # with a metric each, the most frequent ones
+NOT_IN_A_NAME = regex.compile(r"[^\p{L}\p{N}]+")  # MLflow's names of metrics take letters of any script, no marks
 
 
 class MultipleChoice(QuestionTask):
@@ -98,15 +99,14 @@ class MultipleChoice(QuestionTask):
         """`accuracy` over all questions, and `accuracy_TYPE` over those of an answer type where there are several."""
         kinds = items["answer_type"].value_counts().head(MAX_TYPES).index
         by_kind = items.groupby("answer_type")["score"].mean()
-        return {
+        found = {
             "multiple_choice/accuracy": 100 * float(items["score"].mean()),
             "multiple_choice/questions": float(len(items)),
-            **{
-                f"multiple_choice/accuracy_{re.sub(r'[^0-9A-Za-z]+', '_', kind)}": 100 * float(by_kind[kind])
-                for kind in kinds
-                if len(kinds) > 1
-            },
         }
+        for number, kind in enumerate(kinds if len(kinds) > 1 else [], start=1):
+            name = f"multiple_choice/accuracy_{NOT_IN_A_NAME.sub('_', kind)}"
+            found[f"{name}_{number}" if name in found else name] = 100 * float(by_kind[kind])
+        return found
 
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
         """A random option, and the position that is right most often in training."""

@@ -13,10 +13,14 @@ from clipbert.model.losses import IGNORED
 from clipbert.task_params import OpenQAParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTask, Tokenize, with_captions
 from clipbert.tasks.scoring import answer_probabilities
+from clipbert.text_normalization import normalize_text
 
 
 class OpenQA(QuestionTask):
-    """A question and its video in, one answer out; an answer outside the vocabulary always counts as wrong."""
+    """A question and its video in, one answer out; an answer outside the vocabulary always counts as wrong.
+
+    Answers are compared as `normalize_text` gives them: upper case, spacing and decomposed characters do not matter.
+    """
 
     name = "open_qa"
     kind = "open_qa"
@@ -31,20 +35,24 @@ class OpenQA(QuestionTask):
         return ClipBertForOpenQA
 
     def config_fields(self, train: list[Example]) -> dict[str, Any]:
-        counts = Counter(answer for example in train for answer in example.answers)
+        spellings = Counter(answer for example in train for answer in example.answers)
+        counts = _counts(train)
         if len(counts) < 2:
             raise ClipBertError(
                 f"{self.name}: the training questions have {len(counts)} different answer(s); expected at least 2. "
                 f"Add questions to data/open_qa.jsonl."
             )
         # Equal counts in alphabetical order, so that the vocabulary does not depend on the order of the file.
-        ordered = sorted(counts, key=lambda answer: (-counts[answer], answer))
+        ordered = sorted(counts, key=lambda answer: (-counts[answer], answer))[: self.params.max_answers]
+        written: dict[str, str] = {}
+        for spelling in sorted(spellings, key=lambda spelling: (-spellings[spelling], spelling)):
+            written.setdefault(normalize_text(spelling), spelling)
         projection = 128 if self.uses_captions(train) else None
-        return {"answers": ordered[: self.params.max_answers], "projection_size": projection}
+        return {"answers": [written[answer] for answer in ordered], "projection_size": projection}
 
     def labels(self, example: Example, chosen: list[int], config: Any) -> list[Any]:
-        index = {answer: label for label, answer in enumerate(config.answers)}
-        return [index.get(example.answers[i], IGNORED) for i in chosen]
+        index = {normalize_text(answer): label for label, answer in enumerate(config.answers)}
+        return [index.get(normalize_text(example.answers[i]), IGNORED) for i in chosen]
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy over the answers, to which questions with an answer outside the vocabulary add nothing; and
@@ -70,6 +78,7 @@ class OpenQA(QuestionTask):
     ) -> Iterator[dict[str, Any]]:
         flat = [(example, i) for example in examples for i in range(len(example.texts))]
         answers = model.config.answers
+        known = {normalize_text(answer) for answer in answers}
         for start in range(0, len(flat), batch_size):
             some = flat[start : start + batch_size]
             input_ids, attention_mask = tokenize([example.texts[i] for example, i in some])
@@ -84,14 +93,15 @@ class OpenQA(QuestionTask):
                     "answer": example.answers[i],
                     "predicted": answers[choice],
                     "confidence": confidence,
-                    "in_vocabulary": example.answers[i] in answers,
+                    "in_vocabulary": normalize_text(example.answers[i]) in known,
                     "media": example.media,
                     **self.scored(example, i, answers[choice], answers),
                 }
 
     def scored(self, example: Example, item: int, predicted: str, answers: list[str]) -> dict[str, Any]:
         """The columns that tell what a predicted answer is worth, and what a random one of `answers` would be."""
-        return {"score": float(predicted == example.answers[item]), "chance": 1 / len(answers)}
+        right = normalize_text(predicted) == normalize_text(example.answers[item])
+        return {"score": float(right), "chance": 1 / len(answers)}
 
     def metrics(self, items: Predictions) -> dict[str, float]:
         return {
@@ -108,9 +118,9 @@ class OpenQA(QuestionTask):
 
     def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
         """Return the scores of the most frequent training answer, given to every question."""
-        counts = Counter(answer for example in train for answer in example.answers)
+        counts = _counts(train)
         majority = min(counts, key=lambda answer: (-counts[answer], answer))
-        return {"majority": (items["answer"] == majority).to_numpy(dtype=float)}
+        return {"majority": (items["answer"].map(normalize_text) == majority).to_numpy(dtype=float)}
 
     @staticmethod
     def words(row: dict[str, Any]) -> list[str]:
@@ -119,3 +129,8 @@ class OpenQA(QuestionTask):
             f"answer: {row['answer']}",
             f"predicted: {row['predicted']} ({100 * row['confidence']:.0f} %)",
         ]
+
+
+def _counts(train: list[Example]) -> Counter[str]:
+    """How often each normalized answer is given in training."""
+    return Counter(normalize_text(answer) for example in train for answer in example.answers)

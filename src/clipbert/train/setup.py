@@ -11,9 +11,12 @@ from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertConfig, ClipBertProcessor
 from clipbert.model.initialize import Start, parts
 from clipbert.model.parts import Part, TextPart, check_grid, read_text, read_vision, without_text_sizes
+from clipbert.model.tokenizer import unwritable
 from clipbert.params import Params
 from clipbert.task_params import CaptioningParams
 from clipbert.tasks.base import Example, Task
+
+MOST_CHECKED = 2000  # captions
 
 
 def build_model(
@@ -42,6 +45,7 @@ def build_model(
     fields: dict[str, Any] = {} if vision is None else vision.fields
     if text is not None:
         tokenizer, overrides = text.tokenizer, without_text_sizes(overrides, text)
+        _say_unwritable(task, train, tokenizer, f"model.text ({text.source})")
         fields = fields | text.fields
     else:
         tokenizer = _learned(task, train, params.model.vocab_size, others)
@@ -88,6 +92,23 @@ def _fill(task: Task, model: Any, vision: Part | None, text: TextPart | None) ->
         )
 
 
+def _say_unwritable(task: Task, train: list[Example], tokenizer: PreTrainedTokenizerFast, source: str) -> None:
+    """Say how many training captions a tokenizer that was not learned from them can never generate."""
+    if not task.writes_text:
+        return
+    texts = [text for example in train for text in example.texts][:MOST_CHECKED]
+    lost = unwritable(tokenizer, texts)
+    if lost:
+        text, back = lost[0]
+        console.print(
+            f"{task.name}: the tokenizer of {source} cannot write {len(lost)} of {len(texts)} training captions; "
+            f"{text!r} becomes {back!r}. It strips accents or lacks characters, so generated captions cannot have them "
+            "and score below the maximum. Use a cased or multilingual checkpoint, or set the parameter to null: the "
+            "tokenizer is then learned from your captions.",
+            markup=False,
+        )
+
+
 def _started(task: Task, train: list[Example], params: Params, folder: Path) -> tuple[Any, ClipBertProcessor]:
     begin = Start.read(folder)
     try:
@@ -95,6 +116,7 @@ def _started(task: Task, train: list[Example], params: Params, folder: Path) -> 
     except ValueError as error:
         raise ClipBertError(f"params.yaml: model: {error}") from error
     model = task.model_class()(config)
+    _say_unwritable(task, train, begin.processor.tokenizer, f"model.init_from ({folder})")
     fresh = begin.give(model)
     console.print(f"{task.name} starts from {folder}; fresh: {parts(fresh) or 'nothing'}", markup=False)
     return model, ClipBertProcessor.for_config(config, begin.processor.tokenizer, **inference_settings(task, params))

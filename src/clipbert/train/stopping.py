@@ -42,6 +42,10 @@ class StopRequest:
                 f"train {task}: the process that started this training is gone; stopped at step {step} with its state "
                 "saved. Run `dvc repro` (or `make run`) to go on."
             )
+        console.print(
+            f"train {task}: saved at step {step}; rerun to resume: `clipbert train {task}` or `dvc repro`.",
+            markup=False,
+        )
         return Stopped(self.signal or signal.SIGTERM)
 
 

@@ -1,0 +1,31 @@
+"""What Ctrl-C leaves: the closing line of each verb, and the exit code."""
+
+import signal
+
+RESUMED = {
+    "ingest": "the manifest is as it was; files that were probed are not probed again",
+    "validate": "artifacts/validation is as it was",
+    "frames": "the frame cache is as it was",
+    "train": "the state of its last checkpoint is kept",
+    "evaluate": "artifacts/metrics, artifacts/predictions and artifacts/reports of the task may be of two evaluations",
+    "register": "the version may or may not be registered; the same model is never registered twice",
+    "promote": "the champion may or may not have changed",
+    "rollback": "the champion may or may not have changed",
+    "convert": "nothing was written",
+    "sample-data": "nothing was written",
+    "import": "nothing was added to data/ unless it says so above",
+}
+
+
+class Interrupted(SystemExit):
+    """The end of a verb that Ctrl-C stopped: exit code 130, as shells have it."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGINT)
+
+
+def closing_line(verb: str, arguments: list[str]) -> str:
+    """Return what to print when Ctrl-C has stopped a verb: what is left of its work, and the command to run again."""
+    left = RESUMED.get(verb, "")
+    again = f"rerun `clipbert {' '.join(arguments)}`" + (" to finish" if left else "")
+    return f"clipbert: {verb or 'the command'} was interrupted{f': {left}' if left else ''}; {again}."
