@@ -53,7 +53,8 @@ def test_killed_at_every_write_everything_agrees_after_the_next_command(project:
     names = write_points(project, command)
     assert {"before _commit", "after do_commit", "before fsync", "after replace"} <= set(names)
     outcomes = set()
-    for turn, point in enumerate([*before_each(names), len(names) - 1]):
+    points = [point for point in before_each(names) if names[point] != "before mkdir"]
+    for turn, point in enumerate([*points, len(names) - 1]):
         project.restore(command)
         following = ("history", "promote", "register", "rollback")[turn % 4]
 

@@ -101,7 +101,7 @@ def test_metrics_and_baselines() -> None:
 
 def test_the_option_that_is_right_most_often_in_training_scores_by_item() -> None:
     items = pd.DataFrame({"options": [["x", "y"], ["y", "z", "w"], ["p", "q"]], "right": [1, 0, 0]})
-    train = [example("a", ("?", ["x", "y"], 1), ("?", ["y", "x"], 0), ("?", ["x", "z"], 0))]
+    train = [example("a", ("?", ["x", "y"], 1)), example("b", ("?", ["y", "x"], 0)), example("c", ("?", ["x", "z"], 0))]
     scores = MultipleChoice(MultipleChoiceParams()).baseline_scores(items, train)
     assert scores["frequent_option"].tolist() == [1.0, 1.0, 0.5]  # of options never seen, a random one
     assert scores["majority"].tolist() == [0.0, 1.0, 1.0]
