@@ -1,5 +1,6 @@
 """A saved model over the test split, every pair judged or only the best of the first stage."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -8,9 +9,20 @@ import torch
 
 from clipbert.data.manifest import read_texts
 from clipbert.errors import ClipBertError
+from clipbert.evaluate.conditions import (
+    SCORING_VERSION,
+    conditions,
+    differences,
+    from_tags,
+    items_digest,
+    to_tags,
+    with_conditions,
+)
 from clipbert.evaluate.run import Evaluation, evaluate_model
-from clipbert.params import Params
+from clipbert.params import TASKS, Params
 from clipbert.tasks import make_task
+from clipbert.tasks.base import Example
+from clipbert.tasks.headlines import BASELINES
 from clipbert.train.setup import build_model
 
 
@@ -36,6 +48,42 @@ def test_reranking_every_video_gives_exactly_the_exhaustive_ranks(tiny_project: 
         pd.testing.assert_frame_equal(seen.blank_items.drop(columns="judged"), exhaustive.blank_items)
         assert seen.metrics["retrieval/judged_pairs"] == gallery * len(exhaustive.items)
         assert {name: seen.metrics[name] for name in exhaustive.metrics} == exhaustive.metrics
+
+
+def test_items_have_the_trivial_baselines_and_say_how_they_were_made(tiny_project: Path, tmp_path: Path) -> None:
+    seen = evaluated(tiny_project, tmp_path / "model", 1.0, 3)
+    assert set(BASELINES["retrieval"]) <= set(seen.items.columns)
+    blank = seen.blank_items.set_index("item_id")["score"]
+    assert seen.items["blank_frames_score"].tolist() == blank[seen.items["item_id"]].tolist()
+    seen.items.to_parquet(tmp_path / "items.parquet", index=False)
+    recorded = pd.read_parquet(tmp_path / "items.parquet").attrs["evaluation"]
+    assert (recorded["clips"], recorded["rerank"], recorded["scoring"]) == (1, 3, SCORING_VERSION)
+    assert (
+        recorded["test_items"]
+        == evaluated(tiny_project, tmp_path / "model", 1.0, None).items.attrs["evaluation"]["test_items"]
+    )
+
+
+def test_conditions_of_a_version_come_back_from_its_tags_and_into_parameters() -> None:
+    for task in TASKS:
+        recorded = {**conditions(task, Params()), "test_items": "0a1e5"}
+        assert from_tags(task, to_tags(recorded)) == recorded
+        assert differences(task, recorded, recorded) == []
+    params = Params.model_validate({"tasks": {"captioning": {"beams": 7}}, "evaluate": {"clips": 4, "rerank": 9}})
+    again = with_conditions("captioning", Params(), conditions("captioning", params))
+    assert (again.tasks.captioning.beams, again.evaluate.clips, again.evaluate.rerank) == (7, 4, None)
+    assert with_conditions("retrieval", Params(), conditions("retrieval", params)).evaluate.rerank == 9
+    assert differences("retrieval", {}, conditions("retrieval", params))
+
+
+def test_another_text_or_file_is_another_set_of_test_items() -> None:
+    example = Example("a.mp4", ["1"], ["a red square"], [""], [""])
+    digests = {
+        items_digest([example], {"a.mp4": "00"}),
+        items_digest([example], {"a.mp4": "01"}),
+        items_digest([replace(example, texts=["a blue square"])], {"a.mp4": "00"}),
+    }
+    assert len(digests) == 3
 
 
 def test_reranking_a_few_leaves_the_others_in_the_towers_order(tiny_project: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ PROMOTE, ROLLBACK = "clipbert-promote/promote", "clipbert-rollback/rollback"
 @pytest.fixture
 def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose registry has a first candidate for retrieval that is far above chance."""
+    from clipbert.evaluate.conditions import conditions
     from clipbert.model import ClipBertConfig, ClipBertForRetrieval, ClipBertProcessor
     from clipbert.params import Params
     from clipbert.release.registry import register
@@ -30,6 +31,8 @@ def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ClipBertProcessor.for_config(config, tokenizer).save_pretrained(model)
     score = np.tile([1.0, 1.0, 0.0], 20)
     items = pd.DataFrame({"item_id": [f"t{number}" for number in range(60)], "score": score, "chance": 0.01})
+    items = items.assign(blank_frames_score=0.0)
+    items.attrs["evaluation"] = conditions("retrieval", Params())
     files = {name: project / f"artifacts/{name}/retrieval.json" for name in ("runs", "metrics", "releases")}
     for path in files.values():
         path.parent.mkdir(parents=True)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_commands_of_a_task_wait_for_each_other_and_say_so(root, release_embedde
                 pool.submit(promote, root, "retrieval", GATE),
             ]
             while capfd.readouterr().err.count("Waiting") < 1 and not any(each.done() for each in waiting):
-                pass
+                time.sleep(0.02)
             assert not any(each.done() for each in waiting)
             assert position(open_store(root), NAME)["champion"] == "2"
             assert [event.decision for event in history(root)] == ["promoted", "promoted"]

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import sqlite3
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,7 +21,7 @@ class WritePoints:
     Points are numbered from 0: 2k is before operation k, 2k + 1 after it.
     """
 
-    def __init__(self, chosen: int | None = None, act: Callable[[], None] | None = None) -> None:
+    def __init__(self, chosen: int | None = None, act: Callable[[str], None] | None = None) -> None:
         self.chosen, self.act, self.passed = chosen, act, 0
         self.names: list[str] = []
 
@@ -50,16 +51,18 @@ class WritePoints:
         self.names.append(name)
         self.passed += 1
         if self.passed - 1 == self.chosen and self.act is not None:
-            self.act()
+            self.act(name)
 
 
-def kill() -> None:
+def kill(name: str) -> None:
     """End this process as SIGKILL does."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def no_space() -> None:
-    """Fail as a full disk does."""
+def no_space(name: str) -> None:
+    """Fail as a full disk does: SQLite's commits in its own words, the others in the system's."""
+    if name.endswith("commit"):
+        raise sqlite3.OperationalError("database or disk is full")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

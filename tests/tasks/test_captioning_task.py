@@ -70,6 +70,8 @@ def test_it_learns_to_say_what_it_was_told(tokens: ProcessorTokens) -> None:
     items = pd.DataFrame(rows)
     metrics = task.metrics(items) | task.baselines(items, EXAMPLES)
     assert metrics["captioning/cider"] == pytest.approx(1000 * items["score"].mean())
+    constant = task.baseline_scores(items, EXAMPLES)["constant"]
+    assert metrics["captioning/constant_cider"] == pytest.approx(1000 * constant.mean())
     assert metrics["captioning/bleu4"] > 50
     assert metrics["captioning/different"] == 3
     assert metrics["captioning/cider"] > metrics["captioning/constant_cider"] > 0

@@ -83,6 +83,8 @@ def test_vqa_accuracy_is_what_the_predicted_answers_are_worth() -> None:
 def test_the_majority_answer_is_worth_its_scores() -> None:
     asked = example({"red": 1.0, "blue": 0.3}, {"blue": 0.9, "two": 0.6}, {"pink": 1.0})
     train = [example({"red": 1.0, "blue": 0.9}, {"two": 1.0, "blue": 0.9})]
-    baselines = ImageQA(ImageQAParams()).baselines(predictions(asked, [0, 0, 0]), train)
+    task, items = ImageQA(ImageQAParams()), predictions(asked, [0, 0, 0])
+    assert task.baseline_scores(items, train)["majority"].tolist() == [0.3, 0.9, 0.0]
+    baselines = task.baselines(items, train)
     assert baselines["image_qa/majority_accuracy"] == pytest.approx(100 * (0.3 + 0.9) / 3)
     assert baselines["image_qa/chance_accuracy"] == pytest.approx(100 * 2.8 / 9)

@@ -99,6 +99,14 @@ def test_metrics_and_baselines() -> None:
     }
 
 
+def test_the_option_that_is_right_most_often_in_training_scores_by_item() -> None:
+    items = pd.DataFrame({"options": [["x", "y"], ["y", "z", "w"], ["p", "q"]], "right": [1, 0, 0]})
+    train = [example("a", ("?", ["x", "y"], 1)), example("b", ("?", ["y", "x"], 0)), example("c", ("?", ["x", "z"], 0))]
+    scores = MultipleChoice(MultipleChoiceParams()).baseline_scores(items, train)
+    assert scores["frequent_option"].tolist() == [1.0, 1.0, 0.5]  # of options never seen, a random one
+    assert scores["majority"].tolist() == [0.0, 1.0, 1.0]
+
+
 def test_a_type_becomes_the_name_of_a_metric_that_a_tracker_takes() -> None:
     items = pd.DataFrame({"answer_type": ["yes/no?", "other"], "score": [1.0, 0.0], "chance": [0.5, 0.5]})
     assert "multiple_choice/accuracy_yes_no_" in MultipleChoice(MultipleChoiceParams()).metrics(items)

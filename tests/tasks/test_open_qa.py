@@ -52,5 +52,7 @@ def test_a_step_draws_at_most_the_asked_number_of_questions_and_never_one_twice(
 
 def test_baselines_use_the_training_majority() -> None:
     items = pd.DataFrame({"answer": ["red", "red", "blue", "green"], "chance": [0.25] * 4})
-    baselines = OpenQA(OpenQAParams()).baselines(items, [example("red", "red", "blue")])
-    assert baselines == {"open_qa/chance_accuracy": 25.0, "open_qa/majority_accuracy": 50.0}
+    task, train = OpenQA(OpenQAParams()), [example("red", "red", "blue")]
+    assert task.baselines(items, train) == {"open_qa/chance_accuracy": 25.0, "open_qa/majority_accuracy": 50.0}
+    (majority,) = task.baseline_scores(items, train).values()
+    assert majority.tolist() == [1.0, 1.0, 0.0, 0.0]

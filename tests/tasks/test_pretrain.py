@@ -165,6 +165,12 @@ def test_metrics_and_baselines() -> None:
     }
 
 
+def test_the_most_frequent_token_scores_by_item() -> None:
+    items = pd.DataFrame({"hidden": [[7, 7], [8], [7, 9], []]})
+    scores = Pretrain(PretrainParams()).baseline_scores(items, [])["majority"]
+    assert scores.tolist() == [0.75, 0.25, 0.5, 0.25]
+
+
 def test_captions_that_are_all_the_same_teach_no_matching() -> None:
     task = Pretrain(PretrainParams())
     with pytest.raises(ClipBertError, match="expected at least 2 different ones"):

@@ -140,7 +140,7 @@ class Ledger:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             advice = "Make sure that the disk has free space and that the file and its folder can be written"
             raise ClipBertError(f"{self.path}: the promotion ledger cannot be used: {error}. {advice}.") from error
         except sqlite3.DatabaseError as error:
