@@ -152,7 +152,7 @@ class WebGuard:
         if scope["type"] == "http":
             if _is_page_request(scope, headers) and headers["host"].lower() != self._access.hosts[0]:
                 query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
-                path = Request(scope).url.path
+                path = scope["raw_path"].decode("latin-1")
                 return RedirectResponse(f"http://{self._access.hosts[0]}{path}{query}", 307)
             if self._access.login_token and scope["path"] in (LOGIN_PATH, _SCRIPT_PATH):
                 return await self._login(Request(scope, receive))
