@@ -21,7 +21,7 @@ def test_another_folder_is_refused(root: str, tmp_path: Path, monkeypatch: pytes
     (allowed / "link").symlink_to("/")
     monkeypatch.setenv("CLIPBERT_ROOT", str(allowed))
     monkeypatch.chdir(allowed if root else tmp_path)
-    with pytest.raises(ParameterError, match="^root: .* is not the project's folder. Expected"):
+    with pytest.raises(ParameterError, match=r"^root: .* is not the project.s folder\. Expected"):
         project_folder(root)
 
 
