@@ -83,9 +83,7 @@ def main() -> int:
     parser.add_argument("--no-worker", action="store_true", help="only the pages: nothing can be run from them")
     parser.add_argument("--schedule", action="store_true", help="switch the schedules of prefect.yaml on")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the servers' logs in this folder")
-    parser.add_argument(
-        "--env", action="store_true", help="print the settings of Prefect for another terminal, with password"
-    )
+    parser.add_argument("--env", action="store_true", help="print what Prefect needs in another terminal")
     options = parser.parse_args()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)

@@ -193,8 +193,8 @@ class WebGuard:
         if scope["type"] == "http" and _is_page_request(scope, headers):
             return self._login_page(401)
         return PlainTextResponse(
-            f"{self._access.name} needs the API password of the project, .clipbert/api_password: a program sends it as a "
-            "bearer token (MLFLOW_TRACKING_TOKEN), a browser signs in at the link that `make ui` printed.\n",
+            f"{self._access.name} needs the API password of the project, .clipbert/api_password: a program sends it "
+            "as a bearer token (MLFLOW_TRACKING_TOKEN), a browser signs in at the link that `make ui` printed.\n",
             401,
             {"WWW-Authenticate": "Bearer"},
         )
