@@ -7,6 +7,7 @@ process, the supervisor ends the command's group: first by a signal, after a gra
 
 import argparse
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -155,6 +156,40 @@ def _end_group(group: int, ending: signal.Signals, grace_s: float) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
+def _adopt_orphans() -> None:
+    """Let the kernel make this process the parent of descendants whose parent ends, in whatever session they are."""
+    pr_set_child_subreaper = 36
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+
+
+def _children() -> list[int]:
+    """The processes whose parent is this one; those that have ended are taken off the process table first."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid():
+                found.append(int(folder.name))
+    return found
+
+
+def _end_orphans(grace_s: float) -> None:
+    """End what the command left in sessions of its own, such as the flow runs of a killed worker."""
+    deadline = time.monotonic() + grace_s
+    asked: set[int] = set()
+    while children := _children():
+        for child in children:
+            late = time.monotonic() > deadline
+            if late or child not in asked:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL if late else signal.SIGTERM)
+                asked.add(child)
+        time.sleep(0.05)
+
+
 def _supervise() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--ending", default="SIGTERM")
@@ -162,6 +197,7 @@ def _supervise() -> int:
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
     ending = signal.Signals[options.ending]
+    _adopt_orphans()
     child = subprocess.Popen(options.command, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def end_with_parent() -> None:
@@ -171,6 +207,7 @@ def _supervise() -> int:
     threading.Thread(target=end_with_parent, daemon=True).start()
     code = child.wait()
     _end_group(child.pid, ending, options.grace)
+    _end_orphans(options.grace)
     return code if code >= 0 else 128 - code
 
 

@@ -282,13 +282,11 @@ def answers(url: str) -> bool:
         return False
 
 
-def shell_exports(root: Path, password: str, mlflow: str, prefect: str) -> str:
-    """Return the shell commands that let programs in another terminal use the servers of `make ui`."""
-    values = {
-        "PREFECT_API_URL": f"{prefect}/api",
-        "PREFECT_API_AUTH_STRING": f"{USER}:{password}",
-        "MLFLOW_TRACKING_URI": mlflow,
-        "MLFLOW_TRACKING_TOKEN": password,
-        "CLIPBERT_ROOT": str(root),
-    }
+def shell_exports(password: str, prefect: str) -> str:
+    """Return the shell commands that let programs in another terminal use the Prefect server of `make ui`.
+
+    MLflow's variables are not among them: the project's commands write to the store directly, and MLFLOW_TRACKING_TOKEN
+    alone would be sent to whatever other server MLFLOW_TRACKING_URI names.
+    """
+    values = {"PREFECT_API_URL": f"{prefect}/api", "PREFECT_API_AUTH_STRING": f"{USER}:{password}"}
     return "".join(f"export {name}={json.dumps(value)}\n" for name, value in values.items())

@@ -87,7 +87,7 @@ def main() -> int:
     parser.add_argument("--no-worker", action="store_true", help="only the pages: nothing can be run from them")
     parser.add_argument("--schedule", action="store_true", help="switch the schedules of prefect.yaml on")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the servers' logs in this folder")
-    parser.add_argument("--env", action="store_true", help="print the settings for another terminal, password included")
+    parser.add_argument("--env", action="store_true", help="print what Prefect needs in another terminal")
     options = parser.parse_args()
     if not options.env:  # whose output is the password
         install()
@@ -95,8 +95,7 @@ def main() -> int:
         signal.signal(ending, signal.default_int_handler)
     try:
         if options.env:
-            addresses = [f"http://{HOST}:{port}" for port in (options.mlflow_port, options.prefect_port)]
-            print(shell_exports(PROJECT, api_password(PROJECT), *addresses), end="")
+            print(shell_exports(api_password(PROJECT), f"http://{HOST}:{options.prefect_port}"), end="")
             return 0
         serve(
             PROJECT,

@@ -152,7 +152,7 @@ class WebGuard:
         if scope["type"] == "http":
             if _is_page_request(scope, headers) and headers["host"].lower() != self._access.hosts[0]:
                 query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
-                path = Request(scope).url.path
+                path = scope["raw_path"].decode("latin-1")
                 return RedirectResponse(f"http://{self._access.hosts[0]}{path}{query}", 307)
             if self._access.login_token and scope["path"] in (LOGIN_PATH, _SCRIPT_PATH):
                 return await self._login(Request(scope, receive))
@@ -193,9 +193,8 @@ class WebGuard:
         if scope["type"] == "http" and _is_page_request(scope, headers):
             return self._login_page(401)
         return PlainTextResponse(
-            f"{self._access.name} needs the API password of the project: a program sends it as a bearer token "
-            "(MLFLOW_TRACKING_TOKEN; `python -m flows.ui --env` prints it), a browser signs in at the link that "
-            "`make ui` printed.\n",
+            f"{self._access.name} needs the API password of the project, .clipbert/api_password: a program sends it "
+            "as a bearer token (MLFLOW_TRACKING_TOKEN), a browser signs in at the link that `make ui` printed.\n",
             401,
             {"WWW-Authenticate": "Bearer"},
         )

@@ -1,18 +1,19 @@
 """A Prefect server through its REST API, and a small DVC project for its runs to work in."""
 
-import json
+import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+from flows.prefect_api import PrefectApi
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
@@ -71,39 +72,42 @@ else:
 """
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class Prefect:
     """The running servers of `make ui`: Prefect through its REST API, and where both are."""
 
-    url: str
+    api: PrefectApi
     mlflow: str
     environment: dict[str, str]
-    printed: str
+    log: Path
+    project: Path
+    password: str
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def url(self) -> str:
+        return self.api.url
+
+    @property
+    def printed(self) -> str:
+        return self.log.read_text()
+
+    def link(self, name: str) -> str:
+        """The link that was printed for MLflow or Prefect, which signs a browser in."""
+        return next(line.split()[1] for line in self.printed.splitlines() if line.startswith(name))
+
+    def programs(self, word: str) -> list[psutil.Process]:
+        """The processes of `make ui` that have this word in their command, supervisors left out."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                command = process.cmdline()
+                if word in command and "--ending" not in command:
+                    found.append(process)
+        return found
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        request = urllib.request.Request(
-            f"{self.url}{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"content-type": "application/json"},
-        )
-        for attempt in range(30):
-            try:
-                with urllib.request.urlopen(request, timeout=60) as response:
-                    text = response.read()
-                return json.loads(text) if text else None
-            except urllib.error.HTTPError as error:
-                if error.code != 503 or attempt == 29:
-                    raise
-                time.sleep(1)  # the server's database was locked for longer than it waits
-        return None
+        return self.api.call(method, path, body)
 
     def start(self, deployment: str, project: Path, **parameters: Any) -> str:
         """Run a deployment in the folder `project`; the run's id."""

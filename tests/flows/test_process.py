@@ -82,6 +82,17 @@ def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
     assert_gone(child)
 
 
+def test_what_a_killed_command_left_in_another_session_ends_too(tmp_path: Path) -> None:
+    detached = FAMILY.replace('"1000"]', '"1000"], start_new_session=True').replace(
+        "time.sleep(1000)", "os.kill(os.getpid(), 9)"
+    )
+    with Supervisor(tmp_path, grace_s=0.5) as supervisor:
+        process = supervisor.start([sys.executable, "-c", detached])
+        _, child = (int(pid) for pid in next(process.lines()).split())
+        assert process.wait() == 137
+        assert not alive(child)
+
+
 def test_nothing_starts_after_the_end(tmp_path: Path) -> None:
     with Supervisor(tmp_path) as supervisor:
         pass

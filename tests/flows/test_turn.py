@@ -1,12 +1,14 @@
+import fcntl
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
-from prefect_server import REPOSITORY, until
+import pytest
+from prefect_server import REPOSITORY, Prefect, until
 
-from flows.turn import turn
+from flows.turn import WAITING, turn
 
 HOLDER = """
 import sys, time
@@ -28,7 +30,7 @@ def test_a_second_flow_says_that_it_waits_until_the_first_has_died(tmp_path: Pat
     done = threading.Event()
 
     def second() -> None:
-        with turn(tmp_path, said.append):
+        with turn(tmp_path, said.append, lambda: said.append("running")):
             done.set()
 
     threading.Thread(target=second).start()
@@ -40,3 +42,18 @@ def test_a_second_flow_says_that_it_waits_until_the_first_has_died(tmp_path: Pat
     first.wait()
     first.stdout.close()
     assert done.wait(10)
+    assert said[1:] == ["running"]
+
+
+@pytest.mark.pipeline
+def test_a_waiting_run_shows_that_it_waits_and_then_that_it_runs(prefect: Prefect, project: Path) -> None:
+    (project / "artifacts").mkdir()
+    with (project / "artifacts/.flow.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run = prefect.start("clipbert-pipeline/daily", project, stages=["prepare"])
+        until(lambda: prefect.state(run)["name"] == WAITING)
+        assert prefect.state(run)["type"] == "RUNNING"
+        assert prefect.state(run)["message"] == f"Waiting: another run works in {project}"
+    assert prefect.wait(run)["type"] == "COMPLETED"
+    states = [state["name"] for state in prefect.call("GET", f"/flow_run_states/?flow_run_id={run}")]
+    assert states[-4:] == ["Running", WAITING, "Running", "Completed"]

@@ -5,20 +5,18 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from prefect_server import REPOSITORY, Prefect, free_port
+from prefect_server import REPOSITORY, Prefect, until
 
 from clipbert.doctor import Finding, check_mlflow, check_prefect
-from flows.ui import claim, end_abandoned_runs
+from flows.deployments import mark_abandoned_runs
+from flows.servers import POOL, claim, free_port
 
 pytestmark = pytest.mark.pipeline
 
 
-def test_both_pages_open_at_the_addresses_that_are_printed(prefect: Prefect) -> None:
-    printed = dict(line.split()[:2] for line in prefect.printed.splitlines() if line.startswith(("MLflow", "Prefect")))
-    assert printed == {"MLflow": prefect.mlflow, "Prefect": prefect.url.removesuffix("/api")}
-    for address in printed.values():
-        with urllib.request.urlopen(address, timeout=30) as page:
-            assert b"<title>" in page.read()
+def test_the_addresses_that_are_printed_are_those_of_the_servers(prefect: Prefect) -> None:
+    assert prefect.link("MLflow").startswith(f"{prefect.mlflow}/sign-in#")
+    assert prefect.link("Prefect").startswith(f"{prefect.url.removesuffix('/api')}/sign-in#")
     with urllib.request.urlopen(prefect.url.replace("/api", "/ui-settings"), timeout=30) as settings:
         assert prefect.url.encode() in settings.read()
 
@@ -41,10 +39,10 @@ def test_a_run_that_the_last_worker_left_unfinished_is_marked_as_crashed(prefect
     daily = prefect.call("GET", "/deployments/name/clipbert-pipeline/daily")
     later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2999-01-01T00:00:00Z"}}
     run = prefect.call("POST", f"/deployments/{daily['id']}/create_flow_run", {"state": later})["id"]
-    end_abandoned_runs(prefect.url)
+    mark_abandoned_runs(prefect.api, POOL, "make ui was stopped while it ran")
     assert prefect.state(run)["type"] == "SCHEDULED"
     prefect.call("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "RUNNING"}, "force": True})
-    end_abandoned_runs(prefect.url)
+    mark_abandoned_runs(prefect.api, POOL, "make ui was stopped while it ran")
     assert prefect.state(run)["message"] == "make ui was stopped while it ran"
 
 
@@ -73,3 +71,28 @@ def test_a_server_that_does_not_start_is_shown_with_its_log_and_nothing_stays(pr
     assert "make ui: MLflow ended with exit code" in done.stderr
     assert "No such file or directory: '/proc/absent'" in done.stderr
     claim(port, "MLflow", "")
+
+
+def test_a_killed_worker_is_restarted_with_a_message_and_the_servers_stay(prefect: Prefect, project: Path) -> None:
+    servers = {process.pid for process in prefect.programs("flows.prefect_app") + prefect.programs("mlflow")}
+    (project / "orders/prepare").write_text("wait")
+    lost = prefect.start("clipbert-pipeline/daily", project)
+    until(lambda: (project / "pids").exists())
+    (worker,) = prefect.programs("worker")
+    worker.kill()
+    until(lambda: "The worker ended with exit code 137; restarting it now. Log: " in prefect.printed)
+    prefect.wait(lost, "CRASHED")
+    assert not [pid for pid in (project / "pids").read_text().split() if Path("/proc", pid).exists()]
+    (project / "orders/prepare").unlink()
+    run = prefect.start("clipbert-pipeline/daily", project)
+    assert prefect.wait(run)["type"] == "COMPLETED"
+    assert servers == {process.pid for process in prefect.programs("flows.prefect_app") + prefect.programs("mlflow")}
+
+
+def test_another_terminal_gets_the_settings_of_this_project(prefect: Prefect) -> None:
+    command = [sys.executable, "-m", "flows.ui", "--env"]
+    done = subprocess.run(command, cwd=prefect.project, env=prefect.environment, capture_output=True, text=True)
+    assert f'export PREFECT_API_URL="{prefect.url}"' in done.stdout
+    assert f'export PREFECT_API_AUTH_STRING="clipbert:{prefect.password}"' in done.stdout
+    assert "MLFLOW" not in done.stdout
+    assert prefect.password not in prefect.printed

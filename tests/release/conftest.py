@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from mlflow_server import MlflowServer
+from server_logs import assert_no_errors
 
 from clipbert.evaluate.conditions import conditions
 from clipbert.model import (
@@ -48,6 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield running.address
     finally:
         running.stop()
+    assert_no_errors(running.log)
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +61,7 @@ def mortal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
         yield running
     finally:
         running.stop()
+    assert_no_errors(running.log)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ class MlflowServer:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "MLflow.log"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -34,7 +35,7 @@ class MlflowServer:
         command = [sys.executable, "-m", "mlflow", "server", *(f"--{name}={value}" for name, value in options.items())]
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         environment.pop("MLFLOW_TRACKING_URI", None)
-        log = self.folder / "log.txt"
+        log = self.log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdout=output, stderr=output, start_new_session=True
