@@ -121,7 +121,7 @@ def log_evaluation(
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """{"train": {"lr": 0.1}} to {"train.lr": "0.1"}; lists are JSON, passwords hidden, values cut to what MLflow takes."""
+    """{"train": {"lr": 0.1}} to {"train.lr": "0.1"}; lists are JSON, passwords hidden, long values cut."""
     flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
