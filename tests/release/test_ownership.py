@@ -40,7 +40,9 @@ def test_another_projects_aliases_are_refused_and_stay(root, shared, release_in,
         lambda: start_training_run(shared, "retrieval", {}).__enter__(),
     )
     for attempt in attempts:
-        with pytest.raises(ClipBertError, match=r"(?s)belongs to another project \(a project by .*release.name") as caught:
+        with pytest.raises(
+            ClipBertError, match=r"(?s)belongs to another project \(a project by .*release.name"
+        ) as caught:
             attempt()
         assert "--set release.name=NAME" in str(caught.value)
         assert identity(root)["id"][:8] in str(caught.value)
@@ -74,12 +76,12 @@ def test_what_an_older_version_made_is_adopted_with_a_line(root, shared, capsys)
     client.create_registered_model(NAME)
     open_experiment(open_store(root), "retrieval")
     assert own_model(open_store(root), NAME)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert f"MLflow experiment {NAME} had no owner" in said
     assert f"MLflow registered model {NAME} had no owner" in said
     assert client.get_registered_model(NAME).tags[PROJECT_TAG] == identity(root)["id"]
     open_experiment(open_store(root), "retrieval")
-    assert "no owner" not in capsys.readouterr().out
+    assert "no owner" not in capsys.readouterr().err
     with pytest.raises(ClipBertError, match="belongs to another project"):
         own_model(open_store(shared), NAME)
 

@@ -93,7 +93,7 @@ def promote(
         if CANDIDATE not in before:
             raise ClipBertError(
                 f"{name}: no version has the alias {CANDIDATE} in {store.shown}. Register one first: "
-                f"`clipbert register {task}`; if DVC says that it is up to date, `dvc repro --force register@{task}`."
+                f"`clipbert register {task}`."
             )
         candidate = store.client.get_model_version(name, before[CANDIDATE])
         champion = store.client.get_model_version(name, before[CHAMPION]) if CHAMPION in before else None
@@ -175,7 +175,7 @@ def _decide(
     if items is None:
         raise ClipBertError(
             f"{name}: the predictions of version {version} are not in {store.shown}. Register it again: "
-            f"`dvc repro --force register@{task}`."
+            f"`clipbert register {task}`."
         )
     if champion is None:
         other = items["chance"]
