@@ -20,7 +20,7 @@ def print_summary(project: Project, params: Params) -> None:
     Raises:
         ClipBertError: nothing was evaluated yet.
     """
-    pipeline = [*params.pretrain_run, *params.tasks_run]
+    pipeline: list[str] = [*params.pretrain_run, *params.tasks_run]
     tasks = [task for task in pipeline if project.metrics(task).exists()]
     if not tasks:
         raise ClipBertError(f"{project.artifacts / 'metrics'}: nothing was evaluated yet; run `dvc repro` first.")
@@ -63,8 +63,8 @@ def _print_versions(project: Project, params: Params, tasks: list[str]) -> None:
         return
     title = f"Registered models in {found.store}"
     versions = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("name", "this model", "its aliases", "champion", "next"):
-        versions.add_column(column, overflow="fold")
+    for column in ("name", "version", "aliases", "champion", "next"):
+        versions.add_column(column, overflow="fold", no_wrap=column in ("name", "next"))
     absent = []
     for task in tasks:
         state = found.tasks.get(task)
@@ -73,8 +73,8 @@ def _print_versions(project: Project, params: Params, tasks: list[str]) -> None:
             continue
         if state.version is None:
             absent.append(task)
-        version = f"version {state.version}" if state.version else "not registered"
-        champion = f"version {state.champion}" if state.champion else "none"
+        version = state.version or "none here"
+        champion = state.champion or "none"
         versions.add_row(state.name, version, ", ".join(state.aliases), champion, state.next_command)
     console.print(versions)
     for task in absent:
