@@ -230,11 +230,11 @@ def recipe(
 
 
 @app.command(epilog="Example: `clipbert summary`")
-def summary() -> None:
-    """What the last `dvc repro` reached: metrics, registered versions, and where to look."""
+def summary(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Show the metrics of the pipeline's tasks, their registered versions, and where to look."""
     from clipbert.summary import print_summary
 
-    print_summary(project())
+    print_summary(project(), load_params(params, overrides))
 
 
 @app.command(epilog="Example: `clipbert doctor`")

@@ -1,4 +1,4 @@
-"""`clipbert track`: what trainings have measured that MLflow does not have yet."""
+"""`clipbert track`: what trainings have measured that MLflow does not have yet, and where its store keeps files."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ import typer
 from clipbert.cli_options import project
 from clipbert.params import TASKS, check_task
 
-track = typer.Typer(no_args_is_help=True, help="What trainings have measured that MLflow does not have yet.")
+track = typer.Typer(no_args_is_help=True, help="Deliver what waits for MLflow; correct its store's paths.")
 
 
 @track.command(epilog="Example: `clipbert track sync retrieval`")
@@ -23,3 +23,12 @@ def sync(
     from clipbert.release.delivery import sync
 
     sync(project().root, None if task is None else check_task(task))
+
+
+@track.command(epilog="Example: `clipbert track relocate`")
+def relocate() -> None:
+    """Correct the paths in the embedded MLflow store after the project's folder was moved, renamed or copied."""
+    from clipbert.console import console
+    from clipbert.release.relocate import relocate
+
+    console.print(relocate(project().root).text, markup=False)

@@ -193,7 +193,7 @@ def check_mlflow(root: Path) -> Iterator[Finding]:
     elif not store.exists():
         yield Finding("MLflow", f"store {store}, made by the first training")
     else:
-        yield _read_store(store)
+        yield _misplaced(root, store) or _read_store(store)
 
 
 def check_outbox(root: Path) -> Iterator[Finding]:
@@ -255,6 +255,16 @@ def _write_clip(path: Path) -> None:
             picture = np.full((64, 64, 3), 30 * index, dtype=np.uint8)
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         file.mux(stream.encode())
+
+
+def _misplaced(root: Path, store: Path) -> Finding | None:
+    """The finding about an embedded store in a project that was moved."""
+    try:
+        from clipbert.release.relocate import misplaced
+    except ClipBertError:  # no mlflow; it is named among the packages
+        return None
+    problem = misplaced(root) if store.resolve() == (root / "mlflow" / "mlflow.db").resolve() else None
+    return Finding("MLflow", f"store {store}", problem) if problem else None
 
 
 def _read_store(store: Path) -> Finding:

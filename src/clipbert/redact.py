@@ -45,7 +45,8 @@ _MAPPED = re.compile(
 )
 _YAML = re.compile(
     r"(?m)(^[ \t>|-]*|[{,][ \t]*)((?:[A-Za-z0-9]{1,40}[-_.]){0,8}"
-    r"(?:password|passwd|api[-_]?key|(?:secret|access)[-_]?key|(?:secret|access|auth)[-_]?token))([ \t]*:[ \t]+)(?!\*\*\*)([^\s\"',{}]+)(?=[ \t]*(?:$|[,}]))",
+    r"(?:password|passwd|api[-_]?key|(?:secret|access)[-_]?key|"
+    r"(?:secret|access|auth)[-_]?token))([ \t]*:[ \t]+)(?!\*\*\*)([^\s\"',{}]+)(?=[ \t]*(?:$|[,}]))",
     re.IGNORECASE,
 )
 _OPTION = re.compile(

@@ -1,4 +1,4 @@
-"""The end of `make run`: what was reached, beside chance and the trivial baseline, and where to look."""
+"""The end of `make run`: metrics compared with trivial baselines, the state of the registry, and where to look."""
 
 import json
 from pathlib import Path
@@ -9,18 +9,19 @@ from rich.table import Table
 
 from clipbert.console import console
 from clipbert.errors import ClipBertError
-from clipbert.params import TASKS
+from clipbert.params import Params
 from clipbert.stages import Project
 from clipbert.tasks.headlines import HEADLINES
 
 
-def print_summary(project: Project) -> None:
-    """Print metrics, versions and places.
+def print_summary(project: Project, params: Params) -> None:
+    """Print the metrics of the pipeline's tasks, their versions as the registry has them now, and places to look.
 
     Raises:
         ClipBertError: nothing was evaluated yet.
     """
-    tasks = [task for task in TASKS if project.metrics(task).exists()]
+    pipeline: list[str] = [*params.pretrain_run, *params.tasks_run]
+    tasks = [task for task in pipeline if project.metrics(task).exists()]
     if not tasks:
         raise ClipBertError(f"{project.artifacts / 'metrics'}: nothing was evaluated yet; run `dvc repro` first.")
     table = Table(title="Test split", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -35,16 +36,9 @@ def print_summary(project: Project) -> None:
                 keys = [shown.metric, *(metric for _, metric in shown.beside[:2])]
                 table.add_row(shown.row, *(f"{metrics[f'{task}/{key}']:.1f}" for key in keys))
     console.print(table)
-    versions = Table(
-        title="Registered models", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for column in ("name", "version", "alias", "next"):
-        versions.add_column(column)
-    for task in tasks:
-        if project.release(task).exists():
-            release = _json(project.release(task))
-            versions.add_row(release["name"], str(release["version"]), release["alias"], f"clipbert promote {task}")
-    console.print(versions)
+    if missing := [task for task in pipeline if task not in tasks]:
+        console.print(f"Not evaluated yet: {', '.join(missing)}. Run `dvc repro`.\n", markup=False)
+    _print_versions(project, params, tasks)
     console.print("[bold]Where to look[/bold]")
     places = [
         *((f"{task} report", _relative(project, project.report(task))) for task in tasks),
@@ -55,6 +49,51 @@ def print_summary(project: Project) -> None:
     width = max(len(name) for name, _ in places)
     for name, place in places:
         console.print(f"  {name:<{width}}  {place}", markup=False)
+
+
+def _print_versions(project: Project, params: Params, tasks: list[str]) -> None:
+    """The version of each task's model as the store has it now, and what to do next with it."""
+    from clipbert.release.registry import registered_versions
+
+    digests = {task: digest for task in tasks if (digest := _digest(project, task)) is not None}
+    try:
+        found = registered_versions(project.root, digests, params.release.name)
+    except ClipBertError as error:
+        console.print(f"Registered models: the registry's state is unknown.\n{error}\n", markup=False)
+        return
+    title = f"Registered models in {found.store}"
+    versions = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("name", "version", "aliases", "champion", "next"):
+        versions.add_column(column, overflow="fold", no_wrap=column in ("name", "next"))
+    absent = []
+    for task in tasks:
+        state = found.tasks.get(task)
+        if state is None:
+            versions.add_row(f"{params.release.name}-{task}", "no model", "", "", f"dvc repro train@{task}")
+            continue
+        if state.version is None:
+            absent.append(task)
+        version = state.version or "none here"
+        champion = state.champion or "none"
+        versions.add_row(state.name, version, ", ".join(state.aliases), champion, state.next_command)
+    console.print(versions)
+    for task in absent:
+        console.print(
+            f"This store has no version of the {task} model in {_relative(project, project.model(task))}: "
+            f"`clipbert register {task}` registers it.",
+            markup=False,
+        )
+    if absent:
+        console.print()
+
+
+def _digest(project: Project, task: str) -> str | None:
+    from clipbert.release.registry import model_digest
+
+    try:
+        return model_digest(project.model(task))
+    except ClipBertError:
+        return None
 
 
 def _json(path: Path) -> dict[str, Any]:

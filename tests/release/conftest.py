@@ -154,6 +154,12 @@ def release_embedded(root: Path, make_model: Callable[..., Path]) -> Callable[..
     return releaser(root, make_model)
 
 
+@pytest.fixture
+def release_in(make_model: Callable[..., Path]) -> Callable[[Path], Callable[..., Release]]:
+    """release_in(root)(seed, items): the same in the store of a project of the test's choice."""
+    return lambda root: releaser(root, make_model)
+
+
 def releaser(root: Path, make_model: Callable[..., Path]) -> Callable[..., Release]:
     """What `release` and `release_embedded` give."""
 

@@ -125,8 +125,8 @@ def test_moved_project_is_told_so(root, tmp_path):
     open_experiment(open_store(root), "retrieval")
     moved = tmp_path / "moved"
     root.rename(moved)
-    with pytest.raises(ClipBertError, match=f"this project is at {moved}. MLflow keeps absolute paths"):
-        open_experiment(open_store(moved), "retrieval")
+    with pytest.raises(ClipBertError, match=f"this project is at {moved}. .*`clipbert track relocate`"):
+        open_store(moved)
 
 
 def test_deleted_experiment_says_how_to_restore_it(root):

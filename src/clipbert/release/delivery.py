@@ -134,7 +134,7 @@ class Delivery:
         if run.info.lifecycle_stage != "active":
             raise RunGone(
                 f"{name} was deleted from MLflow store {self.store.shown}: restore it with "
-                f"`mlflow runs restore --run-id {self.run_id}`, {give_up}."
+                f"`{self.store.mlflow} runs restore --run-id {self.run_id}`, {give_up}."
             )
         # The metrics that a run comes with are, of each key, the one with the largest step.
         self._last_step = {metric.key: metric.step for metric in run.data._metric_objs}

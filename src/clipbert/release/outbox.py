@@ -341,6 +341,11 @@ def _lock(folder: Path, patience_s: float) -> int:
         os.close(descriptor)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process of this machine holds the outbox, as a training that is under way does."""
+    return _holder(folder) is not None
+
+
 def _holder(folder: Path) -> str | None:
     with contextlib.suppress(OSError), (folder / LOCK).open("rb") as file:
         try:

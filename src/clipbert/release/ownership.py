@@ -14,7 +14,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from clipbert.console import console
+from clipbert.console import errors
 from clipbert.errors import ClipBertError
 from clipbert.files import create_json
 from clipbert.release.provenance import user_name
@@ -37,7 +37,7 @@ def identity(root: Path) -> dict[str, str]:
         day = datetime.now(UTC).date().isoformat()
         made = {"id": uuid.uuid4().hex, "made": f"{root.resolve().name} by {user_name()}@{platform.node()} on {day}"}
         if create_json(path, made):
-            console.print(
+            errors.print(
                 f"Made {IDENTITY}, this project's identity on MLflow servers. Commit it, so that clones of this "
                 "project have the same.",
                 markup=False,
@@ -124,7 +124,7 @@ def _is_ours(store: Store, tags: dict[str, str], kind: str, name: str) -> bool:
     if owner is not None and not store.embedded:
         raise _refusal(store, f"{kind} {name}", owner, tags.get(MADE_TAG, "unknown"))
     if owner is None:
-        console.print(
+        errors.print(
             f"MLflow {kind} {name} had no owner (an older version made it): it is marked as this project's now. If "
             f"another project made it, set release.name in params.yaml and remove its tag {PROJECT_TAG}.",
             markup=False,

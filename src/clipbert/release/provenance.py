@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from clipbert import __version__
@@ -32,10 +33,19 @@ def provenance(root: Path) -> dict[str, str]:
         "clipbert.dvc_lock": lock_digest(root),
         "clipbert.data_digest": data_digest(root),
         "clipbert.command": shlex.join([Path(sys.argv[0]).name, *redact_arguments(sys.argv[1:])]),
-        "clipbert.host": platform.node() or NONE,
-        "clipbert.pid": str(os.getpid()),
+        **process_tags(),
         "clipbert.device": device_name(),
         "clipbert.user": user_name(),
+    }
+
+
+def process_tags() -> dict[str, str]:
+    """Tags that say which process of which machine works on something; see `release.leftovers`."""
+    pid = os.getpid()
+    return {
+        "clipbert.host": platform.node() or NONE,
+        "clipbert.pid": str(pid),
+        "clipbert.pid_started": f"{psutil.Process(pid).create_time():.2f}",
     }
 
 

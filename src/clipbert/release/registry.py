@@ -24,16 +24,28 @@ from clipbert.evaluate.conditions import ATTRIBUTE, to_tags
 from clipbert.files import sha256_file, write_json
 from clipbert.model.card import CARD, model_card, with_results, write_card
 from clipbert.model.checksums import check_model
-from clipbert.params import Params
+from clipbert.params import TASKS, Params
 from clipbert.redact import redact_values
-from clipbert.release.aliases import CANDIDATE
+from clipbert.release.aliases import CANDIDATE, aliases
 from clipbert.release.delivery import open_store_and_deliver
+from clipbert.release.leftovers import UNFINISHED
 from clipbert.release.ownership import model_tags, own_version, version_tags
-from clipbert.release.provenance import NONE, data_digest
+from clipbert.release.provenance import NONE, data_digest, process_tags
 from clipbert.release.runs import DATASET, LONGEST_DIGEST, find_run
 from clipbert.release.session import release_session
 from clipbert.release.signatures import SERVED, TOP_K
-from clipbert.release.store import Store, as_default, open_experiment, store_errors
+from clipbert.release.store import (
+    DEFAULT_NAME,
+    EMBEDDED,
+    Store,
+    as_default,
+    embedded_uri,
+    model_name,
+    open_experiment,
+    open_store,
+    store_errors,
+    tracking_uri,
+)
 
 REQUIRED = ("item_id", "score", "chance")
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pandas", "pillow", "decord", "av", "rich")
@@ -90,6 +102,58 @@ def register(
     return release
 
 
+@dataclass(frozen=True)
+class TaskState:
+    """What the registry has of a task's model now."""
+
+    task: str
+    name: str
+    version: str | None  # of the model on this disk; None: not registered
+    aliases: tuple[str, ...]  # of that version
+    champion: str | None
+
+    @property
+    def next_command(self) -> str:
+        """The command that comes next; empty when the model is in use."""
+        if self.version is None:
+            return f"clipbert register {self.task}"
+        if self.version == self.champion:
+            return ""
+        return f"clipbert {'promote' if CANDIDATE in self.aliases else 'register'} {self.task}"
+
+
+@dataclass(frozen=True)
+class RegistryState:
+    """The store by its address, without passwords, and what it has of each task."""
+
+    store: str
+    tasks: dict[str, TaskState]
+
+
+def registered_versions(root: Path, digests: Mapping[str, str], release_name: str = DEFAULT_NAME) -> RegistryState:
+    """Look up models by their digests; an embedded store that is not there yet is not made.
+
+    Args:
+        digests: of the model of each task.
+
+    Raises:
+        ClipBertError: the store cannot be used.
+    """
+    if tracking_uri(root) == embedded_uri(root) and not (root / EMBEDDED).is_file():
+        unknown = {task: TaskState(task, model_name(task, release_name), None, (), None) for task in digests}
+        return RegistryState(f"{EMBEDDED} (not made yet)", unknown)
+    store = open_store(root, release_name)
+    states = {}
+    for task, digest in digests.items():
+        name = store.model_name(task)
+        with store_errors(store.uri, "cannot be read"):
+            known, version = aliases(store, name), _version_with(store, name, digest)
+        number = None if version is None else str(version.version)
+        held = tuple(sorted(alias for alias, of in known.items() if of == number))
+        states[task] = TaskState(task, name, number, held, known.get("champion"))
+    return RegistryState(str(EMBEDDED) if store.embedded else store.shown, states)
+
+
 def model_digest(model_dir: Path) -> str:
     """SHA-256 over the sorted names and SHA-256s of a model's files, but for its card.
 
@@ -99,7 +163,9 @@ def model_digest(model_dir: Path) -> str:
         ClipBertError: the folder is missing or holds no model.
     """
     if not (model_dir / "config.json").is_file():
-        raise ClipBertError(f"{model_dir}: no model here (config.json is missing). Train it: `clipbert train TASK`.")
+        raise ClipBertError(
+            f"{model_dir}: no model here (config.json is missing). Train it: `clipbert train {model_dir.name}`."
+        )
     files = sorted(path for path in model_dir.rglob("*") if path.is_file() and path != model_dir / CARD)
     lines = [f"{path.relative_to(model_dir).as_posix()} {sha256_file(path)}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -115,7 +181,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
         return check_predictions(pd.read_parquet(path), str(path))
     except (OSError, ValueError) as error:
         raise ClipBertError(
-            f"{path}: expected a table of predictions ({error}). Evaluate again: `clipbert evaluate TASK`."
+            f"{path}: expected a table of predictions ({error}). Evaluate again: `clipbert evaluate {_task_of(path)}`."
         ) from error
 
 
@@ -145,6 +211,11 @@ def download_model(store: Store, name: str, version: str, destination: Path) -> 
     return Path(downloaded, flavor["artifacts"]["model"]["path"])
 
 
+def _task_of(path: Path) -> str:
+    """The task of a file called TASK.json or TASK.parquet; TASK itself for a file of another name."""
+    return path.stem if path.stem in TASKS else "TASK"
+
+
 def _version_with(store: Store, name: str, digest: str) -> Any:
     found = store.client.search_model_versions(f"name = '{name}' and tags.digest = '{digest}'")
     return max(found, key=lambda version: int(version.version), default=None)
@@ -158,7 +229,7 @@ def _create_version(store: Store, task: str, run_id: str, model_dir: Path, diges
         name=name,
         source_run_id=run_id,
         params=redact_values(dict(run.data.params)),
-        tags={"digest": digest},
+        tags={"digest": digest, UNFINISHED: "true", **process_tags()},
     )
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -169,6 +240,7 @@ def _create_version(store: Store, task: str, run_id: str, model_dir: Path, diges
         client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
+    client.delete_logged_model_tag(logged.model_id, UNFINISHED)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     try:
         described = f"ClipBERT for {task}; the alias champion is the one in use."
@@ -296,6 +368,6 @@ def _read_metrics(path: Path) -> dict[str, float]:
     except (OSError, UnicodeDecodeError, ValueError, TypeError, AttributeError) as error:
         raise ClipBertError(
             f'{path}: expected flat metrics such as {{"retrieval/r1": 42.0}} ({error}). '
-            f"Evaluate again: `clipbert evaluate TASK`."
+            f"Evaluate again: `clipbert evaluate {_task_of(path)}`."
         ) from error
     return {key: value for key, value in metrics.items() if math.isfinite(value)}

@@ -70,7 +70,8 @@ def find_run(store: Store, run_json: Path) -> str:
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise ClipBertError(
             f"{run_json}: expected the description of a training run, a JSON object with task and run_id "
-            f"({type(error).__name__}: {error}). Train again: `dvc repro --force train@{run_json.stem}`."
+            f"({type(error).__name__}: {error}). Restore it with `dvc checkout --force {_below(run_json)}`, or train "
+            f"again: `dvc repro --force --single-item train@{run_json.stem}`."
         ) from error
     with store_errors(store.uri, "cannot be read"):
         if active_run(store, old_id) is not None:
@@ -86,6 +87,11 @@ def find_run(store: Store, run_json: Path) -> str:
         info = create_run(store, experiment_id, name, flatten(described.get("params") or {}), tags)
         store.client.set_terminated(info.run_id, "FINISHED")
     return str(info.run_id)
+
+
+def _below(path: Path) -> str:
+    """A path as DVC takes it, from the project's folder."""
+    return "/".join(path.parts[-3:])
 
 
 def log_evaluation(
@@ -121,7 +127,7 @@ def log_evaluation(
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """{"train": {"lr": 0.1}} to {"train.lr": "0.1"}; lists are JSON, passwords hidden, values cut to what MLflow takes."""
+    """{"train": {"lr": 0.1}} to {"train.lr": "0.1"}; lists are JSON, passwords hidden, long values cut."""
     flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

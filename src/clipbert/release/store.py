@@ -22,9 +22,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from clipbert import __version__
 from clipbert.errors import ClipBertError
 from clipbert.redact import redact
+from clipbert.release.relocate import DATABASE as EMBEDDED
+from clipbert.release.relocate import FILES as ARTIFACTS
+from clipbert.release.relocate import misplaced
 
-EMBEDDED = Path("mlflow", "mlflow.db")
-ARTIFACTS = Path("mlflow", "artifacts")
 DATABASES = ("sqlite", "postgresql", "mysql")
 DEFAULT_NAME = "clipbert"
 PROBE_S = 5
@@ -58,6 +59,11 @@ class Store:
         """The URI without its password, for messages and files."""
         return redact(self.uri)
 
+    @property
+    def mlflow(self) -> str:
+        """MLflow's command line on this store, as a user of the project's folder types it."""
+        return f"MLFLOW_TRACKING_URI=sqlite:///{EMBEDDED} mlflow" if self.embedded else "mlflow"
+
     def model_name(self, task: str) -> str:
         """The name of a task's experiment and of its registered model."""
         return model_name(task, self.name)
@@ -65,13 +71,13 @@ class Store:
 
 def tracking_uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI, or the embedded store of the project at `root`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _embedded_uri(root)
+    return os.environ.get("MLFLOW_TRACKING_URI") or embedded_uri(root)
 
 
 def portable_uri(root: Path) -> str:
     """The tracking URI for files that may travel: no password, and no absolute path of the embedded store."""
     uri = tracking_uri(root)
-    return f"sqlite:///{EMBEDDED}" if uri == _embedded_uri(root) else redact(uri)
+    return f"sqlite:///{EMBEDDED}" if uri == embedded_uri(root) else redact(uri)
 
 
 def model_name(task: str, name: str = DEFAULT_NAME) -> str:
@@ -86,9 +92,12 @@ def open_store(root: Path, name: str = DEFAULT_NAME) -> Store:
         name: release.name, with which experiments and registered models begin.
 
     Raises:
-        ClipBertError: it cannot be reached within seconds, cannot be written, or is no MLflow store.
+        ClipBertError: it cannot be reached within seconds, cannot be written, is no MLflow store, or is the embedded
+            one of a project that was moved since.
     """
     uri = tracking_uri(root)
+    if uri == embedded_uri(root) and (problem := misplaced(root)):
+        raise ClipBertError(problem)
     with store_errors(uri, "cannot be used"):
         local = uri.split(":", 1)[0].split("+", 1)[0] in DATABASES
         if local:
@@ -97,8 +106,16 @@ def open_store(root: Path, name: str = DEFAULT_NAME) -> Store:
         client = MlflowClient(tracking_uri=uri, registry_uri=registry_uri)
         with short_patience():
             client.search_experiments(max_results=1)
-    root = root.resolve()
-    return Store(uri, registry_uri, client, root, uri == _embedded_uri(root), root / ARTIFACTS if local else None, name)
+        from clipbert.release.leftovers import remove_leftovers
+
+        root = root.resolve()
+        store = _store(uri, registry_uri, client, root, local, name)
+        remove_leftovers(store)
+    return store
+
+
+def _store(uri: str, registry_uri: str, client: Any, root: Path, local: bool, name: str) -> Store:
+    return Store(uri, registry_uri, client, root, uri == embedded_uri(root), root / ARTIFACTS if local else None, name)
 
 
 def open_experiment(store: Store, task: str) -> str:
@@ -123,8 +140,8 @@ def open_experiment(store: Store, task: str) -> str:
             experiment = store.client.get_experiment_by_name(name)
         if experiment.lifecycle_stage != "active":
             raise ClipBertError(
-                f"MLflow store {store.shown}: the experiment {name} was deleted. Restore it with `mlflow experiments "
-                f"restore --experiment-id {experiment.experiment_id}`, or remove it for good with `mlflow gc`."
+                f"MLflow store {store.shown}: the experiment {name} was deleted. Restore it with `{store.mlflow} "
+                f"experiments restore --experiment-id {experiment.experiment_id}`, or set release.name to another name."
             )
         own_experiment(store, experiment)
         experiment_id = str(experiment.experiment_id)
@@ -173,7 +190,8 @@ def _advice(uri: str) -> str:
     )
 
 
-def _embedded_uri(root: Path) -> str:
+def embedded_uri(root: Path) -> str:
+    """The address of the embedded store of the project at `root`, there or not."""
     return f"sqlite:///{root.resolve() / EMBEDDED}"
 
 
@@ -195,8 +213,8 @@ def _check_artifacts(store: Store, artifacts: Path, location: str) -> None:
     found = Path(unquote(urlsplit(location).path) if location.startswith("file:") else location)
     if store.embedded and found != artifacts:
         raise ClipBertError(
-            f"MLflow store {store.shown}: its files are under {found}, but this project is at {store.root}. MLflow "
-            f"keeps absolute paths: move the project back, or move {EMBEDDED} and {ARTIFACTS} away to begin anew."
+            f"MLflow store {store.shown}: its files are under {found}, expected {artifacts}. Set MLFLOW_TRACKING_URI "
+            "to the server that keeps them there."
         )
     if found.is_absolute():
         found.mkdir(parents=True, exist_ok=True)

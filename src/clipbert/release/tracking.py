@@ -1,13 +1,11 @@
 """One MLflow run for each training, and the evaluation in the same run."""
 
 import contextlib
-import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 from mlflow.entities import RunTag
 
 from clipbert.console import errors
@@ -164,7 +162,6 @@ def _begin(
     experiment_id = open_experiment(store, task)
     known: dict[str, int] = {}
     with store_errors(store.uri, "cannot be written"):
-        _end_abandoned(store, experiment_id, except_for=resume_run_id)
         info = active_run(store, resume_run_id)
         if info is None:
             remove_delivered(store.root, task)
@@ -173,17 +170,9 @@ def _begin(
             info = create_run(store, experiment_id, name, params, tags | lost)
         else:
             known = {metric.key: metric.step for metric in store.client.get_run(info.run_id).data._metric_objs}
-            store.client.update_run(info.run_id, status="RUNNING")
+            # The process first: a run that is running and whose process is gone is ended by whatever looks next.
             store.client.log_batch(info.run_id, tags=[RunTag(key, tags[key][:LONGEST_VALUE]) for key in tags])
+            store.client.update_run(info.run_id, status="RUNNING")
         # The first file proves, before any training, that the store takes files.
         store.client.log_dict(info.run_id, {"params": params, "tags": tags}, "training.json")
     return info.run_id, info.run_name, known
-
-
-def _end_abandoned(store: Store, experiment_id: str, except_for: str | None) -> None:
-    """Runs of this machine whose process is gone are over: they were killed without a chance to say so."""
-    query = f"attributes.status = 'RUNNING' and tags.`clipbert.host` = '{platform.node()}'"
-    for run in store.client.search_runs([experiment_id], filter_string=query):
-        pid = run.data.tags.get("clipbert.pid", "")
-        if run.info.run_id != except_for and pid.isdigit() and not psutil.pid_exists(int(pid)):
-            store.client.set_terminated(run.info.run_id, "KILLED")

@@ -1,0 +1,54 @@
+"""What killed commands left in the store: runs that still count as running, models that were never finished."""
+
+import platform
+from collections.abc import Mapping
+
+import psutil
+from mlflow.entities import LoggedModelStatus
+
+from clipbert.params import TASKS
+from clipbert.release.outbox import is_held, outbox_folder
+from clipbert.release.store import Store
+
+UNFINISHED = "clipbert.unfinished"  # a tag of models whose files are being sent
+CLOCK_S = 2.0  # by which the start time of a process may be read differently
+
+
+def remove_leftovers(store: Store) -> None:
+    """End runs and remove unfinished models of this machine whose process is gone.
+
+    Runs and models of other machines, and of processes that live, stay as they are.
+    """
+    names = {store.model_name(task) for task in TASKS}
+    found = store.client.search_experiments(filter_string=f"name LIKE '{store.name}-%'")
+    ids = [str(experiment.experiment_id) for experiment in found if experiment.name in names]
+    if not ids:
+        return
+    here = f"tags.`clipbert.host` = '{platform.node()}'"
+    for run in store.client.search_runs(ids, filter_string=f"attributes.status = 'RUNNING' and {here}"):
+        held = is_held(outbox_folder(store.root, run.info.run_id))
+        if not held and not owner_lives(run.data.tags):
+            store.client.set_terminated(run.info.run_id, "KILLED")
+    # MLflow 3.17 accepts a filter by status and finds nothing with it.
+    for model in store.client.search_logged_models(ids, filter_string=f"tags.`{UNFINISHED}` = 'true' AND {here}"):
+        if owner_lives(model.tags):
+            continue
+        if model.status == LoggedModelStatus.PENDING:
+            store.client.delete_logged_model(model.model_id)
+        else:
+            store.client.delete_logged_model_tag(model.model_id, UNFINISHED)
+
+
+def owner_lives(tags: Mapping[str, str]) -> bool:
+    """Whether the process that `provenance.process_tags` described is there still; true when the tags do not say."""
+    pid = tags.get("clipbert.pid", "")
+    if not pid.isdigit():
+        return True
+    try:
+        started = psutil.Process(int(pid)).create_time()
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+    expected = tags.get("clipbert.pid_started")
+    return expected is None or abs(float(expected) - started) <= CLOCK_S

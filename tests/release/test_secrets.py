@@ -1,0 +1,88 @@
+"""A secret planted in every place is in nothing that the verbs print or store."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipbert import stages
+from clipbert.errors import ClipBertError
+from clipbert.params import Params, load_params
+from clipbert.release.store import open_store
+from clipbert.stages import Project
+
+SECRETS = {
+    "media": "m3dia-Planted-1",
+    "cache": "c4che-Planted-2",
+    "set": "s3t-Planted-3",
+    "environment": "env1r-Planted-4",
+    "sqlite": "sql1te-Planted-5",
+    "token": "t0ken-Planted-6",
+}
+
+
+def holders(folder: Path) -> dict[str, list[str]]:
+    """The files below a folder that hold one of the secrets, in their bytes."""
+    found: dict[str, list[str]] = {}
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        for name, secret in SECRETS.items():
+            if secret.encode() in content:
+                found.setdefault(name, []).append(str(path.relative_to(folder)))
+    return found
+
+
+def test_nothing_that_is_printed_or_stored_holds_a_secret(tiny_project, tmp_path, monkeypatch, capfd):
+    root = tmp_path / "project"
+    (root / "artifacts").mkdir(parents=True)
+    for name in ("manifest", "frames"):
+        shutil.copytree(tiny_project / "artifacts" / name, root / "artifacts" / name)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRETS["environment"])
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", SECRETS["token"])
+    overrides = [
+        f"frames.media_url=s3://AKID:{SECRETS['media']}@bucket/data?X-Amz-Signature={SECRETS['set']}",
+        f"frames.cache_url=https://{SECRETS['cache']}@host/frames",
+        "train.batch_size=8",
+        "tasks.retrieval.epochs=1",
+        *(f"model.{name}={value}" for name, value in {"hidden_size": 16, "num_hidden_layers": 1}.items()),
+        *(f"model.{name}={value}" for name, value in {"num_attention_heads": 2, "image_size": 32}.items()),
+    ]
+    monkeypatch.setattr(sys, "argv", ["clipbert", "train", "--set", *overrides, SECRETS["environment"]])
+    (root / "params.yaml").write_text("seed: 0\n")
+    params = Params.model_validate(load_params(root / "params.yaml", overrides).model_dump(by_alias=True))
+    project = Project(root)
+    for verb in (stages.train, stages.evaluate, stages.register):
+        verb(project, "retrieval", params)
+    stages.promote(project, "retrieval", params, False)
+    assert holders(root) == {}
+    run = open_store(root).client.search_runs(
+        [open_store(root).client.get_experiment_by_name("clipbert-retrieval").experiment_id]
+    )[0]
+    assert run.data.params["frames.media_url"] == "s3://***@bucket/data?X-Amz-Signature=***"
+    assert run.data.params["frames.cache_url"] == "https://***@host/frames"
+    assert "train" in run.data.tags["clipbert.command"]
+    card = (root / "artifacts" / "models" / "retrieval" / "README.md").read_text()
+    assert "s3://***@bucket" in card
+    printed = "".join(capfd.readouterr())
+    assert [name for name, secret in SECRETS.items() if secret in printed] == []
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"postgresql://127.0.0.1:9/db?password={SECRETS['sqlite']}",
+        f"postgresql://{SECRETS['token']}@127.0.0.1:9/db",
+        f"mysql+pymysql://me:a%40{SECRETS['token']}@127.0.0.1:9/db",
+        f"http://{SECRETS['token']}:@127.0.0.1:9",
+        f"http://127.0.0.1:9/?token={SECRETS['token']}",
+        f"nonsense://{SECRETS['token']}@x",
+    ],
+)
+def test_a_store_that_fails_does_not_tell_its_password(root, monkeypatch, uri, capfd):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ClipBertError) as caught:
+        open_store(root)
+    told = str(caught.value) + "".join(capfd.readouterr())
+    assert [secret for secret in SECRETS.values() if secret in told] == []
