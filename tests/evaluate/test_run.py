@@ -19,6 +19,7 @@ from clipbert.evaluate.conditions import (
     with_conditions,
 )
 from clipbert.evaluate.run import Evaluation, evaluate_model
+from clipbert.model import ClipBertProcessor
 from clipbert.params import TASKS, Params
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
@@ -100,3 +101,17 @@ def test_reranking_a_few_leaves_the_others_in_the_towers_order(tiny_project: Pat
 def test_reranking_a_model_without_towers(tiny_project: Path, tmp_path: Path) -> None:
     with pytest.raises(ClipBertError, match=r"evaluate\.rerank is 3, but this model has no towers"):
         evaluated(tiny_project, tmp_path / "model", 0.0, 3)
+
+
+def test_another_number_of_clips_than_the_folders_is_named(
+    tiny_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(tiny_project, tmp_path / "model", 1.0, None)
+    assert "stored there" not in capsys.readouterr().out
+    settings = ClipBertProcessor.from_pretrained(tmp_path / "model")
+    settings.clips = 3
+    settings.save_pretrained(tmp_path / "model")
+    evaluated(tiny_project, tmp_path / "model", 1.0, None)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "retrieval: evaluated with evaluate.clips = 1; pipelines on" in said
+    assert "use the 3 clips stored there" in said

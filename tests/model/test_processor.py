@@ -6,8 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clipbert.errors import ClipBertError
+from clipbert.errors import ClipBertError, ModelFolderError
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval, ClipBertProcessor
+from clipbert.params import FramesParams
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +149,22 @@ def test_each_bad_argument_is_named(processor, call, message):
 def test_a_bad_setting_is_named(tokenizer):
     with pytest.raises(ValueError, match="image_size is 0: expected an integer above 0"):
         ClipBertProcessor(tokenizer, image_size=0)
+
+
+def test_the_settings_of_evaluation_are_stored(tmp_path):
+    tokenizer = ClipBertProcessor.train_tokenizer(["a red circle"] * 2)
+    frames = FramesParams(fps=1.0, size=224, max_frames=5, sampling="scene")
+    search = {"beams": 2, "max_length": 9, "length_penalty": 0.5, "no_repeat_ngram": 2}
+    ClipBertProcessor(tokenizer, 96, clips=7, frames=frames, generation=search).save_pretrained(tmp_path)
+    again = ClipBertProcessor.from_pretrained(tmp_path)
+    assert (again.clips, again.candidates, again.generation) == (7, frames, search)
+
+    ClipBertProcessor(tokenizer, 448).save_pretrained(tmp_path)  # as a converted checkpoint
+    again = ClipBertProcessor.from_pretrained(tmp_path)
+    assert (again.frames, again.generation) == (None, None)
+    assert again.candidates == FramesParams(size=448)  # frames are not enlarged to what the model sees
+
+    stored = json.loads((tmp_path / "processor_config.json").read_text())
+    (tmp_path / "processor_config.json").write_text(json.dumps(stored | {"frames": {"fps": -1}}))
+    with pytest.raises(ModelFolderError, match="no ClipBERT processor file"):
+        ClipBertProcessor.from_pretrained(tmp_path)

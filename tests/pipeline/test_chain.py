@@ -68,7 +68,12 @@ def test_dvc_shows_metrics_the_graph_and_the_summary(finished_project: Path) -> 
         ("release.min_gain", 0.01, set()),
         ("tasks.open_qa.epochs", 1, OPEN_QA),
         ("tasks.retrieval.negatives", 3, RETRIEVAL),
-        ("evaluate.clips", 1, {"evaluate@retrieval", "evaluate@open_qa", "register@retrieval", "register@open_qa"}),
+        ("evaluate.clips", 1, {*RETRIEVAL, *OPEN_QA}),  # stored with the model
+        (
+            "evaluate.batch_size",
+            128,
+            {"evaluate@retrieval", "evaluate@open_qa", "register@retrieval", "register@open_qa"},
+        ),
         ("frames.quality", 80, {"frames", *RETRIEVAL, *OPEN_QA}),
     ],
 )

@@ -11,13 +11,11 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from huggingface_hub import ModelCard
 
+from clipbert import pipeline
 from clipbert.errors import ClipBertError
-from clipbert.frames.decode import read_frames
-from clipbert.frames.sampling import uniform_clips
-from clipbert.model import ClipBertProcessor, load
+from clipbert.model import load
 from clipbert.model.card import CARD, model_card, write_card
 from clipbert.params import EvaluateParams, Params
 from clipbert.release import registry
@@ -149,26 +147,20 @@ def test_loaded_models_answer_as_the_models_themselves(any_root, release, make_m
             model.predict(pd.read_parquet(f"{task}.parquet")).to_parquet(f"{task}-answers.parquet")
     """
     environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "OMP_NUM_THREADS": "1"}
+    environment["CLIPBERT_MEDIA_ROOTS"] = str(video.parent)
     command = [sys.executable, "-c", textwrap.dedent(program)]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
-    params = Params()
-    images = read_frames(video, params.frames.fps, params.frames.size, params.frames.max_frames, 60).images
     for task in tasks:
         answers = pd.read_parquet(tmp_path / f"{task}-answers.parquet")
         assert list(answers.index) == [7, 3, 3]
-        model = load(make_model(task, 0))
-        processor = ClipBertProcessor.from_pretrained(make_model(task, 0))
-        clips = uniform_clips(len(images), params.evaluate.clips, model.config.frames_per_clip)
-        batch = processor(frames=[images], texts=texts, clip_indices=[clips])
-        with torch.inference_mode():
-            expected = model(**batch, texts_per_video=torch.tensor([3])).logits.softmax(dim=1)
-        if task == "retrieval":
-            np.testing.assert_allclose(answers["score"], expected[:, 1], atol=1e-6)
-        else:
-            np.testing.assert_allclose(answers["confidence"], expected.max(dim=1).values, atol=1e-6)
-            assert answers["answer"].tolist() == [model.config.answers[i] for i in expected.argmax(dim=1)]
+        assert answers["error"].isna().all()
+        pipe = pipeline(task, make_model(task, 0), frames=Params().frames, clips=Params().evaluate.clips)
+        for text, row in zip(texts, answers.to_dict("records"), strict=True):
+            best = pipe(text, [video])[0] if task == "retrieval" else pipe(video, text)[0]
+            assert row["score" if task == "retrieval" else "confidence"] == pytest.approx(best["score"], abs=1e-5)
+            assert row.get("answer") == best.get("answer")
 
 
 def test_requirements_are_pinned_and_short(root, release_embedded, predictions, tmp_path):

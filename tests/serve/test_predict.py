@@ -18,6 +18,7 @@ from clipbert.model import (
     ClipBertProcessor,
     Decoding,
 )
+from clipbert.params import FramesParams
 
 ANSWERS = ["red", "blue", "two"]
 
@@ -195,3 +196,73 @@ def test_a_file_damaged_in_part_is_said_to_be(folder, tiny_video, tmp_path, capl
     middle = len(content) // 2
     processor(frames=[content[:middle] + bytes(200) + content[middle + 200 :]])
     assert any("bytes>: damaged: " in message for message in caplog.messages)
+
+
+def test_the_stored_number_of_clips_is_shown_and_another_may_be_given(folder, videos):
+    model = folder(ClipBertForOpenQA, initializer_range=0.5)
+    settings = ClipBertProcessor.from_pretrained(model)
+    settings.clips = 3
+    settings.save_pretrained(model)
+    stored = pipeline("open_qa", model)(videos[0], "what color is it")
+    assert stored == pipeline("open_qa", model, clips=3)(videos[0], "what color is it")
+    assert stored != pipeline("open_qa", model, clips=1)(videos[0], "what color is it")
+    for clips in (0, 2.0, True):
+        with pytest.raises(ClipBertError, match=f"clips is {clips}: expected an integer of 1 or more"):
+            pipeline("open_qa", model, clips=clips)
+
+
+def test_files_are_read_as_the_training_read_them(folder, tiny_video, tmp_path):
+    """48 frames in 6 s: one candidate frame gives another score than 12."""
+    long = tiny_video(tmp_path / "long.mp4", frames=48)
+    model = folder(ClipBertForOpenQA, initializer_range=0.5)
+    usual = pipeline("open_qa", model)(long, "what color is it")
+    settings = ClipBertProcessor.from_pretrained(model)
+    settings.frames = FramesParams(max_frames=1, size=48)
+    settings.save_pretrained(model)
+    stored = pipeline("open_qa", model)(long, "what color is it")
+    assert stored == pipeline("open_qa", model, frames=settings.frames)(long, "what color is it")
+    assert stored != usual
+
+
+def test_a_large_picture_scores_the_same_as_its_file_bytes_and_array(folder, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    image.save(tmp_path / "a.png")
+    ask = pipeline("open_qa", folder(ClipBertForOpenQA, initializer_range=0.5))
+    given = [tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), image, [image], noise[None]]
+    answers = [ask(picture, "what color is it") for picture in given]
+    assert all(answer == answers[0] for answer in answers[1:])
+
+
+def test_white_space_is_collapsed_as_ingest_does(folder, videos):
+    ask = pipeline("open_qa", folder(ClipBertForOpenQA, initializer_range=0.5))
+    clean = ask(videos[0], "what color is it")
+    assert clean == ask(videos[0], "  what\tcolor\x0bis\u00a0it\n")
+    assert clean != ask(videos[0], "what coloris it")
+
+
+def test_search_reranks_what_the_dual_encoder_ranks_first(folder, videos):
+    search = pipeline("retrieval", folder(ClipBertForRetrieval, projection_size=8))
+    everything = search("a red circle", videos)
+    tokens = search.tokenize(["a red circle"])
+    with torch.inference_mode():
+        vectors = search.model.video_features(search.encode(videos))
+        similarity = search.model.similarity(search.model.text_features(*tokens), vectors)[0]
+    first = set(similarity.argsort(descending=True)[:2].tolist())
+    found = search("a red circle", videos, rerank=2)
+    assert [row["index"] for row in found] == [row["index"] for row in everything if row["index"] in first]
+    for row in found:
+        expected = next(other["score"] for other in everything if other["index"] == row["index"])
+        assert row["score"] == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ValueError, match="rerank is 0: expected at least 1"):
+        search("a red circle", videos, rerank=0)
+
+
+def test_a_batch_gives_the_scores_of_its_rows_alone(folder, videos):
+    ask = pipeline("open_qa", folder(ClipBertForOpenQA, initializer_range=0.5))
+    ask.batch_size = 3
+    questions = ["what", "what color is it", "a red circle " * 8, "it is", "a"]
+    together = ask.answer(ask.encode([videos[0]]), questions)
+    for question, answers in zip(questions, together, strict=True):
+        alone = {row["answer"]: row["score"] for row in ask(videos[0], question)}
+        assert alone == pytest.approx({row["answer"]: row["score"] for row in answers}, abs=1e-5)

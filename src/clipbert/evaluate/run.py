@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from clipbert.console import console
 from clipbert.data.manifest import read_texts, read_video_columns
 from clipbert.evaluate.conditions import ATTRIBUTE, conditions, items_digest
 from clipbert.frames import FrameCache
@@ -43,6 +44,12 @@ def evaluate_model(
     model = load(model_dir).to(device)
     processor = ClipBertProcessor.from_pretrained(model_dir)
     clips = params.evaluate.clips
+    if clips != processor.clips:
+        console.print(
+            f"{task_name}: evaluated with evaluate.clips = {clips}; pipelines on {model_dir} use the {processor.clips} "
+            "clips stored there. Train again to store another number.",
+            markup=False,
+        )
     batch = params.evaluate.batch_size
     title = f"evaluate {task_name}"
     items = predict(task, model, processor, cache, examples, clips, batch, title=title)

@@ -1,6 +1,7 @@
 """MLflow's scoring server, where it would answer with a stack trace or drop what a client asked for."""
 
 import functools
+import logging
 import sys
 from types import ModuleType
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow.pyfunc import PyFuncModel
+
+logger = logging.getLogger(__name__)
 
 SERVER = "mlflow.pyfunc.scoring_server"
 
@@ -32,7 +35,7 @@ def harden_scoring_server() -> None:
     """Make MLflow's scoring server answer malformed requests without stack traces, and with status 400.
 
     It sends the stack trace of a CSV or Parquet body that it cannot parse, and status 500 for a request without a
-    content type. Does nothing in a process that is no scoring server.
+    content type or with JSON that is nested too deeply. Does nothing in a process that is no scoring server.
     """
     server: ModuleType | None = sys.modules.get(SERVER)
     if server is None or f"{SERVER}.app" not in sys.modules or hasattr(server.invocations, "__wrapped__"):
@@ -44,6 +47,12 @@ def harden_scoring_server() -> None:
     def invocations(data: Any, content_type: str | None, model: Any, input_schema: Any) -> Any:
         if not content_type:
             raise MlflowException("The header Content-Type is missing: expected application/json.", BAD_REQUEST)
-        return original(data, content_type, model, input_schema)
+        try:
+            return original(data, content_type, model, input_schema)
+        except MlflowException:
+            raise
+        except Exception:  # the model raises MlflowException alone: the request itself, as JSON nested too deeply
+            logger.exception("a request could not be read")
+            raise MlflowException("The request cannot be read; expected a JSON table.", BAD_REQUEST) from None
 
     server.invocations = invocations  # type: ignore[attr-defined]
