@@ -155,6 +155,17 @@ def check_project(root: Path) -> Iterator[Finding]:
     yield Finding("free disk", f"{free:.1f} GB", None if free >= LEAST_FREE_GB else full)
 
 
+def check_artifacts(root: Path) -> Iterator[Finding]:
+    """The files that the pipeline made, against their checksums."""
+    from clipbert.doctor_artifacts import damaged_artifacts
+
+    for kind, checked, problems in damaged_artifacts(root):
+        if checked is not None and not problems:
+            yield Finding(kind, f"{checked}, whole")
+        for problem in problems:
+            yield Finding(kind, "damaged", problem)
+
+
 def check_mlflow(root: Path) -> Iterator[Finding]:
     """The tracking store that MLFLOW_TRACKING_URI names, or the embedded one."""
     uri = _without_credentials(os.environ.get("MLFLOW_TRACKING_URI", ""))
@@ -210,6 +221,7 @@ CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
     check_decoders,
     check_programs,
     check_project,
+    check_artifacts,
     check_mlflow,
     check_outbox,
     check_prefect,
