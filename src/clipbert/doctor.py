@@ -175,6 +175,17 @@ def check_no_project(root: Path) -> Iterator[Finding]:
     )
 
 
+def check_artifacts(root: Path) -> Iterator[Finding]:
+    """The files that the pipeline made, against their checksums."""
+    from clipbert.doctor_artifacts import damaged_artifacts
+
+    for kind, checked, problems in damaged_artifacts(root):
+        if checked is not None and not problems:
+            yield Finding(kind, f"{checked}, whole")
+        for problem in problems:
+            yield Finding(kind, "damaged", problem)
+
+
 def check_mlflow(root: Path) -> Iterator[Finding]:
     """The tracking store that MLFLOW_TRACKING_URI names, or the embedded one."""
     uri = _without_credentials(os.environ.get("MLFLOW_TRACKING_URI", ""))
@@ -232,7 +243,14 @@ MACHINE_CHECKS: tuple[Check, ...] = (
     check_programs,
     check_prefect,
 )
-CHECKS: tuple[Check, ...] = (*MACHINE_CHECKS[:-1], check_project, check_mlflow, check_outbox, check_prefect)
+CHECKS: tuple[Check, ...] = (
+    *MACHINE_CHECKS[:-1],
+    check_project,
+    check_artifacts,
+    check_mlflow,
+    check_outbox,
+    check_prefect,
+)
 
 
 def count_frames(path: str) -> int:

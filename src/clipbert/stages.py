@@ -10,9 +10,11 @@ from typing import IO, Any
 
 from clipbert.console import console
 from clipbert.errors import ClipBertError
-from clipbert.files import atomic_directory, atomic_write, sha256_file, write_errors, write_json
+from clipbert.files import atomic_directory, sha256_file, write_errors, write_json
+from clipbert.folder_checksums import CHECKSUMS, DamagedError, check_files, write_checksums
 from clipbert.linked_folders import check_artifacts, writable_data
 from clipbert.params import Params
+from clipbert.predictions_file import write_predictions
 from clipbert.redact import redact_values
 
 ORPHAN_S = 20.0  # what a training whose DVC or torchrun was killed is given to save and end
@@ -161,6 +163,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
                 with atomic_directory(project.history(task_name)) as folder:
                     pd.DataFrame(state.history).to_csv(folder / "train.csv", index=False)
                     pd.DataFrame(state.validation).to_csv(folder / "val.csv", index=False)
+                    write_checksums(folder, folder.glob("*.csv"))
                 write_json(project.run(task_name), {**tracker.describe(), "seconds": round(state.seconds, 1)})
             checkpoints.clear()
     console.print(
@@ -186,11 +189,12 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     task = make_task(task_name, params)
     if (project.manifest / "texts.parquet").exists():
         _check_trained(project, task_name)
+    check_history(project.history(task_name), task_name)
     evaluation = evaluate_model(project.model(task_name), task_name, project.manifest, project.frames, params)
     cache = FrameCache(project.frames)
-    write_json(project.metrics(task_name), {name: round(value, 4) for name, value in evaluation.metrics.items()})
-    with atomic_write(project.predictions(task_name)) as file:
-        evaluation.items.to_parquet(file, index=False)
+    metrics = {name: round(value, 4) for name, value in evaluation.metrics.items()}
+    write_json(project.metrics(task_name), metrics)
+    write_predictions(project.predictions(task_name), evaluation.items, metrics)
     with atomic_directory(project.plots(task_name)) as folder:
         write_tables(evaluation, folder)
     origin = provenance(project.root)
@@ -211,6 +215,21 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
         log_evaluation(project.root, project.run(task_name), evaluation.metrics, files, pictures, params.release.name)
     for name, value in sorted(evaluation.metrics.items()):
         console.print(f"  {name:<40} {value:8.2f}", markup=False)
+
+
+def check_history(folder: Path, task_name: str) -> None:
+    """Check the curves of a training against their checksums; those of an earlier version have none.
+
+    Raises:
+        ClipBertError: a file is damaged or missing.
+    """
+    if (folder / CHECKSUMS).is_file():
+        try:
+            check_files(folder)
+        except DamagedError as error:
+            raise ClipBertError(
+                f"{error}. Restore it: dvc checkout {folder}, or train again: clipbert train {task_name}"
+            ) from error
 
 
 def register(project: Project, task_name: str, params: Params) -> None:

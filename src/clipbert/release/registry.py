@@ -25,6 +25,7 @@ from clipbert.files import sha256_file, write_json
 from clipbert.model.card import CARD, model_card, with_results, write_card
 from clipbert.model.checksums import check_model
 from clipbert.params import TASKS, Params
+from clipbert.predictions_file import check_metrics, read_predictions_file
 from clipbert.redact import redact_values
 from clipbert.release.aliases import CANDIDATE, aliases
 from clipbert.release.delivery import open_store_and_deliver
@@ -82,7 +83,9 @@ def register(
         ClipBertError: an input is missing or broken, or the store cannot be used.
     """
     metrics = _read_metrics(metrics_json)
-    recorded = read_predictions(predictions_parquet).attrs.get(ATTRIBUTE, {})
+    items, stored = read_predictions_file(predictions_parquet)
+    check_metrics(metrics_json, metrics, None if stored is None else _finite(stored))
+    recorded = check_predictions(items, str(predictions_parquet)).attrs.get(ATTRIBUTE, {})
     digest = model_digest(model_dir)
     check_model(model_dir)
     store = open_store_and_deliver(root, params.release.name)
@@ -177,12 +180,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
     Raises:
         ClipBertError: the file is missing or broken, a column is missing, or an item stands twice.
     """
-    try:
-        return check_predictions(pd.read_parquet(path), str(path))
-    except (OSError, ValueError) as error:
-        raise ClipBertError(
-            f"{path}: expected a table of predictions ({error}). Evaluate again: `clipbert evaluate {_task_of(path)}`."
-        ) from error
+    return check_predictions(read_predictions_file(path)[0], str(path))
 
 
 def check_predictions(items: pd.DataFrame, origin: str) -> pd.DataFrame:
@@ -370,4 +368,8 @@ def _read_metrics(path: Path) -> dict[str, float]:
             f'{path}: expected flat metrics such as {{"retrieval/r1": 42.0}} ({error}). '
             f"Evaluate again: `clipbert evaluate {_task_of(path)}`."
         ) from error
+    return _finite(metrics)
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if math.isfinite(value)}
