@@ -43,7 +43,8 @@ class StopRequest:
                 "saved. Run `dvc repro` (or `make run`) to go on."
             )
         console.print(
-            f"train {task}: saved at step {step}; rerun to resume: `clipbert train {task}` or `dvc repro`.", markup=False
+            f"train {task}: saved at step {step}; rerun to resume: `clipbert train {task}` or `dvc repro`.",
+            markup=False,
         )
         return Stopped(self.signal or signal.SIGTERM)
 
