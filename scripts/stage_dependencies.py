@@ -68,8 +68,9 @@ class Closure:
     def of_verb(self, verb: str) -> set[Path]:
         """Return the files below `src/clipbert` that a verb runs, without infrastructure and tracking."""
         wanted = list(self._of_function(Path("stages.py"), verb.replace("-", "_")))
-        command = self._of_function(Path("cli.py"), verb.replace("-", "_"))
-        wanted += [name for name in command if not name.startswith("clipbert.cli")]
+        for node in self._tree(Path("cli.py")).body:
+            if isinstance(node, ast.FunctionDef) and node.name == verb.replace("-", "_"):
+                wanted += self._imported(node)
         found: set[Path] = set()
         while wanted:
             for path in self._files(wanted.pop()):

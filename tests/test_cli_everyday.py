@@ -80,7 +80,8 @@ def test_an_untrained_task_names_the_command_that_trains_it(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("verb", [*RESUMED, "summary"])
 def test_ctrl_c_ends_any_verb_with_a_closing_line_and_130(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(_: Any, ctx: Any) -> None:
+        ctx.invoked_subcommand = verb  # as the real one sets it before it starts the verb
         raise KeyboardInterrupt
 
     monkeypatch.setattr("typer.core.TyperGroup.invoke", interrupted)

@@ -29,7 +29,7 @@ from clipbert.redact import install
 class Verbs(TyperGroup):
     """The verbs of `clipbert`; Ctrl-C ends one with a line that says what is left of its work, and exit code 130."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -5,7 +5,7 @@ import signal
 RESUMED = {
     "ingest": "the manifest is as it was; files that were probed are not probed again",
     "validate": "artifacts/validation is as it was",
-    "frames": "the frame cache is as it was",
+    "frames": "the frame cache is as it was; videos that were decoded are not decoded again",
     "train": "the state of its last checkpoint is kept",
     "evaluate": "artifacts/metrics, artifacts/predictions and artifacts/reports of the task may be of two evaluations",
     "register": "the version may or may not be registered; the same model is never registered twice",
@@ -13,7 +13,7 @@ RESUMED = {
     "rollback": "the champion may or may not have changed",
     "convert": "nothing was written",
     "sample-data": "nothing was written",
-    "import": "nothing was added to data/ unless it says so above",
+    "import": "nothing was added to data/",
 }
 
 

@@ -1,13 +1,15 @@
 """The curves and the page: numbers that can be told by hand, and a page that needs nothing else."""
 
 import re
+import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
-from clipbert.evaluate.plots import accuracy_by_type, caption_scores, parts_table, recall_table, write_tables
-from clipbert.evaluate.report import headlines, sample_rows, strip, write_pictures, write_report
+from clipbert.evaluate.plots import accuracy_by_type, bars, caption_scores, parts_table, recall_table, write_tables
+from clipbert.evaluate.report import STRIP_HEIGHT, headlines, sample_rows, strip, write_pictures, write_report
 from clipbert.evaluate.run import Evaluation
 from clipbert.frames import FrameCache
 from clipbert.params import Params
@@ -262,3 +264,24 @@ def test_pictures_for_the_tracker(tiny_project: Path, tmp_path: Path) -> None:
     paths = write_pictures("open_qa", open_qa().items, cache, tmp_path)
     assert [path.name for path in paths[::2]] == ["right_1.jpg", "right_2.jpg", "wrong_1.jpg"]
     assert all(path.read_bytes()[:2] == b"\xff\xd8" for path in paths[::2])
+
+
+def test_words_that_no_bundled_font_can_draw_are_in_the_text_file(tiny_project: Path, tmp_path: Path) -> None:
+    cache = FrameCache(tiny_project / "artifacts" / "frames")
+    heights = {}
+    for answer in ("\u7ea2\u8272", "\u0643\u0644\u0628", "L\u00f6we"):
+        items = open_qa().items.assign(predicted=answer)
+        picture, words = write_pictures("open_qa", items, cache, tmp_path)[:2]
+        assert words.read_text(encoding="utf-8").splitlines()[-1] == f"predicted: {answer} (90 %)"
+        heights[answer] = Image.open(picture).height
+    assert heights["\u7ea2\u8272"] == heights["\u0643\u0644\u0628"] == STRIP_HEIGHT + 8  # the frames alone
+    assert heights["L\u00f6we"] == STRIP_HEIGHT + 8 + 3 * 16
+
+
+def test_a_figure_keeps_words_of_any_script_as_text_without_a_warning() -> None:
+    names = ["\u6570\u91cf", "\u0915\u093f\u0924\u093e\u092c"]
+    table = pd.DataFrame({"answer_type": names, "questions": 1, "accuracy": 50.0, "blank_frames": 10.0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = bars(table)
+    assert all(f"{name} (1)" in drawn for name in names)

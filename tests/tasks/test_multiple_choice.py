@@ -115,3 +115,16 @@ def test_a_type_becomes_the_name_of_a_metric_that_a_tracker_takes() -> None:
         "multiple_choice/accuracy",
         "multiple_choice/questions",
     }
+
+
+def test_kinds_of_questions_in_any_script_have_a_metric_each() -> None:
+    items = pd.DataFrame(
+        {
+            "answer_type": ["\u6570\u91cf", "\u989c\u8272", "\u989c\u8272", "a b", "a-b"],
+            "score": [1.0, 0.0, 1.0, 1.0, 0.0],
+        }
+    )
+    found = MultipleChoice(MultipleChoiceParams()).metrics(items)
+    assert found["multiple_choice/accuracy_\u6570\u91cf"] == 100.0
+    assert found["multiple_choice/accuracy_\u989c\u8272"] == 50.0
+    assert sorted(found["multiple_choice/" + name] for name in ("accuracy_a_b", "accuracy_a_b_4")) == [0.0, 100.0]

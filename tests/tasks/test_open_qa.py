@@ -24,6 +24,20 @@ def test_the_vocabulary_holds_the_most_frequent_answers_ties_in_alphabetical_ord
     assert fields == {"answers": ["blue", "red", "ant"], "projection_size": None}
 
 
+def test_spellings_of_an_answer_are_one_answer() -> None:
+    task = OpenQA(OpenQAParams())
+    composed, decomposed = "L\u00f6we", "Lo\u0308we"
+    train = [example(composed, decomposed, "l\u00f6we", composed), example("Stra\u00dfe", "STRASSE")]
+    answers = task.config_fields(train)["answers"]
+    assert answers == [composed, "STRASSE", "Stra\u00dfe"]
+    config = SimpleNamespace(answers=answers)
+    assert task.labels(example(decomposed, "L\u00d6WE", "strasse", "lowe"), [0, 1, 2, 3], config) == [0, 0, 1, IGNORED]
+    assert task.scored(example(decomposed), 0, composed, answers)["score"] == 1.0
+    assert task.scored(example("lowe"), 0, composed, answers)["score"] == 0.0
+    items = pd.DataFrame({"answer": [decomposed, "Strasse"], "chance": [0.5, 0.5]})
+    assert task.baselines(items, train)["open_qa/majority_accuracy"] == 50.0
+
+
 def test_captions_are_used_when_every_training_video_has_one() -> None:
     captioned = replace(example("red", "blue"), captions=["a red square"])
     assert OpenQA(OpenQAParams()).uses_captions([captioned, captioned])

@@ -97,12 +97,13 @@ def write_pictures(task: str, items: pd.DataFrame, cache: FrameCache, out: Path)
     from PIL import ImageFont
 
     paths = []
-    font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 12)
+    font_file = str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
+    font = ImageFont.truetype(font_file, 12)
     for name, rows in sample_rows(task, items).items():
         for number, row in enumerate(rows, start=1):
             frames = strip(cache, row["media"])
             lines = [line for line in task_class(task).words(row) if line]
-            drawn = lines if _drawable("".join(lines), font.path) else []
+            drawn = lines if _drawable("".join(lines), font_file) else []
             canvas = Image.new("RGB", (max(frames.width, 640), frames.height + 8 + 16 * len(drawn)), "white")
             canvas.paste(frames, (0, 0))
             draw = ImageDraw.Draw(canvas)
