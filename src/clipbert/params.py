@@ -63,6 +63,10 @@ class SeverityParams(Section):
     text_length: Severity = Field("fail", description="texts are not longer than max_text_chars")
     text_empty: Severity = Field("fail", description="texts have a letter or a digit of some language")
     text_duplicates: Severity = Field("warn", description="few captions of val and test stand in another split too")
+    text_placeholder: Severity = Field("warn", description="no text is the mark of an empty cell: nan, None, null, N/A")
+    text_truncated: Severity = Field("warn", description="few texts are cut at model.max_text_length")
+    text_identical: Severity = Field("warn", description="few texts are the same after that")
+    train_size: Severity = Field("warn", description="each kind of texts has enough media to learn from")
     answers: Severity = Field("fail", description="questions have an answer, and it is one of the options")
     answer_coverage: Severity = Field("warn", description="answers of val and test are among the trained ones")
     class_balance: Severity = Field("warn", description="no answer is that of most questions")
@@ -89,6 +93,11 @@ class ValidateParams(Section):
 
     max_text_chars: int = Field(2000, ge=1, description="a longer caption or question is an error in the data")
     min_videos_per_split: int = Field(1, ge=0, description="fewer media in train, val or test fail the gate")
+    min_train_videos: int = Field(
+        400, ge=0, description="a kind of texts with fewer training media is too small to learn from"
+    )
+    max_truncated: Fraction = Field(0.05, description="share of texts, of a kind and split, that may be cut")
+    max_identical: Fraction = Field(0.01, description="share of texts that may be the same as another once cut")
     max_look_distance: float = Field(
         6.0, ge=0, le=7, description="bits of 64; videos whose looks differ by no more are near-duplicates"
     )

@@ -17,6 +17,7 @@ from clipbert.params import Params
 from clipbert.predictions_file import write_predictions
 from clipbert.redact import redact_values
 
+MAX_VOCABULARY_TEXTS = 200_000  # enough for a vocabulary; more take long
 ORPHAN_S = 20.0  # what a training whose DVC or torchrun was killed is given to save and end
 
 
@@ -89,7 +90,35 @@ def validate(project: Project, params: Params) -> None:
     from clipbert.data.validate import validate
 
     check_artifacts(project.root)
-    validate(project.manifest, project.validation, params.validate_, params.tasks.open_qa.max_answers)
+    limit = text_limit(project, params)
+    validate(project.manifest, project.validation, params.validate_, params.tasks.open_qa.max_answers, limit)
+
+
+def text_limit(project: Project, params: Params) -> Any:
+    """Return the tokenizer that a training will have and its text limit, or why there is none.
+
+    The tokenizer is that of `model.text`, or one learned from all training texts as `train` learns one from those of a
+    task: for a task that reads only some of them the numbers are close estimates.
+    """
+    from clipbert.data.manifest import read_texts
+    from clipbert.data.truncation import TextLimit
+    from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
+
+    source = params.model.text_from
+    try:
+        if source is not None:
+            tokenizer = load_tokenizer(project.root / source if (project.root / source).is_dir() else source)
+        else:
+            texts = read_texts(project.manifest)
+            train = texts[texts["split"] == "train"]
+            options = (option for options in train["options"].dropna() for option in options)
+            learned = sorted({*train["text"], *train["answer"].dropna(), *options})
+            every = max(1, len(learned) // MAX_VOCABULARY_TEXTS)
+            tokenizer = train_tokenizer(learned[::every], vocab_size=params.model.vocab_size)
+    except ClipBertError as error:
+        return str(error)
+    length = params.model.max_text_length or {"tiny": 64, "base": 32}[params.model.preset]
+    return TextLimit(lambda texts: tokenizer(texts, verbose=False)["input_ids"], length)
 
 
 def frames(project: Project, params: Params, repair: bool = False) -> None:
@@ -124,6 +153,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.tasks.scoring import cached_frames_params
     from clipbert.train.checkpoint import Checkpoints
     from clipbert.train.distributed import device_of_this_process, joined
+    from clipbert.train.length import length_lines
     from clipbert.train.loop import NotTracked, Run, export, start, train
     from clipbert.train.setup import build_model
     from clipbert.train.training_card import training_card
@@ -149,6 +179,9 @@ def train(project: Project, task_name: str, params: Params) -> None:
             {"processes": ranks.world, "device": device.type, "torch": torch.__version__},
         )
         run = Run(task, model, processor, cache, examples, val, params, checkpoints, device, ranks)
+        if not params.train.budget:
+            enough, min_steps = params.validate_.min_train_videos, params.train.min_steps
+            _say(length_lines(task_name, len(examples), run.length(), min_steps, enough))
         if not ranks.first:
             state, stepper = start(run)
             train(run, state, stepper, NotTracked())

@@ -244,7 +244,7 @@ def test_two_steps_train_from_both_parts(
 ) -> None:
     settings = Params.model_validate(
         {
-            "train": {"batch_size": 8, "lr": 0.01},
+            "train": {"batch_size": 8, "lr": 0.01, "min_steps": 0},
             "tasks": {"open_qa": {"epochs": 1}},
             "model": {"vision": str(folders("convnext")), "text": str(bert), "image_size": 56, "max_text_length": 32},
         }

@@ -17,6 +17,7 @@ SMALLEST: dict[str, object] = {
     "model.image_size": 32,
     "train.batch_size": 8,
     "train.checkpoint_every_steps": 5,
+    "train.min_steps": 0,
     "tasks.retrieval.epochs": 2,
     "tasks.open_qa.epochs": 2,
     "evaluate.clips": 2,

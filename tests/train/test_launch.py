@@ -17,7 +17,13 @@ from tests.params_file import write_params
 pytestmark = pytest.mark.pipeline
 
 SMALL = {"model.hidden_size": 32, "model.num_hidden_layers": 1, "model.num_attention_heads": 2, "model.image_size": 48}
-TRAIN = {"train.processes": 2, "train.batch_size": 8, "train.checkpoint_every_steps": 3, "tasks.retrieval.epochs": 20}
+TRAIN = {
+    "train.processes": 2,
+    "train.batch_size": 8,
+    "train.checkpoint_every_steps": 3,
+    "tasks.retrieval.epochs": 20,
+    "train.min_steps": 0,
+}
 
 
 @pytest.fixture

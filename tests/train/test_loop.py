@@ -37,7 +37,7 @@ class Log:
 
 
 def params(**train: object) -> Params:
-    values = {"batch_size": 8, "checkpoint_every_steps": 2, "lr": 0.001} | train
+    values = {"batch_size": 8, "checkpoint_every_steps": 2, "lr": 0.001, "min_steps": 0} | train
     return Params.model_validate(
         {
             "train": values,

@@ -17,7 +17,7 @@ STEPS = 12  # 24 examples, 8 in a step, 4 epochs
 
 
 def settings(task: str = "retrieval", **train: Any) -> dict[str, Any]:
-    values = {"batch_size": 8, "checkpoint_every_steps": 1, "lr": 0.001, "precision": "fp32"} | train
+    values = {"batch_size": 8, "checkpoint_every_steps": 1, "lr": 0.001, "precision": "fp32", "min_steps": 0} | train
     return {"task": task, "params": {"train": values, "tasks": {task: {"epochs": 4}}}}
 
 

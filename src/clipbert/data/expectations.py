@@ -14,6 +14,8 @@ ROW_COLUMNS = {
     "texts": ["id", "kind", "media", "split"],
     "splits": ["split"],
     "answers": ["answer", "id", "media", "split"],
+    "sizes": ["kind", "train_media", "needed"],
+    "truncation": ["kind", "split", "texts", "truncated", "identical"],
     "drift": ["measure", "meaning"],
 }
 
@@ -46,6 +48,7 @@ def checks(params: ValidateParams) -> list[Check]:
         *_media_values(),
         *_odd(params),
         *_texts(params),
+        *_truncation(params),
         *_answers(params),
         *_drift(),
     )
@@ -184,12 +187,45 @@ def _texts(params: ValidateParams) -> Iterator[Rule]:
         "shorten it, or raise the limit.",
     )
     yield (
+        "text_placeholder",
+        "texts",
+        IN_SET(column="placeholder", value_set=[False]),
+        "A caption or question that is only nan, None, null or N/A, which table programs write for an empty cell: "
+        "write the text, or remove the line.",
+    )
+    yield (
+        "train_size",
+        "sizes",
+        gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="train_media", column_B="needed", or_equal=True),
+        f"Fewer training media than validate.min_train_videos = {params.min_train_videos}: a model that starts from "
+        "random weights stays near chance (docs/own-data.md says what to expect). Add videos, or start from trained "
+        "parts (model.text, model.vision, model.init_from).",
+    )
+    yield (
         "text_duplicates",
         "texts",
         BETWEEN(column="other_splits", max_value=0, mostly=1 - params.max_duplicate_texts),
         f"More than validate.max_duplicate_texts = {params.max_duplicate_texts:g} of the val and test captions stand "
         "in another split too: a right answer may be counted as wrong, or have been learned by heart; describe more "
         "closely, or raise the limit.",
+    )
+
+
+def _truncation(params: ValidateParams) -> Iterator[Rule]:
+    yield (
+        "text_truncated",
+        "truncation",
+        BETWEEN(column="truncated_share", max_value=params.max_truncated),
+        f"More than validate.max_truncated = {params.max_truncated:g} of the texts are longer than "
+        "model.max_text_length and are cut there: shorten them, or raise model.max_text_length.",
+    )
+    yield (
+        "text_identical",
+        "truncation",
+        BETWEEN(column="identical_share", max_value=params.max_identical),
+        f"More than validate.max_identical = {params.max_identical:g} of the texts are the same as another one once "
+        "they are cut at model.max_text_length, so nothing can tell them apart: put what matters first, shorten them, "
+        "or raise model.max_text_length.",
     )
 
 

@@ -18,6 +18,7 @@ from clipbert.console import console
 from clipbert.data import drift
 from clipbert.data.expectations import ROW_COLUMNS, Check, checks
 from clipbert.data.manifest import read_texts, read_videos
+from clipbert.data.truncation import TextLimit
 from clipbert.data.validation_page import bundle_styles, write_page
 from clipbert.data.validation_summary import explain, passed, warn
 from clipbert.data.validation_tables import Tables, make_tables
@@ -50,12 +51,13 @@ class Outcome:
     remedy: str
 
 
-def validate(manifest_dir: Path, out: Path, params: ValidateParams, max_answers: int = 1500) -> None:
+def validate(manifest_dir: Path, out: Path, params: ValidateParams, max_answers: int = 1500, limit: TextLimit | str = "no tokenizer was given") -> None:
     """Check the manifest and write `out`, also when the gate fails: index.html, result.json, data_docs/,
     near_duplicates.csv and baseline/, what the next manifest is compared with.
 
     Args:
         max_answers: how many of the most frequent training answers a model can give.
+        limit: the tokenizer of the model and its text limit, or why there is none.
 
     Raises:
         ClipBertError: there is no manifest; or it fails: every failing check with its first rows and what to do. The
@@ -65,7 +67,7 @@ def validate(manifest_dir: Path, out: Path, params: ValidateParams, max_answers:
     today = drift.take(manifest_dir, videos, texts)
     baseline, kept = drift.choose(out / BASELINE, today)
     changes = None if baseline is None else drift.measure(baseline, today, params.drift)
-    tables = make_tables(videos, texts, changes, params, max_answers)
+    tables = make_tables(videos, texts, changes, params, max_answers, limit)
     gate = [check for check in checks(params) if check.table in tables.frames]
     with atomic_directory(out) as folder:
         outcomes = _run(gate, tables, folder / "data_docs")
@@ -85,7 +87,7 @@ def _result(outcomes: list[Outcome], tables: Tables, params: ValidateParams) -> 
     """The content of result.json."""
     held_out = tables.frames["videos"]["near_duplicates"]
     near = tables.near.head(LISTED_PAIRS)
-    changes = tables.frames.get("drift")
+    changes, cut = tables.frames.get("drift"), tables.frames.get("truncation")
     return {
         "success": all(outcome.success or outcome.severity == "warn" for outcome in outcomes),
         "rows": {table: len(frame) for table, frame in tables.frames.items()},
@@ -99,6 +101,9 @@ def _result(outcomes: list[Outcome], tables: Tables, params: ValidateParams) -> 
             "pairs": len(tables.near),
             "near_duplicates": [{key: _plain(value) for key, value in row.items()} for row in near.to_dict("records")],
         },
+        "truncation": [
+            {key: _plain(value) for key, value in row.items()} for row in cut.to_dict("records")
+        ] if cut is not None else None,
         "drift": None if changes is None else changes.to_dict("records"),
     }
 

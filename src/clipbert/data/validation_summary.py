@@ -39,6 +39,13 @@ def passed(console: Console, result: dict[str, Any], out: Path) -> None:
             f"({leakage['pairs']} pairs, at most {leakage['max_leakage']:g} allowed)",
             markup=False,
         )
+    for row in result["truncation"] or ():
+        if row["truncated"]:
+            console.print(
+                f"validate: {row['truncated']} of {row['texts']} texts ({row['kind']}, {row['split']}) are cut at "
+                f"model.max_text_length ({row['truncated_share']:.1%}); {row['identical']} are then the same as another",
+                markup=False,
+            )
     for name, why in result["skipped"].items():
         console.print(f"validate: {name} not checked: {why}", markup=False)
     total, warnings = len(result["expectations"]), len(wrong(result, "warn"))

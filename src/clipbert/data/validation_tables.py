@@ -9,6 +9,8 @@ import regex
 
 from clipbert.data.leakage import near_duplicates
 from clipbert.data.manifest import SPLITS
+from clipbert.data.placeholders import is_placeholder
+from clipbert.data.truncation import TextLimit, measure_truncation
 from clipbert.params import ValidateParams
 from clipbert.text_normalization import normalize_text
 
@@ -27,9 +29,11 @@ class Tables:
 
 
 def make_tables(
-    videos: pd.DataFrame, texts: pd.DataFrame, drift: pd.DataFrame | None, params: ValidateParams, max_answers: int
+    videos: pd.DataFrame, texts: pd.DataFrame, drift: pd.DataFrame | None, params: ValidateParams, max_answers: int,
+    limit: TextLimit | str = "there is no tokenizer",
 ) -> Tables:
-    """Put together the tables videos, texts, splits, answers and drift; the latter two only when they have rows.
+    """Put together the tables videos, texts, splits, sizes, answers, truncation and drift; the latter four only when
+    they have rows.
 
     videos gains `splits_of_file` (splits in which a file of the same hash lies), `short_side` and, for val and test,
     `near_duplicates`. texts gains `media_known`, `splits_of_media`, `text_chars`, `letters`, `answer_chars`,
@@ -49,6 +53,15 @@ def make_tables(
         frames["answers"] = answers
     else:
         skipped["answer_coverage"] = "there are no open questions in val and test, or none in train"
+    sizes = _sizes(texts, params.min_train_videos)
+    if len(sizes):
+        frames["sizes"] = sizes
+    else:
+        skipped["train_size"] = "no text is of the training split"
+    if isinstance(limit, str):
+        skipped["text_truncated"] = limit
+    else:
+        frames["truncation"] = measure_truncation(texts, limit)
     if drift is None:
         skipped["drift"] = "no other manifest has passed yet; this one is the baseline once it passes"
     else:
@@ -84,10 +97,17 @@ def _texts(texts: pd.DataFrame, videos: pd.DataFrame) -> pd.DataFrame:
         splits_of_media=texts.groupby("media")["split"].transform("nunique"),
         text_chars=texts["text"].str.len(),
         letters=texts["text"].map(_letters),
+        placeholder=texts["text"].map(is_placeholder),
         answer_chars=questions.map(_letters).astype(float).reindex(texts.index),
         options_count=texts["options"].map(lambda options: 0 if options is None else len(options)),
         other_splits=splits.where(captions["split"].isin(HELD_OUT)).reindex(texts.index),
     ).drop(columns="options")
+
+
+def _sizes(texts: pd.DataFrame, needed: int) -> pd.DataFrame:
+    """How many training media each kind of texts has, and how many it needs."""
+    media = texts[texts["split"] == "train"].groupby("kind")["media"].nunique()
+    return media.rename("train_media").reset_index().assign(needed=needed)
 
 
 def _letters(text: str) -> int:

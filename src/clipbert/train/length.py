@@ -46,3 +46,28 @@ def training_length(
     steps_per_epoch = examples // (videos * min(accumulate, examples // videos))
     epochs = max(requested_epochs, math.ceil(min_steps / steps_per_epoch))
     return TrainingLength(epochs, requested_epochs, steps_per_epoch, max(1, epochs // requested_epochs))
+
+
+def length_lines(task: str, videos: int, length: TrainingLength, min_steps: int, enough: int) -> list[str]:
+    """Return what a user should know of a training on a small split.
+
+    Args:
+        task: its name.
+        videos: of the training split.
+        length: of the training.
+        min_steps: `train.min_steps`.
+        enough: `validate.min_train_videos`.
+    """
+    lines = []
+    if videos < enough:
+        lines.append(
+            f"{task}: warning: {videos} training videos are fewer than validate.min_train_videos = {enough}; a model "
+            "that starts from random weights stays near chance. What to expect: docs/own-data.md"
+        )
+    if length.epochs > length.requested_epochs:
+        lines.append(
+            f"{task}: {length.epochs} epochs instead of tasks.{task}.epochs = {length.requested_epochs}, for "
+            f"train.min_steps = {min_steps} (an epoch of {videos} videos has {length.steps_per_epoch} "
+            f"step{'s' if length.steps_per_epoch > 1 else ''}); validated every {length.epochs_per_validation} epochs"
+        )
+    return lines
