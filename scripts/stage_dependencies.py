@@ -23,6 +23,7 @@ PACKAGE = Path("src/clipbert")
 INFRASTRUCTURE = {
     "__init__.py": "the version and the lazy name `clipbert.pipeline`, which no stage uses",
     "console.py": "what is printed while a stage works",
+    "data_params.py": "part of params.py",
     "ended.py": "exit codes of a training's processes",
     "errors.py": "the exception for user errors and the wording of messages",
     "files.py": "writes files atomically: the bytes are the caller's",
@@ -32,6 +33,7 @@ INFRASTRUCTURE = {
     "linked_folders.py": "refuses folders that are links and changes no result",
     "parameter_fields.py": "part of params.py",
     "params.py": "reads params.yaml, whose values DVC compares by itself (`params` of each stage)",
+    "project.py": "the names of files and folders",
     "redact.py": "hides secrets in what is printed and recorded",
     "stages.py": "holds one function for each verb: as a dependency, a change to one verb would rerun all stages",
     "task_params.py": "part of params.py",

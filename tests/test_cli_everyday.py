@@ -19,7 +19,8 @@ from clipbert.cli import app
 from clipbert.errors import ClipBertError
 from clipbert.interruption import RESUMED, closing_line
 from clipbert.params import Params
-from clipbert.stages import Project, evaluate, register
+from clipbert.project import Project
+from clipbert.stages import evaluate, register
 from scripts.plots_page import name_page
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -13,7 +13,8 @@ from clipbert.data.remembered import Remembered
 from clipbert.folder_checksums import write_checksums
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval, ClipBertProcessor
 from clipbert.predictions_file import write_predictions
-from clipbert.stages import Project, check_history
+from clipbert.project import Project
+from clipbert.stages import check_history
 
 
 @pytest.fixture

@@ -143,7 +143,9 @@ def test_missing_parameters_are_listed_with_their_defaults_to_paste(tmp_path: Pa
 def test_a_section_without_content_lacks_everything(tmp_path: Path) -> None:
     path = write_params(tmp_path)
     path.write_text(path.read_text().partition("release:\n")[0] + "release:\n")
-    with pytest.raises(ClipBertError, match=r"3 missing .*\n  release:\n    confidence: 0.95\n    min_gain: 0.0\n"):
+    with pytest.raises(
+        ClipBertError, match=r"4 missing .*\n  release:\n    name: clipbert\n    confidence: 0.95\n    min_gain: 0.0\n"
+    ):
         load_params(path)
 
 

@@ -197,7 +197,7 @@ def _source(media: Path, hold_out: list[str] | None = None) -> Any:
     from clipbert.data.adapters.canonical import Source
     from clipbert.data.adapters.splits import read_fractions
     from clipbert.linked_folders import writable_data
-    from clipbert.stages import Project
+    from clipbert.project import Project
 
     data = Project(Path.cwd()).data
     if data.is_symlink():

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from clipbert.params import TASKS
-from clipbert.stages import Project
+from clipbert.project import Project
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
 Set = Annotated[

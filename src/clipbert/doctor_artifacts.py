@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipbert.errors import ClipBertError
 from clipbert.folder_checksums import CHECKSUMS, DamagedError, problem_of, read_checksums
-from clipbert.stages import Project
+from clipbert.project import Project
 
 
 def damaged_artifacts(root: Path) -> Iterator[tuple[str, str | None, list[str]]]:

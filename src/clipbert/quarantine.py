@@ -12,7 +12,8 @@ from clipbert.data.manifest import QUARANTINE_FILE, check
 from clipbert.data.quarantine import REASONS, Quarantined, read_quarantine
 from clipbert.errors import ClipBertError
 from clipbert.params import Params
-from clipbert.stages import Project, frames
+from clipbert.project import Project
+from clipbert.stages import frames
 
 DETAIL_CHARS = 90
 

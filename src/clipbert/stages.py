@@ -15,59 +15,10 @@ from clipbert.folder_checksums import CHECKSUMS, DamagedError, check_files, writ
 from clipbert.linked_folders import check_artifacts, writable_data
 from clipbert.params import Params
 from clipbert.predictions_file import write_predictions
+from clipbert.project import Project
 from clipbert.redact import redact_values
 
-MAX_VOCABULARY_TEXTS = 200_000  # enough for a vocabulary; more take long
 ORPHAN_S = 20.0  # what a training whose DVC or torchrun was killed is given to save and end
-
-
-class Project:
-    """Where everything lies below the project's folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.data = root / "data"
-        self.recipes = root / "recipes"
-        self.artifacts = root / "artifacts"
-        self.manifest = self.artifacts / "manifest"
-        self.validation = self.artifacts / "validation"
-        self.frames = self.artifacts / "frames"
-
-    def model(self, task: str) -> Path:
-        """The trained model of a task."""
-        return self.artifacts / "models" / task
-
-    def run(self, task: str) -> Path:
-        """Which experiment run trained it."""
-        return self.artifacts / "runs" / f"{task}.json"
-
-    def history(self, task: str) -> Path:
-        """The curves of its training."""
-        return self.artifacts / "history" / task
-
-    def checkpoints(self, task: str) -> Path:
-        """What a killed training goes on from; no DVC output."""
-        return self.artifacts / "checkpoints" / task
-
-    def metrics(self, task: str) -> Path:
-        """Its flat metrics."""
-        return self.artifacts / "metrics" / f"{task}.json"
-
-    def plots(self, task: str) -> Path:
-        """The tables behind its curves."""
-        return self.artifacts / "plots" / task
-
-    def predictions(self, task: str) -> Path:
-        """One row a test item."""
-        return self.artifacts / "predictions" / f"{task}.parquet"
-
-    def report(self, task: str) -> Path:
-        """Its page."""
-        return self.artifacts / "reports" / f"{task}.html"
-
-    def release(self, task: str) -> Path:
-        """Its registered version."""
-        return self.artifacts / "releases" / f"{task}.json"
 
 
 def sample_data(project: Project, seed: int) -> None:
@@ -88,37 +39,11 @@ def ingest(project: Project, params: Params) -> None:
 def validate(project: Project, params: Params) -> None:
     """The gate over artifacts/manifest/."""
     from clipbert.data.validate import validate
+    from clipbert.model.text_limit import text_limit
 
     check_artifacts(project.root)
-    limit = text_limit(project, params)
+    limit = text_limit(project.root, project.manifest, params.model)
     validate(project.manifest, project.validation, params.validate_, params.tasks.open_qa.max_answers, limit)
-
-
-def text_limit(project: Project, params: Params) -> Any:
-    """Return the tokenizer that a training will have and its text limit, or why there is none.
-
-    The tokenizer is that of `model.text`, or one learned from all training texts as `train` learns one from those of a
-    task: for a task that reads only some of them the numbers are close estimates.
-    """
-    from clipbert.data.manifest import read_texts
-    from clipbert.data.truncation import TextLimit
-    from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
-
-    source = params.model.text_from
-    try:
-        if source is not None:
-            tokenizer = load_tokenizer(project.root / source if (project.root / source).is_dir() else source)
-        else:
-            texts = read_texts(project.manifest)
-            train = texts[texts["split"] == "train"]
-            options = (option for options in train["options"].dropna() for option in options)
-            learned = sorted({*train["text"], *train["answer"].dropna(), *options})
-            every = max(1, len(learned) // MAX_VOCABULARY_TEXTS)
-            tokenizer = train_tokenizer(learned[::every], vocab_size=params.model.vocab_size)
-    except ClipBertError as error:
-        return str(error)
-    length = params.model.max_text_length or {"tiny": 64, "base": 32}[params.model.preset]
-    return TextLimit(lambda texts: tokenizer(texts, verbose=False)["input_ids"], length)
 
 
 def frames(project: Project, params: Params, repair: bool = False) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.params import Params
-from clipbert.stages import Project
+from clipbert.project import Project
 from clipbert.tasks.headlines import HEADLINES
 
 

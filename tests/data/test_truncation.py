@@ -11,9 +11,10 @@ from clipbert.data.ingest import ingest
 from clipbert.data.truncation import TextLimit, measure_truncation
 from clipbert.data.validate import validate
 from clipbert.errors import ClipBertError
+from clipbert.model.text_limit import text_limit
 from clipbert.model.tokenizer import train_tokenizer
 from clipbert.params import IngestParams, Params
-from clipbert.stages import Project, text_limit
+from clipbert.project import Project
 
 WORDS: dict[str, int] = {}
 
@@ -64,7 +65,7 @@ def test_validation_reports_long_captions(
         caption(data, id=f"long{number}", text=f"{before} {number}", media=f"videos/{number}.mp4")
     ingest(data, tmp_path / "artifacts" / "manifest", IngestParams())
     project, params = Project(tmp_path), Params.model_validate({"validate": {"severity": {"text_identical": "fail"}}})
-    limit = text_limit(project, params)
+    limit = text_limit(tmp_path, project.manifest, params.model)
     assert limit.max_text_length == 64
     loose = params.validate_.model_copy(update={"max_leakage": 1.0})
     with pytest.raises(ClipBertError, match=r"text_identical: truncation: .*1 of 3 rows") as caught:
@@ -80,4 +81,4 @@ def test_a_limit_that_cannot_be_known_is_told(tmp_path: Path, tiny_data: object)
     ingest(data, tmp_path / "artifacts" / "manifest", IngestParams())
     params = Params.model_validate({"model": {"text": "models/none"}})
     (tmp_path / "models" / "none").mkdir(parents=True)
-    assert "no tokenizer could be read" in text_limit(Project(tmp_path), params)
+    assert "no tokenizer could be read" in text_limit(tmp_path, Project(tmp_path).manifest, params.model)

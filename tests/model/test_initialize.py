@@ -11,7 +11,8 @@ from clipbert.model import ClipBertConfig, ClipBertForPreTraining, ClipBertForRe
 from clipbert.model.checksums import sign_folder
 from clipbert.model.initialize import Start, digest, parts
 from clipbert.params import Params
-from clipbert.stages import Project, fingerprint, own_start, train
+from clipbert.project import Project
+from clipbert.stages import fingerprint, own_start, train
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
 from clipbert.train.setup import build_model

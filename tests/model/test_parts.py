@@ -33,7 +33,8 @@ from clipbert.model import ClipBertProcessor, load
 from clipbert.model.configuration import BACKBONES
 from clipbert.model.parts import read_text, read_vision
 from clipbert.params import SCRATCH, Params
-from clipbert.stages import Project, fingerprint
+from clipbert.project import Project
+from clipbert.stages import fingerprint
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
 from clipbert.train.checkpoint import Checkpoints

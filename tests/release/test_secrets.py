@@ -9,8 +9,8 @@ import pytest
 from clipbert import stages
 from clipbert.errors import ClipBertError
 from clipbert.params import Params, load_params
+from clipbert.project import Project
 from clipbert.release.store import open_store
-from clipbert.stages import Project
 
 SECRETS = {
     "media": "m3dia-Planted-1",

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from clipbert.params import Params, ReleaseParams
+from clipbert.project import Project
 from clipbert.release.promote import promote
-from clipbert.stages import Project
 from clipbert.summary import print_summary
 from clipbert.tasks.headlines import HEADLINES
 
