@@ -32,10 +32,11 @@ from benchmarks.trap_files import make_traps, number_in
 from clipbert.data.ingest import ingest
 from clipbert.data.manifest import read_videos
 from clipbert.data.probe import Rejected
+from clipbert.data_params import IngestParams
 from clipbert.frames import FrameCache
 from clipbert.frames.build import build_cache
 from clipbert.frames.decode import decode_file
-from clipbert.params import FramesParams, IngestParams
+from clipbert.params import FramesParams
 from clipbert.workers import KillablePool
 
 FRAMES = FramesParams(fps=4.0, size=112)

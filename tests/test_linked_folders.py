@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from clipbert.cli_import import importers
 from clipbert.data.ingest import ingest
 from clipbert.data.manifest import read_videos
+from clipbert.data_params import IngestParams
 from clipbert.errors import ClipBertError
 from clipbert.linked_folders import check_artifacts, dvc_caches, writable_data
-from clipbert.params import IngestParams
 
 
 def test_an_import_writes_through_a_linked_data_folder(

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clipbert.params import IngestParams
+from clipbert.data_params import IngestParams
 
 PARAMS = IngestParams(workers=1)
 LENIENT = IngestParams(workers=1, max_quarantined_fraction=0.9)

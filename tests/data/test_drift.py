@@ -8,7 +8,7 @@ import pytest
 
 from clipbert.data.drift import Snapshot, choose, ks, measure, read
 from clipbert.errors import ClipBertError
-from clipbert.params import DriftParams
+from clipbert.data_params import DriftParams
 
 
 def snapshot(digest: str, media: int = 4, first: int = 0) -> Snapshot:

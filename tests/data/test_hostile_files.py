@@ -12,7 +12,7 @@ from clipbert.data.manifest import read_videos
 from clipbert.data.probe import MediaInfo, Rejected
 from clipbert.data.probing import probe_all, remembering
 from clipbert.data.selection import Selection
-from clipbert.params import IngestParams
+from clipbert.data_params import IngestParams
 
 MakeVideo = Callable[..., Path]
 

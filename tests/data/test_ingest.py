@@ -15,7 +15,7 @@ from clipbert.data.ingest import ingest
 from clipbert.data.manifest import read_texts, read_videos
 from clipbert.errors import ClipBertError
 from clipbert.files import sha256_file
-from clipbert.params import IngestParams
+from clipbert.data_params import IngestParams
 
 MakeData = Callable[..., Path]
 MakeVideo = Callable[..., Path]

@@ -24,7 +24,7 @@ from clipbert.data.manifest import (
 )
 from clipbert.errors import ClipBertError
 from clipbert.folder_checksums import CHECKSUMS
-from clipbert.params import IngestParams
+from clipbert.data_params import IngestParams
 from tests.byte_flips import unnoticed_flips, unnoticed_truncations
 
 VIDEO: dict[str, Any] = {

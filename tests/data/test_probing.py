@@ -14,7 +14,7 @@ from clipbert.data.ingest import ingest
 from clipbert.data.manifest import read_videos
 from clipbert.data.probe import MediaInfo
 from clipbert.data.remembered import Remembered, damage_of, file_stamp
-from clipbert.params import IngestParams
+from clipbert.data_params import IngestParams
 
 MakeVideo = Callable[..., Path]
 

@@ -11,7 +11,7 @@ from canonical_data import LENIENT, PARAMS, caption, quarantine
 
 from clipbert.data.ingest import ingest
 from clipbert.data.manifest import read_texts, read_videos
-from clipbert.params import IngestParams
+from clipbert.data_params import IngestParams
 
 MakeVideo = Callable[..., Path]
 

@@ -13,7 +13,8 @@ from clipbert.data.validate import validate
 from clipbert.errors import ClipBertError
 from clipbert.model.text_limit import text_limit
 from clipbert.model.tokenizer import train_tokenizer
-from clipbert.params import IngestParams, Params
+from clipbert.data_params import IngestParams
+from clipbert.params import Params
 from clipbert.project import Project
 
 WORDS: dict[str, int] = {}

@@ -20,7 +20,7 @@ from clipbert.data.manifest import (
 )
 from clipbert.data.validate import validate
 from clipbert.errors import ClipBertError
-from clipbert.params import ValidateParams
+from clipbert.data_params import ValidateParams
 
 Row = dict[str, Any]
 

@@ -5,7 +5,7 @@ import pytest
 
 from clipbert.data.manifest import TEXTS_SCHEMA, VIDEOS_SCHEMA
 from clipbert.data.validation_tables import make_tables, normalise
-from clipbert.params import ValidateParams
+from clipbert.data_params import ValidateParams
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from benchmarks.trap_files import encode, picture
 from clipbert.data.ingest import ingest
 from clipbert.data.manifest import read_videos
 from clipbert.data.quarantine import REASONS, read_quarantine
+from clipbert.data_params import IngestParams
 from clipbert.frames import FrameCache
 from clipbert.frames.build import build_cache
 from clipbert.frames.decode import decode_file
-from clipbert.params import FramesParams, IngestParams
+from clipbert.params import FramesParams
 from clipbert.workers import KillablePool
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]

@@ -8,9 +8,10 @@ import pytest
 from benchmarks.trap_files import Trap, make_traps, number_in
 from clipbert.data.ingest import ingest
 from clipbert.data.manifest import read_videos
+from clipbert.data_params import IngestParams
 from clipbert.frames import FrameCache
 from clipbert.frames.build import build_cache
-from clipbert.params import FramesParams, IngestParams
+from clipbert.params import FramesParams
 
 pytestmark = pytest.mark.pipeline
 

@@ -15,7 +15,7 @@ from clipbert.data.manifest import TEXTS_FILE, VIDEOS_FILE
 from clipbert.errors import ClipBertError
 from clipbert.files import sha256_file
 from clipbert.folder_checksums import CHECKSUMS, check_files
-from clipbert.params import DriftParams
+from clipbert.data_params import DriftParams
 
 LAST, BEFORE = "last.parquet", "before.parquet"
 _METADATA = b"clipbert.baseline"

@@ -7,7 +7,7 @@ from typing import Any
 import great_expectations.expectations as gxe
 
 from clipbert.data.manifest import KINDS, SPLITS
-from clipbert.params import ValidateParams
+from clipbert.data_params import ValidateParams
 
 ROW_COLUMNS = {
     "videos": ["media", "split"],

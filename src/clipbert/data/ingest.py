@@ -18,7 +18,7 @@ from clipbert.data.selection import Selection, select_media
 from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory, write_json
 from clipbert.linked_folders import check_data, dvc_caches
-from clipbert.params import IngestParams
+from clipbert.data_params import IngestParams
 
 MEMORY_FILE = Path("probes") / "probes.sqlite"
 SPLIT_PRIORITY = ("test", "val", "train")

@@ -15,7 +15,7 @@ from clipbert.data.probe import FORMAT, Limits, MediaInfo, ProbeError, Rejected,
 from clipbert.data.remembered import Remembered, file_stamp, known_by_content
 from clipbert.data.selection import Selection
 from clipbert.files import sha256_file
-from clipbert.params import IngestParams
+from clipbert.data_params import IngestParams
 from clipbert.workers import (
     IN_FLIGHT_PER_WORKER,
     KillablePool,

@@ -25,7 +25,7 @@ from clipbert.data.validation_tables import Tables, make_tables
 from clipbert.errors import ClipBertError
 from clipbert.files import atomic_directory
 from clipbert.folder_checksums import CHECKSUMS, write_checksums
-from clipbert.params import ValidateParams
+from clipbert.data_params import ValidateParams
 
 SHOWN_ROWS = 5
 SHOWN_VALUE = 80

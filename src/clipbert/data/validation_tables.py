@@ -11,7 +11,7 @@ from clipbert.data.leakage import near_duplicates
 from clipbert.data.manifest import SPLITS
 from clipbert.data.placeholders import is_placeholder
 from clipbert.data.truncation import TextLimit, measure_truncation
-from clipbert.params import ValidateParams
+from clipbert.data_params import ValidateParams
 from clipbert.text_normalization import normalize_text
 
 HELD_OUT = ("val", "test")

@@ -12,7 +12,7 @@ from clipbert.data.adapters.flickr8k import import_flickr8k
 from clipbert.data.adapters.visual_genome import import_visual_genome
 from clipbert.data.ingest import ingest
 from clipbert.data.manifest import read_texts, read_videos
-from clipbert.params import IngestParams
+from clipbert.data_params import IngestParams
 
 KARPATHY = {
     "images": [

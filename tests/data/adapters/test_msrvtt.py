@@ -15,7 +15,7 @@ from clipbert.data.adapters.msrvtt import import_msrvtt
 from clipbert.data.ingest import ingest
 from clipbert.data.manifest import read_texts, read_videos
 from clipbert.errors import ClipBertError
-from clipbert.params import IngestParams
+from clipbert.data_params import IngestParams
 
 SPLITS = {"video0": "train", "video1": "train", "video2": "validate", "video3": "test"}
 

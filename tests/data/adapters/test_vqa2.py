@@ -10,7 +10,7 @@ from clipbert.data.adapters.vqa2 import import_vqa2
 from clipbert.data.adapters.vqa_answers import normalise, soft_scores
 from clipbert.data.ingest import ingest
 from clipbert.data.manifest import read_texts
-from clipbert.params import IngestParams
+from clipbert.data_params import IngestParams
 
 
 @pytest.mark.parametrize(
