@@ -124,7 +124,7 @@ def test_good_tables_pass_and_their_pages_need_no_network(folder: Path, monkeypa
     validate(write(folder, videos(), texts()), folder / "out", PARAMS)
     result = result_of(folder)
     assert result["success"] is True
-    assert result["rows"] == {"splits": 3, "texts": 7, "videos": 6}
+    assert result["rows"] == {"splits": 3, "texts": 7, "videos": 6, "sizes": 3}
     assert result["leakage"]["media"] == 0
     assert "baseline" in result["skipped"]["drift"]
     assert len(result["expectations"]) > 40
