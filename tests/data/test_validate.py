@@ -24,7 +24,7 @@ from clipbert.data_params import ValidateParams
 
 Row = dict[str, Any]
 
-PARAMS = ValidateParams()
+PARAMS = ValidateParams(min_train_videos=0)
 
 
 def video(number: int, split: str | None) -> Row:
@@ -124,7 +124,7 @@ def test_good_tables_pass_and_their_pages_need_no_network(folder: Path, monkeypa
     validate(write(folder, videos(), texts()), folder / "out", PARAMS)
     result = result_of(folder)
     assert result["success"] is True
-    assert result["rows"] == {"splits": 3, "texts": 7, "videos": 6}
+    assert result["rows"] == {"splits": 3, "texts": 7, "videos": 6, "sizes": 3}
     assert result["leakage"]["media"] == 0
     assert "baseline" in result["skipped"]["drift"]
     assert len(result["expectations"]) > 40
@@ -213,7 +213,7 @@ def test_wrong_splits_and_look_alikes(folder: Path) -> None:
     rows[3]["looks"] = rows[0]["looks"]
     rows[4]["sha256"] = rows[1]["sha256"]
     write(folder, rows, [*texts(), text("leak", 1, "test") | {"text": "The RED ball no. 2!", "id": "leak"}])
-    found, message = failures(folder, ValidateParams(min_videos_per_split=2))
+    found, message = failures(folder, ValidateParams(min_videos_per_split=2, min_train_videos=0))
     assert set(found) == {
         ("split_by_media", "splits_of_media"),
         ("split_by_file", "splits_of_file"),
