@@ -50,7 +50,7 @@ _YAML = re.compile(
     re.IGNORECASE,
 )
 _OPTION = re.compile(
-    rf"(--?(?:[a-z0-9]{{1,40}}-){{0,8}}(?:{_NAMES})(?:[ \t]+|[\"'],[ \t]*[\"']))(?!-)({_QUOTED}|[^\s\"',]+)",
+    rf"(--?(?:[a-z0-9]{{1,40}}-){{0,8}}(?:{_NAMES})(?:[ \t]|[\"'],[ \t]*[\"']))(?!-)({_QUOTED}|[^\s\"',]+)",
     re.IGNORECASE,
 )
 _HEADER = re.compile(
