@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 from agreement import NAME, assert_agreement
-from conftest import releaser, save_model, scored_items
+from small_releases import releaser, save_model, scored_items
 from write_points import in_child
 
 from clipbert.errors import ClipBertError
