@@ -39,7 +39,8 @@ def advised() -> list[str]:
     for text in (text for path in sources for text in texts(path)):
         for command in re.findall(r"`([^`\n]+)`", text):
             words = re.sub(r"^(\w+=\S+ |X )", "", command).split()
-            if words and words[0] in PROGRAMS and len(words) > 1:
+            # A verb that is filled in is that of the command which prints the message.
+            if words and words[0] in PROGRAMS and len(words) > 1 and words[1] != PLACEHOLDER:
                 found.add(" ".join(words))
         found.update(
             match.strip()
