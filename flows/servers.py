@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from clipbert.redact import redact
 from clipbert.web_guard import LOGIN_PATH, USER, Access, write_access
 from flows.deployments import mark_abandoned_runs, update_deployments
 from flows.prefect_api import PrefectApi, PrefectApiError
@@ -83,9 +84,14 @@ class Servers:
         access = Access("MLflow", port, self._password, self._login_token, session="cookie")
         address = ["--host", HOST, "--port", str(port), "--workers", "1", "--app-name", "clipbert"]
         address += ["--allowed-hosts", ",".join(access.hosts)]
-        places = ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
-        extra = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "CLIPBERT_ACCESS": write_access(access)}
-        self._start("MLflow", [sys.executable, "-m", "mlflow", "server", *address, *places], extra)
+        address += ["--artifacts-destination", str(folder / "artifacts")]
+        # The address of a database may hold a password, and every user of the machine can read command lines.
+        extra = {
+            "MLFLOW_BACKEND_STORE_URI": store,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "CLIPBERT_ACCESS": write_access(access),
+        }
+        self._start("MLflow", [sys.executable, "-m", "mlflow", "server", *address], extra)
         return f"http://{HOST}:{port}"
 
     def prefect(self, port: int) -> str:
@@ -183,9 +189,9 @@ class Servers:
             worker.process.wait()
 
     def tail(self, name: str) -> str:
-        """Return the last lines of a program's log."""
-        lines = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(f"  {line}" for line in lines[-LOG_LINES:])
+        """Return the last lines of a program's log, with passwords in them hidden."""
+        text = redact(self._log(name).read_text(encoding="utf-8", errors="replace"))
+        return "\n".join(f"  {line}" for line in text.splitlines()[-LOG_LINES:])
 
     def _deploy(self, names: list[str]) -> None:
         """Run `prefect deploy` for these deployments of prefect.yaml; again while a database is locked."""
@@ -221,7 +227,9 @@ class Servers:
 
     def _launch(self, name: str, command: list[str], full: dict[str, str], ending: signal.Signals) -> Supervised:
         log: IO[bytes]
-        with self._log(name).open("ab") as log:
+        # Servers write addresses with passwords into their logs, so only the owner may read them.
+        with open(self._log(name), "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
+            os.fchmod(log.fileno(), 0o600)
             return self._supervisor.start(command, full, ending, log)
 
     def _log(self, name: str) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_current_settings, temporary_settings
 
+from clipbert.redact import redact
 from clipbert.web_guard import USER, Access
 from flows.prefect_api import PrefectApi
 from flows.process import HOST, Supervisor, environment
@@ -45,7 +46,7 @@ def temporary_server(root: Path) -> Iterator[None]:
         while not api.is_healthy():
             if server.poll() is not None or time.monotonic() > deadline:
                 log.seek(0)
-                tail = log.read().decode("utf-8", "replace").splitlines()[-LOG_LINES:]
+                tail = redact(log.read().decode("utf-8", "replace")).splitlines()[-LOG_LINES:]
                 raise ServerError("The temporary Prefect server does not start:\n" + "\n".join(tail))
             time.sleep(POLL_S)
         with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth_string}):

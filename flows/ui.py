@@ -42,7 +42,7 @@ def serve(
     with contextlib.ExitStack() as stack:
         if logs is None:
             logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clipbert-ui-")))
-        logs.mkdir(parents=True, exist_ok=True)
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         supervisor = stack.enter_context(Supervisor(root))
         servers = Servers(root, supervisor, logs, api_password(root), lambda line: print(line, flush=True))
         remote = elsewhere.startswith(("http://", "https://"))
