@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DIGEST, METRICS = b"clipbert.sha256", b"clipbert.metrics"
+WRITTEN_BY_PANDAS = {b"pandas", b"PANDAS_ATTRS"}
 REMEDY = "Evaluate again: clipbert evaluate {task}"
 
 
@@ -53,7 +54,7 @@ def read_predictions_file(path: Path) -> tuple["pd.DataFrame", dict[str, float] 
             if _digest(table, metadata).encode() != metadata[DIGEST]:
                 raise ValueError("its content does not match its checksum")
             return table.to_pandas(), json.loads(metadata[METRICS])
-        if unknown := metadata.keys() - {b"pandas"}:
+        if unknown := metadata.keys() - WRITTEN_BY_PANDAS:
             raise ValueError(f"unexpected metadata {sorted(unknown)[0]!r}")
         return table.to_pandas(), None
     except FileNotFoundError as error:

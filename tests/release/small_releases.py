@@ -42,7 +42,7 @@ def save_model(folder: Path, task: str, seed: int) -> Path:
     config = ClipBertConfig.tiny(vocab_size=len(tokenizer), answers=answers, answer_loss=answer_loss, **SMALL)
     torch.manual_seed(seed)
     CLASSES[task](config).save_pretrained(folder)
-    ClipBertProcessor.for_config(config, tokenizer).save_pretrained(folder)
+    ClipBertProcessor.for_config(config, tokenizer, clips=Params().evaluate.clips).save_pretrained(folder)
     return folder
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import av
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -156,11 +157,28 @@ def test_loaded_models_answer_as_the_models_themselves(any_root, release, make_m
         answers = pd.read_parquet(tmp_path / f"{task}-answers.parquet")
         assert list(answers.index) == [7, 3, 3]
         assert answers["error"].isna().all()
-        pipe = pipeline(task, make_model(task, 0), frames=Params().frames, clips=Params().evaluate.clips)
+        pipe = pipeline(task, make_model(task, 0))
         for text, row in zip(texts, answers.to_dict("records"), strict=True):
             best = pipe(text, [video])[0] if task == "retrieval" else pipe(video, text)[0]
             assert row["score" if task == "retrieval" else "confidence"] == pytest.approx(best["score"], abs=1e-5)
             assert row.get("answer") == best.get("answer")
+
+
+def test_the_served_model_uses_the_settings_of_its_folder_and_says_where_params_differ(
+    root, release_embedded, predictions, tmp_path, capsys
+):
+    """A version is served with the settings of a pipeline on its folder, whatever params.yaml has when it registers."""
+    release_embedded(0, predictions(30))
+    assert "the served model" not in capsys.readouterr().out
+    other = Params.model_validate({"evaluate": {"clips": 7}, "frames": {"fps": 4.0}})
+    release_embedded(1, predictions(30), params=other)
+    said = capsys.readouterr().out
+    assert "clips = 2 (params.yaml: evaluate.clips = 7), fps = 2.0 (params.yaml: frames.fps = 4.0)" in said
+    assert said.startswith("retrieval: the served model and pipelines use the settings of ")
+    folder = download_model(open_store(root), NAME, "2", tmp_path / "down").parent.parent
+    model = mlflow.pyfunc.load_model(str(folder))
+    assert {param.name: param.default for param in model.metadata.get_params_schema().params} == {"clips": 2}
+    assert (model.model_config["clips"], model.model_config["fps"]) == (2, 2.0)
 
 
 def test_requirements_are_pinned_and_short(root, release_embedded, predictions, tmp_path):

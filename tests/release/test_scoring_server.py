@@ -64,7 +64,7 @@ def server(
         port = free.getsockname()[1]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PATH": path}
-    settings |= {"CLIPBERT_MAX_UPLOAD_MB": "1", "OMP_NUM_THREADS": "1"}
+    settings |= {"CLIPBERT_MAX_UPLOAD_MB": "1", "CLIPBERT_MAX_ROWS": "10000", "OMP_NUM_THREADS": "1"}
     environment = {key: value for key, value in os.environ.items() if key != "CLIPBERT_MEDIA_ROOTS"} | settings
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(root / "model"), "--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
@@ -144,6 +144,7 @@ ROW = {"video": "a.mp4", "text": TEXT}
         ({"dataframe_records": [ROW], "params": {"clips": 0}}, "application/json", "expected a number from 1 to 64"),
         ({"dataframe_records": [ROW], "params": {"clips": "2"}}, "application/json", "Can not safely convert"),
         ({"dataframe_records": [ROW], "params": [2]}, "application/json", "must be a dictionary"),
+        ({"dataframe_records": [ROW] * 10_001}, "application/json", "at most 10000, the server's CLIPBERT_MAX_ROWS"),
         ({"dataframe_records": [{"video": "a.mp4"}]}, "application/json", "Model is missing inputs ['text']"),
         ({"dataframe_records": []}, "application/json", "Model is missing inputs"),
         ({"dataframe_records": [1, 2]}, "application/json", "Model is missing inputs"),

@@ -20,6 +20,7 @@ from clipbert.errors import ClipBertError
 from clipbert.params import Params
 from clipbert.release.media_access import MediaAccess
 from clipbert.release.registry import _save
+from clipbert.release.served_model import max_rows_from_environment
 
 PARAMS = Params.model_validate({"evaluate": {"clips": 2, "batch_size": 2}, "frames": {"max_frames": 8}})
 OUTSIDE = "is outside the folders that this server may read"
@@ -224,6 +225,33 @@ def test_a_wrong_parameter_is_refused(
     with pytest.raises(MlflowException, match=message) as refused:
         ask(served(task), [row], **params)
     assert refused.value.get_http_status_code() == 400
+
+
+def test_a_request_with_too_many_rows_is_refused(
+    saved: Callable[[str], Path], roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"video": "a.mp4", "text": f"a red square {number}"} for number in range(4)]
+    monkeypatch.setenv("CLIPBERT_MAX_ROWS", "3")
+    model = mlflow.pyfunc.load_model(str(saved("retrieval")))
+    assert len(ask(model, rows[:3])) == 3
+    columns = pd.DataFrame({name: [np.array([row[name] for row in rows])] for name in rows[0]})
+    for asked in (pd.DataFrame(rows), columns):
+        with pytest.raises(MlflowException, match="holds 4 rows: expected at most 3, ") as refused:
+            model.predict(asked)
+        assert "CLIPBERT_MAX_ROWS" in str(refused.value)
+        assert refused.value.get_http_status_code() == 400
+
+
+def test_a_request_holds_at_most_1000_rows_by_default(served: Callable[[str], Any]) -> None:
+    with pytest.raises(MlflowException, match="holds 1001 rows: expected at most 1000"):
+        ask(served("captioning"), [{"video": "gone.mp4"}] * 1001)
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "many", "1e3", "", "9" * 5000])
+def test_a_wrong_row_limit_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPBERT_MAX_ROWS", value)
+    with pytest.raises(ClipBertError, match=r"CLIPBERT_MAX_ROWS is '.*': expected an integer above 0"):
+        max_rows_from_environment()
 
 
 def test_options_are_a_list_or_the_json_of_one(served: Callable[[str], Any]) -> None:

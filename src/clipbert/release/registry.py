@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 import clipbert
+from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.evaluate.conditions import ATTRIBUTE, to_tags
 from clipbert.files import sha256_file, write_json
@@ -33,8 +34,9 @@ from clipbert.release.leftovers import UNFINISHED
 from clipbert.release.ownership import model_tags, own_version, version_tags
 from clipbert.release.provenance import NONE, data_digest, process_tags
 from clipbert.release.runs import DATASET, LONGEST_DIGEST, find_run
+from clipbert.release.served_settings import differences_from_evaluation, served_settings
 from clipbert.release.session import release_session
-from clipbert.release.signatures import SERVED, TOP_K
+from clipbert.release.signatures import SERVED
 from clipbert.release.store import (
     DEFAULT_NAME,
     EMBEDDED,
@@ -102,6 +104,8 @@ def register(
         store.client.set_registered_model_alias(name, CANDIDATE, version.version)
     release = Release(task, name, str(version.version), str(version.run_id), digest, CANDIDATE)
     write_json(out, asdict(release))
+    if line := differences_from_evaluation(task, model_dir, params):
+        console.print(line, markup=False)
     return release
 
 
@@ -260,19 +264,7 @@ def _create_version(store: Store, task: str, run_id: str, model_dir: Path, diges
 
 def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) -> None:
     """Write the MLflow model: the code of this package, the safetensors, and what is needed to run them."""
-    settings = {
-        "task": task,
-        "fps": params.frames.fps,
-        "size": params.frames.size,
-        "max_frames": params.frames.max_frames,
-        "sampling": params.frames.sampling,
-        "timeout_s": params.frames.timeout_s,
-        "clips": params.evaluate.clips,
-        "batch_size": params.evaluate.batch_size,
-        "top_k": TOP_K,
-    }
-    if task == "captioning":
-        settings |= params.tasks.captioning.search()
+    settings = served_settings(task, model_dir, params)
     package = Path(clipbert.__file__).parent
     mlflow.pyfunc.save_model(
         str(folder),

@@ -7,6 +7,7 @@ MLflow runs it as the model's code (models from code): the weights are safetenso
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 FRAMES = ("fps", "size", "max_frames", "sampling", "timeout_s")
 MAX_OPTIONS = 1000
+MAX_ROWS = "CLIPBERT_MAX_ROWS"
+DEFAULT_MAX_ROWS = 1000
 
 Row = dict[str, Any]
 
@@ -44,7 +47,7 @@ class ServedClipBert(PythonModel):
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the model with the settings of its evaluation (`load_model(..., model_config=)` overrides them).
+        """Load the model with the settings of its folder (`load_model(..., model_config=)` overrides them).
 
         Raises:
             ClipBertError: the model cannot be read, or an environment variable has a wrong value.
@@ -54,6 +57,7 @@ class ServedClipBert(PythonModel):
         self.task: str = self.settings["task"]
         self.served = SERVED[self.task]
         self.access = MediaAccess.from_environment()
+        self.max_rows = max_rows_from_environment()
         frames = FramesParams(**{name: self.settings[name] for name in FRAMES if name in self.settings})
         if self.task == "pretrain":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -68,12 +72,17 @@ class ServedClipBert(PythonModel):
         """Return one output row for each input row, in the same order, with the same index.
 
         Raises:
-            MlflowException: INVALID_PARAMETER_VALUE (status 400) for an unknown or wrong parameter, or a table that is
-                none; INTERNAL_ERROR (status 500) for a fault of ours, whose stack trace is in the log.
+            MlflowException: INVALID_PARAMETER_VALUE (status 400) for an unknown or wrong parameter, a table that is
+                none, or too many rows; INTERNAL_ERROR (status 500) for a fault of ours, whose stack trace is logged.
         """
         try:
             chosen = self._params(params or {}, requested_params())
             table = _as_table(model_input, self.served.inputs)
+            if len(table) > self.max_rows:
+                raise ClipBertError(
+                    f"the request holds {len(table)} rows: expected at most {self.max_rows}, the server's {MAX_ROWS}. "
+                    "Send the rows in several requests."
+                )
             return self._answers(table, chosen)
         except (ClipBertError, ValueError) as error:
             raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from None
@@ -194,6 +203,18 @@ class ServedClipBert(PythonModel):
             column = pd.Series(values, index=index, dtype=object)
             table[name] = column if any(value is None for value in values) else column.infer_objects()
         return table
+
+
+def max_rows_from_environment() -> int:
+    """Return the largest number of rows in a request: CLIPBERT_MAX_ROWS, or else 1000.
+
+    Raises:
+        ClipBertError: it is no integer above 0.
+    """
+    text = os.environ.get(MAX_ROWS, str(DEFAULT_MAX_ROWS))
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) > 0):
+        raise ClipBertError(f"{MAX_ROWS} is {text!r}: expected an integer above 0.")
+    return int(text)
 
 
 def _as_table(given: Any, columns: Mapping[str, Any]) -> pd.DataFrame:
