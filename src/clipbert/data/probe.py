@@ -216,7 +216,10 @@ def _repeatability(path: Path, found: dict[str, Any]) -> dict[str, Any]:
     if since is None:
         return {}
     earlier = [time for time in (found["first_bad_s"], since) if time is not None]
-    changed = {"damage": "; ".join(filter(None, (found["damage"], UNREPEATABLE))), "first_bad_s": min(earlier)}
+    changed: dict[str, Any] = {
+        "damage": "; ".join(filter(None, (found["damage"], UNREPEATABLE))),
+        "first_bad_s": min(earlier),
+    }
     if found["path_taken"] == "decord":
         changed |= {"path_taken": "pyav", "path_reason": f"it {UNREPEATABLE}"}
     return changed

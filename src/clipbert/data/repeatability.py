@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ def first_difference(path: str | os.PathLike[str]) -> float | None:
     return None
 
 
-def _digests(path: str | os.PathLike[str], held: int) -> Iterator[Any]:
+def _digests(path: str | os.PathLike[str], held: int) -> Generator[Any, None, None]:
     """The start of each frame in seconds and a digest of its pixels; the last `held` frames are kept alive."""
     kept: collections.deque[Any] = collections.deque(maxlen=held)
     with contextlib.closing(shown_frames(path)) as frames:

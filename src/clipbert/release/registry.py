@@ -21,7 +21,7 @@ from mlflow.models import Model
 import clipbert
 from clipbert.errors import ClipBertError
 from clipbert.evaluate.conditions import ATTRIBUTE, to_tags
-from clipbert.files import sha256_file, write_json
+from clipbert.files import sha256_file
 from clipbert.model.card import CARD, model_card, with_results, write_card
 from clipbert.model.checksums import check_model
 from clipbert.params import TASKS, Params
@@ -47,6 +47,7 @@ from clipbert.release.store import (
     store_errors,
     tracking_uri,
 )
+from clipbert.signed_json import write_signed_json
 
 REQUIRED = ("item_id", "score", "chance")
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pandas", "pillow", "decord", "av", "rich")
@@ -101,7 +102,7 @@ def register(
         _attach_evaluation(store, task, version, metrics, conditions, predictions_parquet, model_dir)
         store.client.set_registered_model_alias(name, CANDIDATE, version.version)
     release = Release(task, name, str(version.version), str(version.run_id), digest, CANDIDATE)
-    write_json(out, asdict(release))
+    write_signed_json(out, asdict(release))
     return release
 
 
