@@ -14,6 +14,7 @@ from clipbert.folder_checksums import write_checksums
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval, ClipBertProcessor
 from clipbert.predictions_file import write_predictions
 from clipbert.project import Project
+from clipbert.signed_json import write_signed_json
 from clipbert.stages import check_history
 
 
@@ -107,3 +108,14 @@ def test_a_changed_number_in_metrics_or_curves_is_noticed(project: Project) -> N
     assert f"{metrics}: retrieval/r1 is 52.0, but the evaluation computed 42.0" in second
     with pytest.raises(doctor.ClipBertError, match=r"val\.csv: damaged or edited .* dvc checkout"):
         check_history(project.history("retrieval"), "retrieval")
+
+
+@pytest.mark.parametrize(("kind", "stage"), [("run", "train"), ("release", "register")])
+def test_a_changed_digit_in_a_description_is_found(project: Project, kind: str, stage: str) -> None:
+    path: Path = getattr(project, kind)("retrieval")
+    write_signed_json(path, {"task": "retrieval", "version": "12"})
+    assert problems(project) == []
+    path.write_text(path.read_text().replace('"12"', '"13"'))
+    (found,) = problems(project)
+    assert f"{path}: damaged or edited" in found
+    assert f"dvc checkout {path}, or run again: clipbert {stage} retrieval" in found

@@ -7,6 +7,7 @@ from pathlib import Path
 from clipbert.errors import ClipBertError
 from clipbert.folder_checksums import CHECKSUMS, DamagedError, problem_of, read_checksums
 from clipbert.project import Project
+from clipbert.signed_json import read_signed_json
 
 
 def damaged_artifacts(root: Path) -> Iterator[tuple[str, str | None, list[str]]]:
@@ -125,13 +126,14 @@ def _evaluations(project: Project) -> tuple[int, list[str]]:
 
 
 def _descriptions(project: Project) -> tuple[int, list[str]]:
-    """The JSON files that say which run and which version; they must at least be whole."""
+    """The JSON files that say which run and which version."""
     count, problems = 0, []
     for folder, stage in (("runs", "train"), ("releases", "register")):
         for path in sorted((project.artifacts / folder).glob("*.json")):
             count += 1
             try:
-                _json(path, f"Restore it: dvc checkout {path}, or run again: clipbert {stage} {path.stem}")
+                remedy = f"Restore it: dvc checkout {path}, or run again: clipbert {stage} {path.stem}"
+                read_signed_json(path, remedy)
             except ClipBertError as error:
                 problems.append(str(error))
     return count, problems

@@ -17,6 +17,7 @@ from clipbert.params import Params
 from clipbert.predictions_file import write_predictions
 from clipbert.project import Project
 from clipbert.redact import redact_values
+from clipbert.signed_json import write_signed_json
 
 ORPHAN_S = 20.0  # what a training whose DVC or torchrun was killed is given to save and end
 
@@ -122,7 +123,8 @@ def train(project: Project, task_name: str, params: Params) -> None:
                     pd.DataFrame(state.history).to_csv(folder / "train.csv", index=False)
                     pd.DataFrame(state.validation).to_csv(folder / "val.csv", index=False)
                     write_checksums(folder, folder.glob("*.csv"))
-                write_json(project.run(task_name), {**tracker.describe(), "seconds": round(state.seconds, 1)})
+                described = {**tracker.describe(), "seconds": round(state.seconds, 1)}
+                write_signed_json(project.run(task_name), described)
             checkpoints.clear()
     console.print(
         f"{task_name}: {state.step} steps in {state.seconds:.0f} s; the best epoch is {state.best_epoch} "

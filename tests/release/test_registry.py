@@ -197,6 +197,7 @@ def test_requirements_are_pinned_and_short(root, release_embedded, predictions, 
         ("metrics", "[1]", r"metrics\.json: expected flat metrics"),
         ("run", "{", r"run\.json: expected the description of a training run"),
         ("run", '{"task": "retrieval"}', r"run\.json: expected .* task and run_id"),
+        ("run", '{"task": "retrieval", "run_id": "1", "content_sha256": "0"}', r"run\.json: damaged or edited"),
         ("predictions", "text", r"predictions\.parquet: expected a table of predictions"),
     ],
 )

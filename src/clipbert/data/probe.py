@@ -20,6 +20,7 @@ from clipbert.data.container import (
 from clipbert.data.decoder_choice import SILENT_CODECS, Scan, choose_decoder, suspicion
 from clipbert.data.looks import PICTURES, look
 from clipbert.data.media_types import IMAGE_FORMATS, IMAGE_SUFFIXES
+from clipbert.data.repeatability import UNREPEATABLE, UNREPEATABLE_CODECS, first_difference
 from clipbert.data.verify import NotEqualError, compare_decoders
 from clipbert.errors import ClipBertError, first_line
 from clipbert.files import sha256_file
@@ -27,7 +28,7 @@ from clipbert.frames.decode import Frames, decode_image, decode_with_decord, dec
 from clipbert.frames.random_access import NotExactError, RandomAccess
 from clipbert.frames.sequential import Shown, shown_frames
 
-FORMAT = 3
+FORMAT = 4
 MEGA = 1e6
 RATE_TOLERANCE = 0.1
 LOOK_SIZE = 32
@@ -95,7 +96,8 @@ class Limits:
         aspect = max(width, height) / max(1, min(width, height))
         if aspect > self.max_aspect:
             raise ProbeError(
-                "extreme_aspect", f"{width}x{height} pixels, {aspect:.3g} to 1; ingest.max_aspect is {self.max_aspect:g}"
+                "extreme_aspect",
+                f"{width}x{height} pixels, {aspect:.3g} to 1; ingest.max_aspect is {self.max_aspect:g}",
             )
 
     def check_duration(self, seconds: float) -> None:
@@ -146,6 +148,8 @@ def probe(
             found = _probe_image(path, limits)
         else:
             found = _probe_video(path, limits, "never" if careful else verify, careful)
+            if verify != "never" and found["codec"] in UNREPEATABLE_CODECS:
+                found |= _repeatability(path, found)
     except ProbeError as error:
         return Rejected(error.reason, str(error), error.first_bad_s)
     except MemoryError:
@@ -206,6 +210,21 @@ def _probe_video(path: Path, limits: Limits, verify: str, careful: bool) -> dict
     }
 
 
+def _repeatability(path: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """The columns that change for a file that decodes differently each time; none for another."""
+    since = first_difference(path)
+    if since is None:
+        return {}
+    earlier = [time for time in (found["first_bad_s"], since) if time is not None]
+    changed: dict[str, Any] = {
+        "damage": "; ".join(filter(None, (found["damage"], UNREPEATABLE))),
+        "first_bad_s": min(earlier),
+    }
+    if found["path_taken"] == "decord":
+        changed |= {"path_taken": "pyav", "path_reason": f"it {UNREPEATABLE}"}
+    return changed
+
+
 def _first_frame(path: Path) -> Shown:
     frames = shown_frames(path)
     try:
@@ -228,9 +247,7 @@ def _to_the_ends(duration: float) -> np.ndarray:
     return np.concatenate([[0.0], _spread(duration), [duration]])
 
 
-def _with_decord(
-    path: Path, scan: Scan, first: Shown, header: Header, verify: str
-) -> tuple[Frames | None, str]:
+def _with_decord(path: Path, scan: Scan, first: Shown, header: Header, verify: str) -> tuple[Frames | None, str]:
     """The look by decord and a remark, or None and what speaks against decord."""
     try:
         video = RandomAccess(path)

@@ -22,7 +22,7 @@ import clipbert
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.evaluate.conditions import ATTRIBUTE, to_tags
-from clipbert.files import sha256_file, write_json
+from clipbert.files import sha256_file
 from clipbert.model.card import CARD, model_card, with_results, write_card
 from clipbert.model.checksums import check_model
 from clipbert.params import TASKS, Params
@@ -49,6 +49,7 @@ from clipbert.release.store import (
     store_errors,
     tracking_uri,
 )
+from clipbert.signed_json import write_signed_json
 
 REQUIRED = ("item_id", "score", "chance")
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pandas", "pillow", "decord", "av", "rich")
@@ -103,7 +104,7 @@ def register(
         _attach_evaluation(store, task, version, metrics, conditions, predictions_parquet, model_dir)
         store.client.set_registered_model_alias(name, CANDIDATE, version.version)
     release = Release(task, name, str(version.version), str(version.run_id), digest, CANDIDATE)
-    write_json(out, asdict(release))
+    write_signed_json(out, asdict(release))
     if line := differences_from_evaluation(task, model_dir, params):
         console.print(line, markup=False)
     return release

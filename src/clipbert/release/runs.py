@@ -15,11 +15,13 @@ from clipbert.redact import redact, redact_values
 from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.provenance import provenance
 from clipbert.release.store import DEFAULT_NAME, Store, open_experiment, store_errors
+from clipbert.signed_json import read_signed_json
 
 PARAMS_AT_ONCE = 100
 LONGEST_VALUE = 5999
 LONGEST_DIGEST = 36
 DATASET = "data"
+RUN_DESCRIPTION = "the description of a training run, a JSON object with task and run_id"
 
 
 def create_run(store: Store, experiment_id: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> Any:
@@ -64,15 +66,14 @@ def find_run(store: Store, run_json: Path) -> str:
     Raises:
         ClipBertError: `run_json` is missing or broken, or the store cannot be written.
     """
-    try:
-        described = json.loads(run_json.read_text(encoding="utf-8"))
-        task, old_id = str(described["task"]), str(described["run_id"])
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise ClipBertError(
-            f"{run_json}: expected the description of a training run, a JSON object with task and run_id "
-            f"({type(error).__name__}: {error}). Restore it with `dvc checkout --force {_below(run_json)}`, or train "
-            f"again: `dvc repro --force --single-item train@{run_json.stem}`."
-        ) from error
+    remedy = (
+        f"Restore it with `dvc checkout --force {_below(run_json)}`, or train again: "
+        f"`dvc repro --force --single-item train@{run_json.stem}`."
+    )
+    described = read_signed_json(run_json, remedy, RUN_DESCRIPTION)
+    if missing := [name for name in ("task", "run_id") if name not in described]:
+        raise ClipBertError(f"{run_json}: expected {RUN_DESCRIPTION}; {missing[0]} is missing. {remedy}")
+    task, old_id = str(described["task"]), str(described["run_id"])
     with store_errors(store.uri, "cannot be read"):
         if active_run(store, old_id) is not None:
             return old_id
