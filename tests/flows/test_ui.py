@@ -5,7 +5,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from prefect_server import REPOSITORY, Prefect, until
+from prefect_server import Prefect, until
 
 from clipbert.doctor import Finding, check_mlflow, check_prefect
 from flows.deployments import mark_abandoned_runs
@@ -46,13 +46,13 @@ def test_a_run_that_the_last_worker_left_unfinished_is_marked_as_crashed(prefect
     assert prefect.state(run)["message"] == "make ui was stopped while it ran"
 
 
-def test_a_taken_port_is_named_with_the_way_to_choose_another() -> None:
+def test_a_taken_port_is_named_with_the_way_to_choose_another(project: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "flows.ui", "--mlflow-port", str(port)]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     assert done.returncode == 2
     assert f"MLflow: port {port} of 127.0.0.1 cannot be used (Address already in use)" in done.stderr
     assert done.stderr.endswith(f"make ui CLIPBERT_MLFLOW_PORT={port + 1}\n")
