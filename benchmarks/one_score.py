@@ -1,6 +1,6 @@
 """How far scores of evaluation, `clipbert.pipeline` and the MLflow model differ, on the models of a project.
 
-    python -m benchmarks.one_score PROJECT [--media 30]
+    python -m benchmarks.one_score PROJECT [--media 30] [--tasks TASK ...]
 
 For each trained task of PROJECT (manifest, frame cache and models below `artifacts/`), the first media of the test
 split are scored by the evaluation from the frame cache, by the evaluation from frames decoded without the cache, by a
@@ -167,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project", type=Path)
     parser.add_argument("--media", type=int, default=30)
+    parser.add_argument("--tasks", nargs="+", default=[name for name in TASKS if name != "pretrain"])
     asked = parser.parse_args()
     project = Project(asked.project.resolve())
     params = load_params(project.root / "params.yaml")
@@ -175,8 +176,8 @@ def main() -> None:
     cache, texts = FrameCache(project.frames), read_texts(project.manifest)
     same = ["| task | first item | evaluation | pipeline | served | scores | largest difference |", "|---" * 7 + "|"]
     jpeg = ["| task | scores | largest | 95th percentile | median | other answer |", "|---" * 6 + "|"]
-    for name in TASKS:
-        if name == "pretrain" or not (project.model(name) / "config.json").is_file():
+    for name in asked.tasks:
+        if not (project.model(name) / "config.json").is_file():
             continue
         task = make_task(name, params)
         pipe = pipeline(name, project.model(name), device="cpu")
