@@ -20,7 +20,7 @@ from clipbert.cli_track import track
 from clipbert.console import console, errors, use_utf8
 from clipbert.ended import end_all
 from clipbert.errors import OUR_ERROR, USER_ERROR, ClipBertError
-from clipbert.interruption import Interrupted, closing_line
+from clipbert.interruption import Interrupted, closing_line, raise_on_interrupt
 from clipbert.leftovers import project_folders, remove_leftovers, remove_scratch_folders
 from clipbert.params import TASKS, Params, check_task, load_params
 from clipbert.redact import install
@@ -31,6 +31,7 @@ class Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            raise_on_interrupt()
             return super().invoke(ctx)
         except KeyboardInterrupt:
             errors.print(closing_line(ctx.invoked_subcommand or "", sys.argv[1:]), markup=False)

@@ -48,7 +48,8 @@ def _probes(project: Project) -> tuple[int, list[str]]:
 
 
 def _frames(project: Project) -> tuple[int, list[str]]:
-    from clipbert.frames.index import INDEX_FILE, Index
+    from clipbert.frames.index import INDEX_FILE, QUARANTINE_FILE, Index
+    from clipbert.frames.quarantine import damage_of
 
     path = project.frames / INDEX_FILE
     if not path.is_file():
@@ -59,7 +60,8 @@ def _frames(project: Project) -> tuple[int, list[str]]:
             ends[entry.shard] = max(ends.get(entry.shard, 0), entry.offset + entry.length)
     except ClipBertError as error:
         return 1, [str(error)]
-    problems = []
+    damage = damage_of(project.frames / QUARANTINE_FILE)
+    problems = [] if damage is None else [f"{damage} Make it again: clipbert frames"]
     for shard, end in sorted(ends.items()):
         file = project.frames / shard
         size = file.stat().st_size if file.is_file() else -1

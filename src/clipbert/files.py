@@ -146,6 +146,12 @@ def _replace_directory(new: Path, path: Path) -> None:
         raise
 
 
+def create_with_umask(path: Path) -> None:
+    """Create an empty file with mode 0666 less the umask if there is none; SQLite alone never lets a group write."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys, atomically."""
     with atomic_write(path, "w") as file:

@@ -1,6 +1,9 @@
 """What Ctrl-C leaves: the closing line of each verb, and the exit code."""
 
+import os
 import signal
+from types import FrameType
+from typing import NoReturn
 
 RESUMED = {
     "ingest": "the manifest is as it was; files that were probed are not probed again",
@@ -15,6 +18,29 @@ RESUMED = {
     "sample-data": "nothing was written",
     "import": "nothing was added to data/",
 }
+
+
+STARTING = b"clipbert: interrupted while starting; nothing was changed.\n"
+
+
+def exit_on_interrupt() -> None:
+    """End the process on Ctrl-C with a line and exit code 130, for as long as it has not begun its work.
+
+    KeyboardInterrupt would end an import with a traceback. Where SIGINT is ignored, as below `nohup`, it stays so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _exit_now)
+
+
+def raise_on_interrupt() -> None:
+    """Raise KeyboardInterrupt on Ctrl-C again, as Python does, from where a verb begins its work."""
+    if signal.getsignal(signal.SIGINT) is _exit_now:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _exit_now(number: int, frame: FrameType | None) -> NoReturn:
+    os.write(2, STARTING)
+    os._exit(128 + signal.SIGINT)
 
 
 class Interrupted(SystemExit):

@@ -30,11 +30,12 @@ def print_summary(project: Project, params: Params) -> None:
     table.add_column("chance or majority", justify="right")
     table.add_column("blank frames", justify="right")
     for task in tasks:
-        metrics = _json(project.metrics(task))
+        metrics = _metrics(project, task)
         for shown in HEADLINES[task]:
             if shown.row is not None:
                 keys = [shown.metric, *(metric for _, metric in shown.beside[:2])]
-                table.add_row(shown.row, *(f"{metrics[f'{task}/{key}']:.1f}" for key in keys))
+                numbers = [_number(project, task, metrics, f"{task}/{key}") for key in keys]
+                table.add_row(shown.row, *(f"{number:.1f}" for number in numbers))
     console.print(table)
     if missing := [task for task in pipeline if task not in tasks]:
         console.print(f"Not evaluated yet: {', '.join(missing)}. Run `dvc repro`.\n", markup=False)
@@ -96,12 +97,28 @@ def _digest(project: Project, task: str) -> str | None:
         return None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _metrics(project: Project, task: str) -> dict[str, Any]:
+    path = project.metrics(task)
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ClipBertError(f"{path}: cannot be read ({error}); run `dvc repro` to make it again.") from error
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ClipBertError(f"{path}: damaged ({error}). {_remedy(project, task)}") from error
+    if not isinstance(value, dict):
+        raise ClipBertError(f"{path}: expected a JSON object, found {type(value).__name__}. {_remedy(project, task)}")
     return value
+
+
+def _number(project: Project, task: str, metrics: dict[str, Any], name: str) -> float:
+    value = metrics.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        found = "is missing" if name not in metrics else f"is {str(value)[:40]!r}, expected a number"
+        raise ClipBertError(f"{project.metrics(task)}: {name} {found}. {_remedy(project, task)}")
+    return value
+
+
+def _remedy(project: Project, task: str) -> str:
+    path = _relative(project, project.metrics(task))
+    return f"Restore it with `dvc checkout {path}`, or evaluate again: `clipbert evaluate {task}`."
 
 
 def _relative(project: Project, path: Path) -> str:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from clipbert.errors import ClipBertError
 from clipbert.params import Params, ReleaseParams
 from clipbert.project import Project
 from clipbert.release.promote import promote
@@ -87,3 +88,22 @@ def _row(out: str) -> list[str]:
     return next(
         line for line in out.splitlines() if line.startswith(("clipbert-retrieval", " clipbert-retrieval"))
     ).split()[1:]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace('retrieval/r1"', 'retrieval/r2"'), "retrieval/r1 is missing"),
+        (lambda text: text.replace('"retrieval/r1": 12.5', '"retrieval/r1": "x"'), "r1 is 'x', expected a number"),
+        (lambda text: text[:20], "damaged"),
+        (lambda text: "[1]", "expected a JSON object, found list"),
+    ],
+)
+def test_damaged_metrics_are_named_with_the_command(project, change, message):
+    path = project.metrics("retrieval")
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ClipBertError) as caught:
+        print_summary(project, ONLY_RETRIEVAL)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+    assert "`clipbert evaluate retrieval`" in str(caught.value)

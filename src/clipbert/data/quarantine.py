@@ -1,9 +1,11 @@
 """Files that cannot be used: why, in codes a program can count and words a person can act on."""
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from clipbert.errors import ClipBertError
 
@@ -38,6 +40,9 @@ REASONS = {
 }
 
 
+CHECKSUM = "checksum"
+
+
 @dataclass(frozen=True)
 class Quarantined:
     """One file in quarantine: a line of quarantine.jsonl. `stage`: ingest or frames."""
@@ -58,6 +63,22 @@ def write_quarantine(path: Path, rows: Iterable[Quarantined]) -> None:
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
 
+def row_checksum(values: Mapping[str, Any]) -> str:
+    """Return a checksum of the values of a line."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_row(row: dict[str, Any]) -> None:
+    """Take the checksum out of a line and compare it with the values; older lines have none.
+
+    Raises:
+        ValueError: the values are not those that were written.
+    """
+    stored = row.pop(CHECKSUM, None)
+    if stored is not None and stored != row_checksum(row):
+        raise ValueError("a line does not match its checksum")
+
+
 def read_quarantine(path: Path, stage: str) -> list[Quarantined]:
     """Read a quarantine.jsonl; empty when there is none.
 
@@ -67,11 +88,17 @@ def read_quarantine(path: Path, stage: str) -> list[Quarantined]:
     if not path.is_file():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ClipBertError(f"{path}: not UTF-8 text ({error}). Make it again: clipbert {stage}") from error
+    # not splitlines(): it also splits at characters that JSON leaves as they are
+    for number, line in enumerate(filter(None, lines), start=1):
         try:
             row = json.loads(line)
+            check_row(row)
             rows.append(Quarantined(row["media"], row["reason"], row["detail"], row["first_bad_s"], stage))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ClipBertError(
                 f"{path}:{number}: not a line of a quarantine ({error}). Make it again: clipbert {stage}"
             ) from None

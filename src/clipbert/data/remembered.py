@@ -18,7 +18,7 @@ from clipbert.console import errors
 from clipbert.data.media_types import IMAGE_SUFFIXES
 from clipbert.data.probe import MediaInfo, Rejected
 from clipbert.errors import ClipBertError
-from clipbert.files import write_errors
+from clipbert.files import create_with_umask, write_errors
 
 COMMIT_EVERY = 100
 BUSY_S = 60
@@ -189,11 +189,6 @@ def damage_of(path: Path) -> str | None:
     except sqlite3.Error as error:
         return None if _code(error) in CIRCUMSTANCES else str(error)
     return None
-
-
-def create_with_umask(path: Path) -> None:
-    """Create an empty file with the mode 0666 less the umask if there is none: SQLite itself never lets a group write."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipbert.console import progress
+from clipbert.console import console, progress
 from clipbert.data.manifest import read_video_columns
 from clipbert.errors import ClipBertError
 from clipbert.files import write_errors
@@ -28,7 +28,7 @@ from clipbert.frames.exchange import (
 from clipbert.frames.executors import Executor, Outcome, open_executor
 from clipbert.frames.index import FORMAT, INDEX_FILE, QUARANTINE_FILE, Entry, Index, IndexWriter, Settings
 from clipbert.frames.pack import Failure, Job, missing_message, versions
-from clipbert.frames.quarantine import quarantined, read_quarantine, write_quarantine
+from clipbert.frames.quarantine import damage_of, quarantined, read_quarantine, write_quarantine
 from clipbert.frames.remote import SourceError, below, is_url, publish
 from clipbert.frames.shards import Packed, ShardWriter, read_packed
 from clipbert.frames.sources import LEFT_OUT, MISSING, Content, Sources, Wanted, find_sources, rows
@@ -108,6 +108,8 @@ def build_cache(
     with write_errors(out), exclusive(out):
         complete_exchange(out)
         set_aside(out)
+        if problem := damage_of(out / QUARANTINE_FILE):
+            console.print(f"{problem} The files that it listed are decoded again.", markup=False)
         sources = find_sources(out, table, settings, params, repair)
         build = _Build(data, out, table, sources, settings, params, max_quarantined_fraction)
         if not sources.nothing_to_do(settings, read_quarantine(out / QUARANTINE_FILE)):

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clipbert.data.quarantine import CHECKSUM, check_row, row_checksum
 from clipbert.frames.pack import Failure, Job
 from clipbert.params import FramesParams
 
@@ -43,15 +44,36 @@ def quarantined(job: Job, failure: Failure, params: FramesParams) -> Quarantined
 
 
 def write_quarantine(path: Path, records: list[Quarantined]) -> None:
-    """One JSON object a line, in the order of the media."""
-    lines = [json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records]
+    """Write one JSON object a line with its checksum, in the order of the media."""
+    lines = []
+    for record in records:
+        values = asdict(record)
+        lines.append(json.dumps({**values, CHECKSUM: row_checksum(values)}, ensure_ascii=False) + "\n")
     path.write_text("".join(lines), encoding="utf-8")
 
 
 def read_quarantine(path: Path) -> dict[str, Quarantined]:
     """By media; nothing where the file is missing or damaged: then those files are tried again."""
     try:
-        rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {row["media"]: Quarantined(**row) for row in rows}
+        return _read(path)
     except (OSError, ValueError, TypeError, KeyError):
         return {}
+
+
+def damage_of(path: Path) -> str | None:
+    """Return what is wrong with the file at `path`; None if nothing is, or there is none."""
+    try:
+        _read(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        return f"{path}: damaged ({type(error).__name__}: {error})."
+    return None
+
+
+def _read(path: Path) -> dict[str, Quarantined]:
+    # not splitlines(): it also splits at characters that JSON leaves as they are
+    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    for row in rows:
+        check_row(row)
+    return {row["media"]: Quarantined(**row) for row in rows}

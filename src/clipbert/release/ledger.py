@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipbert.errors import ClipBertError
-from clipbert.files import write_errors
+from clipbert.files import create_with_umask, write_errors
 from clipbert.release.decisions import now, who
 
 LEDGER = Path("mlflow", "ledger.db")
@@ -127,6 +127,7 @@ class Ledger:
                 return None
             with write_errors(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+                create_with_umask(self.path)
             connection = sqlite3.connect(self.path, timeout=LOCKED_S, isolation_level=None)
             try:
                 _prepare(connection, self.path)

@@ -70,7 +70,7 @@ class Outbox:
         self._mutex = threading.RLock()
         try:
             self._lock = _lock(folder, patience_s)
-            self._file = os.open(folder / RECORDS, os.O_RDWR | os.O_CREAT, 0o644)
+            self._file = os.open(folder / RECORDS, os.O_RDWR | os.O_CREAT, 0o666)
             found = _read(folder)
             os.ftruncate(self._file, found.good_bytes)
         except OSError as error:
@@ -320,7 +320,7 @@ def _lock(folder: Path, patience_s: float) -> int:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
             continue
         try:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from clipbert import __version__
 from clipbert.errors import ClipBertError
+from clipbert.files import create_with_umask
 from clipbert.redact import redact
 from clipbert.release.relocate import DATABASE as EMBEDDED
 from clipbert.release.relocate import FILES as ARTIFACTS
@@ -202,6 +203,8 @@ def _probe_database(uri: str) -> None:
     patience = {"timeout": LOCKED_S} if backend == "sqlite" else {"connect_timeout": PROBE_S}
     if backend == "sqlite" and url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        if not url.database.startswith((":", "file:")):
+            create_with_umask(Path(url.database))
     engine = sqlalchemy.create_engine(url, connect_args=patience, poolclass=sqlalchemy.pool.NullPool)
     with engine.connect() as connection:
         # Asks SQLite for the right to write, and gives it back.
