@@ -60,6 +60,9 @@ class SeverityParams(Section):
     black: Severity = Field("warn", description="videos and images are not black")
     frozen: Severity = Field("warn", description="videos move")
     damaged: Severity = Field("warn", description="files decode without damage")
+    remarks: Severity = Field(
+        "warn", description="frames are what a player shows: not interlaced, HDR, of several sizes"
+    )
     drift: Severity = Field("warn", description="the data is like that which passed last")
 
 

@@ -48,6 +48,7 @@ def video(number: int, split: str | None) -> Row:
         "brightness": 100.0,
         "motion": 5.0,
         "damage": None,
+        "remarks": None,
         "first_bad_s": None,
     }
 
@@ -175,6 +176,17 @@ def test_wrong_and_odd_videos(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "validate: warning: frozen: videos" in said
     assert "motion=0.0, media=videos/0.mp4, split=train" in said
     assert "still pictures, or recordings that hang" in said
+
+
+def test_a_single_file_with_a_remark_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = videos()
+    rows[1] |= {"remarks": "HDR (PQ)"}
+    write(folder, rows, texts())
+    validate(folder / "manifest", folder / "out", PARAMS)
+    failing = [row for row in result_of(folder)["expectations"] if not row["success"] and row["check"] == "remarks"]
+    assert [(row["severity"], row["unexpected_count"]) for row in failing] == [("warn", 1)]
+    assert failing[0]["failing_rows"] == [{"remarks": "HDR (PQ)", "media": "videos/1.mp4", "split": "train"}]
+    assert "remarks=HDR (PQ), media=videos/1.mp4, split=train" in capsys.readouterr().out
 
 
 def test_wrong_texts(folder: Path) -> None:

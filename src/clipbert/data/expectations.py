@@ -170,6 +170,13 @@ def _odd(params: ValidateParams) -> Iterator[Rule]:
         gxe.ExpectColumnValuesToBeNull(column="damage", **some),
         more + "are damaged (column damage of the manifest): fetch or encode them again.",
     )
+    yield (
+        "remarks",
+        "videos",
+        gxe.ExpectColumnValuesToBeNull(column="remarks"),
+        "Media whose frames differ from what a player shows (interlaced, HDR, several sizes, animated images; "
+        "docs/media.md says what is done with each): convert them if that matters.",
+    )
 
 
 def _texts(params: ValidateParams) -> Iterator[Rule]:

@@ -40,6 +40,7 @@ class IngestSummary:
     bytes: int = 0
     ignored_files: int = 0
     damaged: int = 0
+    remarks: dict[str, str] = field(default_factory=dict)
     quarantined: dict[str, Rejected] = field(default_factory=dict)
     twins: dict[str, str] = field(default_factory=dict)
     moved_texts: int = 0
@@ -74,6 +75,9 @@ class IngestSummary:
                 found.append(f"  and {len(self.quarantined) - SUMMARY_FILES} more: clipbert quarantine list")
         if self.damaged:
             found.append(f"damaged in part, and used all the same: {self.damaged} (column damage of the videos table)")
+        if self.remarks:
+            found.append(f"shown differently than by a player: {len(self.remarks)} (column remarks of the videos table)")
+            found += [f"  {media}: {remark}" for media, remark in list(self.remarks.items())[:SUMMARY_FILES]]
         if self.moved_texts:
             found.append(f"texts of duplicates, given to the file that stays: {self.moved_texts}")
         if self.dropped_texts:
@@ -168,6 +172,8 @@ def _write_videos(
                 usable[name] = found.kind
                 table.add({"media": name, "split": split, **asdict(found)})
                 summary.count(found, split)
+                if found.remarks is not None:
+                    summary.remarks[name] = found.remarks
             advance(1, f"{len(summary.quarantined)} quarantined")
     return usable
 

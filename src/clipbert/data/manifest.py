@@ -54,6 +54,7 @@ VIDEOS_SCHEMA = pa.schema(
         _column("motion", pa.float64(), "mean difference of neighbours among them, 0 to 255", nullable=True),
         _column("damage", pa.string(), "what is wrong with a file that can be used all the same", nullable=True),
         _column("first_bad_s", pa.float64(), "seconds from the start to the first damage", nullable=True),
+        _column("remarks", pa.string(), "how the frames of a sound file differ from what a player shows", nullable=True),
     ]
 )
 

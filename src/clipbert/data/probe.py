@@ -26,6 +26,7 @@ from clipbert.errors import ClipBertError, first_line
 from clipbert.files import sha256_file
 from clipbert.frames.decode import Frames, decode_image, decode_with_decord, decode_with_pyav
 from clipbert.frames.random_access import NotExactError, RandomAccess
+from clipbert.frames.remarks import Remarks
 from clipbert.frames.sequential import Shown, shown_frames
 
 FORMAT = 4
@@ -61,6 +62,7 @@ class MediaInfo:
     motion: float | None = None
     damage: str | None = None
     first_bad_s: float | None = None
+    remarks: str | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ def _probe_video(path: Path, limits: Limits, verify: str, careful: bool) -> dict
         raise ProbeError("too_short", "its video stream holds no frame")
     check_complete(scan, header)
     first = _first_frame(path)
+    remarks = Remarks()
+    remarks.see(first.frame, first.start)
     width, height = first.display_size()
     limits.check_frame(width, height)
     span = scan.end_s - scan.start_s if scan.end_s is not None and scan.start_s is not None else None
@@ -181,13 +185,14 @@ def _probe_video(path: Path, limits: Limits, verify: str, careful: bool) -> dict
         path_taken, path_reason = "pyav", "decord hung, crashed or took too much memory"
     frames = None
     if path_taken == "decord":
-        frames, trouble = _with_decord(path, scan, first, header, verify)
+        frames, trouble = _with_decord(path, scan, first, header, verify, remarks)
         if frames is None:
             path_taken, path_reason = "pyav", trouble
         elif trouble:
             path_reason = f"{path_reason}; {trouble}"
     if frames is None:
-        frames = _with_pyav(path, scan, duration)
+        remarks = Remarks()
+        frames = _with_pyav(path, scan, duration, remarks)
     duration = frames.duration_s or duration
     rate = header.rate
     if abs(shown / duration - rate) > RATE_TOLERANCE * rate:
@@ -206,6 +211,7 @@ def _probe_video(path: Path, limits: Limits, verify: str, careful: bool) -> dict
         "path_reason": path_reason,
         "damage": frames.damage.describe() if frames.damage else None,
         "first_bad_s": frames.damage.first_s if frames.damage else None,
+        "remarks": remarks.describe(),
         **_looks(frames),
     }
 
@@ -247,7 +253,9 @@ def _to_the_ends(duration: float) -> np.ndarray:
     return np.concatenate([[0.0], _spread(duration), [duration]])
 
 
-def _with_decord(path: Path, scan: Scan, first: Shown, header: Header, verify: str) -> tuple[Frames | None, str]:
+def _with_decord(
+    path: Path, scan: Scan, first: Shown, header: Header, verify: str, remarks: Remarks
+) -> tuple[Frames | None, str]:
     """The look by decord and a remark, or None and what speaks against decord."""
     try:
         video = RandomAccess(path)
@@ -260,7 +268,8 @@ def _with_decord(path: Path, scan: Scan, first: Shown, header: Header, verify: s
         frames = decode_with_decord(video, _to_the_ends, LOOK_SIZE)
         doubt = suspicion(header.family, header.codec, scan)
         if verify == "always" or (verify == "suspicious" and doubt):
-            compared = compare_decoders(str(path), COMPARED_SILENT if header.codec in SILENT_CODECS else COMPARED)
+            pictures = COMPARED_SILENT if header.codec in SILENT_CODECS else COMPARED
+            compared = compare_decoders(str(path), pictures, remarks)
             because = f", for {doubt}" if doubt else ""
             return frames, f"{compared} frames compared with a sequential decode{because}: equal"
     except (NotExactError, NotEqualError) as error:
@@ -270,14 +279,14 @@ def _with_decord(path: Path, scan: Scan, first: Shown, header: Header, verify: s
     return frames, ""
 
 
-def _with_pyav(path: Path, scan: Scan, duration: float) -> Frames:
+def _with_pyav(path: Path, scan: Scan, duration: float, remarks: Remarks) -> Frames:
     """The look by a whole sequential decode, which shows every damage on its way.
 
     Raises:
         ProbeError: truncated, or more is damaged than not.
     """
     try:
-        frames = decode_with_pyav(str(path), _to_the_ends, LOOK_SIZE)
+        frames = decode_with_pyav(str(path), _to_the_ends, LOOK_SIZE, remarks)
     except ClipBertError as error:
         raise ProbeError("unreadable", str(error).removeprefix(f"{path}: "), 0.0) from error
     damage = frames.damage
@@ -303,6 +312,7 @@ def _probe_image(path: Path, limits: Limits) -> dict[str, Any]:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             limits.check_frame(image.width, image.height)
             name = (image.format or "").lower()
+            pictures = getattr(image, "n_frames", 1)
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             rotation = EXIF_ROTATION.get(orientation, 0)
             width, height = image.size if orientation < 5 else image.size[::-1]
@@ -326,5 +336,6 @@ def _probe_image(path: Path, limits: Limits) -> dict[str, Any]:
         "rotation": rotation,
         "path_taken": "pil",
         "path_reason": "an image: one frame shown for one second",
+        "remarks": f"holds {pictures} pictures: the first is used" if pictures > 1 else None,
         **_looks(frames),
     }

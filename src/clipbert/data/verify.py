@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from clipbert.frames.random_access import RandomAccess
+from clipbert.frames.remarks import Remarks
 from clipbert.frames.sampling import TIME_TOLERANCE_S
 from clipbert.frames.sequential import Damage, shown_frames
 
@@ -18,9 +19,12 @@ class NotEqualError(Exception):
     """decord and a sequential decode differ on this file."""
 
 
-def compare_decoders(path: str, pictures: int) -> int:
+def compare_decoders(path: str, pictures: int, remarks: Remarks | None = None) -> int:
     """Decode the whole file in sequence and compare with what decord returns: the times of all frames, and up to so
     many `pictures` reached by random access, the first and the last among them. Returns how many were compared.
+
+    Args:
+        remarks: takes note of every frame.
 
     Raises:
         NotEqualError: decord returns another frame than is shown at a time, other times, or hides damage.
@@ -35,7 +39,7 @@ def compare_decoders(path: str, pictures: int) -> int:
     starts: list[float] = []
     damage = Damage()
     last = None
-    with contextlib.closing(shown_frames(path, damage)) as frames:
+    with contextlib.closing(shown_frames(path, damage, remarks)) as frames:
         for index, shown in enumerate(frames):
             starts.append(shown.start)
             last = shown

@@ -18,6 +18,7 @@ from clipbert.data.media_types import IMAGE_FORMATS, IMAGE_SUFFIXES
 from clipbert.errors import ClipBertError, first_line
 from clipbert.frames.pictures import upright_rgb
 from clipbert.frames.random_access import NotExactError, RandomAccess
+from clipbert.frames.remarks import Remarks
 from clipbert.frames.sampling import TIME_TOLERANCE_S, shown_at
 from clipbert.frames.scenes import choose_times
 from clipbert.frames.sequential import Damage, Shown, packet_span, shown_frames
@@ -143,11 +144,15 @@ def decode_with_decord(video: RandomAccess, choose: Choose, size: int) -> Frames
     return Frames(times, np.stack(images), video.duration, "decord")
 
 
-def decode_with_pyav(path: str, choose: Choose, size: int) -> Frames:
+def decode_with_pyav(path: str, choose: Choose, size: int, remarks: Remarks | None = None) -> Frames:
     """Decode from the first frame to the last and keep the wanted ones on the way.
 
     What is wanted depends on the duration, which is certain at the end only: it is guessed from the packets, and where
-    the guess was wrong, or times come out of order (AVI), the file is decoded once more.
+    the guess was wrong, or times come out of order (AVI), the file is decoded once more. Frames of another size than
+    the first are resized to it.
+
+    Args:
+        remarks: takes note of every frame.
 
     Raises:
         ClipBertError: not one frame can be decoded.
@@ -161,7 +166,7 @@ def decode_with_pyav(path: str, choose: Choose, size: int) -> Frames:
     length = 0.0
     target: tuple[int, int] | None = None
     due = 0
-    with contextlib.closing(shown_frames(path, damage)) as frames:
+    with contextlib.closing(shown_frames(path, damage, remarks)) as frames:
         following: Shown | None
         for index, (shown, following) in enumerate(itertools.pairwise(itertools.chain(frames, [None]))):
             assert shown is not None

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from clipbert.errors import ClipBertError, first_line
+from clipbert.frames.remarks import Remarks
 
 # Formats of one self-contained file: playlists and lists of files (concat, hls, dash, sdp) would open others.
 FORMATS = "mov,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,asf_o,gif,ogg,rm,mxf,nut,ivf,dv,wtv"
@@ -138,11 +139,14 @@ class Damage:
         return "; ".join(parts + ([self.complaint] if self.complaint else []))
 
 
-def shown_frames(path: str | os.PathLike[str], damage: Damage | None = None) -> Generator[Shown, None, None]:
+def shown_frames(
+    path: str | os.PathLike[str], damage: Damage | None = None, remarks: Remarks | None = None
+) -> Generator[Shown, None, None]:
     """Every frame that can be decoded, in the order in which they are shown.
 
     Args:
         damage: is told of what could not.
+        remarks: takes note of every frame.
 
     Raises:
         ClipBertError: there is no video stream.
@@ -176,6 +180,8 @@ def shown_frames(path: str | os.PathLike[str], damage: Damage | None = None) -> 
                 if frame.is_corrupt:
                     damage.pictures += 1
                     damage.note(start)
+                if remarks is not None:
+                    remarks.see(frame, start)
                 yield Shown(frame, start, float((frame.duration or 0) * (frame.time_base or 0)), aspect)
 
 
