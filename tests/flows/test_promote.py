@@ -20,6 +20,7 @@ def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from clipbert.evaluate.conditions import conditions
     from clipbert.model import ClipBertConfig, ClipBertForRetrieval, ClipBertProcessor
     from clipbert.params import Params
+    from clipbert.predictions_file import write_predictions
     from clipbert.release.registry import register
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -39,7 +40,7 @@ def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     files["runs"].write_text(json.dumps({"task": "retrieval", "run_id": "0" * 32}))
     files["metrics"].write_text(json.dumps({"retrieval/r1": 66.7}))
     table = project / "artifacts/predictions.parquet"
-    items.to_parquet(table)
+    write_predictions(table, items, {"retrieval/r1": 66.7})
     register(project, "retrieval", model, files["runs"], files["metrics"], table, files["releases"], Params())
     return project
 

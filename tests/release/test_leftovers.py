@@ -82,6 +82,35 @@ registry.register(root, "retrieval", model, *(root / name for name in names), Pa
     assert [model.status.value for model in store.client.search_logged_models([experiment])] == ["READY"]
 
 
+def test_a_kill_before_the_version_leaves_one_model_after_the_next_command(
+    root, make_model, release_embedded, predictions
+):
+    """Its files are complete and no version has them."""
+    program = """
+import os, signal, sys
+from pathlib import Path
+from mlflow import MlflowClient
+from clipbert.release import registry
+from clipbert.params import Params
+MlflowClient.create_model_version = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+root, model = Path(sys.argv[1]), Path(sys.argv[2])
+names = ("run.json", "metrics.json", "predictions.parquet", "out.json")
+registry.register(root, "retrieval", model, *(root / name for name in names), Params())
+"""
+    predictions(30).to_parquet(root / "predictions.parquet")
+    (root / "run.json").write_text('{"task": "retrieval", "run_id": "' + "0" * 32 + '"}')
+    (root / "metrics.json").write_text('{"retrieval/r1": 1.0}')
+    command = [sys.executable, "-c", program, str(root), str(make_model("retrieval", 0))]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == -9, done.stderr
+    assert release_embedded(0, predictions(30)).version == "1"
+    store = open_store(root)
+    experiment = store.client.get_experiment_by_name(NAME).experiment_id
+    (model,) = store.client.search_logged_models([experiment])
+    assert (model.status.value, UNFINISHED in model.tags) == ("READY", False)
+    assert store.client.get_model_version(NAME, "1").tags["model_id"] == model.model_id
+
+
 def test_tags_that_do_not_say_are_no_proof():
     assert owner_lives({})
     assert owner_lives({"clipbert.pid": str(os.getpid())})
