@@ -87,7 +87,7 @@ def test_aliases_that_something_else_moved_are_reported_and_left(champion, capsy
 def test_history_without_the_store_shows_the_ledger(champion, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/here/mlflow.db")
     assert [event.decision for event in history(champion)] == ["promoted", "promoted"]
-    assert "The ledger could not be compared with the registry of retrieval" in capsys.readouterr().err
+    assert f"The ledger could not be compared with the registry of {NAME}" in capsys.readouterr().err
 
 
 def test_a_rolled_back_model_stays_blocked_until_reconsidered(champion, release_embedded, predictions):
