@@ -9,7 +9,7 @@ import pytest
 from clipbert.release.leftovers import UNFINISHED, owner_lives
 from clipbert.release.outbox import Outbox, outbox_folder
 from clipbert.release.provenance import process_tags
-from clipbert.release.store import open_experiment, open_store
+from clipbert.release.store import as_default, open_experiment, open_store
 
 NAME = "clipbert-retrieval"
 
@@ -38,11 +38,15 @@ def test_pending_models_and_running_runs_of_dead_processes_are_cleared(any_root,
     assert left == {models["alive"].model_id, models["elsewhere"].model_id}
 
 
-def test_finished_models_stay(root, dead):
+def test_finished_models_with_a_version_stay(root, dead):
     store = open_store(root)
     experiment = open_experiment(store, "retrieval")
     model = store.client.create_logged_model(experiment, name=NAME, tags=dead | {UNFINISHED: "true"})
     store.client.finalize_logged_model(model.model_id, "READY")
+    store.client.create_registered_model(NAME)
+    source, tags = f"models:/{model.model_id}", {"model_id": model.model_id}
+    with as_default(store):
+        store.client.create_model_version(NAME, source, tags=tags, model_id=model.model_id)
     open_store(root)
     assert [found.model_id for found in store.client.search_logged_models([experiment])] == [model.model_id]
 
