@@ -100,6 +100,10 @@ def test_the_closing_line_says_what_is_left() -> None:
         "clipbert: ingest was interrupted: the manifest is as it was; files that were probed are not probed again; "
         "rerun `clipbert ingest --set ingest.workers=1` to finish."
     )
+    assert closing_line("promote", ["promote", "open_qa", "--set", "seed=1"]) == (
+        "clipbert: promote was interrupted: the champion may or may not have changed: `clipbert history open_qa` says "
+        "so, and completes or undoes the change; rerun `clipbert promote open_qa --set seed=1` to finish."
+    )
 
 
 def test_a_real_ctrl_c_leaves_nothing_and_no_traceback(tmp_path: Path) -> None:

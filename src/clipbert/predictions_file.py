@@ -36,8 +36,11 @@ def write_predictions(path: Path, items: "pd.DataFrame", metrics: Mapping[str, f
         pq.write_table(table.replace_schema_metadata(metadata), file)
 
 
-def read_predictions_file(path: Path) -> tuple["pd.DataFrame", dict[str, float] | None]:
+def read_predictions_file(path: Path, task: str | None = None) -> tuple["pd.DataFrame", dict[str, float] | None]:
     """Read the items and the metrics of an evaluation; the metrics are None in a file without a digest.
+
+    Args:
+        task: for the messages; None: the name of the file.
 
     Raises:
         ClipBertError: the file is missing, cannot be read, or its content is not what was written.
@@ -45,7 +48,7 @@ def read_predictions_file(path: Path) -> tuple["pd.DataFrame", dict[str, float] 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    remedy = REMEDY.format(task=path.stem)
+    remedy = REMEDY.format(task=task or path.stem)
     try:
         with pq.ParquetFile(path) as file:
             table = file.read()

@@ -1,5 +1,6 @@
 """An embedded store, a real MLflow server, and models small enough to register in a second."""
 
+import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from mlflow_server import MlflowServer
 from server_logs import assert_no_errors
 from small_releases import releaser, save_model, scored_items
 
+from clipbert.release.ownership import IDENTITY
 from clipbert.release.registry import Release
 from clipbert.release.store import open_store
 
@@ -51,12 +53,14 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder (with a space in its name) that has an embedded store."""
+    """A project folder (with a space in its name) that has an embedded store and a committed identity."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
     folder = tmp_path / "a project"
     (folder / "mlflow").mkdir(parents=True)
     shutil.copyfile(empty_database, folder / "mlflow" / "mlflow.db")
+    # One identity for all, for several of these projects share the server of the session.
+    (folder / IDENTITY).write_text(json.dumps({"id": "1" * 32, "made": "a project by me@host on 2026-11-27"}))
     return folder
 
 

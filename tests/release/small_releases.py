@@ -19,6 +19,7 @@ from clipbert.model import (
     ClipBertProcessor,
 )
 from clipbert.params import Params
+from clipbert.predictions_file import write_predictions
 from clipbert.release.registry import Release, register
 
 TEXTS = ["a red square moves left", "a blue circle moves right", "what color is it?", "how many shapes appear?"]
@@ -64,12 +65,13 @@ def releaser(root: Path, make_model: Callable[..., Path]) -> Callable[..., Relea
         run_json, metrics_json = root / f"run-{seed}.json", root / f"metrics-{seed}.json"
         described = {"task": task, "run_id": f"{seed:032x}", "tags": {"clipbert.git_commit": "c0ffee"}}
         run_json.write_text(json.dumps(described))
-        metrics_json.write_text(json.dumps({f"{task}/r1": 100 * float(items["score"].mean())}))
+        metrics = {f"{task}/r1": 100 * float(items["score"].mean())}
+        metrics_json.write_text(json.dumps(metrics))
         table = root / f"predictions-{seed}.parquet"
         if "evaluation" not in items.attrs:
             items = items.assign()
             items.attrs["evaluation"] = {**conditions(task, params or Params()), "test_items": "of the test"}
-        items.to_parquet(table)
+        write_predictions(table, items, metrics)
         out = root / "artifacts" / "releases" / f"{task}.json"
         model_dir = make_model(task, seed)
         return register(root, task, model_dir, run_json, metrics_json, table, out, params or Params())

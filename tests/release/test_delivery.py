@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from gate import Gate
+from mlflow import MlflowClient
 from mlflow_server import MlflowServer
 
 from clipbert.errors import ClipBertError
@@ -234,7 +235,8 @@ def test_resumed_training_goes_on_without_its_server(root, gate):
     assert said[-1].endswith("`clipbert track sync retrieval` delivers it.")
     gate.open = True
     checkpoint = json.loads((root / "checkpoint.json").read_text())
-    assert status(root, checkpoint["run_id"]) == "RUNNING"
+    # Asked for directly: a command that opens the store ends the runs of dead processes.
+    assert MlflowClient(gate.address).get_run(checkpoint["run_id"]).info.status == "RUNNING"
     sync(root, "retrieval")
     run_id = checkpoint["run_id"]
     assert status(root, run_id) == "KILLED"
@@ -280,8 +282,9 @@ def test_deleted_run_is_named_with_what_to_do_and_delivered_when_it_is_back(root
         sync(root)
     assert str(caught.value).splitlines() == [
         "Not delivered to MLflow: 1 value of night.",
-        f"run {run_id} was deleted from MLflow store sqlite:///{root}/mlflow/mlflow.db: restore it with `mlflow runs "
-        f"restore --run-id {run_id}`, or remove {root}/mlflow/outbox/{run_id} to give up what waits for it.",
+        f"run {run_id} was deleted from MLflow store sqlite:///{root}/mlflow/mlflow.db: restore it with "
+        f"`MLFLOW_TRACKING_URI=sqlite:///mlflow/mlflow.db mlflow runs restore --run-id {run_id}`, "
+        f"or remove {root}/mlflow/outbox/{run_id} to give up what waits for it.",
     ]
     assert steps(root, other, "loss") == [1]
     client.restore_run(run_id)

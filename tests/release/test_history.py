@@ -8,11 +8,12 @@ from typer.testing import CliRunner
 
 from clipbert.cli import app
 from clipbert.errors import ClipBertError
-from clipbert.params import ReleaseParams
+from clipbert.params import Params, ReleaseParams
 from clipbert.release.aliases import aliases
 from clipbert.release.derived import decision_path
 from clipbert.release.history import history
 from clipbert.release.ledger import LEDGER
+from clipbert.release.ownership import PROJECT_TAG
 from clipbert.release.promote import promote, rollback
 from clipbert.release.store import open_store
 
@@ -86,7 +87,7 @@ def test_aliases_that_something_else_moved_are_reported_and_left(champion, capsy
 def test_history_without_the_store_shows_the_ledger(champion, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/here/mlflow.db")
     assert [event.decision for event in history(champion)] == ["promoted", "promoted"]
-    assert "The ledger could not be compared with the registry of retrieval" in capsys.readouterr().err
+    assert f"The ledger could not be compared with the registry of {NAME}" in capsys.readouterr().err
 
 
 def test_a_rolled_back_model_stays_blocked_until_reconsidered(champion, release_embedded, predictions):
@@ -110,6 +111,40 @@ def test_a_rolled_back_model_stays_blocked_until_reconsidered(champion, release_
     assert promote(root, "retrieval", GATE, reconsider=True).decision == "promoted"
     assert "promotion.rolled_back" not in store.client.get_model_version(NAME, "3").tags
     assert_agreement(root)
+
+
+def test_models_of_an_earlier_release_name_are_repaired_and_the_file_has_the_last_decision(
+    champion, release_in, predictions
+):
+    """`aaa` comes before `clipbert` in the alphabet, and after it in time."""
+    root, renamed = champion, Params(release=ReleaseParams(name="aaa"))
+    release_in(root)(2, predictions(50), params=renamed)
+    made = promote(root, "retrieval", renamed.release)
+    assert (made.name, made.decision) == ("aaa-retrieval", "promoted")
+    open_store(root).client.delete_model_version_tag(NAME, "2", "promotion.decision")
+    for _ in range(2):
+        assert [(event.name, event.champion_to) for event in history(root)] == [
+            (NAME, "1"),
+            (NAME, "2"),
+            ("aaa-retrieval", "1"),
+        ]
+        assert json.loads(decision_path(root, "retrieval").read_text())["name"] == "aaa-retrieval"
+    assert open_store(root).client.get_model_version(NAME, "2").tags["promotion.decision"] == "promoted"
+    assert rollback(root, "retrieval").name == NAME
+    assert json.loads(decision_path(root, "retrieval").read_text())["name"] == NAME
+
+
+def test_history_leaves_a_model_alone_that_is_another_projects_now(champion, monkeypatch, capsys):
+    """The store is a shared one, so the owner counts; the ledger is shown all the same."""
+    database = champion.parent / "shared.db"
+    shutil.copyfile(champion / "mlflow" / "mlflow.db", database)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    client = open_store(champion).client
+    client.set_registered_model_tag(NAME, PROJECT_TAG, "f" * 32)
+    before = client.get_model_version(NAME, "2").tags
+    assert len(history(champion)) == 2
+    assert "belongs to another project" in capsys.readouterr().err
+    assert client.get_model_version(NAME, "2").tags == before
 
 
 def test_another_projects_rollback_blocks_here_too(champion, tmp_path):

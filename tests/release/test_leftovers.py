@@ -9,7 +9,7 @@ import pytest
 from clipbert.release.leftovers import UNFINISHED, owner_lives
 from clipbert.release.outbox import Outbox, outbox_folder
 from clipbert.release.provenance import process_tags
-from clipbert.release.store import open_experiment, open_store
+from clipbert.release.store import as_default, open_experiment, open_store
 
 NAME = "clipbert-retrieval"
 
@@ -38,11 +38,15 @@ def test_pending_models_and_running_runs_of_dead_processes_are_cleared(any_root,
     assert left == {models["alive"].model_id, models["elsewhere"].model_id}
 
 
-def test_finished_models_stay(root, dead):
+def test_finished_models_with_a_version_stay(root, dead):
     store = open_store(root)
     experiment = open_experiment(store, "retrieval")
     model = store.client.create_logged_model(experiment, name=NAME, tags=dead | {UNFINISHED: "true"})
     store.client.finalize_logged_model(model.model_id, "READY")
+    store.client.create_registered_model(NAME)
+    source, tags = f"models:/{model.model_id}", {"model_id": model.model_id}
+    with as_default(store):
+        store.client.create_model_version(NAME, source, tags=tags, model_id=model.model_id)
     open_store(root)
     assert [found.model_id for found in store.client.search_logged_models([experiment])] == [model.model_id]
 
@@ -80,6 +84,35 @@ registry.register(root, "retrieval", model, *(root / name for name in names), Pa
     store = open_store(root)
     experiment = store.client.get_experiment_by_name(NAME).experiment_id
     assert [model.status.value for model in store.client.search_logged_models([experiment])] == ["READY"]
+
+
+def test_a_kill_before_the_version_leaves_one_model_after_the_next_command(
+    root, make_model, release_embedded, predictions
+):
+    """Its files are complete and no version has them."""
+    program = """
+import os, signal, sys
+from pathlib import Path
+from mlflow import MlflowClient
+from clipbert.release import registry
+from clipbert.params import Params
+MlflowClient.create_model_version = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+root, model = Path(sys.argv[1]), Path(sys.argv[2])
+names = ("run.json", "metrics.json", "predictions.parquet", "out.json")
+registry.register(root, "retrieval", model, *(root / name for name in names), Params())
+"""
+    predictions(30).to_parquet(root / "predictions.parquet")
+    (root / "run.json").write_text('{"task": "retrieval", "run_id": "' + "0" * 32 + '"}')
+    (root / "metrics.json").write_text('{"retrieval/r1": 1.0}')
+    command = [sys.executable, "-c", program, str(root), str(make_model("retrieval", 0))]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == -9, done.stderr
+    assert release_embedded(0, predictions(30)).version == "1"
+    store = open_store(root)
+    experiment = store.client.get_experiment_by_name(NAME).experiment_id
+    (model,) = store.client.search_logged_models([experiment])
+    assert (model.status.value, UNFINISHED in model.tags) == ("READY", False)
+    assert store.client.get_model_version(NAME, "1").tags["model_id"] == model.model_id
 
 
 def test_tags_that_do_not_say_are_no_proof():

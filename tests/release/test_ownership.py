@@ -108,9 +108,11 @@ def test_a_broken_identity_is_named(root, content):
         identity(root)
 
 
-def test_the_identity_is_made_once(root):
-    first = identity(root)
-    assert identity(root) == first == json.loads((root / IDENTITY).read_text())
+def test_the_identity_is_made_once_and_said(tmp_path, capsys):
+    first = identity(tmp_path)
+    assert "Made mlflow/project.json" in capsys.readouterr().err
+    assert identity(tmp_path) == first == json.loads((tmp_path / IDENTITY).read_text())
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "-a", "a'b", "a:b"])

@@ -159,7 +159,10 @@ def test_champion_that_nobody_can_evaluate_again(root, release_embedded, predict
     release_embedded(1, predictions(45, offset=100))
     with pytest.raises(ClipBertError, match="version 1, was not evaluated as the candidate was"):
         promote(root, "retrieval", GATE)
-    stale = r"version 2, cannot be compared: its evaluation and today's differ \(test items\).*`dvc repro register@"
+    stale = (
+        r"version 2, cannot be compared: its evaluation and today's differ \(test items\).*"
+        "`clipbert evaluate retrieval`, then `clipbert register retrieval`"
+    )
     with pytest.raises(ClipBertError, match=stale):
         promote(root, "retrieval", GATE, evaluate_champion=evaluated(predictions(30, offset=200)))
     assert aliases_of(root) == {"candidate": "2", "champion": "1"}

@@ -219,10 +219,10 @@ def test_missing_model_and_doubled_items_are_named(root, make_model, predictions
     with pytest.raises(ClipBertError, match=r"nowhere: no model here \(config.json is missing\)"):
         model_digest(tmp_path / "nowhere")
     doubled = pd.concat([predictions(3), predictions(3)])
-    with pytest.raises(ClipBertError, match="expected test items, each once; found 120 rows"):
-        registry.check_predictions(doubled, "here")
+    with pytest.raises(ClipBertError, match=r"found 120 rows\. Evaluate again: `clipbert evaluate retrieval`"):
+        registry.check_predictions(doubled, "here", "retrieval")
     with pytest.raises(ClipBertError, match=r"lack the column\(s\) chance"):
-        registry.check_predictions(predictions(3).drop(columns="chance"), "here")
+        registry.check_predictions(predictions(3).drop(columns="chance"), "here", "retrieval")
 
 
 def test_failed_upload_leaves_no_version(root, release_embedded, predictions, monkeypatch):

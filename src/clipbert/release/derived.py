@@ -88,7 +88,8 @@ def publish(store: Store, entries: list[Entry], identity: str, name: str, task: 
         ]
         if about:
             _publish_tags(store, version, about, block(entries, about[-1].digest, version.tags))
-    path, wanted = decision_path(store.root, task), asdict(made[-1])
+    # The file has the last decision of the task, also when release.name was another one then.
+    path, wanted = decision_path(store.root, task), asdict(decisions(entries, identity)[-1])
     if _read(path) != wanted:
         try:
             write_json(path, wanted)

@@ -73,7 +73,7 @@ def decide(
     else:
         other = _champion_scores(store, task, candidate, champion, items, recorded, evaluate_champion, reevaluate)
         words = f"version {in_use}"
-    comparison = _compare(items["score"], other, params, seed)
+    comparison = _compare(task, items["score"], other, params, seed)
     numbers = {**asdict(comparison), "mean_score": float(items["score"].mean())}
     gain = params.min_gain if champion is not None else 0.0
     finding = (
@@ -88,13 +88,16 @@ def decide(
     return decided("promoted", finding, **numbers)
 
 
-def _compare(scores: pd.Series, other: pd.Series, params: ReleaseParams, seed: int) -> Comparison:
+def _compare(task: str, scores: pd.Series, other: pd.Series, params: ReleaseParams, seed: int) -> Comparison:
     try:
         return paired_bootstrap(
             scores.to_numpy(), other.to_numpy(), params.bootstrap_samples, seed=seed, confidence=params.confidence
         )
     except ValueError as error:
-        raise ClipBertError(f"The predictions cannot be compared: {error}. Evaluate the model again.") from error
+        raise ClipBertError(
+            f"The predictions cannot be compared: {error}. Evaluate and register the model again: "
+            f"`clipbert evaluate {task}`, then `clipbert register {task}`."
+        ) from error
 
 
 def _candidate(store: Store, task: str, candidate: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -158,7 +161,7 @@ def _champion_scores(
     console.print(f"Evaluating the champion, version {version}, as the candidate was evaluated", markup=False)
     with tempfile.TemporaryDirectory() as scratch:
         found = evaluate_champion(download_model(store, champion.name, version, Path(scratch)), recorded)
-    again = check_predictions(found, f"the champion, version {version}")
+    again = check_predictions(found, f"the champion, version {version}", task)
     unlike = differences(task, recorded, found.attrs.get(ATTRIBUTE, {}))
     today = data_digest(store.root)
     if (digest := candidate.tags.get("evaluation.data_digest")) != today:
@@ -166,8 +169,8 @@ def _champion_scores(
     if unlike or set(again.index) != set(items.index):
         raise ClipBertError(
             f"{candidate.name}: the candidate, version {candidate.version}, cannot be compared: its evaluation and "
-            f"today's differ ({'; '.join(unlike) or 'test items'}). Bring it up to date: `dvc repro register@{task}`, "
-            f"or `clipbert evaluate {task}` and `clipbert register {task}`."
+            f"today's differ ({'; '.join(unlike) or 'test items'}). Bring it up to date: `clipbert evaluate {task}`, "
+            f"then `clipbert register {task}`."
         )
     return again.loc[items.index, "score"]
 
@@ -186,4 +189,4 @@ def _stored_predictions(store: Store, task: str, version: Any) -> pd.DataFrame |
                 f"its predictions, {artifact} of run {version.run_id}, are not those that were registered: their "
                 f"SHA-256 is {found[:12]}..., expected {(expected or 'none')[:12]}..."
             )
-        return read_predictions(path)
+        return read_predictions(path, task)

@@ -77,7 +77,7 @@ def events(entries: list[Entry]) -> list[Event]:
 
 
 def _repair(root: Path, task: str, name: str, ledger: Ledger) -> None:
-    store = open_store(root)
+    store = open_store(root, name.removesuffix(f"-{task}"))
     with task_lock(store.root, task, wait=False) as held:
         if held:
             repair(Session(store, ledger, task, name), note_on_stderr)

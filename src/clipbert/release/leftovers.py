@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Mapping
+from typing import Any
 
 import psutil
 from mlflow.entities import LoggedModelStatus
@@ -10,7 +11,7 @@ from clipbert.params import TASKS
 from clipbert.release.outbox import is_held, outbox_folder
 from clipbert.release.store import Store
 
-UNFINISHED = "clipbert.unfinished"  # a tag of models whose files are being sent
+UNFINISHED = "clipbert.unfinished"  # a tag of models whose files are being sent, or that have no version yet
 CLOCK_S = 2.0  # by which the start time of a process may be read differently
 
 
@@ -33,10 +34,17 @@ def remove_leftovers(store: Store) -> None:
     for model in store.client.search_logged_models(ids, filter_string=f"tags.`{UNFINISHED}` = 'true' AND {here}"):
         if owner_lives(model.tags):
             continue
-        if model.status == LoggedModelStatus.PENDING:
+        ready = model.status == LoggedModelStatus.READY
+        if model.status == LoggedModelStatus.PENDING or (ready and not _has_version(store, model)):
             store.client.delete_logged_model(model.model_id)
         else:
             store.client.delete_logged_model_tag(model.model_id, UNFINISHED)
+
+
+def _has_version(store: Store, model: Any) -> bool:
+    """Whether a registered version was made from a logged model."""
+    query = f"name = '{model.name}' and tags.model_id = '{model.model_id}'"
+    return bool(store.client.search_model_versions(query))
 
 
 def owner_lives(tags: Mapping[str, str]) -> bool:

@@ -86,9 +86,9 @@ def register(
         ClipBertError: an input is missing or broken, or the store cannot be used.
     """
     metrics = _read_metrics(metrics_json)
-    items, stored = read_predictions_file(predictions_parquet)
+    items, stored = read_predictions_file(predictions_parquet, task)
     check_metrics(metrics_json, metrics, None if stored is None else _finite(stored))
-    recorded = check_predictions(items, str(predictions_parquet)).attrs.get(ATTRIBUTE, {})
+    recorded = check_predictions(items, str(predictions_parquet), task).attrs.get(ATTRIBUTE, {})
     digest = model_digest(model_dir)
     check_model(model_dir)
     store = open_store_and_deliver(root, params.release.name)
@@ -179,25 +179,26 @@ def model_digest(model_dir: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
-    """The test items of a model: item_id, score, chance and more, indexed by item_id.
+def read_predictions(path: Path, task: str) -> pd.DataFrame:
+    """Return the test items of a task's model: item_id, score, chance and more, indexed by item_id.
 
     Raises:
         ClipBertError: the file is missing or broken, a column is missing, or an item stands twice.
     """
-    return check_predictions(read_predictions_file(path)[0], str(path))
+    return check_predictions(read_predictions_file(path, task)[0], str(path), task)
 
 
-def check_predictions(items: pd.DataFrame, origin: str) -> pd.DataFrame:
-    """`items` indexed by item_id.
+def check_predictions(items: pd.DataFrame, origin: str, task: str) -> pd.DataFrame:
+    """`items` of a task, indexed by item_id.
 
     Raises:
         ClipBertError: a column is missing, there are no items, or one stands twice.
     """
+    again = f"Evaluate again: `clipbert evaluate {task}`."
     if missing := [column for column in REQUIRED if column not in items.columns]:
-        raise ClipBertError(f"{origin}: the predictions lack the column(s) {', '.join(missing)}. Evaluate again.")
+        raise ClipBertError(f"{origin}: the predictions lack the column(s) {', '.join(missing)}. {again}")
     if items.empty or not items["item_id"].is_unique:
-        raise ClipBertError(f"{origin}: expected test items, each once; found {len(items)} rows. Evaluate again.")
+        raise ClipBertError(f"{origin}: expected test items, each once; found {len(items)} rows. {again}")
     return items.set_index("item_id", drop=False)
 
 
@@ -243,7 +244,6 @@ def _create_version(store: Store, task: str, run_id: str, model_dir: Path, diges
         client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
-    client.delete_logged_model_tag(logged.model_id, UNFINISHED)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     try:
         described = f"ClipBERT for {task}; the alias champion is the one in use."
@@ -258,9 +258,12 @@ def _create_version(store: Store, task: str, run_id: str, model_dir: Path, diges
         **{name: run.data.tags.get(f"clipbert.{name}", NONE) for name in ("git_commit", "data_digest", "dvc_lock")},
     }
     with as_default(store):
-        return client.create_model_version(
+        version = client.create_model_version(
             name, f"models:/{logged.model_id}", run_id=run_id, tags=tags, model_id=logged.model_id
         )
+    # Until here a kill leaves a model without a version, which the next command removes (see leftovers.py).
+    client.delete_logged_model_tag(logged.model_id, UNFINISHED)
+    return version
 
 
 def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) -> None:

@@ -46,17 +46,20 @@ def release_session(store: Store, task: str, name: str, note: Note = note_on_std
         ClipBertError: the model belongs to another project, or the store or the ledger failed.
     """
     with task_lock(store.root, task), Ledger(store.root) as ledger:
-        with store_errors(store.uri, f"cannot be compared with the ledger of {name}"):
-            own_model(store, name)
         session = Session(store, ledger, task, name)
         repair(session, note)
         yield session
 
 
 def repair(session: Session, note: Note) -> None:
-    """Make aliases, ledger, tags and file agree; see `release_session`."""
+    """Make aliases, ledger, tags and file agree; see `release_session`.
+
+    Raises:
+        ClipBertError: the model belongs to another project, or the store or the ledger failed.
+    """
     store, ledger, task, name = session.store, session.ledger, session.task, session.name
     with store_errors(store.uri, f"cannot be compared with the ledger of {name}"):
+        own_model(store, name)
         recover(ledger, store, task, note)
         observe(ledger, store, name, task, note)
         session.publish()
