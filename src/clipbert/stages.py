@@ -105,9 +105,9 @@ def train(project: Project, task_name: str, params: Params) -> None:
             {"processes": ranks.world, "device": device.type, "torch": torch.__version__},
         )
         run = Run(task, model, processor, cache, examples, val, params, checkpoints, device, ranks)
-        if not params.train.budget:
-            enough, min_steps = params.validate_.min_train_videos, params.train.min_steps
-            _say(length_lines(task_name, len(examples), run.length(), min_steps, enough))
+        enough, min_steps = params.validate_.min_train_videos, params.train.min_steps
+        length = None if params.train.budget else run.length()
+        _say(length_lines(task_name, len(examples), length, min_steps, enough))
         if not ranks.first:
             state, stepper = start(run)
             train(run, state, stepper, NotTracked())

@@ -136,7 +136,7 @@ def test_good_tables_pass_and_their_pages_need_no_network(folder: Path, monkeypa
     for link in re.findall(r'href="([^"]+)"', page):
         assert (folder / "out" / link).is_file()
     files = [path for path in (folder / "out").rglob("*") if path.is_file()]
-    assert len([path for path in files if path.suffix == ".html"]) == 8
+    assert len([path for path in files if path.suffix == ".html"]) == 10
     assert {path.suffix for path in files} == {".html", ".json", ".csv", ".parquet", ".sha256"}
     for path in files:
         if path.suffix == ".html":

@@ -48,13 +48,13 @@ def training_length(
     return TrainingLength(epochs, requested_epochs, steps_per_epoch, max(1, epochs // requested_epochs))
 
 
-def length_lines(task: str, videos: int, length: TrainingLength, min_steps: int, enough: int) -> list[str]:
+def length_lines(task: str, videos: int, length: TrainingLength | None, min_steps: int, enough: int) -> list[str]:
     """Return what a user should know of a training on a small split.
 
     Args:
         task: its name.
         videos: of the training split.
-        length: of the training.
+        length: of the training; None when `train.budget` ends it.
         min_steps: `train.min_steps`.
         enough: `validate.min_train_videos`.
     """
@@ -64,7 +64,7 @@ def length_lines(task: str, videos: int, length: TrainingLength, min_steps: int,
             f"{task}: warning: {videos} training videos are fewer than validate.min_train_videos = {enough}; a model "
             "that starts from random weights stays near chance. What to expect: docs/own-data.md"
         )
-    if length.epochs > length.requested_epochs:
+    if length is not None and length.epochs > length.requested_epochs:
         lines.append(
             f"{task}: {length.epochs} epochs instead of tasks.{task}.epochs = {length.requested_epochs}, for "
             f"train.min_steps = {min_steps} (an epoch of {videos} videos has {length.steps_per_epoch} "

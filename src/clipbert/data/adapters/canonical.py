@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from clipbert.console import progress
 from clipbert.data.adapters.media_folder import Aliases, Ambiguous, Found, MediaFolder, media_kind
+from clipbert.data.adapters.seen_ids import SeenIds
 from clipbert.data.adapters.splits import HoldOut, hashed_split
 from clipbert.data.adapters.summary import ImportSummary, Protocol
 from clipbert.data.placeholders import is_placeholder
@@ -79,7 +80,7 @@ class Import:
         self._unique_ids = unique_ids
         self._files = files
         self._open: dict[str, IO[str]] = {}
-        self._ids: dict[str, set[str]] = {kind: set() for kind in FILES}
+        self._ids = SeenIds()
         self._names: dict[str, str | None] = {}
         self._targets: dict[str, Path] = {}
 
@@ -138,9 +139,8 @@ class Import:
             if key != "answer" and is_placeholder(line[key]):
                 return self.drop(f"{line[key]!r} as {noun}: an empty cell of the table that it was written from")
         if not self._unique_ids:
-            if identity in self._ids[kind]:
+            if not self._ids.add(kind, identity):
                 return self.drop("an id that was used before")
-            self._ids[kind].add(identity)
         self.summary.count_annotated(kind, name, split)
         media = self._media_of(name)
         if split == "train" and self._hold_out:
