@@ -2,6 +2,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows.process import Supervisor
 from flows.stage import StageError, run_stage
@@ -60,3 +61,20 @@ def test_a_stage_ends_at_its_time_limit(project: Path) -> None:
         run_stage("prepare", supervisor, print, time_limit_s=3)
     assert not late.value.retryable
     assert time.monotonic() - start < 15
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_secret_that_a_stage_prints_is_in_no_log_and_in_no_error(project: Path, code: int) -> None:
+    graph = yaml.safe_load((project / "dvc.yaml").read_text())
+    stage, secret = graph["stages"]["prepare"], "pl4nted-in-a-stage"
+    (project / "leak.sh").write_text(f"echo connecting to postgresql://host/db?password={secret}\nexit {code}\n")
+    stage["cmd"] = [stage["cmd"], "sh leak.sh"]
+    (project / "dvc.yaml").write_text(yaml.safe_dump(graph))
+    said: list[str] = []
+    with Supervisor(project) as supervisor:
+        try:
+            run_stage("prepare", supervisor, said.append)
+        except StageError as error:
+            said.append(str(error))
+    assert [line for line in said if secret in line] == []
+    assert "connecting to postgresql://host/db?password=***" in "\n".join(said)

@@ -1,16 +1,24 @@
 """A secret planted in every place is in nothing that the verbs print or store."""
 
+import json
+import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+from mlflow_server import MlflowServer
 
 from clipbert import stages
 from clipbert.errors import ClipBertError
+from clipbert.files import write_json
 from clipbert.params import Params, load_params
 from clipbert.project import Project
+from clipbert.release.delivery import sync
 from clipbert.release.store import open_store
+from clipbert.release.tracking import start_training_run
+from clipbert.train import loop
 
 SECRETS = {
     "media": "m3dia-Planted-1",
@@ -46,13 +54,29 @@ def test_nothing_that_is_printed_or_stored_holds_a_secret(tiny_project, tmp_path
         f"frames.cache_url=https://{SECRETS['cache']}@host/frames",
         "train.batch_size=8",
         "tasks.retrieval.epochs=1",
+        "train.checkpoint_every_steps=1",
+        "train.min_steps=0",
         *(f"model.{name}={value}" for name, value in {"hidden_size": 16, "num_hidden_layers": 1}.items()),
         *(f"model.{name}={value}" for name, value in {"num_attention_heads": 2, "image_size": 32}.items()),
     ]
     monkeypatch.setattr(sys, "argv", ["clipbert", "train", "--set", *overrides, SECRETS["environment"]])
     (root / "params.yaml").write_text("seed: 0\n")
-    params = Params.model_validate(load_params(root / "params.yaml", overrides).model_dump(by_alias=True))
+    params = Params.model_validate(
+        load_params(root / "params.yaml", overrides, complete=False).model_dump(by_alias=True)
+    )
     project = Project(root)
+    save = loop.save
+
+    def interrupted(*arguments, **options):
+        save(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save", interrupted)
+        with pytest.raises(SystemExit):
+            stages.train(project, "retrieval", params)
+    assert list((root / "artifacts" / "checkpoints" / "retrieval").glob("step-*"))
+    assert holders(root) == {}
     for verb in (stages.train, stages.evaluate, stages.register):
         verb(project, "retrieval", params)
     stages.promote(project, "retrieval", params, False)
@@ -86,3 +110,28 @@ def test_a_store_that_fails_does_not_tell_its_password(root, monkeypatch, uri, c
         open_store(root)
     told = str(caught.value) + "".join(capfd.readouterr())
     assert [secret for secret in SECRETS.values() if secret in told] == []
+
+
+def test_a_server_with_credentials_in_its_address_that_is_away_for_a_while(
+    root: Path, mortal_server: MlflowServer, monkeypatch, capfd
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mortal_server.address.replace("://", f"://me:{SECRETS['token']}@"))
+    monkeypatch.setattr("clipbert.release.sender.FIRST_RETRY_S", 0.1)
+    params = {"frames.media_url": f"https://{SECRETS['media']}@host/x"}
+    with start_training_run(root, "retrieval", params) as run:
+        mortal_server.stop(signal.SIGKILL)
+        run.log_metrics({"train/loss": 0.5}, 1)
+    described = root / "artifacts" / "runs" / "retrieval.json"
+    described.parent.mkdir(parents=True)
+    write_json(described, run.describe())
+    assert list((root / "mlflow" / "outbox").rglob("records.jsonl"))
+    assert holders(root) == {}
+    mortal_server.start()
+    sync(root)
+    metrics = open_store(root).client.get_run(run.run_id).data.metrics
+    assert metrics["train/loss"] == 0.5
+    assert "***@127.0.0.1" in json.loads(described.read_text())["tracking_uri"]
+    assert holders(root) == holders(mortal_server.folder) == {}
+    told = "".join(capfd.readouterr())
+    assert "***@127.0.0.1" in told
+    assert [name for name, secret in SECRETS.items() if secret in told] == []
