@@ -1,6 +1,7 @@
 """A Prefect server through its REST API, and a small DVC project for its runs to work in."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -50,6 +51,10 @@ order = Path("orders", stage).read_text().split() if Path("orders", stage).exist
 if order[:1] == ["exit"]:
     print("the colour is wrong; expected red, blue or green", file=sys.stderr)
     sys.exit(int(order[1]))
+if order[:1] == ["say"]:
+    print(f"reading {order[1]}")
+    print(f"cannot read {order[1]}", file=sys.stderr)
+    sys.exit(2)
 if order[:1] == ["exit-once"]:
     Path("orders", stage).unlink()
     sys.exit(1)
@@ -132,6 +137,18 @@ class Prefect:
         """Every line of the log of the run's tasks."""
         body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
         return [entry["message"] for entry in self.call("POST", "/logs/filter", body) if entry["task_run_id"]]
+
+    def everything(self, run: str) -> str:
+        """All that the server has about a run: the run, its tasks, states, logs and artifacts."""
+        wanted = {"flow_runs": {"id": {"any_": [run]}}}
+        logs = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200}
+        found = [self.call("GET", f"/flow_runs/{run}"), self.call("POST", "/logs/filter", logs)]
+        found += [self.call("POST", f"/{kind}/filter", wanted) for kind in ("task_runs", "artifacts")]
+        for path in (f"/flow_run_states/?flow_run_id={run}", f"/flow_runs/{run}/graph-v2"):
+            found.append(self.call("GET", path))
+        for task in self.tasks(run).values():
+            found.append(self.call("GET", f"/task_run_states/?task_run_id={task['id']}"))
+        return json.dumps(found)
 
     def artifacts(self, run: str) -> dict[str, Any]:
         """The data of the run's artifacts by key."""

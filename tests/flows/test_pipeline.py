@@ -44,6 +44,22 @@ def test_the_deployment_runs_every_stage_and_a_second_time_none(prefect: Prefect
     assert {row["outcome"] for row in table(prefect.artifacts(second), "stages")} == {"unchanged"}
 
 
+def test_a_secret_that_a_stage_prints_is_nowhere_in_prefect(prefect: Prefect, project: Path) -> None:
+    address = "postgresql://ada:planted-secret@db.example/clips?sslmode=require&password=planted-too"
+    (project / "orders/prepare").write_text(f"say {address}")
+    run = prefect.start(DAILY, project, stages=["prepare"])
+    end = prefect.wait(run)
+    assert end["type"] == "FAILED"
+    hidden = "postgresql://***@db.example/clips?sslmode=require&password=***"
+    assert f"cannot read {hidden}" in end["message"]
+    until(lambda: f"reading {hidden}" in prefect.logs(run), 30)
+    stored = prefect.everything(run)
+    assert "planted" not in stored
+    assert stored.count(hidden) >= 4  # both lines in the log, the states of the task and of the run
+    home = Path(prefect.environment["PREFECT_HOME"])
+    assert not [file for file in home.glob("storage/*") if b"planted" in file.read_bytes()]
+
+
 def test_a_failure_holds_back_what_needs_it_and_nothing_else(prefect: Prefect, project: Path) -> None:
     (project / "orders/train@left").write_text("exit 2")
     run = prefect.start(DAILY, project)

@@ -1,11 +1,18 @@
-"""Answers that a real server gives only while its database is locked come from a small server of the test's own."""
+"""Requests to a server whose database is locked.
 
+The statuses that Prefect answers after a minute of waiting come from a small server of the test's own.
+"""
+
+import contextlib
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
+from prefect_server import Prefect
 
 import flows.prefect_api
 from flows.prefect_api import PrefectApi, PrefectApiError
@@ -60,3 +67,23 @@ def test_a_refusal_is_not_tried_again(server: PrefectApi) -> None:
     assert (caught.value.status, Answers.seen) == (401, ["GET /x"])
     Answers.statuses = [404]
     assert server.find("/x") is None
+
+
+@pytest.mark.pipeline
+def test_a_request_succeeds_although_the_database_is_really_locked(prefect: Prefect) -> None:
+    database = Path(prefect.environment["PREFECT_HOME"], "prefect.db")
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("PRAGMA busy_timeout = 30000")
+        other.execute("BEGIN EXCLUSIVE")
+        released = threading.Event()
+
+        def release() -> None:
+            released.set()
+            other.execute("ROLLBACK")
+
+        timer = threading.Timer(4.0, release)
+        timer.start()
+        prefect.call("POST", "/variables/", {"name": "written_while_locked", "value": "yes"})
+        assert released.is_set(), "the database was not locked"
+        timer.join()
+    assert prefect.call("GET", "/variables/name/written_while_locked")["value"] == "yes"
