@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from params_file import write_params
 from typer.testing import CliRunner
 
 from clipbert import __version__, cli
@@ -136,7 +137,7 @@ def test_a_terminal_that_shows_ascii_only(tmp_path: Path, tiny_video: Callable[.
     (tmp_path / "data" / "videos" / "\u00fc.mp4").write_bytes(b"broken")
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (tmp_path / "data" / "captions.jsonl").write_text(lines, encoding="utf-8")
-    (tmp_path / "params.yaml").write_text("seed: 0\n")
+    write_params(tmp_path)
 
     done = run("ingest", "--set", "ingest.max_quarantined_fraction=0.5", cwd=tmp_path, **ASCII)
     assert (done.returncode, done.stderr) == (0, "")

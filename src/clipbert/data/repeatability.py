@@ -54,7 +54,7 @@ def _digests(path: str | os.PathLike[str], held: int) -> Generator[Any, None, No
             for plane in shown.frame.planes:
                 # the padding at the end of each line is no part of the picture
                 rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-                digest.update(np.ascontiguousarray(rows[:, : plane.width]))
+                digest.update(rows[:, : plane.width].tobytes())
             kept.append(shown.frame)
             start = shown.start
             del shown

@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
-import ijson  # type: ignore[import-untyped]
+import ijson
 
 from clipbert.data.adapters.limits import MAX_DEPTH, MAX_ITEM_BYTES, item_error, mebibytes
 from clipbert.errors import ClipBertError
