@@ -1,6 +1,7 @@
 """Fixtures every room may use: tiny real videos, made in milliseconds."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+
+# A shell starts background jobs with SIGINT ignored, and programs started by tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_tiny_video(

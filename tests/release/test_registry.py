@@ -23,6 +23,7 @@ from clipbert.release import registry
 from clipbert.release.aliases import aliases
 from clipbert.release.registry import download_model, model_digest, predictions_path, register
 from clipbert.release.store import open_store
+from clipbert.signed_json import read_signed_json
 
 NAME = "clipbert-retrieval"
 
@@ -37,7 +38,7 @@ def test_registered_version_has_alias_tags_and_file(any_root, release, make_mode
     assert made == registry.Release(
         "retrieval", NAME, "1", made.run_id, model_digest(make_model("retrieval", 0)), "candidate"
     )
-    assert json.loads((any_root / "artifacts/releases/retrieval.json").read_text()) == asdict(made)
+    assert read_signed_json(any_root / "artifacts/releases/retrieval.json", "") == asdict(made)
     assert aliases(store, NAME) == {"candidate": "1"}
     (version,) = versions(any_root)
     assert version.tags["digest"] == made.digest
