@@ -144,7 +144,7 @@ def test_good_tables_pass_and_their_pages_need_no_network(folder: Path, monkeypa
             assert not re.search(r"""https?:|(?:src|href)=["']//|<script[^>]*src|@import""", text), path
             assert "#f5f6f9" in text
     docs = (folder / "out" / "data_docs" / "index.html").read_text()
-    assert docs.count("✓ succeeded") == 3
+    assert docs.count("✓ succeeded") == 4
     assert [(folder / "out" / "data_docs" / link).is_file() for link in re.findall(r'href="([a-z]+/[^"]+)"', docs)] == [
         True
     ] * 6
