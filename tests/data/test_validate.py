@@ -147,7 +147,7 @@ def test_good_tables_pass_and_their_pages_need_no_network(folder: Path, monkeypa
     assert docs.count("✓ succeeded") == 4
     assert [(folder / "out" / "data_docs" / link).is_file() for link in re.findall(r'href="([a-z]+/[^"]+)"', docs)] == [
         True
-    ] * 6
+    ] * 8
     assert str(folder) not in docs
     assert sorted(path.name for path in folder.iterdir()) == ["manifest", "out", "tmp"]
     assert list(stray.iterdir()) == []
