@@ -15,6 +15,7 @@ from clipbert.errors import ClipBertError
 from clipbert.files import write_json
 from clipbert.params import Params, load_params
 from clipbert.project import Project
+from clipbert.redact import RedactedStream
 from clipbert.release.delivery import sync
 from clipbert.release.store import open_store
 from clipbert.release.tracking import start_training_run
@@ -117,6 +118,9 @@ def test_a_server_with_credentials_in_its_address_that_is_away_for_a_while(
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mortal_server.address.replace("://", f"://me:{SECRETS['token']}@"))
     monkeypatch.setattr("clipbert.release.sender.FIRST_RETRY_S", 0.1)
+    # As the command line does: MLflow itself prints the address of a run.
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, RedactedStream.over(getattr(sys, name)))
     params = {"frames.media_url": f"https://{SECRETS['media']}@host/x"}
     with start_training_run(root, "retrieval", params) as run:
         mortal_server.stop(signal.SIGKILL)
