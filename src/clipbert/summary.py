@@ -63,9 +63,16 @@ def _print_versions(project: Project, params: Params, tasks: list[str]) -> None:
         console.print(f"Registered models: the registry's state is unknown.\n{error}\n", markup=False)
         return
     title = f"Registered models in {found.store}"
-    versions = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    versions = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for column in ("name", "version", "aliases", "champion", "next"):
-        versions.add_column(column, overflow="fold", no_wrap=column in ("name", "next"))
+        versions.add_column(column, overflow="fold", no_wrap=column != "aliases")
     absent = []
     for task in tasks:
         state = found.tasks.get(task)
