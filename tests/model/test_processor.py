@@ -166,5 +166,6 @@ def test_the_settings_of_evaluation_are_stored(tmp_path):
 
     stored = json.loads((tmp_path / "processor_config.json").read_text())
     (tmp_path / "processor_config.json").write_text(json.dumps(stored | {"frames": {"fps": -1}}))
+    sign_files(tmp_path, [tmp_path / "processor_config.json"])
     with pytest.raises(ModelFolderError, match="no ClipBERT processor file"):
         ClipBertProcessor.from_pretrained(tmp_path)
