@@ -8,6 +8,7 @@ from PIL import Image
 
 from clipbert.errors import ClipBertError, ModelFolderError
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval, ClipBertProcessor
+from clipbert.model.checksums import sign_files
 from clipbert.params import FramesParams
 
 
