@@ -69,11 +69,8 @@ def test_dvc_shows_metrics_the_graph_and_the_summary(finished_project: Path) -> 
         ("tasks.open_qa.epochs", 1, OPEN_QA),
         ("tasks.retrieval.negatives", 3, RETRIEVAL),
         ("evaluate.clips", 1, {*RETRIEVAL, *OPEN_QA}),  # stored with the model
-        (
-            "evaluate.batch_size",
-            128,
-            {"evaluate@retrieval", "evaluate@open_qa", "register@retrieval", "register@open_qa"},
-        ),
+        # The batch changes no score, so the predictions are the same and nothing is registered again.
+        ("evaluate.batch_size", 128, {"evaluate@retrieval", "evaluate@open_qa"}),
         ("frames.quality", 80, {"frames", *RETRIEVAL, *OPEN_QA}),
     ],
 )
