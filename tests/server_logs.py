@@ -15,6 +15,8 @@ _ERROR = re.compile(
 # What may stand in a log, with the reason. Each pattern is searched in one record: a line with the lines that follow it
 # up to the next time stamp.
 ALLOWED = {
+    r"sqlite3\.OperationalError\)?:? database is locked": "a test locks the SQLite file on purpose; services "
+    "try again at their next pass, as the tests of schedules and runs show",
     r"asyncio\.exceptions\.CancelledError(?s:.)*\Z": "uvicorn reports requests that a stopping server breaks off",
 }
 _ALLOWED = [re.compile(pattern) for pattern in ALLOWED]

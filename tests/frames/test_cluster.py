@@ -111,7 +111,7 @@ def test_a_scheduler_that_does_not_answer_is_named(many, tmp_path):
 def test_a_scheduler_without_workers_and_one_that_dies(many, tmp_path, monkeypatch):
     cluster = Cluster(tmp_path)
     try:
-        with pytest.raises(ClipBertError, match="has had no workers"), open_cluster(cluster.params, 2.0):
+        with pytest.raises(ClipBertError, match="has had no workers"), open_cluster(cluster.params, 10.0):
             pass
         cluster.add_worker()
         manifest = write_manifest(many, tmp_path / "manifest")
