@@ -111,7 +111,7 @@ def test_a_folder_that_is_no_project_is_the_one_finding(
     if inside:
         (tmp_path / "params.yaml").write_text("seed: 0\n")
     (found,) = doctor.doctor(folder)
-    assert found.startswith(f"project: {folder} is no ClipBERT project (no params.yaml, no dvc.yaml): ")
+    assert found.startswith(f"project: {folder} is not a ClipBERT project (no params.yaml, no dvc.yaml): ")
     assert (f"cd {tmp_path}, and run" if inside else "go to the folder of your clone") in found
     assert "1 problem(s)." in capsys.readouterr().out
     assert list(folder.iterdir()) == []

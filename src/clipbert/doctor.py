@@ -170,8 +170,8 @@ def check_no_project(root: Path) -> Iterator[Finding]:
     yield Finding(
         "project",
         "none in this folder",
-        f"{root.resolve()} is no ClipBERT project (no params.yaml, no dvc.yaml): {remedy}, and run `clipbert doctor` "
-        "there",
+        f"{root.resolve()} is not a ClipBERT project (no params.yaml, no dvc.yaml): {remedy}, and run "
+        "`clipbert doctor` there",
     )
 
 

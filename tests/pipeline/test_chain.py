@@ -13,7 +13,7 @@ import pytest
 import yaml
 from dvc_project import run, set_params, stages_run
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
 
 RETRIEVAL = {f"{stage}@retrieval" for stage in ("train", "evaluate", "register")}
 OPEN_QA = {f"{stage}@open_qa" for stage in ("train", "evaluate", "register")}

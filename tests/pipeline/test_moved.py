@@ -13,7 +13,7 @@ from dvc_project import run, set_params, stages_run
 
 from clipbert.release.store import as_default, open_store
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
 
 CLIPBERT = (sys.executable, "-m", "clipbert")
 

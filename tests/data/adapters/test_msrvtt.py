@@ -190,7 +190,7 @@ def test_no_video_found(tmp_path: Path, original: Path) -> None:
         (b'{"videos": []}', "has no 'sentences', only videos"),
         (b'{"video": []}', "has no 'videos' (did you mean video?), only video"),
         (b"[]", "holds no object with 'videos'"),
-        (b'{"videos": [7], "sentences": []}', "item 1: 7 is no object; expected"),
+        (b'{"videos": [7], "sentences": []}', "item 1: 7 is not an object; expected"),
         (b'{"videos": [], "sentences": []}', "holds no videos; nothing to import"),
         (
             b'{"videos": [{"video_id": "video0", "split": "dev"}], "sentences": []}',

@@ -163,7 +163,7 @@ def json_records(path: Path, layout: str, key: str | None = None) -> Iterator[Ro
     with _json_items(path, layout) as items:
         for value in items.items(key):
             if not isinstance(value, dict):
-                raise ClipBertError(f"{path}: item {items.number}: {shown(value)} is no object; expected {layout}.")
+                raise ClipBertError(f"{path}: item {items.number}: {shown(value)} is not an object; expected {layout}.")
             yield Row(path, f"item {items.number}", value, layout)
 
 
@@ -199,7 +199,7 @@ def json_lines(path: Path, layout: str) -> Iterator[Row]:
                     f"{path}: line {number}: not valid JSON ({error}); expected {layout} on one line."
                 ) from None
             if not isinstance(value, dict):
-                raise ClipBertError(f"{path}: line {number}: {shown(value)} is no object; expected {layout}.")
+                raise ClipBertError(f"{path}: line {number}: {shown(value)} is not an object; expected {layout}.")
             yield Row(path, f"line {number}", value, layout)
 
 
