@@ -47,7 +47,7 @@ def test_official_layout_and_coverage(
     ("content", "said"),
     [
         ('[{"question": "what?"}]', "item 1: no video_id, only question; expected"),
-        ('[{"question": "what?", "video_id": 1, "answer": "a"}, 3]', "item 2: 3 is no object"),
+        ('[{"question": "what?", "video_id": 1, "answer": "a"}, 3]', "item 2: 3 is not an object"),
         ('{"a": 1}', "holds no list"),
         ('[{"question": "what?", "video_id": 1, "answer": "a"} {', "not valid JSON after item 1: parse error"),
         ("[" * 100_000, "item 1: nested more than 64 levels deep"),

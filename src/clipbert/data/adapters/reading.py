@@ -132,7 +132,7 @@ def records(path: Path, layout: str, key: str | None = None) -> Iterator[Row]:
         key: the list lies under this key of a JSON object.
 
     Raises:
-        ClipBertError: the file is missing, unreadable, not UTF-8, or not what its suffix says; a record is no object.
+        ClipBertError: the file is missing, unreadable, not UTF-8, or not what its suffix says; a record is not an object.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if {".jsonl", ".ndjson"} & set(suffixes):
