@@ -84,5 +84,5 @@ def _server(tracking_uri: str) -> str:
 
 
 def _without_user(address: str) -> str:
-    """A link that works for whoever reads it, with their own credentials."""
+    """Return a link without credentials, which readers open with their own."""
     return redact(address).replace("***@", "")

@@ -1,4 +1,4 @@
-"""The lock of a project's folder: one flow at a time works in it, whoever started it.
+"""The lock of a project's folder: one flow at a time works in it.
 
 It is a lock of the operating system, not a concurrency limit of Prefect: it ends with the process that holds it,
 however that ends, while a limit's slot can stay taken after a server was restarted.

@@ -1,7 +1,7 @@
 """Single changed bits in a file, and what its reader makes of them."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from clipbert.errors import ClipBertError
@@ -13,37 +13,37 @@ def unnoticed_flips(path: Path, read: Callable[[], object], count: int = 200, se
     `read` refuses by a ClipBertError that names the file; any other exception is a failure of the test.
     """
     whole, draw = path.read_bytes(), random.Random(seed)
-    passed = []
-    try:
+
+    def flips() -> Iterator[tuple[int, bytes]]:
         for _ in range(count if whole else 0):
             offset = draw.randrange(len(whole))
             flipped = bytearray(whole)
             flipped[offset] ^= 1 << draw.randrange(8)
-            path.write_bytes(flipped)
-            try:
-                read()
-            except ClipBertError as error:
-                assert path.name in str(error)  # noqa: PT017
-            else:
-                passed.append(offset)
-    finally:
-        path.write_bytes(whole)
-    return passed
+            yield offset, bytes(flipped)
+
+    return _unnoticed(path, read, flips())
 
 
 def unnoticed_truncations(path: Path, read: Callable[[], object], count: int = 20) -> list[int]:
     """Cut the file at `count` places, the empty file among them, and read; the sizes that `read` did not refuse."""
     whole = path.read_bytes()
+    sizes = sorted({len(whole) * place // count for place in range(count)} | {len(whole) - 1})
+    return _unnoticed(path, read, ((size, whole[:size]) for size in sizes))
+
+
+def _unnoticed(path: Path, read: Callable[[], object], damaged: Iterable[tuple[int, bytes]]) -> list[int]:
+    """Read the file with each damaged content, and restore it; the places of those that `read` did not refuse."""
+    whole = path.read_bytes()
     passed = []
     try:
-        for size in sorted({len(whole) * place // count for place in range(count)} | {len(whole) - 1}):
-            path.write_bytes(whole[:size])
+        for place, content in damaged:
+            path.write_bytes(content)
             try:
                 read()
             except ClipBertError as error:
                 assert path.name in str(error)  # noqa: PT017
             else:
-                passed.append(size)
+                passed.append(place)
     finally:
         path.write_bytes(whole)
     return passed

@@ -1,8 +1,8 @@
 """Temporary files and folders: created with the user's umask, locked while in use, removed once their owner is dead.
 
 The owner holds an flock on its temporary file or folder for as long as it uses it. The kernel releases the lock when
-the process ends, however it ends, so whoever gets the lock knows that the owner is dead. This holds across containers
-that share a folder, where process ids do not. On a file system without locks nothing is removed.
+the process ends, however it ends, so a process that gets the lock knows that the owner is dead. This holds across
+containers that share a folder, where process ids do not. On a file system without locks nothing is removed.
 """
 
 import contextlib

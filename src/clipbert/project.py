@@ -28,7 +28,7 @@ class Project:
         return self.artifacts / "history" / task
 
     def checkpoints(self, task: str) -> Path:
-        """What a killed training goes on from; no DVC output."""
+        """Checkpoints from which a killed training resumes; not a DVC output."""
         return self.artifacts / "checkpoints" / task
 
     def metrics(self, task: str) -> Path:

@@ -28,7 +28,7 @@ _NAMES = (
     r"account[-_.]?key|accountkey|auth[-_.]?string|sslpassword|sharedaccess(?:key|signature)"
 )
 _NAME = rf"(?<![A-Za-z0-9])(?:[A-Za-z0-9]{{1,40}}[-_.]){{0,8}}(?:{_NAMES})(?:[-_.](?:value|string|id))?(?![A-Za-z0-9_])"
-# Special tokens of a tokenizer are no secrets: cls_token=[CLS].
+# Special tokens of a tokenizer are not secrets: cls_token=[CLS].
 _HARMLESS = re.compile(r"(?:bos|eos|unk|sep|pad|cls|mask)_token$", re.IGNORECASE)
 # Of URLs alone, where a name as short as `key` is one of a parameter.
 _QUERY_NAMES = rf"(?:[\w%-]*[-_.])?(?:{_NAMES}|key|auth|code)"

@@ -63,13 +63,15 @@ def test_a_run_whose_outbox_is_held_is_under_way(root, dead):
     assert store.client.get_run(run_id).info.status == "KILLED"
 
 
-def test_a_kill_while_a_model_is_uploaded_leaves_nothing_pending(root, make_model, release_embedded, predictions):
-    program = """
-import os, signal, sys, json
+def register_killed_in(function, root, make_model, predictions):
+    """Register in a process that kills itself where it would call `function`."""
+    program = f"""
+import os, signal, sys
 from pathlib import Path
+from mlflow import MlflowClient
 from clipbert.release import registry
 from clipbert.params import Params
-registry._save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+{function} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 root, model = Path(sys.argv[1]), Path(sys.argv[2])
 names = ("run.json", "metrics.json", "predictions.parquet", "out.json")
 registry.register(root, "retrieval", model, *(root / name for name in names), Params())
@@ -80,6 +82,10 @@ registry.register(root, "retrieval", model, *(root / name for name in names), Pa
     command = [sys.executable, "-c", program, str(root), str(make_model("retrieval", 0))]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == -9, done.stderr
+
+
+def test_a_kill_while_a_model_is_uploaded_leaves_nothing_pending(root, make_model, release_embedded, predictions):
+    register_killed_in("registry._save", root, make_model, predictions)
     assert release_embedded(0, predictions(30)).version == "1"
     store = open_store(root)
     experiment = store.client.get_experiment_by_name(NAME).experiment_id
@@ -90,23 +96,7 @@ def test_a_kill_before_the_version_leaves_one_model_after_the_next_command(
     root, make_model, release_embedded, predictions
 ):
     """Its files are complete and no version has them."""
-    program = """
-import os, signal, sys
-from pathlib import Path
-from mlflow import MlflowClient
-from clipbert.release import registry
-from clipbert.params import Params
-MlflowClient.create_model_version = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-root, model = Path(sys.argv[1]), Path(sys.argv[2])
-names = ("run.json", "metrics.json", "predictions.parquet", "out.json")
-registry.register(root, "retrieval", model, *(root / name for name in names), Params())
-"""
-    predictions(30).to_parquet(root / "predictions.parquet")
-    (root / "run.json").write_text('{"task": "retrieval", "run_id": "' + "0" * 32 + '"}')
-    (root / "metrics.json").write_text('{"retrieval/r1": 1.0}')
-    command = [sys.executable, "-c", program, str(root), str(make_model("retrieval", 0))]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
-    assert done.returncode == -9, done.stderr
+    register_killed_in("MlflowClient.create_model_version", root, make_model, predictions)
     assert release_embedded(0, predictions(30)).version == "1"
     store = open_store(root)
     experiment = store.client.get_experiment_by_name(NAME).experiment_id

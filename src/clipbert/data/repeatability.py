@@ -52,7 +52,7 @@ def _digests(path: str | os.PathLike[str], held: int) -> Generator[Any, None, No
         for shown in frames:
             digest = hashlib.blake2b(digest_size=16)
             for plane in shown.frame.planes:
-                # the padding at the end of each line is no part of the picture
+                # Lines are padded at the end; the padding holds arbitrary bytes.
                 rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
                 digest.update(rows[:, : plane.width].tobytes())
             kept.append(shown.frame)

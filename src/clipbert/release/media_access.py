@@ -43,7 +43,7 @@ class MediaAccess:
         empty value allows no file.
 
         Raises:
-            ClipBertError: CLIPBERT_MAX_UPLOAD_MB is no number above 0, or a root is no absolute path.
+            ClipBertError: CLIPBERT_MAX_UPLOAD_MB is not a number above 0, or a root is not an absolute path.
         """
         text = os.environ.get(ROOTS)
         if text is None:

@@ -23,7 +23,7 @@ GIT_TIMEOUT_S = 20.0
 def provenance(root: Path) -> dict[str, str]:
     """The tags of every run and model version; "none" stands for what the folder does not have.
 
-    `git_dirty` leaves out dvc.lock, which DVC writes while the run goes on (`dvc_lock` is its hash), and the identity
+    `git_dirty` leaves out dvc.lock, which DVC writes during the run (`dvc_lock` is its hash), and the identity
     mlflow/project.json, which the first run makes.
     """
     return {

@@ -43,7 +43,7 @@ class Relocation:
 def misplaced(root: Path) -> str | None:
     """What is wrong with the paths in the embedded store of the project at `root`, and the remedy; None if nothing is.
 
-    A store that is missing or cannot be read has no answer; whoever opens it says what is wrong.
+    A store that is missing or cannot be read has no answer; the code that opens it reports what is wrong.
     """
     root = root.resolve()
     if not (root / DATABASE).is_file():

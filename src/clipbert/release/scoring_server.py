@@ -35,7 +35,7 @@ def harden_scoring_server() -> None:
     """Make MLflow's scoring server answer malformed requests without stack traces, and with status 400.
 
     It sends the stack trace of a CSV or Parquet body that it cannot parse, and status 500 for a request without a
-    content type or with JSON that is nested too deeply. Does nothing in a process that is no scoring server.
+    content type or with JSON that is nested too deeply. Does nothing in other processes than a scoring server.
     """
     server: ModuleType | None = sys.modules.get(SERVER)
     if server is None or f"{SERVER}.app" not in sys.modules or hasattr(server.invocations, "__wrapped__"):

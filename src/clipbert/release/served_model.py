@@ -209,7 +209,7 @@ def max_rows_from_environment() -> int:
     """Return the largest number of rows in a request: CLIPBERT_MAX_ROWS, or else 1000.
 
     Raises:
-        ClipBertError: it is no integer above 0.
+        ClipBertError: it is not an integer above 0.
     """
     text = os.environ.get(MAX_ROWS, str(DEFAULT_MAX_ROWS))
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) > 0):
@@ -252,7 +252,7 @@ def _text_of(row: Row, column: str) -> Row:
     """Return {column: text}.
 
     Raises:
-        ClipBertError: it is no text, is empty, or cannot be encoded.
+        ClipBertError: it is not text, is empty, or cannot be encoded.
     """
     return {column: _valid_text(row[column], column)}
 
@@ -269,7 +269,7 @@ def _options_of(row: Row) -> list[str]:
     """Return the options of a row: a list, or the JSON text of one.
 
     Raises:
-        ClipBertError: there are none, too many, or one is no text.
+        ClipBertError: there are none or too many, or one is not text.
     """
     value = row["options"]
     if isinstance(value, str):

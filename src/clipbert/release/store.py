@@ -93,8 +93,8 @@ def open_store(root: Path, name: str = DEFAULT_NAME) -> Store:
         name: release.name, with which experiments and registered models begin.
 
     Raises:
-        ClipBertError: it cannot be reached within seconds, cannot be written, is no MLflow store, or is the embedded
-            one of a project that was moved since.
+        ClipBertError: it cannot be reached within seconds, cannot be written, is not an MLflow store, or is the
+            embedded one of a project that was moved since.
     """
     uri = tracking_uri(root)
     if uri == embedded_uri(root) and (problem := misplaced(root)):

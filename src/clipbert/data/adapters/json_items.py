@@ -73,7 +73,7 @@ class JsonItems:
             event, value = next(events)
             if name == key:
                 if event != "start_array":
-                    raise NoListError(f"{key!r} is no list")
+                    raise NoListError(f"{key!r} is not a list")
                 yield from self._list(events)
                 return
             self._skip(events, event)
@@ -222,7 +222,7 @@ class _Source:
 
 
 def shorten(name: str) -> str:
-    """Return a name as it is told to a person."""
+    """Return a name as messages show it."""
     return name if len(name) <= 60 else f"{name[:57]}..."
 
 
