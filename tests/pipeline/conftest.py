@@ -34,3 +34,9 @@ def project(finished_project: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished_project, root, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
     shutil.rmtree(root / "mlflow" / "artifacts")
     return root
+
+
+@pytest.fixture
+def own_copy(finished_project: Path, tmp_path: Path) -> Path:
+    """A copy of the finished project with its MLflow store, whose paths are those of the original."""
+    return Path(shutil.copytree(finished_project, tmp_path / "project", symlinks=True))

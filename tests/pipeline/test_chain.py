@@ -161,12 +161,13 @@ def test_without_git_the_message_says_what_to_do(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scripts"]
 
 
-def test_promotion_and_rollback_through_the_command_line(finished_project: Path) -> None:
+def test_promotion_and_rollback_through_the_command_line(own_copy: Path) -> None:
     clipbert = (sys.executable, "-m", "clipbert")
-    decided = run(*clipbert, "promote", "retrieval", cwd=finished_project).stdout
-    decision = json.loads((finished_project / "artifacts" / "promotions" / "retrieval.json").read_text())
+    run(*clipbert, "track", "relocate", cwd=own_copy)
+    decided = run(*clipbert, "promote", "retrieval", cwd=own_copy).stdout
+    decision = json.loads((own_copy / "artifacts" / "promotions" / "retrieval.json").read_text())
     assert decision["decision"] == "rejected"
     assert decision["items"] == 8
     assert decision["reason"] in decided
-    refused = run(*clipbert, "rollback", "retrieval", cwd=finished_project, code=2)
+    refused = run(*clipbert, "rollback", "retrieval", cwd=own_copy, code=2)
     assert "has no champion" in refused.stderr

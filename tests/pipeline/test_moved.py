@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -16,12 +15,6 @@ from clipbert.release.store import as_default, open_store
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
 
 CLIPBERT = (sys.executable, "-m", "clipbert")
-
-
-@pytest.fixture
-def own_copy(finished_project: Path, tmp_path: Path) -> Path:
-    """A copy of the finished project with its store; its paths are those of the original."""
-    return Path(shutil.copytree(finished_project, tmp_path / "project", symlinks=True))
 
 
 def words(text: str) -> str:
