@@ -22,15 +22,15 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from clipbert.config.schema import Params
+from clipbert.distributed.context import Ranks
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval
-from clipbert.params import Params
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Batch
-from clipbert.train.checkpoint import Checkpoints, Progress, generator_states
-from clipbert.train.distributed import Ranks
-from clipbert.train.feed import Feed
-from clipbert.train.memory import keep_freed_memory
-from clipbert.train.step import Stepper
+from clipbert.training.batch_iterator import Feed
+from clipbert.training.checkpoint import Checkpoints, Progress, generator_states
+from clipbert.training.memory import keep_freed_memory
+from clipbert.training.step import Stepper
 
 WANTED = 0.05
 TEXT_LENGTH = 32

@@ -29,15 +29,15 @@ from rich.table import Table
 from benchmarks.reference import differing
 from benchmarks.trap_files import Shown as Truth
 from benchmarks.trap_files import make_traps, number_in
-from clipbert.data.ingest import ingest
+from clipbert.config.data import IngestParams
+from clipbert.config.schema import FramesParams
+from clipbert.data.ingest.probe import Rejected
+from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_videos
-from clipbert.data.probe import Rejected
-from clipbert.data_params import IngestParams
-from clipbert.frames import FrameCache
-from clipbert.frames.build import build_cache
-from clipbert.frames.decode import decode_file
-from clipbert.params import FramesParams
-from clipbert.workers import KillablePool
+from clipbert.frame_cache import FrameCache
+from clipbert.frame_cache.build import build_cache
+from clipbert.process_pool import KillablePool
+from clipbert.sampling.candidates import decode_file
 
 FRAMES = FramesParams(fps=4.0, size=112)
 INGEST = IngestParams(max_quarantined_fraction=1.0)

@@ -31,12 +31,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from clipbert.config.schema import FramesParams
 from clipbert.data.manifest import VIDEOS_SCHEMA, write_table
-from clipbert.files import sha256_file
-from clipbert.frames import FrameCache
-from clipbert.frames.build import build_cache
-from clipbert.frames.decode import decode_file
-from clipbert.params import FramesParams
+from clipbert.files.atomic import sha256_file
+from clipbert.frame_cache import FrameCache
+from clipbert.frame_cache.build import build_cache
+from clipbert.sampling.candidates import decode_file
 
 PROJECT = Path(__file__).resolve().parents[1]
 CORES = len(os.sched_getaffinity(0))
@@ -303,7 +303,7 @@ def repro(root: Path) -> float:
 
 PEAK = """
 import resource, sys
-from clipbert.cli import main
+from clipbert.cli.main import main
 sys.argv = ["clipbert", *sys.argv[1:]]
 try:
     main()

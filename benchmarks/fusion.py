@@ -20,15 +20,15 @@ from typing import Any
 
 import torch
 
+from clipbert.config.schema import Params, load_params
 from clipbert.data.manifest import read_texts
-from clipbert.frames import FrameCache
-from clipbert.params import Params, load_params
+from clipbert.frame_cache import FrameCache
 from clipbert.tasks import make_task
 from clipbert.tasks.base import texts_with_frames
 from clipbert.tasks.predict import predict
-from clipbert.train.checkpoint import Checkpoints
-from clipbert.train.loop import NotTracked, Run, start, train
-from clipbert.train.setup import build_model
+from clipbert.training.checkpoint import Checkpoints
+from clipbert.training.setup import build_model
+from clipbert.training.trainer import NotTracked, Run, start, train
 
 FUSIONS = ("mean", "concat", "attention")
 TEMPORAL = ("direction", "order")  # answer types that need the order of the frames

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clipbert.data.adapters.canonical import Source
-from clipbert.data.adapters.visual_genome import import_visual_genome
-from clipbert.data.adapters.vqa2 import import_vqa2
+from clipbert.data.importers.base import Source
+from clipbert.data.importers.datasets.visual_genome import import_visual_genome
+from clipbert.data.importers.datasets.vqa2 import import_vqa2
 
 WORDS = ("a", "red", "car", "beside", "the", "tall", "tree", "dog", "on", "grass", "man", "walking")
 

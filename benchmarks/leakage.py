@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipbert.data.leakage import near_duplicates
-from clipbert.data.looks import COMPARED
+from clipbert.data.perceptual_hash import COMPARED
+from clipbert.data.validation.near_duplicates import near_duplicates
 
 MAX_DISTANCE = 6
 COPIES = 0.01

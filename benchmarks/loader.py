@@ -22,20 +22,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from clipbert.config.schema import Params
 from clipbert.data.manifest import read_texts
-from clipbert.frames import FrameCache
-from clipbert.params import Params
+from clipbert.frame_cache import FrameCache
 from clipbert.tasks import make_task
 from clipbert.tasks.base import texts_with_frames
-from clipbert.train.checkpoint import Checkpoints, generator_states
-from clipbert.train.feed import Feed
-from clipbert.train.loader import Batches, TrainingSamples
-from clipbert.train.loop import Run, start
-from clipbert.train.memory import keep_freed_memory
-from clipbert.train.optim import set_learning_rate
-from clipbert.train.schedule import factor
-from clipbert.train.setup import build_model
-from clipbert.train.stopping import StopRequest
+from clipbert.training.batch_iterator import Feed
+from clipbert.training.checkpoint import Checkpoints, generator_states
+from clipbert.training.data import Batches, TrainingSamples
+from clipbert.training.lr_schedule import factor
+from clipbert.training.memory import keep_freed_memory
+from clipbert.training.optim import set_learning_rate
+from clipbert.training.setup import build_model
+from clipbert.training.stopping import StopRequest
+from clipbert.training.trainer import Run, start
 
 WANTED_WAIT, WANTED_FEED = 0.10, 2.0
 WARM_UP = 5

@@ -36,9 +36,9 @@ from benchmarks.event_videos import (
     join,
 )
 from clipbert.console import console, progress
-from clipbert.frames.decode import decode_file
-from clipbert.frames.sampling import shown_at
-from clipbert.frames.scenes import choose_times
+from clipbert.sampling.candidates import decode_file
+from clipbert.sampling.clips import shown_at
+from clipbert.sampling.scenes import choose_times
 
 SAMPLINGS = ("uniform", "adaptive")
 MINUTES, DISTINCT, FPS, SIZE = 30, 4, 2.0, 112

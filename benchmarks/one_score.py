@@ -23,12 +23,12 @@ import pandas as pd
 from mlflow.models import Model
 
 from clipbert import pipeline
+from clipbert.config.schema import TASKS, FramesParams, Params, load_params
 from clipbert.data.manifest import read_texts
-from clipbert.frames import FrameCache
-from clipbert.frames.given import read_given
-from clipbert.params import TASKS, FramesParams, Params, load_params
+from clipbert.frame_cache import FrameCache
 from clipbert.project import Project
 from clipbert.release.registry import _save
+from clipbert.sampling.video_input import read_given
 from clipbert.tasks import make_task
 from clipbert.tasks.predict import predict
 

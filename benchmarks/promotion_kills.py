@@ -25,7 +25,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).resolve().parents[1] / "tests" / "release"
+TESTS = Path(__file__).resolve().parents[1] / "tests" / "support"
 SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>

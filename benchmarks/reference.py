@@ -5,9 +5,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from clipbert.frames.decode import fitted_size
-from clipbert.frames.sampling import shown_at
-from clipbert.frames.sequential import Shown, shown_frames
+from clipbert.sampling.candidates import fitted_size
+from clipbert.sampling.clips import shown_at
+from clipbert.video.sequential import Shown, shown_frames
 
 # Grey levels, mean over a picture of 64 x 64: decoders round colours differently; a wrong frame's neighbour is nearer.
 SAME_WITHIN, CLEARLY = 1.5, 0.4

@@ -30,10 +30,10 @@ import transformers
 from torch.profiler import ProfilerActivity, profile
 
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval
-from clipbert.model.recomputation import set_activation_checkpointing, set_microbatches
-from clipbert.train.flops import FlopCounts
-from clipbert.train.memory import is_out_of_memory, keep_freed_memory
-from clipbert.train.precision import Precision
+from clipbert.model.activation_checkpointing import set_activation_checkpointing, set_microbatches
+from clipbert.training.flops import FlopCounts
+from clipbert.training.memory import is_out_of_memory, keep_freed_memory
+from clipbert.training.precision import Precision
 
 SPARSE = [(1, 2), (4, 2), (8, 2), (16, 2)]
 TEXT_LENGTH = 32

@@ -39,8 +39,8 @@ from clipbert.model import ClipBertConfig, ClipBertForRetrieval
 from clipbert.model.configuration import backbone_config
 from clipbert.model.fusion import VisualEmbeddings
 from clipbert.model.heads import Classifier
-from clipbert.train.memory import keep_freed_memory
-from clipbert.train.peak_rates import peak_tflops
+from clipbert.training.memory import keep_freed_memory
+from clipbert.training.peak_rates import peak_tflops
 
 WANTED = {"cpu": {"fp32": 0.97, "bf16": 1.9}, "cuda": {"bf16": 2.0, "fp16": 2.0}}
 PLAIN, KEPT = "plain", "plain, kept"

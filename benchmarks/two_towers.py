@@ -24,23 +24,23 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipbert.data.ingest import ingest
+from clipbert.config.schema import Params
+from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_texts
-from clipbert.data.sample import make_sample_data
-from clipbert.frames import FrameCache
-from clipbert.frames.build import build_cache
+from clipbert.data.synthetic.sample_set import make_sample_data
+from clipbert.distributed.context import Ranks
+from clipbert.frame_cache import FrameCache
+from clipbert.frame_cache.build import build_cache
 from clipbert.model import ClipBertProcessor, load
-from clipbert.params import Params
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Batch, texts_with_frames
 from clipbert.tasks.predict import ProcessorTokens, encode_videos
-from clipbert.train.checkpoint import Checkpoints, Progress, generator_states
-from clipbert.train.distributed import Ranks
-from clipbert.train.loader import Batches, TrainingOrder, TrainingSamples
-from clipbert.train.loop import Run
-from clipbert.train.memory import keep_freed_memory
-from clipbert.train.setup import build_model
-from clipbert.train.step import Stepper
+from clipbert.training.checkpoint import Checkpoints, Progress, generator_states
+from clipbert.training.data import Batches, TrainingOrder, TrainingSamples
+from clipbert.training.memory import keep_freed_memory
+from clipbert.training.setup import build_model
+from clipbert.training.step import Stepper
+from clipbert.training.trainer import Run
 
 # The base preset with what one core can step through in a minute: the paper trains with 8 clips of 2 frames. Frames of
 # the cache are enlarged for it, which costs about what reading larger ones would.

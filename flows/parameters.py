@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
+from clipbert.config.schema import check_task
 from clipbert.errors import ClipBertError
-from clipbert.params import check_task
 
 ROOT_VARIABLE = "CLIPBERT_ROOT"
 

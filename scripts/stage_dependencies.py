@@ -4,7 +4,7 @@
     python scripts/stage_dependencies.py --write   write the lists into dvc.yaml; all other lines stay as they are
 
 DVC reruns a stage when one of its dependencies changes. The list of a stage is the static import closure of the verbs
-in its `cmd`, starting at the function of that name in `clipbert/stages.py` (and its command in `clipbert/cli.py`):
+in its `cmd`, starting at the function of that name in `clipbert/stages.py` (and its command in `clipbert/cli/main.py`):
 imports inside functions count, imports under TYPE_CHECKING do not. A template, a style sheet or a Python file that a
 module names belongs to that module. A folder is one dependency where all its files are in the closure.
 """
@@ -22,23 +22,15 @@ PACKAGE = Path("src/clipbert")
 # Modules that no result depends on. A change to one of them must not train every model again.
 INFRASTRUCTURE = {
     "__init__.py": "the version and the lazy name `clipbert.pipeline`, which no stage uses",
+    "config/": "reads params.yaml, whose values DVC compares by itself (`params` of each stage)",
     "console.py": "what is printed while a stage works",
-    "data_params.py": "part of params.py",
-    "ended.py": "exit codes of a training's processes",
     "errors.py": "the exception for user errors and the wording of messages",
-    "files.py": "writes files atomically: the bytes are the caller's",
-    "folder_checksums.py": "refuses damaged inputs and changes no result",
+    "exit_status.py": "exit codes of a training's processes",
+    "files/": "writes files atomically, checks folders and removes leftovers: the bytes are the caller's",
     "interruption.py": "the line that ends an interrupted verb",
-    "leftovers.py": "removes temporary files of killed processes",
-    "linked_folders.py": "refuses folders that are links and changes no result",
-    "parameter_fields.py": "part of params.py",
-    "params.py": "reads params.yaml, whose values DVC compares by itself (`params` of each stage)",
     "project.py": "the names of files and folders",
     "redact.py": "hides secrets in what is printed and recorded",
     "stages.py": "holds one function for each verb: as a dependency, a change to one verb would rerun all stages",
-    "task_params.py": "part of params.py",
-    "train_params.py": "part of params.py",
-    "yaml_text.py": "part of params.py",
 }
 # Tracking records what a training or an evaluation does and changes neither: only stages that register a model, whose
 # output is made by this folder, depend on it.
@@ -46,7 +38,7 @@ TRACKING = "release"
 TRACKING_VERBS = {"register"}
 # Imports that no stage carries out: the processor decodes files that a user hands to it, stages read the frame cache.
 # With this one, each change to a decoder would train all models again even if no frame in the cache is another.
-NOT_RUN = {("model/processor.py", "clipbert.frames.given")}
+NOT_RUN = {("model/processor.py", "clipbert.sampling.video_input")}
 
 
 def python_files(root: Path = ROOT) -> dict[str, Path]:
@@ -70,7 +62,7 @@ class Closure:
     def of_verb(self, verb: str) -> set[Path]:
         """Return the files below `src/clipbert` that a verb runs, without infrastructure and tracking."""
         wanted = list(self._of_function(Path("stages.py"), verb.replace("-", "_")))
-        for node in self._tree(Path("cli.py")).body:
+        for node in self._tree(Path("cli/main.py")).body:
             if isinstance(node, ast.FunctionDef) and node.name == verb.replace("-", "_"):
                 wanted += self._imported(node)
         found: set[Path] = set()
@@ -86,7 +78,8 @@ class Closure:
 
     def _left_out(self, path: Path, verb: str) -> bool:
         tracking = path.parts[0] == TRACKING and verb not in TRACKING_VERBS
-        return path.as_posix() in INFRASTRUCTURE or tracking
+        infrastructure = path.as_posix() in INFRASTRUCTURE or f"{path.parts[0]}/" in INFRASTRUCTURE
+        return infrastructure or tracking
 
     def _files(self, module: str) -> Iterator[Path]:
         """The file of a module and the `__init__.py` of the packages around it, all of which an import runs."""
@@ -147,7 +140,7 @@ class Closure:
     def _modules_of(self, node: ast.Import | ast.ImportFrom) -> list[str]:
         if isinstance(node, ast.Import):
             return [alias.name for alias in node.names]
-        # `from clipbert.model import load` may import the module clipbert.model.load or a name of the package.
+        # `from clipbert.model import load` may import the module clipbert.model.weights.load or a name of the package.
         names = [f"{node.module}.{alias.name}" for alias in node.names]
         return [name if name in self.modules else str(node.module) for name in names]
 

@@ -94,10 +94,10 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project folder with a small sample set, its manifest and its frame cache; read it, don't write into it."""
-    from clipbert.data.ingest import ingest
-    from clipbert.data.sample import make_sample_data
-    from clipbert.frames.build import build_cache
-    from clipbert.params import Params
+    from clipbert.config.schema import Params
+    from clipbert.data.ingest.stage import ingest
+    from clipbert.data.synthetic.sample_set import make_sample_data
+    from clipbert.frame_cache.build import build_cache
 
     root = tmp_path_factory.mktemp("tiny_project")
     params = Params.model_validate({"ingest": {"max_quarantined_fraction": 0.5}})

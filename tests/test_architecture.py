@@ -79,6 +79,6 @@ def test_a_file_is_readable_in_one_sitting() -> None:
 
 def test_the_command_line_imports_nothing_heavy() -> None:
     heavy = ("torch", "mlflow", "transformers", "pandas", "great_expectations", "numpy", "prefect", "dvc")
-    program = f"import sys, clipbert.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    program = f"import sys, clipbert.cli.main; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.strip() == "[]"

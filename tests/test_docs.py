@@ -7,8 +7,8 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from clipbert.cli import app
-from clipbert.params import Params
+from clipbert.cli.main import app
+from clipbert.config.schema import Params
 
 PROJECT = Path(__file__).parents[1]
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]

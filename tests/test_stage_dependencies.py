@@ -28,25 +28,31 @@ def test_the_lists_are_those_that_dvc_reads() -> None:
 
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
 def test_training_and_evaluation_depend_on_what_chooses_their_clips(verb: str) -> None:
-    assert {"frames/sampling.py", "frames/cache.py", "tasks/open_qa.py", "text_normalization.py"} <= names(verb)
+    assert {"sampling/clips.py", "frame_cache/reader.py", "tasks/open_qa.py", "text_normalization.py"} <= names(verb)
 
 
 def test_training_does_not_depend_on_what_changes_no_model() -> None:
     found = names("train")
-    assert "train/loop.py" in found
+    assert "training/trainer.py" in found
     assert not {path for path in found if path.startswith(("release/", "evaluate/", "serve/", "data/adapters/", "cli"))}
-    assert {"frames/decode.py", "model/convert.py"} & found == set()
+    assert {"sampling/candidates.py", "model/weights/convert.py"} & found == set()
 
 
 def test_ingest_depends_on_the_modules_that_its_list_lacked() -> None:
-    lacked = {"data/media_types.py", "data/quarantine.py", "data/remembered.py", "frames/sampling.py", "workers.py"}
+    lacked = {
+        "video/media_types.py",
+        "data/quarantine.py",
+        "data/ingest/probe_cache.py",
+        "sampling/clips.py",
+        "process_pool.py",
+    }
     assert lacked <= names("ingest")
 
 
 def test_files_that_are_named_and_not_imported_count() -> None:
-    assert {"data/validation.html.j2", "data/validation_docs.css"} <= names("validate")
-    assert {"release/served_model.py", "release/registry.py"} <= names("register")
-    assert "evaluate/report.html.j2" in names("evaluate")
+    assert {"data/validation/validation.html.j2", "data/validation/validation_docs.css"} <= names("validate")
+    assert {"release/mlflow_model.py", "release/registry.py"} <= names("register")
+    assert "evaluation/report.html.j2" in names("evaluate")
 
 
 def test_what_is_left_out_is_there() -> None:
@@ -58,12 +64,12 @@ def test_what_is_left_out_is_there() -> None:
 
 def test_writing_changes_the_lists_and_nothing_else() -> None:
     lines = DVC.splitlines(keepends=True)
-    sampling = next(number for number, line in enumerate(lines) if line.strip() == "- src/clipbert/train")
+    sampling = next(number for number, line in enumerate(lines) if line.strip() == "- src/clipbert/training")
     commented = [*lines[:sampling], "      # why this one\n", "      - src/clipbert/gone.py\n", *lines[sampling + 1 :]]
     stale = "".join(commented)
     assert {line.partition(" ")[2] for line in differences(stale)} == {
         "src/clipbert/gone.py is not needed",
-        "src/clipbert/train is missing",
+        "src/clipbert/training is missing",
     }
     written = rewritten(stale)
     assert differences(written) == []
@@ -73,27 +79,28 @@ def test_writing_changes_the_lists_and_nothing_else() -> None:
 
 def test_a_new_import_is_missed_by_name(tmp_path: Path) -> None:
     package = tmp_path / PACKAGE
-    (package / "train").mkdir(parents=True)
+    (package / "training").mkdir(parents=True)
+    (package / "cli").mkdir()
     (package / "stages.py").write_text(
         "from clipbert.files import write\n"
         "LIMIT = 3\n"
         "def helper():\n    import clipbert.late\n"
-        "def train():\n    from clipbert.train import loop\n    helper()\n    write()\n"
+        "def train():\n    from clipbert.training import trainer\n    helper()\n    write()\n"
         "def other():\n    import clipbert.other\n"
     )
-    (package / "cli.py").write_text("def train():\n    from clipbert.train.launch import launch\n")
-    for name in ("__init__", "files", "late", "other", "shared", "train/__init__", "train/loop", "train/launch"):
+    (package / "cli" / "main.py").write_text("def train():\n    from clipbert.training.launch import launch\n")
+    for name in ("__init__", "files", "late", "other", "shared", "training/__init__", "training/launch"):
         (package / f"{name}.py").write_text("")
-    (package / "train" / "loop.py").write_text("def f():\n    import clipbert.shared as shared\n")
+    (package / "training" / "trainer.py").write_text("def f():\n    import clipbert.shared as shared\n")
     text = "stages:\n  train:\n    cmd: clipbert train ${item.task}\n    deps:\n      - data  # raw\n    outs: [x]\n"
     assert differences(text, tmp_path) == [
         "train: src/clipbert/late.py is missing",
         "train: src/clipbert/shared.py is missing",
-        "train: src/clipbert/train is missing",
+        "train: src/clipbert/training is missing",
     ]
     assert yaml.safe_load(rewritten(text, tmp_path))["stages"]["train"]["deps"] == [
         "data",
         "src/clipbert/late.py",
         "src/clipbert/shared.py",
-        "src/clipbert/train",
+        "src/clipbert/training",
     ]

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clipbert.serve.predict import pipeline
+    from clipbert.inference.pipelines import pipeline
 
 __all__ = ["__version__", "pipeline"]
 __version__ = "0.1.0"
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """`clipbert.pipeline` brings torch with it, so it is imported when asked for."""
     if name == "pipeline":
-        from clipbert.serve.predict import pipeline
+        from clipbert.inference.pipelines import pipeline
 
         return pipeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ from clipbert.interruption import exit_on_interrupt
 def main() -> NoReturn:
     """Run the command line; Ctrl-C while it is still being imported ends it with one line and exit code 130."""
     exit_on_interrupt()
-    from clipbert.cli import main as run
+    from clipbert.cli.main import main as run
 
     run()
 

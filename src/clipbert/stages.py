@@ -8,30 +8,30 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from clipbert.config.schema import Params
 from clipbert.console import console
 from clipbert.errors import ClipBertError
-from clipbert.files import atomic_directory, sha256_file, write_errors, write_json
-from clipbert.folder_checksums import CHECKSUMS, DamagedError, check_files, write_checksums
-from clipbert.linked_folders import check_artifacts, writable_data
-from clipbert.params import Params
-from clipbert.predictions_file import write_predictions
+from clipbert.evaluation.predictions_file import write_predictions
+from clipbert.files.atomic import atomic_directory, sha256_file, write_errors, write_json
+from clipbert.files.checksums import CHECKSUMS, DamagedError, check_files, write_checksums
+from clipbert.files.linked_folders import check_artifacts, writable_data
+from clipbert.files.signed_json import write_signed_json
 from clipbert.project import Project
 from clipbert.redact import redact_values
-from clipbert.signed_json import write_signed_json
 
 ORPHAN_S = 20.0  # what a training whose DVC or torchrun was killed is given to save and end
 
 
 def sample_data(project: Project, seed: int) -> None:
     """Make the embedded sample set in data/."""
-    from clipbert.data.sample import make_sample_data
+    from clipbert.data.synthetic.sample_set import make_sample_data
 
     make_sample_data(writable_data(project.data), seed)
 
 
 def ingest(project: Project, params: Params) -> None:
     """data/ to artifacts/manifest/."""
-    from clipbert.data.ingest import ingest
+    from clipbert.data.ingest.stage import ingest
 
     check_artifacts(project.root)
     _say(ingest(project.data, project.manifest, params.ingest).lines())
@@ -39,7 +39,7 @@ def ingest(project: Project, params: Params) -> None:
 
 def validate(project: Project, params: Params) -> None:
     """The gate over artifacts/manifest/."""
-    from clipbert.data.validate import validate
+    from clipbert.data.validation.stage import validate
     from clipbert.model.text_limit import text_limit
 
     check_artifacts(project.root)
@@ -49,7 +49,7 @@ def validate(project: Project, params: Params) -> None:
 
 def frames(project: Project, params: Params, repair: bool = False) -> None:
     """data/ and the manifest to artifacts/frames/."""
-    from clipbert.frames.build import build_cache
+    from clipbert.frame_cache.build import build_cache
 
     check_artifacts(project.root)
     summary = build_cache(
@@ -72,17 +72,17 @@ def train(project: Project, task_name: str, params: Params) -> None:
     import torch
 
     from clipbert.data.manifest import read_texts
-    from clipbert.frames import FrameCache
+    from clipbert.distributed.context import device_of_this_process, joined
+    from clipbert.frame_cache import FrameCache
     from clipbert.release.tracking import start_training_run
     from clipbert.tasks import make_task
     from clipbert.tasks.base import texts_with_frames, training_words
     from clipbert.tasks.scoring import cached_frames_params
-    from clipbert.train.checkpoint import Checkpoints
-    from clipbert.train.distributed import device_of_this_process, joined
-    from clipbert.train.length import length_lines
-    from clipbert.train.loop import NotTracked, Run, export, start, train
-    from clipbert.train.setup import build_model
-    from clipbert.train.training_card import training_card
+    from clipbert.training.checkpoint import Checkpoints
+    from clipbert.training.length import length_lines
+    from clipbert.training.setup import build_model
+    from clipbert.training.trainer import NotTracked, Run, export, start, train
+    from clipbert.training.training_card import training_card
 
     check_artifacts(project.root)
     params = own_start(project, task_name, params)
@@ -137,10 +137,10 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     """A trained model over the test split: metrics, predictions, plots, report, and the same into its MLflow run."""
     import pandas as pd
 
-    from clipbert.evaluate.plots import write_tables
-    from clipbert.evaluate.report import write_pictures, write_report
-    from clipbert.evaluate.run import evaluate_model
-    from clipbert.frames import FrameCache
+    from clipbert.evaluation.plots import write_tables
+    from clipbert.evaluation.report import write_pictures, write_report
+    from clipbert.evaluation.run import evaluate_model
+    from clipbert.frame_cache import FrameCache
     from clipbert.release.provenance import provenance
     from clipbert.release.tracking import log_evaluation
     from clipbert.tasks import make_task
@@ -218,9 +218,9 @@ def register(project: Project, task_name: str, params: Params) -> None:
 
 def promote(project: Project, task_name: str, params: Params, reconsider: bool, reevaluate: bool = False) -> None:
     """The candidate to champion, if it is better on the same test items."""
-    from clipbert.evaluate.conditions import with_conditions
-    from clipbert.evaluate.run import evaluate_model
-    from clipbert.release.promote import promote
+    from clipbert.evaluation.conditions import with_conditions
+    from clipbert.evaluation.run import evaluate_model
+    from clipbert.release.promotion import promote
 
     def evaluate_champion(model_dir: Path, recorded: Mapping[str, Any]) -> Any:
         as_candidate = with_conditions(task_name, params, recorded)
@@ -232,7 +232,7 @@ def promote(project: Project, task_name: str, params: Params, reconsider: bool, 
 
 def rollback(project: Project, task_name: str, params: Params) -> None:
     """The champion back to the one before it."""
-    from clipbert.release.promote import rollback
+    from clipbert.release.promotion import rollback
 
     decision = rollback(project.root, task_name, params.release.name)
     console.print(f"{decision.name}: {decision.reason}.", markup=False)
@@ -284,14 +284,14 @@ def lineage(origin: dict[str, str]) -> dict[str, str]:
 
 def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, Any]:
     """What a checkpoint must have been made with to be gone on from; not how the training is carried out."""
-    from clipbert.train_params import CARRIED_OUT
+    from clipbert.config.training import CARRIED_OUT
 
     data = {path.name: sha256_file(path) for path in sorted(project.manifest.glob("*.parquet"))}
     starts = {"init_from": params.model.start_from, "vision": params.model.vision_from, "text": params.model.text_from}
     for name, start in starts.items():
         # a hub id is told by itself, among the parameters
         if start is not None and (name == "init_from" or (project.root / start).is_dir()):
-            from clipbert.model.initialize import digest
+            from clipbert.model.weights.init_from import digest
 
             data[f"the model of model.{name}"] = digest(project.root / start, f"model.{name}")
     carried_out = tuple(f"train.{name}" for name in CARRIED_OUT)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipbert.data.ingest import ingest
+from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import (
     ROWS_PER_BATCH,
     TEXTS_FILE,
@@ -23,9 +23,9 @@ from clipbert.data.manifest import (
     write_table,
 )
 from clipbert.errors import ClipBertError
-from clipbert.folder_checksums import CHECKSUMS
-from clipbert.data_params import IngestParams
-from tests.byte_flips import unnoticed_flips, unnoticed_truncations
+from clipbert.files.checksums import CHECKSUMS
+from clipbert.config.data import IngestParams
+from byte_flips import unnoticed_flips, unnoticed_truncations
 
 VIDEO: dict[str, Any] = {
     "media": "videos/a.mp4",

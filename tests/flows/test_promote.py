@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from params_file import write_params
 from prefect_server import Prefect
-
-from tests.params_file import write_params
 
 pytestmark = pytest.mark.pipeline
 
@@ -17,10 +16,10 @@ PROMOTE, ROLLBACK = "clipbert-promote/promote", "clipbert-rollback/rollback"
 @pytest.fixture
 def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose registry has a first candidate for retrieval that is far above chance."""
-    from clipbert.evaluate.conditions import conditions
+    from clipbert.config.schema import Params
+    from clipbert.evaluation.conditions import conditions
+    from clipbert.evaluation.predictions_file import write_predictions
     from clipbert.model import ClipBertConfig, ClipBertForRetrieval, ClipBertProcessor
-    from clipbert.params import Params
-    from clipbert.predictions_file import write_predictions
     from clipbert.release.registry import register
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prefect_server import Prefect, until
 
-from clipbert.doctor import Finding, check_mlflow, check_prefect
+from clipbert.cli.doctor import Finding, check_mlflow, check_prefect
 from flows.deployments import mark_abandoned_runs
 from flows.servers import POOL, claim, free_port
 

@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from clipbert.config.schema import Params
+from clipbert.config.tasks import RetrievalParams
+from clipbert.config.training import TrainParams
+from clipbert.distributed.context import Ranks
 from clipbert.model import ClipBertConfig, ClipBertForOpenQA, ClipBertForRetrieval
-from clipbert.model.recomputation import set_microbatches
-from clipbert.params import Params
-from clipbert.task_params import RetrievalParams
+from clipbert.model.activation_checkpointing import set_microbatches
 from clipbert.tasks.base import Batch
 from clipbert.tasks.retrieval import Retrieval
-from clipbert.train.checkpoint import Checkpoints, Progress, generator_states
-from clipbert.train.distributed import Ranks
-from clipbert.train.optim import make_optimizer
-from clipbert.train.precision import Precision
-from clipbert.train.step import Stepper
-from clipbert.train_params import TrainParams
+from clipbert.training.checkpoint import Checkpoints, Progress, generator_states
+from clipbert.training.optim import make_optimizer
+from clipbert.training.precision import Precision
+from clipbert.training.step import Stepper
 
 pytestmark = [
     pytest.mark.gpu,

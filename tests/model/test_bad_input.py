@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clipbert.config.schema import FramesParams
 from clipbert.errors import ClipBertError
 from clipbert.model import (
     ClipBertConfig,
@@ -18,7 +19,6 @@ from clipbert.model import (
     inputs,
     load,
 )
-from clipbert.params import FramesParams
 
 VIDEO = np.random.default_rng(0).integers(0, 256, (6, 24, 32, 3), dtype=np.uint8)
 PIXELS = torch.full((1, 1, 1, 3, 64, 64), 90.0)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from clipbert.config.schema import FramesParams
 from clipbert.errors import ClipBertError, ModelFolderError
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval, ClipBertProcessor
-from clipbert.model.checksums import sign_files
-from clipbert.params import FramesParams
+from clipbert.model.weights.checksums import sign_files
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from dvc_project import commit, make_project, run, stages_run
 @pytest.fixture(scope="session")
 def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose `dvc repro` has run through every stage and is committed; copy it before changing it."""
-    from clipbert.data.sample import make_sample_data
+    from clipbert.data.synthetic.sample_set import make_sample_data
 
     root = make_project(tmp_path_factory.mktemp("finished") / "project")
     make_sample_data(root / "data", train=24, val=8, test=8)

@@ -45,7 +45,7 @@ def test_a_second_repro_does_nothing_and_status_is_clean(finished_project: Path)
 
 
 def test_what_python_compiles_is_no_change_of_the_code(finished_project: Path) -> None:
-    compiled = finished_project / "src/clipbert/frames/__pycache__"
+    compiled = finished_project / "src/clipbert/frame_cache/__pycache__"
     compiled.mkdir()
     (compiled / "given.cpython-311.pyc").write_bytes(b"compiled")
     assert "up to date" in run("dvc", "status", cwd=finished_project).stdout

@@ -11,16 +11,16 @@ from PIL import Image
 
 from benchmarks.mutations import MUTATIONS, mutate
 from benchmarks.trap_files import encode, picture
-from clipbert.data.ingest import ingest
+from clipbert.config.data import IngestParams
+from clipbert.config.schema import FramesParams
+from clipbert.data.ingest.repeatability import UNREPEATABLE
+from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_videos
 from clipbert.data.quarantine import REASONS, read_quarantine
-from clipbert.data.repeatability import UNREPEATABLE
-from clipbert.data_params import IngestParams
-from clipbert.frames import FrameCache
-from clipbert.frames.build import build_cache
-from clipbert.frames.decode import decode_file
-from clipbert.params import FramesParams
-from clipbert.workers import KillablePool
+from clipbert.frame_cache import FrameCache
+from clipbert.frame_cache.build import build_cache
+from clipbert.process_pool import KillablePool
+from clipbert.sampling.candidates import decode_file
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
 

@@ -11,9 +11,9 @@ from dvc_project import PROJECT, commit, make_project, run
 from recipe_data import LAYOUTS, make_official, make_starts
 from typer.testing import CliRunner
 
-from clipbert.cli import app
-from clipbert.params import load_params
-from clipbert.recipes import dvc_arguments, list_recipes
+from clipbert.cli.main import app
+from clipbert.config.recipes import dvc_arguments, list_recipes
+from clipbert.config.schema import load_params
 
 pytestmark = pytest.mark.pipeline
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from dvc_project import PROJECT, make_project, run
 
-from clipbert.data.sample import make_sample_data
+from clipbert.data.synthetic.sample_set import make_sample_data
 
 pytestmark = pytest.mark.pipeline
 

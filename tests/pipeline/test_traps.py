@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.trap_files import Trap, make_traps, number_in
-from clipbert.data.ingest import ingest
+from clipbert.config.data import IngestParams
+from clipbert.config.schema import FramesParams
+from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_videos
-from clipbert.data_params import IngestParams
-from clipbert.frames import FrameCache
-from clipbert.frames.build import build_cache
-from clipbert.params import FramesParams
+from clipbert.frame_cache import FrameCache
+from clipbert.frame_cache.build import build_cache
 
 pytestmark = pytest.mark.pipeline
 

@@ -11,11 +11,11 @@ import pytest
 from agreement import NAME, assert_agreement
 from mlflow import MlflowClient
 
+from clipbert.config.schema import Params, ReleaseParams
 from clipbert.errors import ClipBertError
-from clipbert.params import Params, ReleaseParams
 from clipbert.release.aliases import aliases, position
 from clipbert.release.history import history
-from clipbert.release.promote import promote, rollback
+from clipbert.release.promotion import promote, rollback
 from clipbert.release.registry import register
 from clipbert.release.store import open_store
 from clipbert.release.task_lock import task_lock

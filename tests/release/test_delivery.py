@@ -17,17 +17,17 @@ from mlflow import MlflowClient
 from mlflow_server import MlflowServer
 
 from clipbert.errors import ClipBertError
-from clipbert.files import write_json
+from clipbert.files.atomic import write_json
 from clipbert.release.delivery import open_store_and_deliver, sync
 from clipbert.release.outbox import Outbox, outbox_folder, waiting
 from clipbert.release.store import open_experiment, open_store
 from clipbert.release.tracking import log_evaluation, start_training_run
 
-# A training: a step every few milliseconds, a checkpoint every tenth; SystemExit at SIGTERM, as train/stopping.py does.
+# A training: a step every few milliseconds, a checkpoint every tenth; SystemExit at SIGTERM (training/stopping.py).
 TRAINING = """
 import json, signal, sys, time
 from pathlib import Path
-from clipbert.files import write_json
+from clipbert.files.atomic import write_json
 from clipbert.release import sender
 from clipbert.release.tracking import start_training_run
 sender.SEND_EVERY_S, sender.FIRST_RETRY_S, sender.LONGEST_RETRY_S = 0.05, 0.05, 0.2

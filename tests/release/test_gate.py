@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from clipbert.config.schema import EvaluateParams, Params, ReleaseParams
 from clipbert.errors import ClipBertError
-from clipbert.evaluate import conditions
-from clipbert.params import EvaluateParams, Params, ReleaseParams
-from clipbert.release.promote import promote
+from clipbert.evaluation import conditions
+from clipbert.release.promotion import promote
 from clipbert.release.store import open_store
 
 NAME = "clipbert-retrieval"

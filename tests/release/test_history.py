@@ -6,15 +6,15 @@ import pytest
 from agreement import NAME, assert_agreement
 from typer.testing import CliRunner
 
-from clipbert.cli import app
+from clipbert.cli.main import app
+from clipbert.config.schema import Params, ReleaseParams
 from clipbert.errors import ClipBertError
-from clipbert.params import Params, ReleaseParams
 from clipbert.release.aliases import aliases
 from clipbert.release.derived import decision_path
 from clipbert.release.history import history
 from clipbert.release.ledger import LEDGER
 from clipbert.release.ownership import PROJECT_TAG
-from clipbert.release.promote import promote, rollback
+from clipbert.release.promotion import promote, rollback
 from clipbert.release.store import open_store
 
 GATE = ReleaseParams()

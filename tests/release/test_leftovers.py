@@ -70,7 +70,7 @@ import os, signal, sys
 from pathlib import Path
 from mlflow import MlflowClient
 from clipbert.release import registry
-from clipbert.params import Params
+from clipbert.config.schema import Params
 {function} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 root, model = Path(sys.argv[1]), Path(sys.argv[2])
 names = ("run.json", "metrics.json", "predictions.parquet", "out.json")

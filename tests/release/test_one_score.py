@@ -12,12 +12,12 @@ from mlflow.models import Model
 
 from benchmarks.one_score import DecodedCache, Scores, ScoreSources, differences, first_examples
 from clipbert import pipeline
+from clipbert.config.schema import Params
 from clipbert.data.manifest import read_texts
-from clipbert.frames import FrameCache
-from clipbert.params import Params
+from clipbert.frame_cache import FrameCache
 from clipbert.release.registry import _save
 from clipbert.tasks import make_task
-from clipbert.train.setup import build_model
+from clipbert.training.setup import build_model
 
 TASKS = ["retrieval", "open_qa", "multiple_choice", "image_qa", "captioning"]
 CHANGED = {"evaluate": {"clips": 3}, "tasks": {"captioning": {"beams": 2, "max_length": 12, "no_repeat_ngram": 3}}}

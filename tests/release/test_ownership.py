@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from clipbert.config.schema import Params, ReleaseParams
 from clipbert.errors import ClipBertError
-from clipbert.params import Params, ReleaseParams
 from clipbert.release.aliases import aliases
 from clipbert.release.ownership import IDENTITY, PROJECT_TAG, identity, own_model
-from clipbert.release.promote import promote, rollback
+from clipbert.release.promotion import promote, rollback
 from clipbert.release.store import open_experiment, open_store
 from clipbert.release.tracking import start_training_run
 

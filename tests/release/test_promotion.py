@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from clipbert.config.schema import EvaluateParams, Params, ReleaseParams
 from clipbert.errors import ClipBertError
-from clipbert.params import EvaluateParams, Params, ReleaseParams
 from clipbert.release.aliases import aliases
-from clipbert.release.promote import decision_path, promote, rollback
+from clipbert.release.promotion import decision_path, promote, rollback
 from clipbert.release.registry import model_digest
 from clipbert.release.store import open_store
 

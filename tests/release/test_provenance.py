@@ -3,7 +3,7 @@ import subprocess
 import yaml
 
 from clipbert import __version__
-from clipbert.files import sha256_file
+from clipbert.files.atomic import sha256_file
 from clipbert.release.provenance import provenance
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"

@@ -15,15 +15,15 @@ import pytest
 from huggingface_hub import ModelCard
 
 from clipbert import pipeline
+from clipbert.config.schema import EvaluateParams, Params
 from clipbert.errors import ClipBertError
+from clipbert.files.signed_json import read_signed_json
 from clipbert.model import load
-from clipbert.model.card import CARD, model_card, write_card
-from clipbert.params import EvaluateParams, Params
+from clipbert.model.weights.card import CARD, model_card, write_card
 from clipbert.release import registry
 from clipbert.release.aliases import aliases
 from clipbert.release.registry import download_model, model_digest, predictions_path, register
 from clipbert.release.store import open_store
-from clipbert.signed_json import read_signed_json
 
 NAME = "clipbert-retrieval"
 

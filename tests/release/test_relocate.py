@@ -6,12 +6,12 @@ import sqlite3
 import pytest
 from mlflow.tracking._tracking_service import utils
 
-from clipbert.doctor import check_mlflow
+from clipbert.cli.doctor import check_mlflow
+from clipbert.config.schema import ReleaseParams
 from clipbert.errors import ClipBertError
-from clipbert.params import ReleaseParams
 from clipbert.release.aliases import aliases
 from clipbert.release.delivery import sync
-from clipbert.release.promote import promote, rollback
+from clipbert.release.promotion import promote, rollback
 from clipbert.release.registry import download_model, model_digest
 from clipbert.release.relocate import BACKUP, relocate
 from clipbert.release.runs import log_evaluation

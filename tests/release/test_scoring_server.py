@@ -20,7 +20,7 @@ import pytest
 from mlflow.models import Model
 
 from clipbert import pipeline
-from clipbert.params import Params
+from clipbert.config.schema import Params
 from clipbert.release.registry import _save
 
 PARAMS = Params.model_validate({"evaluate": {"clips": 2}, "frames": {"max_frames": 8}})

@@ -11,15 +11,15 @@ import pytest
 from mlflow_server import MlflowServer
 
 from clipbert import stages
+from clipbert.config.schema import Params, load_params
 from clipbert.errors import ClipBertError
-from clipbert.files import write_json
-from clipbert.params import Params, load_params
+from clipbert.files.atomic import write_json
 from clipbert.project import Project
 from clipbert.redact import RedactedStream
 from clipbert.release.delivery import sync
 from clipbert.release.store import open_store
 from clipbert.release.tracking import start_training_run
-from clipbert.train import loop
+from clipbert.training import trainer as loop
 
 SECRETS = {
     "media": "m3dia-Planted-1",

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
+from clipbert.cli.summary import print_summary
+from clipbert.config.schema import Params, ReleaseParams
 from clipbert.errors import ClipBertError
-from clipbert.params import Params, ReleaseParams
 from clipbert.project import Project
-from clipbert.release.promote import promote
-from clipbert.summary import print_summary
+from clipbert.release.promotion import promote
 from clipbert.tasks.headlines import HEADLINES
 
 ONLY_RETRIEVAL = Params(tasks_run=["retrieval"])

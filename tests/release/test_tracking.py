@@ -14,9 +14,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from clipbert.config.schema import Params
 from clipbert.errors import ClipBertError
-from clipbert.files import write_json
-from clipbert.params import Params
+from clipbert.files.atomic import write_json
 from clipbert.release.provenance import provenance
 from clipbert.release.runs import flatten
 from clipbert.release.store import open_experiment, open_store

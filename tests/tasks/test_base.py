@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
+from clipbert.config.schema import Params
 from clipbert.errors import ClipBertError
-from clipbert.params import Params
 from clipbert.tasks import make_task
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
+from clipbert.config.tasks import CaptioningParams
 from clipbert.model import ClipBertConfig, ClipBertForCaptioning, ClipBertProcessor
-from clipbert.task_params import CaptioningParams
 from clipbert.tasks.base import Batch, Encoded, Example
 from clipbert.tasks.captioning import Captioning
 from clipbert.tasks.predict import ProcessorTokens

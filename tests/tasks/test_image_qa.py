@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
+from clipbert.config.tasks import ImageQAParams
 from clipbert.model import ClipBertForOpenQA
-from clipbert.task_params import ImageQAParams
 from clipbert.tasks.base import Encoded, Example
 from clipbert.tasks.image_qa import ImageQA
 

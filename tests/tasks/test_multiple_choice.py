@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clipbert.task_params import MultipleChoiceParams
+from clipbert.config.tasks import MultipleChoiceParams
 from clipbert.tasks.base import Encoded, Example
 from clipbert.tasks.multiple_choice import MultipleChoice
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clipbert.config.tasks import OpenQAParams
 from clipbert.errors import ClipBertError
-from clipbert.task_params import OpenQAParams
 from clipbert.tasks.base import Example
 from clipbert.tasks.open_qa import IGNORED, OpenQA
 

@@ -7,18 +7,18 @@ import pandas as pd
 import pytest
 import torch
 
+from clipbert.config.schema import Params
+from clipbert.config.tasks import PretrainParams, TasksParams
 from clipbert.data.manifest import read_texts
 from clipbert.errors import ClipBertError
-from clipbert.frames import FrameCache
+from clipbert.frame_cache import FrameCache
 from clipbert.model.losses import IGNORED
-from clipbert.params import Params
-from clipbert.task_params import PretrainParams, TasksParams
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Batch, Example, training_words
 from clipbert.tasks.predict import predict
 from clipbert.tasks.pretrain import Pretrain
-from clipbert.train.loader import TrainingOrder, TrainingSamples, training_batches
-from clipbert.train.setup import build_model
+from clipbert.training.data import TrainingOrder, TrainingSamples, training_batches
+from clipbert.training.setup import build_model
 
 SMALL = Params.model_validate(
     {"model": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48}}

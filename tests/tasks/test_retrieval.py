@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
+from clipbert.config.schema import EvaluateParams, Params
+from clipbert.config.tasks import RetrievalParams
 from clipbert.errors import ClipBertError
-from clipbert.params import EvaluateParams, Params
-from clipbert.task_params import RetrievalParams
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Encoded, Example
 from clipbert.tasks.retrieval import Retrieval, rank_metrics

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipbert.errors import ClipBertError
-from clipbert.folder_checksums import DamagedError, add_checksums, check_files, write_checksums
+from clipbert.files.checksums import DamagedError, add_checksums, check_files, write_checksums
 
 VIDEOS_FILE = "videos.parquet"
 TEXTS_FILE = "texts.parquet"

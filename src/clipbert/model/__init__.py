@@ -13,10 +13,10 @@ from clipbert.model.captioning import ClipBertCaptioningOutput, ClipBertForCapti
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.generation import Decoding
 from clipbert.model.heads import ClipBertForMultipleChoice, ClipBertForOpenQA, ClipBertForRetrieval, ClipBertOutput
-from clipbert.model.load import load
 from clipbert.model.modeling import ClipBertModel, ClipBertModelOutput
 from clipbert.model.pretraining import ClipBertForPreTraining, ClipBertPreTrainingOutput
 from clipbert.model.processor import ClipBertProcessor
+from clipbert.model.weights.load import load
 
 __all__ = [
     "ClipBertCaptioningOutput",

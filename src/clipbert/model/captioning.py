@@ -10,7 +10,7 @@ from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 from transformers.utils import ModelOutput
 
 from clipbert.model.configuration import ClipBertConfig
-from clipbert.model.contrast import ContrastiveHead
+from clipbert.model.dual_encoder import ContrastiveHead
 from clipbert.model.generation import Decoding, generate
 from clipbert.model.heads import WithWordHead
 from clipbert.model.inputs import check_labels, check_visual_embeds

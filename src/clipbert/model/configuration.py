@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
-from clipbert.model.checksums import check_model
+from clipbert.model.weights.checksums import check_model
 
 AGGREGATIONS = ("lse", "mean", "max")
 FRAME_FUSIONS = ("mean", "concat", "attention")

@@ -8,7 +8,7 @@ from transformers.models.bert.modeling_bert import BertOnlyMLMHead, BertPreTrain
 from transformers.utils import ModelOutput
 
 from clipbert.model.configuration import ClipBertConfig
-from clipbert.model.contrast import ContrastiveHead
+from clipbert.model.dual_encoder import ContrastiveHead
 from clipbert.model.inputs import check_labels, check_options, check_scores, check_text, check_visual_embeds, readable
 from clipbert.model.losses import IGNORED, aggregate, cross_entropy, ranking_loss, soft_score_loss
 from clipbert.model.modeling import ClipBertModel, ClipBertPreTrainedModel

@@ -12,10 +12,10 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertEncoder, BertLMPredictionHead, BertPooler
 from transformers.utils import ModelOutput
 
-from clipbert.leftovers import follow_umask
-from clipbert.model.checksums import check_model, sign_model
+from clipbert.files.leftovers import follow_umask
+from clipbert.model.activation_checkpointing import has_live_batch_norm, in_parts
 from clipbert.model.configuration import ClipBertConfig
-from clipbert.model.contrast import ContrastiveHead
+from clipbert.model.dual_encoder import ContrastiveHead
 from clipbert.model.fusion import VisualEmbeddings
 from clipbert.model.inputs import (
     check_pixel_values,
@@ -26,8 +26,8 @@ from clipbert.model.inputs import (
     video_of_text,
 )
 from clipbert.model.packing import Packing
-from clipbert.model.recomputation import has_live_batch_norm, in_parts
 from clipbert.model.vision import GridEncoder, Normalize
+from clipbert.model.weights.checksums import check_model, sign_model
 
 
 @dataclass

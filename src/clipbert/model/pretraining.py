@@ -7,7 +7,7 @@ from transformers.models.bert.modeling_bert import BertPreTrainingHeads
 from transformers.utils import ModelOutput
 
 from clipbert.model.configuration import ClipBertConfig
-from clipbert.model.contrast import ContrastiveHead
+from clipbert.model.dual_encoder import ContrastiveHead
 from clipbert.model.heads import WithWordHead
 from clipbert.model.inputs import check_labels
 from clipbert.model.losses import IGNORED, aggregate, cross_entropy

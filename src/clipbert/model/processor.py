@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerFast
 
+from clipbert.config.schema import FramesParams
 from clipbert.errors import ModelFolderError
-from clipbert.files import write_json
-from clipbert.frames.pictures import upright_rgb
-from clipbert.frames.sampling import uniform_clips
-from clipbert.model.checksums import check_model, sign_files
+from clipbert.files.atomic import write_json
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
-from clipbert.params import FramesParams
+from clipbert.model.weights.checksums import check_model, sign_files
+from clipbert.sampling.clips import uniform_clips
+from clipbert.video.still_images import upright_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -278,9 +278,9 @@ def check_videos(videos: object, name: str) -> None:
 def _frames_of(video: Video, candidates: FramesParams) -> Frames:
     """The frames of what may be a file or a single picture."""
     if not isinstance(candidates, FramesParams):
-        raise ValueError(f"candidates is {_short(candidates)}: expected FramesParams, as clipbert.params has them.")
+        raise ValueError(f"candidates is {_short(candidates)}: expected a FramesParams (clipbert.config.schema).")
     if isinstance(video, str | Path | bytes):
-        from clipbert.frames.given import read_given
+        from clipbert.sampling.video_input import read_given
 
         return read_given(video, candidates)
     return [video] if isinstance(video, Image.Image) else video

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from clipbert.config.schema import ModelParams
 from clipbert.data.manifest import read_texts
-from clipbert.data.truncation import TextLimit
+from clipbert.data.validation.truncation import TextLimit
 from clipbert.errors import ClipBertError
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
-from clipbert.params import ModelParams
 
 MAX_VOCABULARY_TEXTS = 200_000  # enough for a vocabulary; more take long
 

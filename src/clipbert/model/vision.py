@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoBackbone
 
+from clipbert.model.backbones import folded_features, product_weight, runs_folded
 from clipbert.model.configuration import ClipBertConfig, backbone_config
-from clipbert.model.resnet import folded_features, product_weight, runs_folded
 
 
 class Normalize(nn.Module):

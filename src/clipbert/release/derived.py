@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipbert.errors import ClipBertError, first_line
-from clipbert.files import write_json
+from clipbert.files.atomic import write_json
 from clipbert.release.decisions import Decision
 from clipbert.release.ledger import Entry
 from clipbert.release.store import Store

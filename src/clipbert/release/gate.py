@@ -9,12 +9,12 @@ from typing import Any, Literal
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
+from clipbert.config.schema import ReleaseParams
 from clipbert.console import console
 from clipbert.errors import ClipBertError
-from clipbert.evaluate.compare import Comparison, paired_bootstrap
-from clipbert.evaluate.conditions import ATTRIBUTE, differences, from_tags
-from clipbert.files import sha256_file
-from clipbert.params import ReleaseParams
+from clipbert.evaluation.compare import Comparison, paired_bootstrap
+from clipbert.evaluation.conditions import ATTRIBUTE, differences, from_tags
+from clipbert.files.atomic import sha256_file
 from clipbert.release.decisions import Decision
 from clipbert.release.provenance import data_digest
 from clipbert.release.registry import check_predictions, download_model, predictions_path, read_predictions

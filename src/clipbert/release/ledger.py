@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipbert.errors import ClipBertError
-from clipbert.files import create_with_umask, write_errors
+from clipbert.files.atomic import create_with_umask, write_errors
 from clipbert.release.decisions import now, who
 
 LEDGER = Path("mlflow", "ledger.db")

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 from mlflow.entities import LoggedModelStatus
 
-from clipbert.params import TASKS
+from clipbert.config.schema import TASKS
 from clipbert.release.outbox import is_held, outbox_folder
 from clipbert.release.store import Store
 

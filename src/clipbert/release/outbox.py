@@ -16,7 +16,7 @@ from typing import Any
 
 from clipbert.console import errors
 from clipbert.errors import ClipBertError, first_line
-from clipbert.files import write_errors, write_json
+from clipbert.files.atomic import write_errors, write_json
 from clipbert.redact import redact_values
 
 OUTBOXES = Path("mlflow", "outbox")

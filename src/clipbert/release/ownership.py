@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from clipbert.console import errors
 from clipbert.errors import ClipBertError
-from clipbert.files import create_json
+from clipbert.files.atomic import create_json
 from clipbert.release.provenance import user_name
 from clipbert.release.store import Store
 

@@ -13,7 +13,7 @@ import psutil
 import yaml
 
 from clipbert import __version__
-from clipbert.files import sha256_file
+from clipbert.files.atomic import sha256_file
 from clipbert.redact import redact_arguments
 
 NONE = "none"

@@ -19,14 +19,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 import clipbert
+from clipbert.config.schema import TASKS, Params
 from clipbert.console import console
 from clipbert.errors import ClipBertError
-from clipbert.evaluate.conditions import ATTRIBUTE, to_tags
-from clipbert.files import sha256_file
-from clipbert.model.card import CARD, model_card, with_results, write_card
-from clipbert.model.checksums import check_model
-from clipbert.params import TASKS, Params
-from clipbert.predictions_file import check_metrics, read_predictions_file
+from clipbert.evaluation.conditions import ATTRIBUTE, to_tags
+from clipbert.evaluation.predictions_file import check_metrics, read_predictions_file
+from clipbert.files.atomic import sha256_file
+from clipbert.files.signed_json import write_signed_json
+from clipbert.model.weights.card import CARD, model_card, with_results, write_card
+from clipbert.model.weights.checksums import check_model
 from clipbert.redact import redact_values
 from clipbert.release.aliases import CANDIDATE, aliases
 from clipbert.release.delivery import open_store_and_deliver
@@ -49,7 +50,6 @@ from clipbert.release.store import (
     store_errors,
     tracking_uri,
 )
-from clipbert.signed_json import write_signed_json
 
 REQUIRED = ("item_id", "score", "chance")
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pandas", "pillow", "decord", "av", "rich")
@@ -208,7 +208,7 @@ def predictions_path(task: str, digest: str) -> str:
 
 
 def download_model(store: Store, name: str, version: str, destination: Path) -> Path:
-    """Fetch a version's model folder, as `clipbert.model.load` reads it."""
+    """Fetch a version's model folder, as `clipbert.model.weights.load` reads it."""
     with as_default(store):
         downloaded = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(destination))
     flavor = Model.load(downloaded).flavors["python_function"]
@@ -272,7 +272,7 @@ def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) 
     package = Path(clipbert.__file__).parent
     mlflow.pyfunc.save_model(
         str(folder),
-        python_model=str(package / "release" / "served_model.py"),
+        python_model=str(package / "release" / "mlflow_model.py"),
         artifacts={"model": str(model_dir.resolve())},
         code_paths=[str(package)],
         model_config=settings,

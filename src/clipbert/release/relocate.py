@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipbert.errors import ClipBertError
-from clipbert.files import fsync_directory, write_errors
+from clipbert.files.atomic import fsync_directory, write_errors
 
 DATABASE = Path("mlflow", "mlflow.db")
 FILES = Path("mlflow", "artifacts")

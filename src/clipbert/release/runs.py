@@ -11,11 +11,11 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
 from clipbert.errors import ClipBertError
+from clipbert.files.signed_json import read_signed_json
 from clipbert.redact import redact, redact_values
 from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.provenance import provenance
 from clipbert.release.store import DEFAULT_NAME, Store, open_experiment, store_errors
-from clipbert.signed_json import read_signed_json
 
 PARAMS_AT_ONCE = 100
 LONGEST_VALUE = 5999

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from clipbert.config.schema import Params
 from clipbert.model.processor import FRAME_SETTINGS, ClipBertProcessor
-from clipbert.params import Params
 from clipbert.release.signatures import TOP_K
 
 

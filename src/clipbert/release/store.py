@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from clipbert import __version__
 from clipbert.errors import ClipBertError
-from clipbert.files import create_with_umask
+from clipbert.files.atomic import create_with_umask
 from clipbert.redact import redact
 from clipbert.release.relocate import DATABASE as EMBEDDED
 from clipbert.release.relocate import FILES as ARTIFACTS

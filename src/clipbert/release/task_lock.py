@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clipbert.console import errors
-from clipbert.files import write_errors
+from clipbert.files.atomic import write_errors
 
 
 @contextlib.contextmanager

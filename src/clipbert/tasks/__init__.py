@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from clipbert.params import Params, check_task
+from clipbert.config.schema import Params, check_task
 
 if TYPE_CHECKING:
     from clipbert.tasks.base import Task

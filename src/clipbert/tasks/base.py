@@ -11,12 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from clipbert.config.schema import EvaluateParams
 from clipbert.console import console
+from clipbert.distributed.collectives import RankRows
 from clipbert.errors import ClipBertError
-from clipbert.frames import FrameCache
-from clipbert.model.gather import RankRows
+from clipbert.frame_cache import FrameCache
 from clipbert.model.losses import symmetric_contrastive_loss
-from clipbert.params import EvaluateParams
 
 VALIDATED_AT_ONCE = 64
 
@@ -163,7 +163,7 @@ class Task(ABC):
     compared: ClassVar[tuple[str, ...]]  # metrics that are also told for blank frames
     whole_vocabulary: ClassVar[bool] = False  # its tokenizer learns all training texts of the data, not its own alone
     writes_text: ClassVar[bool] = False  # whether it generates texts with the model's tokenizer
-    plot: ClassVar[str]  # which of evaluate/plots.py's drawings shows its test items
+    plot: ClassVar[str]  # which of evaluation/plots.py's drawings shows its test items
     groups: ClassVar[tuple[str, str]] = ("Right", "Wrong")  # what a report calls the items that `right` tells apart
 
     def __init__(self, params: Any) -> None:

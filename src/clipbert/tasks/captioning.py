@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from clipbert.model.gather import over_ranks
-from clipbert.task_params import CaptioningParams
+from clipbert.config.tasks import CaptioningParams
+from clipbert.distributed.collectives import over_ranks
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
 from clipbert.tasks.caption_metrics import best_constant, bleu4_and_rouge, cider
 from clipbert.tasks.scoring import write_captions

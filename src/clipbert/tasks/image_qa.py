@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from clipbert.task_params import ImageQAParams
+from clipbert.config.tasks import ImageQAParams
 from clipbert.tasks.base import Example, Predictions
 from clipbert.tasks.open_qa import OpenQA
 from clipbert.text_normalization import normalize_text

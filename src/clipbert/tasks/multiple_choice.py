@@ -10,8 +10,8 @@ import regex
 import torch
 from torch import Tensor
 
-from clipbert.model.gather import over_ranks
-from clipbert.task_params import MultipleChoiceParams
+from clipbert.config.tasks import MultipleChoiceParams
+from clipbert.distributed.collectives import over_ranks
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTask, Tokenize, with_captions
 from clipbert.tasks.scoring import option_probabilities, option_texts
 

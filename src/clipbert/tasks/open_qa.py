@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from clipbert.config.tasks import OpenQAParams
+from clipbert.distributed.collectives import over_ranks
 from clipbert.errors import ClipBertError
-from clipbert.model.gather import over_ranks
 from clipbert.model.losses import IGNORED
-from clipbert.task_params import OpenQAParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTask, Tokenize, with_captions
 from clipbert.tasks.scoring import answer_probabilities
 from clipbert.text_normalization import normalize_text

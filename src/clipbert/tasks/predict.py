@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clipbert.console import progress
-from clipbert.frames import FrameCache
+from clipbert.frame_cache import FrameCache
 from clipbert.tasks.base import Encoded, Example, Predictions, Task
 from clipbert.tasks.scoring import CachedFrames, ProcessorTokens, encode_clips
 

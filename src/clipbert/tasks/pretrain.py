@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipbert.config.tasks import PretrainParams
+from clipbert.distributed.collectives import over_ranks
 from clipbert.errors import ClipBertError
-from clipbert.model.gather import over_ranks
 from clipbert.model.losses import IGNORED
-from clipbert.task_params import PretrainParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, with_captions
 from clipbert.tasks.masking import SpecialTokens, choose, mask
 from clipbert.tasks.scoring import matched_probabilities

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipbert.config.schema import EvaluateParams
+from clipbert.config.tasks import RetrievalParams
+from clipbert.distributed.collectives import RankRows, over_ranks
 from clipbert.errors import ClipBertError
-from clipbert.model.gather import RankRows, over_ranks
-from clipbert.params import EvaluateParams
-from clipbert.task_params import RetrievalParams
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
 from clipbert.tasks.scoring import rank_gallery
 

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clipbert.frames import FrameCache
-from clipbert.frames.sampling import uniform_clips
+from clipbert.config.schema import FramesParams
+from clipbert.frame_cache import FrameCache
 from clipbert.model.generation import Decoding
 from clipbert.model.losses import aggregate
 from clipbert.model.processor import FRAME_SETTINGS
-from clipbert.params import FramesParams
+from clipbert.sampling.clips import uniform_clips
 
 VIDEOS_AT_ONCE = 16
 

@@ -1,0 +1,1 @@
+"""The `clipbert` command line: one file for each group of verbs."""

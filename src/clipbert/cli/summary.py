@@ -1,0 +1,132 @@
+"""The end of `make run`: metrics compared with trivial baselines, the state of the registry, and where to look."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from clipbert.config.schema import Params
+from clipbert.console import console
+from clipbert.errors import ClipBertError
+from clipbert.project import Project
+from clipbert.tasks.headlines import HEADLINES
+
+
+def print_summary(project: Project, params: Params) -> None:
+    """Print the metrics of the pipeline's tasks, their versions as the registry has them now, and places to look.
+
+    Raises:
+        ClipBertError: nothing was evaluated yet.
+    """
+    pipeline: list[str] = [*params.pretrain_run, *params.tasks_run]
+    tasks = [task for task in pipeline if project.metrics(task).exists()]
+    if not tasks:
+        raise ClipBertError(f"{project.artifacts / 'metrics'}: nothing was evaluated yet; run `dvc repro` first.")
+    table = Table(title="Test split", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("metric")
+    table.add_column("this model", justify="right", style="bold")
+    table.add_column("chance or majority", justify="right")
+    table.add_column("blank frames", justify="right")
+    for task in tasks:
+        metrics = _metrics(project, task)
+        for shown in HEADLINES[task]:
+            if shown.row is not None:
+                keys = [shown.metric, *(metric for _, metric in shown.beside[:2])]
+                numbers = [_number(project, task, metrics, f"{task}/{key}") for key in keys]
+                table.add_row(shown.row, *(f"{number:.1f}" for number in numbers))
+    console.print(table)
+    if missing := [task for task in pipeline if task not in tasks]:
+        console.print(f"Not evaluated yet: {', '.join(missing)}. Run `dvc repro`.\n", markup=False)
+    _print_versions(project, params, tasks)
+    console.print("[bold]Where to look[/bold]")
+    places = [
+        *((f"{task} report", _relative(project, project.report(task))) for task in tasks),
+        ("validation pages", _relative(project, project.validation / "index.html")),
+        ("metrics, plots", "dvc metrics show    dvc plots show"),
+        ("MLflow and Prefect", "make ui"),
+    ]
+    width = max(len(name) for name, _ in places)
+    for name, place in places:
+        console.print(f"  {name:<{width}}  {place}", markup=False)
+
+
+def _print_versions(project: Project, params: Params, tasks: list[str]) -> None:
+    """The version of each task's model as the store has it now, and what to do next with it."""
+    from clipbert.release.registry import registered_versions
+
+    digests = {task: digest for task in tasks if (digest := _digest(project, task)) is not None}
+    try:
+        found = registered_versions(project.root, digests, params.release.name)
+    except ClipBertError as error:
+        console.print(f"Registered models: the registry's state is unknown.\n{error}\n", markup=False)
+        return
+    title = f"Registered models in {found.store}"
+    versions = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for column in ("name", "version", "aliases", "champion", "next"):
+        versions.add_column(column, overflow="fold", no_wrap=column != "aliases")
+    absent = []
+    for task in tasks:
+        state = found.tasks.get(task)
+        if state is None:
+            versions.add_row(f"{params.release.name}-{task}", "no model", "", "", f"dvc repro train@{task}")
+            continue
+        if state.version is None:
+            absent.append(task)
+        version = state.version or "none here"
+        champion = state.champion or "none"
+        versions.add_row(state.name, version, ", ".join(state.aliases), champion, state.next_command)
+    console.print(versions)
+    for task in absent:
+        console.print(
+            f"This store has no version of the {task} model in {_relative(project, project.model(task))}: "
+            f"`clipbert register {task}` registers it.",
+            markup=False,
+        )
+    if absent:
+        console.print()
+
+
+def _digest(project: Project, task: str) -> str | None:
+    from clipbert.release.registry import model_digest
+
+    try:
+        return model_digest(project.model(task))
+    except ClipBertError:
+        return None
+
+
+def _metrics(project: Project, task: str) -> dict[str, Any]:
+    path = project.metrics(task)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ClipBertError(f"{path}: damaged ({error}). {_remedy(project, task)}") from error
+    if not isinstance(value, dict):
+        raise ClipBertError(f"{path}: expected a JSON object, found {type(value).__name__}. {_remedy(project, task)}")
+    return value
+
+
+def _number(project: Project, task: str, metrics: dict[str, Any], name: str) -> float:
+    value = metrics.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        found = "is missing" if name not in metrics else f"is {str(value)[:40]!r}, expected a number"
+        raise ClipBertError(f"{project.metrics(task)}: {name} {found}. {_remedy(project, task)}")
+    return value
+
+
+def _remedy(project: Project, task: str) -> str:
+    path = _relative(project, project.metrics(task))
+    return f"Restore it with `dvc checkout {path}`, or evaluate again: `clipbert evaluate {task}`."
+
+
+def _relative(project: Project, path: Path) -> str:
+    return str(path.relative_to(project.root))

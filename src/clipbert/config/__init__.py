@@ -1,0 +1,1 @@
+"""Parameters: the schema of params.yaml, recipes and their YAML."""

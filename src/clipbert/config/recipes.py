@@ -1,0 +1,68 @@
+"""Recipes: overlays on params.yaml, and the words that hand one to `dvc exp run`."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipbert.config.schema import load_params
+from clipbert.config.yaml_io import leaves, parse_yaml
+from clipbert.errors import ClipBertError
+
+# What neither the shell nor the grammar of Hydra takes apart.
+PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
+
+
+def list_recipes(folder: Path) -> dict[str, str]:
+    """{name: the comment on its first line} of the recipes in `folder`, by name.
+
+    Raises:
+        ClipBertError: there are none.
+    """
+    found = sorted(folder.glob("*.yaml"))
+    if not found:
+        raise ClipBertError(f"{folder}: no recipes here (*.yaml). Run the command in the project's folder.")
+    return {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for path in found}
+
+
+def dvc_arguments(folder: Path, name: str, params: Path) -> list[str]:
+    """The recipe `name` as words of `dvc exp run`: -S KEY=VALUE for each parameter, +KEY where `params` lacks it.
+
+    Raises:
+        ClipBertError: no such recipe, one that is no YAML, or one that gives wrong parameters on top of `params`.
+    """
+    recipes = list_recipes(folder)
+    if name not in recipes:
+        raise ClipBertError(f"{name}: no such recipe in {folder}; expected one of {', '.join(recipes)}.")
+    path = folder / f"{name}.yaml"
+    overlay = _read(path)
+    given = {key: _word(path, key, value) for key, value in leaves(overlay)}
+    load_params(params, [f"{key}={value}" for key, value in given.items()], source=f"{path}:")
+    there = {key for key, _ in leaves(_read(params))}
+    return [word for key, value in given.items() for word in ("-S", f"{'' if key in there else '+'}{key}={value}")]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ClipBertError(f"{path}: cannot be read ({error}); expected a UTF-8 YAML file.") from error
+    if not isinstance(values, dict):
+        raise ClipBertError(f"{path}: expected sections such as `train:`, found {type(values).__name__}.")
+    return values
+
+
+def _word(path: Path, key: str, value: Any) -> str:
+    """A value as Hydra and YAML both read it, without a space."""
+    if isinstance(value, list):
+        return f"[{','.join(_word(path, key, item) for item in value)}]"
+    if (isinstance(value, str) and not PLAIN.fullmatch(value)) or (isinstance(value, dict) and value):
+        raise ClipBertError(
+            f"{path}: {key} = {value!r} cannot be handed to `dvc exp run -S`: expected letters, digits, _ . : / -. "
+            f"Write it into params.yaml instead."
+        )
+    if isinstance(value, str):
+        return value if parse_yaml(value) == value else f'"{value}"'
+    return json.dumps(value)

@@ -1,0 +1,57 @@
+"""COCO Captions (Chen et al., 2015): five captions an image.
+
+With dataset_coco.json, Karpathy's split: train 113,287 (train and restval), val 5,000, test 5,000 images, the one that
+image-text retrieval and captioning report. With captions_train2014.json and captions_val2014.json, or 2017, the
+official ones, which have no public test: train2014 82,783, val2014 40,504; train2017 118,287, val2017 5,000 images.
+"""
+
+from pathlib import Path
+
+from clipbert.data.importers.base import Import, Source, importing
+from clipbert.data.importers.karpathy import add_karpathy
+from clipbert.data.importers.limits import HeldTexts
+from clipbert.data.importers.readers import json_records, split_files
+from clipbert.data.importers.summary import ImportSummary, Protocol
+
+KARPATHY = Protocol(
+    media={"train": 113_287, "val": 5_000, "test": 5_000}, texts={"train": 566_747, "val": 25_010, "test": 25_010}
+)
+OFFICIAL = {
+    "2014": Protocol(media={"train": 82_783, "val": 40_504}, texts={"train": 414_113, "val": 202_654}),
+    "2017": Protocol(media={"train": 118_287, "val": 5_000}, texts={"train": 591_753, "val": 25_014}),
+}
+KARPATHY_FILE = "dataset_coco.json"
+LAYOUT = '{"images": [{"id", "file_name"}], "annotations": [{"id", "image_id", "caption"}]}'
+
+
+def import_coco_captions(annotations: Path, source: Source) -> ImportSummary:
+    """Make canonical data from COCO Captions.
+
+    Args:
+        annotations: dataset_coco.json, or a folder with it; else a folder with captions_*.json, or one of them.
+
+    Raises:
+        ClipBertError: a file is missing or not in its layout, or see `importing`.
+    """
+    karpathy = annotations / KARPATHY_FILE if annotations.is_dir() else annotations
+    if karpathy.is_file() and karpathy.name.startswith("dataset_"):
+        with importing(source, KARPATHY) as made:
+            add_karpathy(made, karpathy, "coco")
+        return made.summary
+    files = split_files(annotations, ("captions_*.json", "captions_*.json.zip"), LAYOUT)
+    year = next((year for year in OFFICIAL if all(year in path.name for path in files.values())), None)
+    with importing(source, OFFICIAL[year] if year else Protocol()) as made:
+        for split, path in files.items():
+            _add_official(made, path, split)
+    return made.summary
+
+
+def _add_official(made: Import, path: Path, split: str) -> None:
+    held = HeldTexts(path)
+    names = {row.integer("id"): held.hold(row.text("file_name")) for row in json_records(path, LAYOUT, "images")}
+    for row in json_records(path, LAYOUT, "annotations"):
+        name = names.get(row.integer("image_id"))
+        if name is None:
+            made.drop("an image that is not in the annotations")
+        else:
+            made.caption(f"coco-{row.text('id')}", name, row.text("caption"), split)

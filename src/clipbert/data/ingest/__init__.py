@@ -1,0 +1,1 @@
+"""Stage ingest: media files are probed and annotations checked."""

@@ -1,0 +1,1 @@
+"""Stage validate: checks of the manifest."""

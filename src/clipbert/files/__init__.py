@@ -1,0 +1,1 @@
+"""Atomic files, folder checksums, leftovers of killed processes."""

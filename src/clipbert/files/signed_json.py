@@ -1,0 +1,56 @@
+"""JSON files that notice their own damage: an object with the SHA-256 of its other values in `content_sha256`."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clipbert.errors import ClipBertError
+from clipbert.files.atomic import write_json
+
+DIGEST = "content_sha256"
+
+
+def write_signed_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object with its digest, atomically."""
+    write_json(path, {**values, DIGEST: _digest(values)})
+
+
+def read_signed_json(path: Path, remedy: str, expected: str = "a JSON object") -> dict[str, Any]:
+    """Read an object and compare it with its digest; a file without one, as older versions wrote it, is read as it is.
+
+    Args:
+        remedy: what a user can do, the end of the message.
+        expected: what the file should hold.
+
+    Raises:
+        ClipBertError: the file is missing, is not JSON, or its values are not those that were written.
+    """
+    try:
+        # the error names the place of the damage, never the content
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ClipBertError(
+            f"{path}: expected {expected}; it cannot be read ({type(error).__name__}: {error}). {remedy}"
+        ) from error
+    if not isinstance(found, dict):
+        raise ClipBertError(f"{path}: expected {expected}, found {type(found).__name__}. {remedy}")
+    stored = found.pop(DIGEST, None)
+    damaged_name = stored is None and any(len(key) == len(DIGEST) and _close(key) for key in found)
+    if damaged_name or (stored is not None and stored != _digest(found)):
+        raise ClipBertError(
+            f"{path}: damaged or edited: its values do not match {DIGEST}, which was written with them. {remedy}"
+        )
+    return found
+
+
+def _close(key: str) -> bool:
+    """Whether a key is `DIGEST` with a changed character: a bit flip there must not turn the check off."""
+    return sum(a != b for a, b in zip(key, DIGEST, strict=True)) == 1
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    # through JSON once, so that tuples and numeric keys count as what a reader gets
+    plain = json.loads(json.dumps(values))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

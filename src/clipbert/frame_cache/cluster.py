@@ -1,0 +1,196 @@
+"""Decoding on a cluster: the same jobs, in killable processes of dask workers, and the entries come back in order."""
+
+import collections
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from clipbert.config.schema import FramesParams
+from clipbert.console import console
+from clipbert.errors import ClipBertError
+from clipbert.frame_cache.executors import LocalExecutor, Outcome
+from clipbert.frame_cache.pack import Job, versions
+from clipbert.frame_cache.remote import SourceError
+from clipbert.process_pool import KillablePool
+
+CONNECT_S = 20.0
+NO_WORKERS_S = 120.0
+POLL_S = 1.0
+RESULT_S = 300.0
+IN_FLIGHT_PER_THREAD = 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one file's decoding: seconds for a minute of video, and MiB."""
+
+    timeout_s: float
+    max_worker_mb: int
+
+
+def decode_there(job: Job, limits: Limits) -> Outcome:
+    """Decode one file on a dask worker.
+
+    Raises:
+        SourceError: this machine cannot see the file.
+        ClipBertError: its libraries are not those of the machine that builds the cache.
+    """
+    from distributed import get_worker
+
+    here = versions()
+    other = [f"{name} {here[name]}, not {job.decoding[name]}" for name in here if here[name] != job.decoding[name]]
+    if other:
+        raise ClipBertError(
+            f"dask worker {get_worker().address} has {', '.join(other)}: its frames could differ. Install the same "
+            "versions there."
+        )
+    try:
+        return _decoder(limits).run(job)
+    except SourceError as error:
+        raise SourceError(
+            f"dask worker {get_worker().address}: {error}\nEvery worker needs the files: mount the project's folder "
+            "under the same path there, or set frames.media_url."
+        ) from error
+
+
+_lock = threading.Lock()
+
+
+def _decoder(limits: Limits) -> LocalExecutor:
+    with _lock:  # a dask worker runs its tasks in threads
+        return _make_decoder(limits)
+
+
+@functools.lru_cache(maxsize=1)
+def _make_decoder(limits: Limits) -> LocalExecutor:
+    """The pool of this dask worker, as many processes as it runs tasks at a time; it lives as long as the worker."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    pool = KillablePool(worker.state.nthreads, limits.timeout_s, limits.max_worker_mb)
+    return LocalExecutor(pool, limits.timeout_s, worker.local_directory)
+
+
+class DaskExecutor:
+    """Workers of a scheduler. Workers may come, go and die: dask gives their jobs to others."""
+
+    def __init__(self, client: Any, params: FramesParams) -> None:
+        self.client = client
+        self.address = params.executor
+        self.limits = Limits(params.timeout_s, params.max_worker_mb)
+        self._counted = -POLL_S
+        self._known_threads = 0
+
+    def imap(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
+        pending: collections.deque[tuple[Job, Any]] = collections.deque()
+        try:
+            for job in jobs:
+                pending.append((job, self.client.submit(decode_there, job, self.limits, pure=False, retries=0)))
+                if len(pending) >= IN_FLIGHT_PER_THREAD * max(1, self._threads()):
+                    yield self._settle(*pending.popleft())
+            while pending:
+                yield self._settle(*pending.popleft())
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+    def run(self, job: Job) -> Outcome:
+        return next(self.imap([job]))[1]
+
+    def _threads(self) -> int:
+        if time.monotonic() - self._counted >= POLL_S:
+            try:
+                self._known_threads = sum(self.client.nthreads().values())
+            except (OSError, ValueError) as error:  # a client that has closed raises ValueError
+                raise self._lost(error) from error
+            self._counted = time.monotonic()
+        return self._known_threads
+
+    def _settle(self, job: Job, future: Any) -> tuple[Job, Outcome]:
+        """Wait for a job, as long as there is somebody to do it.
+
+        Raises:
+            ClipBertError: the scheduler is gone, or all workers are and no other comes.
+        """
+        from distributed import KilledWorker
+        from distributed.client import FutureCancelledError
+
+        alone_since: float | None = None
+        while True:
+            try:
+                if self._ended(future):
+                    return job, future.result(timeout=RESULT_S)
+            except KilledWorker as error:
+                raise ClipBertError(
+                    f"{job.media}: the dask workers that decoded it died, one after the other ({error}). Look at their "
+                    "logs: most often their memory limit is below frames.max_worker_mb times their threads."
+                ) from error
+            except ImportError as error:
+                raise ClipBertError(
+                    f"{self.address}: its workers cannot import what they need ({error}). Install clipbert[cluster] "
+                    "there, the same version as here."
+                ) from error
+            except (OSError, FutureCancelledError) as error:
+                raise self._lost(error) from error
+            if self._threads():
+                alone_since = None
+            elif alone_since is None:
+                alone_since = time.monotonic()
+                console.print(f"frames: {self.address} has no workers, waiting for some", markup=False)
+            elif time.monotonic() - alone_since > NO_WORKERS_S:
+                raise _no_workers(self.address, NO_WORKERS_S)
+
+    def _ended(self, future: Any) -> bool:
+        ended = threading.Event()
+        future.add_done_callback(lambda _: ended.set())
+        if ended.wait(POLL_S):
+            return True
+        if self.client.status != "running":
+            raise ConnectionError(f"client {self.client.status}")
+        return False
+
+    def _lost(self, error: Exception) -> ClipBertError:
+        return ClipBertError(
+            f"{self.address}: the connection to the scheduler was lost ({type(error).__name__}: {error}). What was "
+            "decoded is kept; start the scheduler and run clipbert frames again."
+        )
+
+
+def _no_workers(address: str, seconds: float) -> ClipBertError:
+    return ClipBertError(
+        f"{address}: the scheduler has had no workers for {seconds:g} s. Start some: dask worker "
+        f"{address.removeprefix('dask://')}. What was decoded is kept for the next run."
+    )
+
+
+@contextlib.contextmanager
+def open_cluster(params: FramesParams, connect_s: float = CONNECT_S) -> Iterator[DaskExecutor]:
+    """Connect to the scheduler that `frames.executor` names, and wait for the first worker.
+
+    Raises:
+        ClipBertError: dask is not installed, nobody answers, or no worker comes within `connect_s` seconds.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ClipBertError(
+            f"frames.executor = {params.executor}: dask is not installed. Run: pip install 'clipbert[cluster]'"
+        ) from error
+    address = params.executor.removeprefix("dask://")
+    try:
+        client = Client(f"tcp://{address}", timeout=connect_s, set_as_default=False, direct_to_workers=True)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClipBertError(
+            f"{params.executor}: no dask scheduler answers there ({type(error).__name__}). Start one (dask scheduler "
+            "--port PORT), or set frames.executor to local."
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=connect_s)
+        except TimeoutError as error:
+            raise _no_workers(params.executor, connect_s) from error
+        yield DaskExecutor(client, params)

@@ -1,0 +1,91 @@
+"""The cache's folder on disk: one builder at a time, and an old cache exchanged for a new one at a single instant."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from clipbert.errors import ClipBertError
+from clipbert.files.atomic import fsync_directory
+from clipbert.frame_cache.index import INDEX_FILE, QUARANTINE_FILE, Index
+from clipbert.frame_cache.shards import SHARDS
+
+DECODED_FOLDER = ".decoded"
+NEXT_FOLDER = ".next"
+READY_FOLDER = ".ready"
+OLDER_INDEX = "index.parquet"
+
+
+@contextlib.contextmanager
+def exclusive(out: Path) -> Iterator[None]:
+    """Hold the right to change the cache `out`; the kernel takes it back when the process ends, however it ends.
+
+    Raises:
+        ClipBertError: another process holds it, or `out` is a folder of something else.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (out.parent / f".{out.name}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClipBertError(
+                f"{out}: another `clipbert frames` is building this cache. Wait for it or stop it, then run again."
+            ) from None
+        ours = (INDEX_FILE, OLDER_INDEX, READY_FOLDER, DECODED_FOLDER, NEXT_FOLDER)
+        known = any((out / name).exists() for name in ours) or any(out.glob(SHARDS))
+        if out.exists() and any(out.iterdir()) and not known:
+            raise ClipBertError(f"{out}: holds files and no frame cache. Choose another folder, or empty this one.")
+        yield
+
+
+def set_aside(out: Path) -> None:
+    """Put what a killed run has decoded where this one looks for it."""
+    decoded = out / DECODED_FOLDER
+    for path in sorted((out / NEXT_FOLDER).glob("*.tar")):
+        decoded.mkdir(exist_ok=True)
+        os.replace(path, decoded / f"{sum(1 for _ in decoded.iterdir()):06d}.tar")
+    shutil.rmtree(out / NEXT_FOLDER, ignore_errors=True)
+
+
+def commit(out: Path) -> None:
+    """Declare the cache in `.next/` finished: from here on a killed exchange is completed, not undone."""
+    folder = out / NEXT_FOLDER
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    fsync_directory(folder)
+    os.replace(folder, out / READY_FOLDER)
+    fsync_directory(out)
+
+
+def complete_exchange(out: Path) -> None:
+    """Put the finished cache of `.ready/` in the place of the old one; may be cut short anywhere and called again.
+
+    New shards come beside the old ones, and the index last: whoever reads meanwhile sees the one cache or the other.
+    """
+    ready = out / READY_FOLDER
+    if (ready / INDEX_FILE).is_file():
+        for path in (*ready.glob(SHARDS), ready / QUARANTINE_FILE, ready / INDEX_FILE):
+            if path.exists():
+                os.replace(path, out / path.name)
+        fsync_directory(out)
+        remove_strays(out, {entry.shard for entry in Index(out / INDEX_FILE)})
+    shutil.rmtree(ready, ignore_errors=True)
+
+
+def remove_strays(out: Path, shards: set[str]) -> None:
+    """Remove the shards that no index names, and an index that an older version left."""
+    for path in out.glob(SHARDS):
+        if path.name not in shards:
+            path.unlink()
+    (out / OLDER_INDEX).unlink(missing_ok=True)
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove everything that is not the cache itself, and a folder in which nothing is left."""
+    for name in (NEXT_FOLDER, DECODED_FOLDER):
+        shutil.rmtree(out / name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        out.rmdir()

@@ -1,5 +1,0 @@
-"""The sampled-frame cache: which frames, decoding them, storing them, reading them by random access."""
-
-from clipbert.frames.cache import CorruptShardError, FrameCache
-
-__all__ = ["CorruptShardError", "FrameCache"]

@@ -1,0 +1,294 @@
+"""The registered model as MLflow loads and serves it: a table of videos and texts in, a table of answers out.
+
+Scores come from `clipbert.inference.pipelines`; this file checks what clients send and lays out tables.
+MLflow runs it as the model's code (models from code): the weights are safetensors and nothing is unpickled.
+"""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel
+from torch import Tensor
+
+from clipbert.config.schema import FramesParams
+from clipbert.errors import ClipBertError, first_line
+from clipbert.inference.pipelines import MatchingPipeline, pipeline
+from clipbert.model import ClipBertProcessor, load
+from clipbert.release.media_access import MediaAccess, shown
+from clipbert.release.scoring_server import harden_scoring_server, requested_params
+from clipbert.release.signatures import ERROR, SERVED, TOP_K
+
+logger = logging.getLogger(__name__)
+
+FRAMES = ("fps", "size", "max_frames", "sampling", "timeout_s")
+MAX_OPTIONS = 1000
+MAX_ROWS = "CLIPBERT_MAX_ROWS"
+DEFAULT_MAX_ROWS = 1000
+
+Row = dict[str, Any]
+
+
+class ServedClipBert(PythonModel):
+    """A ClipBERT behind MLflow's `predict`.
+
+    The columns of each task are in `signatures.py`. A row that cannot be answered has a text in the column `error` and
+    nothing in the others. A file that stands in several rows is read once.
+    """
+
+    def load_context(self, context: Any) -> None:
+        """Load the model with the settings of its folder (`load_model(..., model_config=)` overrides them).
+
+        Raises:
+            ClipBertError: the model cannot be read, or an environment variable has a wrong value.
+        """
+        folder = Path(context.artifacts["model"])
+        self.settings: dict[str, Any] = {"top_k": TOP_K, **context.model_config}
+        self.task: str = self.settings["task"]
+        self.served = SERVED[self.task]
+        self.access = MediaAccess.from_environment()
+        self.max_rows = max_rows_from_environment()
+        frames = FramesParams(**{name: self.settings[name] for name in FRAMES if name in self.settings})
+        if self.task == "pretrain":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            processor = ClipBertProcessor.from_pretrained(folder)
+            self.pipeline: Any = MatchingPipeline(load(folder).to(device), processor, frames)
+        else:
+            self.pipeline = pipeline(self.task, folder, frames=frames)
+        self.pipeline.batch_size = self.settings["batch_size"]
+        harden_scoring_server()
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Return one output row for each input row, in the same order, with the same index.
+
+        Raises:
+            MlflowException: INVALID_PARAMETER_VALUE (status 400) for an unknown or wrong parameter, a table that is
+                none, or too many rows; INTERNAL_ERROR (status 500) for a fault of ours, whose stack trace is logged.
+        """
+        try:
+            chosen = self._params(params or {}, requested_params())
+            table = _as_table(model_input, self.served.inputs)
+            if len(table) > self.max_rows:
+                raise ClipBertError(
+                    f"the request holds {len(table)} rows: expected at most {self.max_rows}, the server's {MAX_ROWS}. "
+                    "Send the rows in several requests."
+                )
+            return self._answers(table, chosen)
+        except (ClipBertError, ValueError) as error:
+            raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from None
+        except Exception:
+            logger.exception("a request could not be answered")
+            raise MlflowException("The server failed; the reason is in its log.", INTERNAL_ERROR) from None
+
+    def _params(self, declared: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the value of each parameter: as requested, or the default.
+
+        Raises:
+            ClipBertError: an unknown name, or a value out of range.
+        """
+        known = self.served.params
+        if unknown := sorted(str(name) for name in {*declared, *requested} - known.keys()):
+            raise ClipBertError(f"params.{unknown[0]}: unknown parameter; expected some of {', '.join(known)}.")
+        chosen = {name: self.settings[name] for name in known}
+        if self.task == "captioning":  # as evaluation, which lowers it too
+            longest = self.pipeline.model.config.max_position_embeddings
+            chosen["max_length"] = min(chosen["max_length"], longest)
+        for name, value in declared.items():
+            if value is None or value == self.settings[name]:
+                continue
+            low, high = known[name].low, known[name].high
+            number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if not number or not low <= value <= high:
+                raise ClipBertError(f"params.{name} is {shown(value)}: expected a number from {low:g} to {high:g}.")
+            chosen[name] = value
+        if self.task == "captioning":
+            self.pipeline.generation({name: value for name, value in chosen.items() if name != "clips"})
+        return chosen
+
+    def _answers(self, table: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
+        rows: list[Row] = [dict(zip(table.columns, values, strict=True)) for values in table.itertuples(index=False)]
+        found: list[Row] = [{} for _ in rows]
+        groups: dict[Any, list[int]] = {}
+        for number, row in enumerate(rows):
+            groups.setdefault(_key(row[self.served.media]), []).append(number)
+        for numbers in groups.values():
+            media = rows[numbers[0]][self.served.media]
+            try:
+                embeds = self._encode(media, params["clips"])
+            except ClipBertError as error:
+                answers: list[Row] = [{ERROR: str(error)} for _ in numbers]
+            else:
+                answers = self._about_one(embeds, [rows[number] for number in numbers], params)
+            for number, answer in zip(numbers, answers, strict=True):
+                found[number] = answer
+        return self._as_output(found, table.index)
+
+    def _encode(self, media: Any, clips: int) -> Tensor:
+        """Return the visual tokens (1, K, V, hidden) of one file.
+
+        Raises:
+            ClipBertError: naming the column and what the client sent, without the server's folders.
+        """
+        column = self.served.media
+        try:
+            source = self.access.find(media)
+        except ClipBertError as error:
+            raise ClipBertError(f"{column} {error}") from None
+        try:
+            embeds: Tensor = self.pipeline.encode([source], clips)
+        except (ClipBertError, ValueError, MemoryError) as error:
+            reason = first_line(error)
+            if isinstance(source, Path):
+                reason = reason.replace(repr(str(source)), "the file").replace(str(source), "the file")
+            logger.warning("%s %s: %s", column, shown(media), error)
+            raise ClipBertError(f"{column} {shown(media)}: {reason}") from None
+        return embeds
+
+    def _about_one(self, embeds: Tensor, rows: list[Row], params: dict[str, Any]) -> list[Row]:
+        """Return the answers to rows about one video (1, K, V, hidden)."""
+        if self.task == "captioning":
+            search = {name: value for name, value in params.items() if name != "clips"}
+            (caption,) = self.pipeline.describe(embeds, search)
+            return [caption for _ in rows]
+        if self.task == "multiple_choice":
+            return [_checked(self._choose, embeds, row) for row in rows]
+        column = "question" if "question" in self.served.inputs else "text"
+        checked = [_checked(_text_of, row, column) for row in rows]
+        texts = [row[column] for row in checked if ERROR not in row]
+        if not texts:
+            return checked
+        if column == "question":
+            answers = [_best(answers) for answers in self.pipeline.answer(embeds, texts, params["top_k"])]
+        else:
+            answers = [{"score": score} for score in self.pipeline.match(embeds, texts)]
+        remaining = iter(answers)
+        return [row if ERROR in row else next(remaining) for row in checked]
+
+    def _choose(self, embeds: Tensor, row: Row) -> Row:
+        question, options = _text_of(row, "question")["question"], _options_of(row)
+        found = self.pipeline.choose(embeds, question, options)
+        scores = {answer["option"]: answer["score"] for answer in found}
+        return {
+            "answer": found[0]["answer"],
+            "option": found[0]["option"],
+            "confidence": found[0]["score"],
+            "option_confidences": [scores[place] for place in range(len(options))],
+        }
+
+    def _as_output(self, rows: list[Row], index: pd.Index) -> pd.DataFrame:
+        """Return the rows as a table in which None, JSON's null, stands for what is missing."""
+        columns = [*self.served.outputs, ERROR]
+        for number, row in enumerate(rows):
+            numbers = [value for value in row.values() if isinstance(value, float)]
+            if not all(math.isfinite(value) for value in numbers):
+                rows[number] = row = {ERROR: "the model returned a score that is not finite"}
+            if ERROR in row:
+                row[ERROR] = f"row {number}: {row[ERROR]}"
+        failed = [row[ERROR] for row in rows if ERROR in row]
+        if failed:
+            logger.warning("%d of %d rows failed; the first: %s", len(failed), len(rows), failed[0])
+        table = pd.DataFrame(index=index)
+        for name in columns:
+            values = [row.get(name) for row in rows]
+            column = pd.Series(values, index=index, dtype=object)
+            table[name] = column if any(value is None for value in values) else column.infer_objects()
+        return table
+
+
+def max_rows_from_environment() -> int:
+    """Return the largest number of rows in a request: CLIPBERT_MAX_ROWS, or else 1000.
+
+    Raises:
+        ClipBertError: it is not an integer above 0.
+    """
+    text = os.environ.get(MAX_ROWS, str(DEFAULT_MAX_ROWS))
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) > 0):
+        raise ClipBertError(f"{MAX_ROWS} is {text!r}: expected an integer above 0.")
+    return int(text)
+
+
+def _as_table(given: Any, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows of a request; `inputs` and `instances` come as one row whose cells are whole columns.
+
+    Raises:
+        ClipBertError: no table, a missing column, or columns of different lengths.
+    """
+    if not isinstance(given, pd.DataFrame):
+        raise ClipBertError(f"the request is of type {type(given).__name__}: expected a table.")
+    if missing := [name for name in columns if name not in given]:
+        raise ClipBertError(f"column {missing[0]} is missing: expected {', '.join(columns)}.")
+    if len(given) != 1 or not all(isinstance(given[name].iloc[0], np.ndarray | list) for name in columns):
+        return given
+    cells = {name: list(given[name].iloc[0]) for name in columns}
+    lengths = {name: len(values) for name, values in cells.items()}
+    if len(set(lengths.values())) > 1:
+        raise ClipBertError(f"the columns have the lengths {lengths}: expected the same for all.")
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
+
+
+def _key(media: Any) -> Any:
+    """Return what rows about the same file share."""
+    return media if isinstance(media, str) else ("not a path", repr(media))
+
+
+def _checked(answer: Callable[..., Row], *args: Any) -> Row:
+    try:
+        return answer(*args)
+    except (ClipBertError, ValueError) as error:
+        return {ERROR: first_line(error)}
+
+
+def _text_of(row: Row, column: str) -> Row:
+    """Return {column: text}.
+
+    Raises:
+        ClipBertError: it is not text, is empty, or cannot be encoded.
+    """
+    return {column: _valid_text(row[column], column)}
+
+
+def _valid_text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ClipBertError(f"{name} is {shown(value)}: expected a text that is not empty.")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ClipBertError(f"{name} is {shown(value)}: holds half of a surrogate pair, expected Unicode.")
+    return value
+
+
+def _options_of(row: Row) -> list[str]:
+    """Return the options of a row: a list, or the JSON text of one.
+
+    Raises:
+        ClipBertError: there are none or too many, or one is not text.
+    """
+    value = row["options"]
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
+    if not isinstance(value, list | tuple | np.ndarray) or not 1 <= len(value) <= MAX_OPTIONS:
+        raise ClipBertError(f"options is {shown(row['options'])}: expected a list of 1 to {MAX_OPTIONS} texts.")
+    return [_valid_text(option, f"options[{place}]") for place, option in enumerate(value)]
+
+
+def _best(answers: list[Row]) -> Row:
+    return {
+        "answer": answers[0]["answer"],
+        "confidence": answers[0]["score"],
+        "top_answers": [answer["answer"] for answer in answers],
+        "top_confidences": [answer["score"] for answer in answers],
+    }
+
+
+mlflow.models.set_model(ServedClipBert())

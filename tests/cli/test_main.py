@@ -1,0 +1,98 @@
+"""The command line as a user meets it: help, exit codes, messages without tracebacks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from params_file import write_params
+
+VERBS = [
+    ["sample-data"],
+    ["import", "msrvtt"],
+    ["import", "table"],
+    ["ingest"],
+    ["validate"],
+    ["frames"],
+    ["train"],
+    ["evaluate"],
+    ["register"],
+    ["promote"],
+    ["rollback"],
+    ["params"],
+    ["recipe"],
+    ["summary"],
+    ["doctor"],
+]
+
+
+def clipbert(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the real command; wide, so that messages are not wrapped by the help's boxes."""
+    return subprocess.run(
+        [sys.executable, "-m", "clipbert", *arguments],
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "200"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    write_params(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_shows_an_example(verb: list[str], tmp_path: Path) -> None:
+    done = clipbert(*verb, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"Example: clipbert {' '.join(verb)}" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ingest"], "data"),
+        (["validate"], "clipbert ingest"),
+        (["frames"], "clipbert ingest"),
+        (["train", "retrieval"], "clipbert ingest"),
+        (["evaluate", "retrieval"], "clipbert ingest"),
+        (["register", "retrieval"], "retrieval is not trained yet. Run `clipbert train retrieval` first"),
+        (["promote", "retrieval"], "candidate"),
+        (["rollback", "open_qa"], "champion"),
+        (["summary"], "dvc repro"),
+        (["train", "retreival"], "Did you mean retrieval?"),
+        (["train", "retrieval", "--set", "train.lr=9"], "train.lr = 9: expected less than or equal to 1"),
+        (["train", "retrieval", "--params", "other.yaml"], "other.yaml: no such parameter file"),
+        (["import", "msrvtt", "no.json", "videos"], "no.json"),
+        (["import", "vqa2", "vqa", "coco", "--hold-out", "tst=0.1"], "--hold-out tst=0.1: expected SPLIT=SHARE"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_users_error_is_one_message_and_exit_2(project: Path, arguments: list[str], message: str) -> None:
+    done = clipbert(*arguments, cwd=project)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.startswith("clipbert: ")
+    assert "Traceback" not in done.stderr
+    made = {path.name for path in project.iterdir()}
+    assert made <= {"params.yaml", "mlflow", "artifacts"}
+    assert not [path for path in project.rglob("*") if path.name.endswith((".tmp", ".old"))]
+
+
+def test_an_unknown_option_is_named(project: Path) -> None:
+    done = clipbert("train", "--bad", cwd=project)
+    assert done.returncode == 2
+    assert "No such option: --bad" in done.stderr
+
+
+def test_params_lists_every_knob_with_its_meaning(project: Path) -> None:
+    done = clipbert("params", "--set", "train.lr=0.25", cwd=project)
+    assert done.returncode == 0
+    line = next(line for line in done.stdout.splitlines() if line.startswith("train.lr "))
+    assert line.split()[1] == "0.25"
+    assert "peak learning rate" in line

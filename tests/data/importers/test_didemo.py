@@ -1,0 +1,57 @@
+"""DiDeMo: the real files become paragraphs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clipbert.data.importers.datasets.didemo import SENTENCES, import_didemo
+from clipbert.data.importers.media_folder import stem
+
+
+def test_real_files(
+    real: Path,
+    named: Callable[..., Path],
+    source: Callable[..., Any],
+    rows: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    files = {split: json.loads((real / "didemo" / f"{split}_data.json").read_text()) for split in ("val", "test")}
+    assert {split: len(found) for split, found in files.items()} == {name: SENTENCES[name] for name in files}
+    names = {stem(moment["video"]) for found in files.values() for moment in found}
+    summary = import_didemo(real / "didemo", source(named(names, ".mp4")))
+    assert dict(summary.written) == {("caption", "val"): 1_065, ("caption", "test"): 1_004}
+    assert "val: 1065 media, 1065 texts, as published" in summary.lines()
+    assert "test: 4021 sentences joined into 1004 paragraphs" in summary.lines()
+    told = {row["id"]: row["text"] for row in rows("captions.jsonl")}
+    moments = [moment["description"] for moment in files["val"] if "6060447507_dc1a90b8ef" in moment["video"]]
+    assert told["didemo-35034348999@N01_6060447507_dc1a90b8ef"] == " ".join(" ".join(moments).split())
+
+
+def test_one_video_under_two_suffixes_is_one_paragraph(
+    annotated: Callable[..., Path],
+    media: Callable[..., Path],
+    source: Callable[..., Any],
+    rows: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    moments = [("1@N00_2_a.mov", "a dog runs."), ("3@N00_4_b.", " it barks "), ("1@N00_2_a.mp4", "it sits")]
+    path = annotated("train_data.json", [{"video": video, "description": text} for video, text in moments])
+    summary = import_didemo(path, source(media("1@N00_2_a.mov", "1@N00_2_a.mp4", "3@N00_4_b.m4v")))
+    assert [(row["text"], row["media"]) for row in rows("captions.jsonl")] == [
+        ("a dog runs. it sits", "videos/1@N00_2_a.mp4"),
+        ("it barks", "videos/3@N00_4_b.m4v"),
+    ]
+    assert any("names with several files: 1, as 1@N00_2_a; 1@N00_2_a.mp4 was taken" in line for line in summary.lines())
+
+
+def test_wrong_layout(
+    annotated: Callable[..., Path],
+    media: Callable[..., Path],
+    source: Callable[..., Any],
+    failing: Callable[..., str],
+) -> None:
+    path = annotated("test_data.json", [{"video": "a.mov", "description": 3.5}])
+    assert "item 1: description is 3.5, not a string" in failing(import_didemo, path, source(media("a.mov")))
+    path = annotated("unknown.json", [])
+    assert "its name does not say which split it is" in failing(import_didemo, path, source(media("a.mov")))
+    text = failing(import_didemo, path.parent, source(media("a.mov")))
+    assert "item 1: description is 3.5" in text

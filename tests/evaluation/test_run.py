@@ -1,0 +1,117 @@
+"""A saved model over the test split, every pair judged or only the best of the first stage."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from clipbert.config.schema import TASKS, Params
+from clipbert.data.manifest import read_texts
+from clipbert.errors import ClipBertError
+from clipbert.evaluation.conditions import (
+    SCORING_VERSION,
+    conditions,
+    differences,
+    from_tags,
+    items_digest,
+    to_tags,
+    with_conditions,
+)
+from clipbert.evaluation.run import Evaluation, evaluate_model
+from clipbert.model import ClipBertProcessor
+from clipbert.tasks import make_task
+from clipbert.tasks.base import Example
+from clipbert.tasks.headlines import BASELINES
+from clipbert.training.setup import build_model
+
+
+def evaluated(project: Path, folder: Path, contrastive_weight: float, rerank: int | None) -> Evaluation:
+    tasks = {"retrieval": {"contrastive_weight": contrastive_weight}}
+    params = Params.model_validate({"tasks": tasks, "evaluate": {"clips": 1, "batch_size": 5, "rerank": rerank}})
+    artifacts = project / "artifacts"
+    if not folder.exists():
+        task = make_task("retrieval", params)
+        torch.manual_seed(0)
+        model, processor = build_model(task, task.examples(read_texts(artifacts / "manifest"), "train"), params)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return evaluate_model(folder, "retrieval", artifacts / "manifest", artifacts / "frames", params)
+
+
+def test_reranking_every_video_gives_exactly_the_exhaustive_ranks(tiny_project: Path, tmp_path: Path) -> None:
+    exhaustive = evaluated(tiny_project, tmp_path / "model", 1.0, None)
+    gallery = int(exhaustive.metrics["retrieval/gallery"])
+    for rerank in (gallery, gallery + 1):
+        seen = evaluated(tiny_project, tmp_path / "model", 1.0, rerank)
+        pd.testing.assert_frame_equal(seen.items.drop(columns="judged"), exhaustive.items)
+        pd.testing.assert_frame_equal(seen.blank_items.drop(columns="judged"), exhaustive.blank_items)
+        assert seen.metrics["retrieval/judged_pairs"] == gallery * len(exhaustive.items)
+        assert {name: seen.metrics[name] for name in exhaustive.metrics} == exhaustive.metrics
+
+
+def test_items_have_the_trivial_baselines_and_say_how_they_were_made(tiny_project: Path, tmp_path: Path) -> None:
+    seen = evaluated(tiny_project, tmp_path / "model", 1.0, 3)
+    assert set(BASELINES["retrieval"]) <= set(seen.items.columns)
+    blank = seen.blank_items.set_index("item_id")["score"]
+    assert seen.items["blank_frames_score"].tolist() == blank[seen.items["item_id"]].tolist()
+    seen.items.to_parquet(tmp_path / "items.parquet", index=False)
+    recorded = pd.read_parquet(tmp_path / "items.parquet").attrs["evaluation"]
+    assert (recorded["clips"], recorded["rerank"], recorded["scoring"]) == (1, 3, SCORING_VERSION)
+    assert (
+        recorded["test_items"]
+        == evaluated(tiny_project, tmp_path / "model", 1.0, None).items.attrs["evaluation"]["test_items"]
+    )
+
+
+def test_conditions_of_a_version_come_back_from_its_tags_and_into_parameters() -> None:
+    for task in TASKS:
+        recorded = {**conditions(task, Params()), "test_items": "0a1e5"}
+        assert from_tags(task, to_tags(recorded)) == recorded
+        assert differences(task, recorded, recorded) == []
+    params = Params.model_validate({"tasks": {"captioning": {"beams": 7}}, "evaluate": {"clips": 4, "rerank": 9}})
+    again = with_conditions("captioning", Params(), conditions("captioning", params))
+    assert (again.tasks.captioning.beams, again.evaluate.clips, again.evaluate.rerank) == (7, 4, None)
+    assert with_conditions("retrieval", Params(), conditions("retrieval", params)).evaluate.rerank == 9
+    assert differences("retrieval", {}, conditions("retrieval", params))
+
+
+def test_another_text_or_file_is_another_set_of_test_items() -> None:
+    example = Example("a.mp4", ["1"], ["a red square"], [""], [""])
+    digests = {
+        items_digest([example], {"a.mp4": "00"}),
+        items_digest([example], {"a.mp4": "01"}),
+        items_digest([replace(example, texts=["a blue square"])], {"a.mp4": "00"}),
+    }
+    assert len(digests) == 3
+
+
+def test_reranking_a_few_leaves_the_others_in_the_towers_order(tiny_project: Path, tmp_path: Path) -> None:
+    items = evaluated(tiny_project, tmp_path / "model", 1.0, 3).items
+    exhaustive = evaluated(tiny_project, tmp_path / "model", 1.0, None).items
+    assert items["towers_rank"].tolist() == exhaustive["towers_rank"].tolist()
+    judged = items["towers_rank"] <= 3
+    assert 0 < judged.sum() < len(items)
+    assert (items["rank"][judged] <= 3).all()
+    assert (items["rank"][~judged] == items["towers_rank"][~judged]).all()
+    assert {len(media) for media in items["top_media"]} == {3}
+
+
+def test_reranking_a_model_without_towers(tiny_project: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClipBertError, match=r"evaluate\.rerank is 3, but this model has no towers"):
+        evaluated(tiny_project, tmp_path / "model", 0.0, 3)
+
+
+def test_another_number_of_clips_than_the_folders_is_named(
+    tiny_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(tiny_project, tmp_path / "model", 1.0, None)
+    assert "stored there" not in capsys.readouterr().out
+    settings = ClipBertProcessor.from_pretrained(tmp_path / "model")
+    settings.clips = 3
+    settings.save_pretrained(tmp_path / "model")
+    evaluated(tiny_project, tmp_path / "model", 1.0, None)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "retrieval: evaluated with evaluate.clips = 1; pipelines on" in said
+    assert "use the 3 clips stored there" in said
