@@ -23,14 +23,14 @@ import numpy as np
 import torch
 
 from clipbert.config.schema import Params
-from clipbert.distributed.context import Ranks
+from clipbert.distributed.context import DistributedContext
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Batch
-from clipbert.training.batch_iterator import Feed
-from clipbert.training.checkpoint import Checkpoints, Progress, generator_states
+from clipbert.training.batch_iterator import SynchronizedBatchIterator
+from clipbert.training.checkpoint import Checkpoints, TrainState, generator_states
 from clipbert.training.memory import keep_freed_memory
-from clipbert.training.step import Stepper
+from clipbert.training.step import TrainStep
 
 WANTED = 0.05
 TEXT_LENGTH = 32
@@ -68,9 +68,9 @@ class Training:
         torch.manual_seed(0)
         self.model = ClipBertForRetrieval(ClipBertConfig.base(clips=options.clips, frames_per_clip=options.frames))
         keep_freed_memory()  # as a training has it
-        self.stepper = Stepper(make_task("retrieval", params), self.model, params, self.device, Ranks())
-        self.feed = cast(Feed, SameBatch(options, self.device))
-        self.checkpoints, self.state = Checkpoints(folder, {}), Progress()
+        self.stepper = TrainStep(make_task("retrieval", params), self.model, params, self.device, DistributedContext())
+        self.feed = cast(SynchronizedBatchIterator, SameBatch(options, self.device))
+        self.checkpoints, self.state = Checkpoints(folder, {}), TrainState()
 
     def step(self) -> float:
         """Seconds of a step."""

@@ -28,7 +28,7 @@ from clipbert.tasks.base import texts_with_frames
 from clipbert.tasks.predict import predict
 from clipbert.training.checkpoint import Checkpoints
 from clipbert.training.setup import build_model
-from clipbert.training.trainer import NotTracked, Run, start, train
+from clipbert.training.trainer import NoOpTracker, Run, start, train
 
 FUSIONS = ("mean", "concat", "attention")
 TEMPORAL = ("direction", "order")  # answer types that need the order of the frames
@@ -55,7 +55,7 @@ def accuracy_of(fusion: str, seed: int, project: Path, options: argparse.Namespa
     with tempfile.TemporaryDirectory() as folder:
         run = Run(task, model, processor, cache, examples, val, params, Checkpoints(Path(folder), {}), device)
         began = time.perf_counter()
-        state = train(run, *start(run), NotTracked())
+        state = train(run, *start(run), NoOpTracker())
         seconds = time.perf_counter() - began
     model.eval()
     items = predict(task, model, processor, cache, test, params.evaluate.clips, params.evaluate.batch_size)

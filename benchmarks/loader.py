@@ -27,7 +27,7 @@ from clipbert.data.manifest import read_texts
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks import make_task
 from clipbert.tasks.base import texts_with_frames
-from clipbert.training.batch_iterator import Feed
+from clipbert.training.batch_iterator import SynchronizedBatchIterator
 from clipbert.training.checkpoint import Checkpoints, generator_states
 from clipbert.training.data import Batches, TrainingSamples
 from clipbert.training.lr_schedule import factor
@@ -65,7 +65,9 @@ class Job:
         self.batches = Batches(samples, order, processor, workers, device)
         self.clips = order.batch_size * model.config.clips
         stop, meter = StopRequest(0, bound=False), self.stepper.meter
-        self.feed = Feed(self.batches, self.run.ranks, stop, lambda: False, lambda: SystemExit(0), meter)
+        self.feed = SynchronizedBatchIterator(
+            self.batches, self.run.ranks, stop, lambda: False, lambda: SystemExit(0), meter
+        )
 
     def step(self) -> tuple[float, float, float]:
         """(seconds of the step with its batch, of waiting for the batch, loss)."""

@@ -28,18 +28,18 @@ from clipbert.config.schema import Params
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_texts
 from clipbert.data.synthetic.sample_set import make_sample_data
-from clipbert.distributed.context import Ranks
+from clipbert.distributed.context import DistributedContext
 from clipbert.frame_cache import FrameCache
 from clipbert.frame_cache.build import build_cache
 from clipbert.model import ClipBertProcessor, load
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Batch, texts_with_frames
 from clipbert.tasks.predict import ProcessorTokens, encode_videos
-from clipbert.training.checkpoint import Checkpoints, Progress, generator_states
-from clipbert.training.data import Batches, TrainingOrder, TrainingSamples
+from clipbert.training.checkpoint import Checkpoints, TrainState, generator_states
+from clipbert.training.data import Batches, DistributedBatchSampler, TrainingSamples
 from clipbert.training.memory import keep_freed_memory
 from clipbert.training.setup import build_model
-from clipbert.training.step import Stepper
+from clipbert.training.step import TrainStep
 from clipbert.training.trainer import Run
 
 # The base preset with what one core can step through in a minute: the paper trains with 8 clips of 2 frames. Frames of
@@ -83,9 +83,9 @@ class Training:
         checkpoints = Checkpoints(artifacts / "none", {})
         self.run = Run(task, model.to(device).train(), processor, cache, examples, [], params, checkpoints, device)
         keep_freed_memory()  # as a training has it
-        self.stepper = Stepper(task, model, params, device, Ranks())
-        self.state = Progress()
-        order = TrainingOrder(len(examples), params.train.batch_size, epochs=1000, seed=0)
+        self.stepper = TrainStep(task, model, params, device, DistributedContext())
+        self.state = TrainState()
+        order = DistributedBatchSampler(len(examples), params.train.batch_size, epochs=1000, seed=0)
         samples = TrainingSamples(cache, examples, task, model.config, seed=0)
         self.batches = Batches(samples, order, processor, 0, device)
         self.loading = 0.0

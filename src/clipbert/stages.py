@@ -72,7 +72,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     import torch
 
     from clipbert.data.manifest import read_texts
-    from clipbert.distributed.context import device_of_this_process, joined
+    from clipbert.distributed.context import device_of_this_process, init_distributed
     from clipbert.frame_cache import FrameCache
     from clipbert.release.tracking import start_training_run
     from clipbert.tasks import make_task
@@ -81,16 +81,16 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.training.checkpoint import Checkpoints
     from clipbert.training.length import length_lines
     from clipbert.training.setup import build_model
-    from clipbert.training.trainer import NotTracked, Run, export, start, train
+    from clipbert.training.trainer import NoOpTracker, Run, export, start, train
     from clipbert.training.training_card import training_card
 
     check_artifacts(project.root)
-    params = own_start(project, task_name, params)
+    params = resolve_init_from(project, task_name, params)
     task = make_task(task_name, params)
     texts = read_texts(project.manifest)
     cache = FrameCache(project.frames)
     device = device_of_this_process()
-    with joined(device) as ranks:
+    with init_distributed(device) as ranks:
         console.quiet = not ranks.first
         texts = texts_with_frames(texts, cache)
         examples, val = task.examples(texts, "train"), task.examples(texts, "val")
@@ -110,7 +110,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
         _say(length_lines(task_name, len(examples), length, min_steps, enough))
         if not ranks.first:
             state, stepper = start(run)
-            train(run, state, stepper, NotTracked())
+            train(run, state, stepper, NoOpTracker())
             return
         with _only_one(project.checkpoints(task_name)):
             state, stepper = start(run)
@@ -238,7 +238,7 @@ def rollback(project: Project, task_name: str, params: Params) -> None:
     console.print(f"{decision.name}: {decision.reason}.", markup=False)
 
 
-def own_start(project: Project, task_name: str, params: Params) -> Params:
+def resolve_init_from(project: Project, task_name: str, params: Params) -> Params:
     """`params` with the start that is this task's where `model.init_from` names what pretraining writes: pretraining
     itself starts from `model.vision` and `model.text`, the other tasks from the model that it made of them.
 
@@ -284,7 +284,7 @@ def lineage(origin: dict[str, str]) -> dict[str, str]:
 
 def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, Any]:
     """What a checkpoint must have been made with to be gone on from; not how the training is carried out."""
-    from clipbert.config.training import CARRIED_OUT
+    from clipbert.config.training import RUNTIME_ONLY
 
     data = {path.name: sha256_file(path) for path in sorted(project.manifest.glob("*.parquet"))}
     starts = {"init_from": params.model.start_from, "vision": params.model.vision_from, "text": params.model.text_from}
@@ -294,7 +294,7 @@ def fingerprint(project: Project, task_name: str, params: Params) -> dict[str, A
             from clipbert.model.weights.init_from import digest
 
             data[f"the model of model.{name}"] = digest(project.root / start, f"model.{name}")
-    carried_out = tuple(f"train.{name}" for name in CARRIED_OUT)
+    carried_out = tuple(f"train.{name}" for name in RUNTIME_ONLY)
     # The number of clips of evaluation is stored with the model and decides nothing in its weights.
     left_out = (*carried_out, "evaluate.clips")
     asked = {name: value for name, value in train_params(task_name, params).items() if name not in left_out}

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from contrast_ranks import CASES, computed, joined, model
 
-from clipbert.distributed.collectives import RankRows, over_ranks
+from clipbert.distributed.collectives import RankRows, scale_loss_for_ddp
 from clipbert.model.losses import symmetric_contrastive_loss
 
 
@@ -57,12 +57,12 @@ def test_without_a_group_the_loss_is_bit_for_bit_that_of_the_batch() -> None:
     seen = computed(case, slice(None))
     judge, some = model(), joined(4)
     visual_embeds = judge.encode_video(some["pixel_values"])
-    likeness = judge.similarity(*judge.towers(some["input_ids"], some["attention_mask"], visual_embeds))
+    similarity = judge.similarity(*judge.towers(some["input_ids"], some["attention_mask"], visual_embeds))
     truth = torch.arange(4)
-    loss = (F.cross_entropy(likeness, truth) + F.cross_entropy(likeness.T, truth)) / 2
+    loss = (F.cross_entropy(similarity, truth) + F.cross_entropy(similarity.T, truth)) / 2
     loss.backward()
     assert torch.equal(seen["loss"], loss.detach())
-    assert torch.equal(seen["likeness"], likeness.detach())
+    assert torch.equal(seen["likeness"], similarity.detach())
     for name, value in judge.named_parameters():
         assert value.grad is None or torch.equal(seen["gradients"][name], value.grad)
 
@@ -72,7 +72,7 @@ def test_rows_alone_are_the_very_tensor() -> None:
     ranks = RankRows((3,))
     assert ranks.own == slice(None)
     assert ranks.gather(rows) is rows
-    assert over_ranks(rows, 3) is rows
+    assert scale_loss_for_ddp(rows, 3) is rows
 
 
 def test_a_video_that_comes_twice_is_no_negative_of_itself() -> None:

@@ -9,15 +9,15 @@ import torch
 from clipbert.config.schema import Params
 from clipbert.config.tasks import RetrievalParams
 from clipbert.config.training import TrainParams
-from clipbert.distributed.context import Ranks
+from clipbert.distributed.context import DistributedContext
 from clipbert.model import ClipBertConfig, ClipBertForOpenQA, ClipBertForRetrieval
 from clipbert.model.activation_checkpointing import set_microbatches
 from clipbert.tasks.base import Batch
 from clipbert.tasks.retrieval import Retrieval
-from clipbert.training.checkpoint import Checkpoints, Progress, generator_states
+from clipbert.training.checkpoint import Checkpoints, TrainState, generator_states
 from clipbert.training.optim import make_optimizer
 from clipbert.training.precision import Precision
-from clipbert.training.step import Stepper
+from clipbert.training.step import TrainStep
 
 pytestmark = [
     pytest.mark.gpu,
@@ -97,17 +97,17 @@ class Fed:
         """The same place."""
 
 
-def stepper(precision: str, **train: object) -> Stepper:
+def stepper(precision: str, **train: object) -> TrainStep:
     torch.manual_seed(0)
     config = ClipBertConfig.tiny(vocab_size=128, hidden_dropout_prob=0.0, projection_size=64)
     params = Params.model_validate({"train": {"precision": precision, **train}})
     task = Retrieval(RetrievalParams(negatives=3))
-    return Stepper(task, ClipBertForRetrieval(config), params, torch.device("cuda"), Ranks())
+    return TrainStep(task, ClipBertForRetrieval(config), params, torch.device("cuda"), DistributedContext())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_waits_for_nothing(tmp_path: Path, precision: str) -> None:
-    made, checkpoints, state = stepper(precision), Checkpoints(tmp_path, {}), Progress()
+    made, checkpoints, state = stepper(precision), Checkpoints(tmp_path, {}), TrainState()
     feed = Fed(batch().to(torch.device("cuda")))
     made.step(feed, 1, checkpoints, state, generator_states())  # type: ignore[arg-type]
     generators = generator_states()
@@ -119,7 +119,7 @@ def test_a_step_waits_for_nothing(tmp_path: Path, precision: str) -> None:
 
 
 def test_fp16_scales_the_loss_and_leaves_an_overflow_out(tmp_path: Path) -> None:
-    made, checkpoints, state = stepper("fp16"), Checkpoints(tmp_path, {}), Progress()
+    made, checkpoints, state = stepper("fp16"), Checkpoints(tmp_path, {}), TrainState()
     feed = Fed(batch().to(torch.device("cuda")))
     losses = []
     for _ in range(20):
@@ -131,7 +131,7 @@ def test_fp16_scales_the_loss_and_leaves_an_overflow_out(tmp_path: Path) -> None
 
 
 def test_a_bad_step_changes_nothing(tmp_path: Path) -> None:
-    made, checkpoints, state = stepper("fp32"), Checkpoints(tmp_path, {}), Progress()
+    made, checkpoints, state = stepper("fp32"), Checkpoints(tmp_path, {}), TrainState()
     some = batch().to(torch.device("cuda"))
     made.step(Fed(some), 1, checkpoints, state, generator_states())  # type: ignore[arg-type]
     before = {name: value.clone() for name, value in made.model.state_dict().items()}

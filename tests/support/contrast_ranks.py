@@ -69,7 +69,7 @@ def computed(case: Case, rows: slice) -> dict[str, Any]:
     """Loss, likeness and every parameter's gradient of these rows of the joined batch."""
     some = {name: value[rows] for name, value in joined(len(case.keys)).items()}
     judge = model()
-    loss, likeness = contrastive_loss(
+    loss, similarity = contrastive_loss(
         judge,
         judge.encode_video(some["pixel_values"]),
         some["input_ids"],
@@ -85,7 +85,7 @@ def computed(case: Case, rows: slice) -> dict[str, Any]:
     )
     loss.backward()
     gradients = {name: value.grad for name, value in judge.named_parameters() if value.grad is not None}
-    return {"loss": loss.detach(), "likeness": likeness.detach(), "gradients": gradients}
+    return {"loss": loss.detach(), "likeness": similarity.detach(), "gradients": gradients}
 
 
 def main(rank: int, store: Path, out: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from clipbert.config.schema import Params
 from clipbert.console import console, errors
 from clipbert.data.manifest import read_texts
-from clipbert.distributed.context import device_of_this_process, joined
+from clipbert.distributed.context import device_of_this_process, init_distributed
 from clipbert.errors import ClipBertError
 from clipbert.frame_cache import FrameCache
 from clipbert.model import ClipBertModel
@@ -26,12 +26,12 @@ from clipbert.training import checkpoint
 from clipbert.training import trainer as loop
 from clipbert.training.checkpoint import Checkpoints
 from clipbert.training.setup import build_model
-from clipbert.training.step import Stepper
+from clipbert.training.step import TrainStep
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48}
 
 
-class Recorded(Stepper):
+class Recorded(TrainStep):
     """Writes down what each step had, before the next one may begin."""
 
     out: Path
@@ -67,9 +67,9 @@ def main(project: Path, out: Path, settings: dict[str, Any]) -> None:
     task = make_task(settings["task"], params)
     texts = read_texts(project / "artifacts" / "manifest")
     Recorded.out = out
-    loop.Stepper = Recorded  # type: ignore[misc]
+    loop.TrainStep = Recorded  # type: ignore[misc]
     device = device_of_this_process()
-    with joined(device) as ranks:
+    with init_distributed(device) as ranks:
         console.quiet = not ranks.first
         torch.manual_seed(params.seed)
         examples, val = task.examples(texts, "train"), task.examples(texts, "val")
@@ -85,7 +85,7 @@ def main(project: Path, out: Path, settings: dict[str, Any]) -> None:
         cache = FrameCache(project / "artifacts" / "frames")
         run = loop.Run(task, model, processor, cache, examples, val, params, checkpoints, device, ranks)
         state, stepper = loop.start(run)
-        loop.train(run, state, stepper, loop.NotTracked())
+        loop.train(run, state, stepper, loop.NoOpTracker())
         if ranks.first:
             torch.save({"weights": model.state_dict(), "validation": state.validation}, out / "weights.pt")
 

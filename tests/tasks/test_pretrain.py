@@ -17,7 +17,7 @@ from clipbert.tasks import make_task
 from clipbert.tasks.base import Batch, Example, training_words
 from clipbert.tasks.predict import predict
 from clipbert.tasks.pretrain import Pretrain
-from clipbert.training.data import TrainingOrder, TrainingSamples, training_batches
+from clipbert.training.data import DistributedBatchSampler, TrainingSamples, training_batches
 from clipbert.training.setup import build_model
 
 SMALL = Params.model_validate(
@@ -88,7 +88,7 @@ def test_the_loaders_draws_are_a_function_of_seed_epoch_and_image(tiny_project: 
     cache = FrameCache(tiny_project / "artifacts" / "frames")
 
     def batches(start: int) -> list[Batch]:
-        order = TrainingOrder(len(examples), batch_size=4, epochs=2, seed=3, start=start)
+        order = DistributedBatchSampler(len(examples), batch_size=4, epochs=2, seed=3, start=start)
         samples = TrainingSamples(cache, examples, task, model.config, seed=3)
         return list(training_batches(samples, order, processor, 0, pin_memory=False))
 
@@ -112,7 +112,11 @@ def test_the_contrastive_term_is_an_option_and_trains_towers(tiny_project: Path)
         cache = FrameCache(tiny_project / "artifacts" / "frames")
         samples = TrainingSamples(cache, examples, task, model.config, seed=3)
         (batch,) = training_batches(
-            samples, TrainingOrder(len(examples), len(examples), epochs=1, seed=3), processor, 0, pin_memory=False
+            samples,
+            DistributedBatchSampler(len(examples), len(examples), epochs=1, seed=3),
+            processor,
+            0,
+            pin_memory=False,
         )
         loss, losses[weight] = task.loss(model.train(), batch)
         assert torch.isclose(loss, sum(losses[weight].values()) + losses[weight].get("contrastive", 0.0))  # type: ignore[arg-type]

@@ -41,9 +41,9 @@ class TwoStages(Judge):
 
     contrast = True
 
-    def __init__(self, table: list[list[float]], likeness: list[list[float]]) -> None:
+    def __init__(self, table: list[list[float]], similarity: list[list[float]]) -> None:
         super().__init__(table)
-        self.likeness = torch.tensor(likeness)
+        self.similarity = torch.tensor(similarity)
         self.pairs = 0
 
     def __call__(self, visual_embeds, **rest):  # type: ignore[no-untyped-def]
@@ -57,7 +57,7 @@ class TwoStages(Judge):
         return visual_embeds[:, 0, 0].long()
 
     def similarity(self, text: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
-        return self.likeness[text[:, 0]][:, video[:, 0]]
+        return self.similarity[text[:, 0]][:, video[:, 0]]
 
 
 def ranks_of(table: list[list[float]], batch_size: int = 2) -> list[int]:
@@ -146,29 +146,29 @@ def test_chance_is_that_of_the_gallery() -> None:
     assert baselines["retrieval/chance_median_rank"] == 100.5
 
 
-def unmatched(likeness: torch.Tensor | None, texts: int, own: list[int], **params: float) -> torch.Tensor:
+def unmatched(similarity: torch.Tensor | None, texts: int, own: list[int], **params: float) -> torch.Tensor:
     task = Retrieval(RetrievalParams.model_validate(params))
     draws = torch.rand(len(own), task.params.negatives, generator=torch.Generator().manual_seed(0)).double()
-    return task._unmatched(torch.tensor(own), texts, likeness, draws)
+    return task._unmatched(torch.tensor(own), texts, similarity, draws)
 
 
 def test_negatives_are_other_videos_texts_and_hard_ones_the_likeliest() -> None:
-    likeness = torch.zeros(6, 6)
-    likeness[3, :] = 50.0  # text 3 looks like every video
-    easy = unmatched(likeness, 6, list(range(6)), negatives=2, hard_negatives=0.0)
+    similarity = torch.zeros(6, 6)
+    similarity[3, :] = 50.0  # text 3 looks like every video
+    easy = unmatched(similarity, 6, list(range(6)), negatives=2, hard_negatives=0.0)
     assert easy.shape == (6, 2)
     assert not (easy == torch.arange(6)[:, None]).any()
     assert all(a != b for a, b in easy.tolist())
-    hard = unmatched(likeness, 6, list(range(6)), negatives=1, hard_negatives=1.0)
+    hard = unmatched(similarity, 6, list(range(6)), negatives=1, hard_negatives=1.0)
     assert hard[[0, 1, 2, 4, 5], 0].tolist() == [3] * 5
     assert hard[3, 0] != 3
 
 
 def test_each_negative_comes_as_often_as_its_weight_says() -> None:
-    likeness = torch.log(torch.tensor([[1.0], [5.0], [1.0], [4.0]]))  # text 1 is the video's own
+    similarity = torch.log(torch.tensor([[1.0], [5.0], [1.0], [4.0]]))  # text 1 is the video's own
     task = Retrieval(RetrievalParams(negatives=1, hard_negatives=1.0))
     draws = torch.linspace(0, 0.9999, 600, dtype=torch.float64)[:, None]
-    chosen = task._unmatched(torch.ones(600, dtype=torch.long), 4, likeness.expand(4, 600), draws)
+    chosen = task._unmatched(torch.ones(600, dtype=torch.long), 4, similarity.expand(4, 600), draws)
     assert chosen.flatten().bincount(minlength=4).tolist() == [100, 0, 100, 400]
 
 

@@ -7,12 +7,12 @@ import pytest
 
 from clipbert.config.training import TrainParams
 from clipbert.errors import ClipBertError
-from clipbert.training.budget import Budget, Pace, Spent, make_pace
+from clipbert.training.budget import Budget, BudgetTracker, ResourceUsage, make_budget_tracker
 from clipbert.training.lr_schedule import factor
 
 
 @dataclass
-class Meter:
+class ThroughputMonitor:
     """A device that tells this energy."""
 
     total: float | None
@@ -25,7 +25,7 @@ class Meter:
 class Simulation:
     """A training whose steps and validations take what chance says; `end` is what all of it took."""
 
-    end: Spent
+    end: ResourceUsage
     factors: list[float]
     validations: list[int]
     last_step: float
@@ -36,11 +36,11 @@ def simulate(
 ) -> Simulation:
     """The calls that the loop makes, against a clock that is moved by hand."""
     chance = random.Random(0)
-    pace, params = make_pace(budget, steps=10**9, energy=Meter(0.0)), TrainParams()
-    now, factors, validations, took = Spent(0, 0.0, 0.0), list[float](), list[int](), 0.0
+    pace, params = make_budget_tracker(budget, steps=10**9, energy=ThroughputMonitor(0.0)), TrainParams()
+    now, factors, validations, took = ResourceUsage(0, 0.0, 0.0), list[float](), list[int](), 0.0
 
-    def take(seconds: float, steps: int = 0) -> Spent:
-        return Spent(now.step + steps, now.seconds + seconds, (now.joules or 0.0) + seconds * watts)
+    def take(seconds: float, steps: int = 0) -> ResourceUsage:
+        return ResourceUsage(now.step + steps, now.seconds + seconds, (now.joules or 0.0) + seconds * watts)
 
     last = pace.finished(now)
     while not last:
@@ -81,11 +81,11 @@ def test_anything_else_is_no_budget(text: str) -> None:
 
 
 def test_without_a_budget_the_epochs_count() -> None:
-    pace = make_pace(None, steps=40, energy=Meter(None))
-    assert pace.position(Spent(10, 1e9)) == (10, 40)
-    assert [pace.finished(Spent(step, 1e9)) for step in (0, 39, 40)] == [False, False, True]
-    assert pace.validates(Spent(10), end_of_epoch=True)
-    assert not pace.validates(Spent(11), end_of_epoch=False)
+    pace = make_budget_tracker(None, steps=40, energy=ThroughputMonitor(None))
+    assert pace.position(ResourceUsage(10, 1e9)) == (10, 40)
+    assert [pace.finished(ResourceUsage(step, 1e9)) for step in (0, 39, 40)] == [False, False, True]
+    assert pace.validates(ResourceUsage(10), end_of_epoch=True)
+    assert not pace.validates(ResourceUsage(11), end_of_epoch=False)
 
 
 def test_a_budget_of_steps_is_exact_and_its_schedule_ends_there() -> None:
@@ -120,34 +120,34 @@ def test_a_budget_ends_on_time_with_its_validation_and_a_rate_near_zero(
 
 
 def test_the_schedule_follows_what_was_spent_not_the_steps() -> None:
-    pace = Pace(Budget(900, "s"), steps=10)
-    assert pace.progress(Spent(0, 0.0)) == 0.0
-    assert pace.progress(Spent(5, 450.0)) == 0.5
-    assert pace.progress(Spent(5, 2000.0)) == 1.0
-    pace.validated(Spent(5, 450.0), Spent(5, 550.0))
-    assert pace.progress(Spent(5, 600.0)) == 0.75
-    assert factor(*pace.position(Spent(9, 800.0)), TrainParams()) == 0.0
+    pace = BudgetTracker(Budget(900, "s"), steps=10)
+    assert pace.progress(ResourceUsage(0, 0.0)) == 0.0
+    assert pace.progress(ResourceUsage(5, 450.0)) == 0.5
+    assert pace.progress(ResourceUsage(5, 2000.0)) == 1.0
+    pace.validated(ResourceUsage(5, 450.0), ResourceUsage(5, 550.0))
+    assert pace.progress(ResourceUsage(5, 600.0)) == 0.75
+    assert factor(*pace.position(ResourceUsage(9, 800.0)), TrainParams()) == 0.0
 
 
 def test_a_budget_that_the_start_used_up_still_makes_one_step() -> None:
-    pace = Pace(Budget(1, "s"), steps=10)
-    assert not pace.finished(Spent(0, 60.0))
-    assert pace.finished(Spent(1, 61.0))
+    pace = BudgetTracker(Budget(1, "s"), steps=10)
+    assert not pace.finished(ResourceUsage(0, 60.0))
+    assert pace.finished(ResourceUsage(1, 61.0))
 
 
 def test_what_was_measured_survives_a_resume() -> None:
-    pace, again = Pace(Budget(900, "s"), steps=10), Pace(Budget(900, "s"), steps=10)
-    pace.stepped(Spent(0, 0.0), Spent(1, 20.0))
-    pace.validated(Spent(1, 20.0), Spent(1, 120.0))
+    pace, again = BudgetTracker(Budget(900, "s"), steps=10), BudgetTracker(Budget(900, "s"), steps=10)
+    pace.stepped(ResourceUsage(0, 0.0), ResourceUsage(1, 20.0))
+    pace.validated(ResourceUsage(1, 20.0), ResourceUsage(1, 120.0))
     again.load_state_dict(pace.state_dict())
     for seconds in (100.0, 779.0, 781.0):
-        assert again.finished(Spent(9, seconds)) == pace.finished(Spent(9, seconds)) == (seconds > 780)
-    assert again.position(Spent(9, 500.0)) == pace.position(Spent(9, 500.0))
+        assert again.finished(ResourceUsage(9, seconds)) == pace.finished(ResourceUsage(9, seconds)) == (seconds > 780)
+    assert again.position(ResourceUsage(9, 500.0)) == pace.position(ResourceUsage(9, 500.0))
 
 
 def test_joules_where_the_device_tells_none_are_refused_at_the_start() -> None:
     said = r"train.budget = '400 kJ': this device does not tell the energy it takes. Give a budget of time \(900 s"
     with pytest.raises(ClipBertError, match=said):
-        make_pace("400 kJ", steps=10, energy=Meter(None))
-    assert make_pace("400 kJ", steps=10, energy=Meter(0.0)).budget == Budget(400_000, "J")
-    assert make_pace("2 h", steps=10, energy=Meter(None)).budget == Budget(7200, "s")
+        make_budget_tracker("400 kJ", steps=10, energy=ThroughputMonitor(None))
+    assert make_budget_tracker("400 kJ", steps=10, energy=ThroughputMonitor(0.0)).budget == Budget(400_000, "J")
+    assert make_budget_tracker("2 h", steps=10, energy=ThroughputMonitor(None)).budget == Budget(7200, "s")

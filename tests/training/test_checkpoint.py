@@ -16,7 +16,7 @@ from clipbert.errors import ClipBertError
 from clipbert.training import checkpoint
 from clipbert.training.checkpoint import (
     Checkpoints,
-    Progress,
+    TrainState,
     differences,
     generator_states,
     restore_generators,
@@ -38,7 +38,7 @@ def written(folder: Path, *steps: int, keep: int = 2, best: int = 0, **settings:
     checkpoints = Checkpoints(folder, settings.get("fingerprint", {}), keep, settings.get("circumstances"))
     for step in steps:
         weights = {"weight": torch.full((3,), float(step))}
-        progress = Progress(step=step, best_step=best if step >= best else 0)
+        progress = TrainState(step=step, best_step=best if step >= best else 0)
         checkpoints.save(progress, {"model": weights}, [generator_states()], weights if step == best else None)
     checkpoints.finish()
     return checkpoints
@@ -50,7 +50,7 @@ def names(folder: Path) -> list[str]:
 
 def test_everything_comes_back(tmp_path: Path) -> None:
     model, optimizer = trained()
-    progress = Progress(step=7, best=0.5, best_epoch=1, seconds=3.0, run_id="r", history=[{"loss": 1.0}])
+    progress = TrainState(step=7, best=0.5, best_epoch=1, seconds=3.0, run_id="r", history=[{"loss": 1.0}])
     parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     Checkpoints(tmp_path, {"lr": 0.1}).save(progress, parts, [generator_states()], wait=True)
     expected = torch.rand(3)
@@ -76,7 +76,7 @@ def test_what_changes_while_it_is_written_is_not_in_it(tmp_path: Path, monkeypat
     may_write, real = threading.Event(), torch.save
     monkeypatch.setattr(torch, "save", lambda *given: (may_write.wait(20), real(*given)))
     weights, checkpoints = torch.ones(3), Checkpoints(tmp_path, {})
-    progress = Progress(step=1, history=[{"loss": 1.0}])
+    progress = TrainState(step=1, history=[{"loss": 1.0}])
     checkpoints.save(progress, {"model": {"weight": weights}}, [])
     assert checkpoints.busy
     weights.zero_()
@@ -124,7 +124,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_it_is_used(
 def test_one_whose_best_weights_are_damaged_is_not_used(tmp_path: Path) -> None:
     checkpoints = written(tmp_path, 5)
     weights = {"weight": torch.ones(3)}
-    checkpoints.save(Progress(step=6, best_step=6), {"model": weights}, [], weights, wait=True)
+    checkpoints.save(TrainState(step=6, best_step=6), {"model": weights}, [], weights, wait=True)
     path = tmp_path / "best-00000006" / "weights.pt"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ClipBertError, match=r"best-00000006: the weights .* cannot be read \(weights.pt has other"):
@@ -138,7 +138,7 @@ def test_the_last_few_are_kept_and_the_best_that_they_name(tmp_path: Path) -> No
     assert checkpoints.load_best(2)["weight"].tolist() == [2.0, 2.0, 2.0]
     weights = {"weight": torch.ones(3)}
     for step in (6, 7):
-        checkpoints.save(Progress(step=step, best_step=6), {"model": weights}, [], weights if step == 6 else None)
+        checkpoints.save(TrainState(step=step, best_step=6), {"model": weights}, [], weights if step == 6 else None)
     checkpoints.finish()
     assert names(tmp_path) == ["best-00000006", "step-00000006", "step-00000007"]
     checkpoints.clear()
@@ -155,15 +155,15 @@ def test_a_full_disk_is_said_and_leaves_the_one_before(
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint.torch, "save", full)
-        checkpoints.save(Progress(step=7), {}, [])
+        checkpoints.save(TrainState(step=7), {}, [])
         checkpoints.finish()
         said = capsys.readouterr().err
         assert "step-00000007: no space left on the device" in said
         assert "Training goes on; this checkpoint was not written." in said
         with pytest.raises(ClipBertError, match="no space left"):
-            checkpoints.save(Progress(step=7), {}, [], wait=True)
+            checkpoints.save(TrainState(step=7), {}, [], wait=True)
     assert names(tmp_path) == ["step-00000006"]
-    checkpoints.save(Progress(step=8), {}, [])
+    checkpoints.save(TrainState(step=8), {}, [])
     checkpoints.finish()
     assert Checkpoints(tmp_path, {}).newest() == 8
 
@@ -178,11 +178,11 @@ def test_best_weights_that_the_disk_did_not_take_are_written_with_the_next_check
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint.torch, "save", full)
-        checkpoints.save(Progress(step=6, best_step=6), {"model": weights}, [], weights)
+        checkpoints.save(TrainState(step=6, best_step=6), {"model": weights}, [], weights)
         assert checkpoints.finish() is False
     weights["weight"].zero_()
     assert checkpoints.load_best(6)["weight"].tolist() == [6.0, 6.0, 6.0]
-    checkpoints.save(Progress(step=7, best_step=6), {"model": weights}, [])
+    checkpoints.save(TrainState(step=7, best_step=6), {"model": weights}, [])
     assert checkpoints.finish() is True
     again = Checkpoints(tmp_path, {})
     assert again.newest() == 7
@@ -192,7 +192,7 @@ def test_best_weights_that_the_disk_did_not_take_are_written_with_the_next_check
 def test_a_damaged_one_among_those_kept_does_not_keep_the_next_from_being_written(tmp_path: Path) -> None:
     checkpoints = written(tmp_path, 1, 2, keep=3, best=2)
     (tmp_path / "step-00000001" / "state.json").write_text("{")
-    checkpoints.save(Progress(step=3, best_step=2), {}, [], wait=True)
+    checkpoints.save(TrainState(step=3, best_step=2), {}, [], wait=True)
     assert names(tmp_path) == ["best-00000002", "step-00000001", "step-00000002", "step-00000003"]
 
 

@@ -9,12 +9,12 @@ from clipbert.config.schema import Params
 from clipbert.data.manifest import read_texts
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks import make_task
-from clipbert.training.data import TrainingOrder, TrainingSamples, media_key, training_batches
+from clipbert.training.data import DistributedBatchSampler, TrainingSamples, media_key, training_batches
 from clipbert.training.setup import build_model
 
 
 def test_every_epoch_is_another_permutation_and_leaves_out_less_than_a_batch() -> None:
-    batches = list(TrainingOrder(examples=10, batch_size=4, epochs=3, seed=0))
+    batches = list(DistributedBatchSampler(examples=10, batch_size=4, epochs=3, seed=0))
     assert len(batches) == 6
     epochs = [[i for epoch, i, _ in batches[2 * e] + batches[2 * e + 1] if epoch == e] for e in range(3)]
     assert all(len(set(epoch)) == 8 for epoch in epochs)
@@ -22,25 +22,27 @@ def test_every_epoch_is_another_permutation_and_leaves_out_less_than_a_batch() -
 
 
 def test_a_resumed_order_goes_on_where_it_was() -> None:
-    straight = list(TrainingOrder(examples=10, batch_size=3, epochs=2, seed=5))
+    straight = list(DistributedBatchSampler(examples=10, batch_size=3, epochs=2, seed=5))
     for start in range(len(straight)):
-        assert list(TrainingOrder(examples=10, batch_size=3, epochs=2, seed=5, start=start)) == straight[start:]
+        assert (
+            list(DistributedBatchSampler(examples=10, batch_size=3, epochs=2, seed=5, start=start)) == straight[start:]
+        )
 
 
 def test_a_step_has_the_same_examples_however_it_is_cut_into_batches() -> None:
-    large = list(TrainingOrder(examples=13, batch_size=6, epochs=2, seed=5))
-    order = TrainingOrder(examples=13, batch_size=2, epochs=2, seed=5, accumulate=3)
+    large = list(DistributedBatchSampler(examples=13, batch_size=6, epochs=2, seed=5))
+    order = DistributedBatchSampler(examples=13, batch_size=2, epochs=2, seed=5, accumulate=3)
     small = list(order)
     assert (order.steps, len(order)) == (4, 12)
     assert [small[i] + small[i + 1] + small[i + 2] for i in range(0, 12, 3)] == large
-    resumed = TrainingOrder(examples=13, batch_size=2, epochs=2, seed=5, start=9, accumulate=3)
+    resumed = DistributedBatchSampler(examples=13, batch_size=2, epochs=2, seed=5, start=9, accumulate=3)
     assert list(resumed) == small[9:]
-    few = TrainingOrder(examples=5, batch_size=2, epochs=1, seed=0, accumulate=64)
+    few = DistributedBatchSampler(examples=5, batch_size=2, epochs=1, seed=0, accumulate=64)
     assert (few.accumulate, few.steps, len(few)) == (2, 1, 2)
 
 
 def test_fewer_examples_than_a_batch_make_one_smaller_batch() -> None:
-    order = TrainingOrder(examples=3, batch_size=8, epochs=2, seed=0)
+    order = DistributedBatchSampler(examples=3, batch_size=8, epochs=2, seed=0)
     assert [len(batch) for batch in order] == [3, 3]
 
 
@@ -52,7 +54,7 @@ def test_batches_are_the_same_twice_and_in_worker_processes(tiny_project: Path) 
     cache = FrameCache(tiny_project / "artifacts" / "frames")
 
     def batches(workers: int) -> list[tuple[torch.Tensor, ...]]:
-        order = TrainingOrder(len(examples), batch_size=8, epochs=1, seed=3)
+        order = DistributedBatchSampler(len(examples), batch_size=8, epochs=1, seed=3)
         samples = TrainingSamples(cache, examples, task, model.config, seed=3)
         loaded = training_batches(samples, order, processor, workers, pin_memory=False)
         return [(b.pixel_values, b.input_ids, b.labels, b.texts_per_video) for b in loaded]
@@ -84,7 +86,7 @@ def test_a_video_has_the_same_number_everywhere(tiny_project: Path) -> None:
     model, processor = build_model(task, examples, params)
     cache = FrameCache(tiny_project / "artifacts" / "frames")
     samples = TrainingSamples(cache, examples, task, model.config, seed=3)
-    order = TrainingOrder(len(examples), batch_size=len(examples), epochs=1, seed=3)
+    order = DistributedBatchSampler(len(examples), batch_size=len(examples), epochs=1, seed=3)
     (batch,) = training_batches(samples, order, processor, workers=0, pin_memory=False)
     assert batch.media_keys is not None
     assert batch.media_keys.dtype == torch.int64

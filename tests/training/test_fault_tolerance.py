@@ -23,7 +23,7 @@ from clipbert.tasks.base import Batch
 from clipbert.tasks.open_qa import OpenQA
 from clipbert.training.checkpoint import Checkpoints
 from clipbert.training.data import Batches, Sample, TrainingSamples
-from clipbert.training.step import KeptStatistics
+from clipbert.training.step import BatchNormSnapshot
 
 
 class Poisoned(OpenQA):
@@ -141,7 +141,7 @@ def test_a_bad_step_that_the_disk_does_not_take_ends_no_training(
 
 def test_the_statistics_of_live_batch_norms_are_put_back_where_a_flag_says_so() -> None:
     norm = nn.BatchNorm2d(2).train()
-    kept = KeptStatistics(nn.Sequential(norm, nn.BatchNorm2d(3).eval()))
+    kept = BatchNormSnapshot(nn.Sequential(norm, nn.BatchNorm2d(3).eval()))
     norm(torch.randn(4, 2, 3, 3))
     changed = norm.running_mean.clone()  # type: ignore[union-attr]
     kept.put_back(torch.tensor(False))

@@ -6,7 +6,7 @@ import pytest
 from test_trainer import Log, finish, make_run, params
 
 from clipbert.config.schema import Params
-from clipbert.training.data import TrainingOrder
+from clipbert.training.data import DistributedBatchSampler
 from clipbert.training.length import TrainingLength, length_lines, training_length
 
 
@@ -30,7 +30,7 @@ def test_a_small_split_gets_more_epochs(videos: int, epochs: int, steps: int, ev
 
 @pytest.mark.parametrize(("videos", "batch", "accumulate"), [(22, 32, 1), (100, 8, 4), (10, 4, 64), (33, 32, 2)])
 def test_steps_per_epoch_are_those_of_the_training_order(videos: int, batch: int, accumulate: int) -> None:
-    order = TrainingOrder(videos, batch, 3, 0, accumulate=accumulate)
+    order = DistributedBatchSampler(videos, batch, 3, 0, accumulate=accumulate)
     assert training_length(videos, batch, accumulate, 3, 0).steps_per_epoch == order.steps_per_epoch
 
 

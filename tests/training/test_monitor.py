@@ -14,7 +14,7 @@ from clipbert.tasks.base import Batch
 from clipbert.training import peak_rates
 from clipbert.training.energy import Energy
 from clipbert.training.flops import FlopCounts
-from clipbert.training.monitor import Meter
+from clipbert.training.monitor import ThroughputMonitor
 
 CPU = torch.device("cpu")
 TEXTS, CLIPS, LENGTH, SIZE = 2, 2, 16, 64
@@ -108,7 +108,7 @@ def test_a_shape_is_counted_once() -> None:
 
 def test_read_tells_of_the_steps_since_the_last() -> None:
     model, batch = model_and_batch()
-    meter = Meter(model, CPU, "fp32")
+    meter = ThroughputMonitor(model, CPU, "fp32")
     meter.read()
     for _ in range(3):
         with meter.waiting():
@@ -128,7 +128,7 @@ def test_read_tells_of_the_steps_since_the_last() -> None:
 
 def test_neither_validation_nor_recomputation_counts_as_tokens() -> None:
     model, batch = model_and_batch()
-    meter = Meter(model, CPU, "fp32")
+    meter = ThroughputMonitor(model, CPU, "fp32")
     set_microbatches(model, 2)
     set_activation_checkpointing(model, True)
     with ExitStack() as stack:
@@ -158,7 +158,7 @@ def test_energy_of_a_processor_and_its_counter_that_wraps(tmp_path: Path) -> Non
 
 def test_energy_is_none_where_nothing_tells(tmp_path: Path) -> None:
     assert Energy(CPU, tmp_path).joules() is None
-    meter = Meter(model_and_batch()[0], CPU, "fp32")
+    meter = ThroughputMonitor(model_and_batch()[0], CPU, "fp32")
     meter.energy = Energy(CPU, tmp_path)
     assert meter.joules() is None
     assert "joules" not in meter.read()
@@ -166,7 +166,7 @@ def test_energy_is_none_where_nothing_tells(tmp_path: Path) -> None:
 
 def test_a_resumed_training_goes_on_counting_joules(tmp_path: Path) -> None:
     package(tmp_path, 0)
-    meter = Meter(model_and_batch()[0], CPU, "fp32")
+    meter = ThroughputMonitor(model_and_batch()[0], CPU, "fp32")
     meter.energy = Energy(CPU, tmp_path)
     meter.load_state_dict({"joules": 40.0})
     package(tmp_path, 2_000_000)

@@ -15,7 +15,7 @@ from clipbert.errors import ClipBertError
 from clipbert.frame_cache import FrameCache
 from clipbert.model import ClipBertConfig, ClipBertForCaptioning, ClipBertForOpenQA
 from clipbert.tasks import make_task
-from clipbert.training.data import TrainingOrder, TrainingSamples, training_batches
+from clipbert.training.data import DistributedBatchSampler, TrainingSamples, training_batches
 from clipbert.training.optim import check_gradients, make_optimizer, set_learning_rate
 from clipbert.training.setup import build_model
 
@@ -192,7 +192,7 @@ def test_in_every_task_all_that_learns_gets_a_gradient(tiny_project: Path, name:
     examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
     model, processor = build_model(task, examples, params)
     samples = TrainingSamples(FrameCache(tiny_project / "artifacts" / "frames"), examples, task, model.config, 0)
-    batches = training_batches(samples, TrainingOrder(len(examples), 8, 1, 0), processor, 0, pin_memory=False)
+    batches = training_batches(samples, DistributedBatchSampler(len(examples), 8, 1, 0), processor, 0, pin_memory=False)
     loss, _ = task.loss(model.train(), next(iter(batches)))
     loss.backward()
     check_gradients(model)

@@ -11,15 +11,15 @@ import torch
 from trainings import STEPS, finished, kill_group, same, seen_steps, settings, started, steps_of, weights_of
 
 from clipbert.errors import ClipBertError
-from clipbert.training.data import TrainingOrder
+from clipbert.training.data import DistributedBatchSampler
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5, 8])
 def test_the_processes_share_each_batch_without_overlap_or_loss(world: int) -> None:
-    whole = [[(epoch, index) for epoch, index, _ in batch] for batch in TrainingOrder(21, 8, 3, 0)]
+    whole = [[(epoch, index) for epoch, index, _ in batch] for batch in DistributedBatchSampler(21, 8, 3, 0)]
     shares = []
     for rank in range(world):
-        order = TrainingOrder(21, 8, 3, 0, rank=rank, world=world)
+        order = DistributedBatchSampler(21, 8, 3, 0, rank=rank, world=world)
         shares.append([[(epoch, index) for epoch, index, own in batch if own] for batch in order])
         assert all(len(some) == order.videos_per_rank[rank] for some in shares[-1])
         assert max(order.videos_per_rank) - min(order.videos_per_rank) <= 1
@@ -28,7 +28,7 @@ def test_the_processes_share_each_batch_without_overlap_or_loss(world: int) -> N
 
 def test_more_processes_than_videos_are_refused() -> None:
     with pytest.raises(ClipBertError, match=r"train.batch_size: a batch of 8 videos cannot be shared by 9 processes"):
-        TrainingOrder(21, 8, 3, 0, world=9)
+        DistributedBatchSampler(21, 8, 3, 0, world=9)
 
 
 @pytest.mark.parametrize("task", ["retrieval", "open_qa"])

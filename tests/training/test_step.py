@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from clipbert.tasks.base import Batch
 from clipbert.tasks.open_qa import OpenQA
-from clipbert.training.batch_iterator import Ended, Feed
+from clipbert.training.batch_iterator import StopTraining, SynchronizedBatchIterator
 from clipbert.training.checkpoint import generator_states, snapshot
 from clipbert.training.step import lay_out_as_weights
 from clipbert.training.trainer import start
 
 
-class Stopping(Feed):
+class Stopping(SynchronizedBatchIterator):
     """A stop is asked for once the first batch of a step has been given."""
 
     def __next__(self) -> Batch:
@@ -31,7 +31,7 @@ def test_a_stop_within_a_step_leaves_weights_and_statistics_as_they_were(tiny_pr
     feed = feed_of(run, stepper)
     feed.__class__ = Stopping
     before = snapshot(stepper.parts())
-    with pytest.raises(Ended):
+    with pytest.raises(StopTraining):
         stepper.step(feed, 2, run.checkpoints, state, generator_states())
     for name, value in stepper.parts()["model"].items():
         assert torch.equal(value, before["model"][name]), name

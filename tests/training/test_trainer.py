@@ -8,15 +8,15 @@ import torch
 
 from clipbert.config.schema import Params
 from clipbert.data.manifest import read_texts
-from clipbert.distributed.context import Ranks
+from clipbert.distributed.context import DistributedContext
 from clipbert.errors import ClipBertError
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks import make_task
-from clipbert.training.batch_iterator import Feed
-from clipbert.training.checkpoint import Checkpoints, Progress, generator_states
-from clipbert.training.data import Batches, TrainingOrder, TrainingSamples, training_batches
+from clipbert.training.batch_iterator import SynchronizedBatchIterator
+from clipbert.training.checkpoint import Checkpoints, TrainState, generator_states
+from clipbert.training.data import Batches, DistributedBatchSampler, TrainingSamples, training_batches
 from clipbert.training.setup import build_model
-from clipbert.training.step import Stepper
+from clipbert.training.step import TrainStep
 from clipbert.training.stopping import StopRequest
 from clipbert.training.trainer import Run, export, start, train
 
@@ -60,7 +60,7 @@ def make_run(project: Path, folder: Path, task_name: str, settings: Params) -> R
     return Run(task, model, processor, cache, examples, val, settings, Checkpoints(folder, {}), torch.device("cpu"))
 
 
-def finish(run: Run, log: Log) -> Progress:
+def finish(run: Run, log: Log) -> TrainState:
     state, stepper = start(run)
     return train(run, state, stepper, log)
 
@@ -145,10 +145,12 @@ def test_small_batches_make_the_gradient_of_the_large_one(tiny_project: Path, tm
     assert max(gradient.abs().max() for gradient in gradients[0].values()) > 1e-3
 
 
-def feed_of(run: Run, stepper: Stepper) -> Feed:
+def feed_of(run: Run, stepper: TrainStep) -> SynchronizedBatchIterator:
     samples = TrainingSamples(run.cache, run.train, run.task, run.model.config, run.params.seed)
     batches = Batches(samples, run.order(), run.processor, 0, run.device)
-    return Feed(batches, Ranks(), StopRequest(0, bound=False), lambda: False, lambda: SystemExit(0), stepper.meter)
+    return SynchronizedBatchIterator(
+        batches, DistributedContext(), StopRequest(0, bound=False), lambda: False, lambda: SystemExit(0), stepper.meter
+    )
 
 
 @pytest.mark.parametrize("task", ["open_qa", "multiple_choice", "image_qa"])
@@ -185,19 +187,23 @@ class Known:
 class WithAllVideos(Run):
     """Whichever of several processes it is."""
 
-    def order(self, step: int = 0) -> TrainingOrder:
-        return replace(self, ranks=Ranks()).order(step) if self.ranks != Ranks() else super().order(step)
+    def order(self, step: int = 0) -> DistributedBatchSampler:
+        return (
+            replace(self, ranks=DistributedContext()).order(step)
+            if self.ranks != DistributedContext()
+            else super().order(step)
+        )
 
 
 def test_what_the_processes_took_together_is_counted_once_when_they_go_on(tiny_project: Path, tmp_path: Path) -> None:
     for rank, joules in ((0, 105.0), (1, 5.0)):
         made = make_run(tiny_project, tmp_path / str(rank), "retrieval", params())
-        run = WithAllVideos(**vars(made) | {"ranks": Ranks(rank)})
+        run = WithAllVideos(**vars(made) | {"ranks": DistributedContext(rank)})
         _, stepper = start(run)
         stepper.meter.energy = Known()  # type: ignore[assignment]
         train(
             run,
-            Progress(step=12, joules=100.0, validation=[{"step": 12, "epoch": 4, "retrieval/mrr": 1.0}]),
+            TrainState(step=12, joules=100.0, validation=[{"step": 12, "epoch": 4, "retrieval/mrr": 1.0}]),
             stepper,
             Log(),
         )
@@ -205,6 +211,6 @@ def test_what_the_processes_took_together_is_counted_once_when_they_go_on(tiny_p
 
 
 def _batches(run: Run):  # type: ignore[no-untyped-def]
-    order = TrainingOrder(len(run.train), 8, 1, 0)
+    order = DistributedBatchSampler(len(run.train), 8, 1, 0)
     samples = TrainingSamples(run.cache, run.train, run.task, run.model.config, 0)
     return training_batches(samples, order, run.processor, 0, pin_memory=False)

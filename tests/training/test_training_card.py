@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from clipbert.config.schema import Params
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
-from clipbert.training.checkpoint import Checkpoints, Progress
+from clipbert.training.checkpoint import Checkpoints, TrainState
 from clipbert.training.trainer import Run
 from clipbert.training.training_card import training_card
 
@@ -31,7 +31,7 @@ def card(tmp_path: Path, validation: list[dict[str, float]] | None = None, best_
     run = Run(make_task("retrieval", params), unused, unused, unused, some, some[:1], params, checkpoints, unused)
     rows = [{"step": 5 * epoch, "epoch": epoch, "retrieval/r1": 10.0 * (4 - epoch) + 1 / 3} for epoch in (1, 2, 3)]
     rows = validation or rows
-    state = Progress(15, best=30.3, best_epoch=1, best_step=best_step, seconds=12.5, run_id="a run", validation=rows)
+    state = TrainState(15, best=30.3, best_epoch=1, best_step=best_step, seconds=12.5, run_id="a run", validation=rows)
     return training_card(run, state, Path("artifacts/models/retrieval"), ORIGIN)
 
 

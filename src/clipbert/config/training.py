@@ -9,7 +9,7 @@ from clipbert.config.tasks import Fraction, Section
 from clipbert.training.budget import Budget
 
 # How a training is carried out, not what it computes: a checkpoint made with another of these is gone on from.
-CARRIED_OUT = (
+RUNTIME_ONLY = (
     "activation_checkpointing",
     "auto_microbatch",
     "checkpoint_every_steps",

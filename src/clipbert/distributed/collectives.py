@@ -39,7 +39,7 @@ class RankRows:
         return gathered
 
 
-def over_ranks(mean: Tensor, count: Tensor | int) -> Tensor:
+def scale_loss_for_ddp(mean: Tensor, count: Tensor | int) -> Tensor:
     """A mean over `count` rows of this rank, scaled so that the average over the ranks is the mean over all rows.
 
     DistributedDataParallel averages the ranks' gradients; this makes that the gradient of the mean over all their rows,

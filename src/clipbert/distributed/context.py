@@ -22,7 +22,7 @@ PATIENCE = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistributedContext:
     """This process among those of a training; the first one, with rank 0, writes and speaks."""
 
     rank: int = 0
@@ -86,20 +86,20 @@ def device_of_this_process() -> torch.device:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def init_distributed(device: torch.device) -> Iterator[DistributedContext]:
     """Meet the other processes; without any, be alone.
 
     Raises:
         SystemExit: another process is gone; the last checkpoint is what it was.
     """
     if not started_by_torchrun():
-        yield Ranks()
+        yield DistributedContext()
         return
     try:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=PATIENCE, device_id=device if device.type == "cuda" else None)
         control = dist.new_group(backend="gloo", timeout=PATIENCE)
-        yield Ranks(dist.get_rank(), dist.get_world_size(), control)
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), control)
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
@@ -133,7 +133,7 @@ class RankBatchNorm2d(BatchNorm2d):
         return (centered * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
-def share_batch_norms(model: nn.Module) -> None:
+def convert_sync_batchnorm(model: nn.Module) -> None:
     """Let the batch norms that learn see the frames of all ranks; their names and tensors stay what they were."""
     for module in model.modules():
         if type(module) is BatchNorm2d and module.affine and module.weight.requires_grad:

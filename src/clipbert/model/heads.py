@@ -35,7 +35,7 @@ class Classifier(nn.Sequential):
         )
 
 
-class TwoTowers(ClipBertPreTrainedModel):
+class DualEncoder(ClipBertPreTrainedModel):
     """A ClipBERT that, with `config.projection_size`, has a vector for each text and each video alone.
 
     `label_smoothing`: what its losses give of each label to all classes alike. Set by a training and not saved; neither
@@ -108,7 +108,7 @@ class TwoTowers(ClipBertPreTrainedModel):
         return self.contrast
 
 
-class WithWordHead(TwoTowers):
+class WithWordHead(DualEncoder):
     """A ClipBERT with BERT's head for words, `cls`, whose output weights are those of the word embeddings."""
 
     _tied_weights_keys = {  # noqa: RUF012
@@ -126,7 +126,7 @@ class WithWordHead(TwoTowers):
         self.cls.predictions.bias = new_embeddings.bias
 
 
-class _ForClassification(TwoTowers):
+class _ForClassification(DualEncoder):
     """A ClipBERT with a classifier of `labels` outputs over the pooled state of each (text, clip)."""
 
     def __init__(self, config: ClipBertConfig, labels: int) -> None:

@@ -244,7 +244,7 @@ class Task(ABC):
         """The scalar to minimise, and its named parts for the log.
 
         In a process group the average of the ranks' losses is that of the whole batch: a mean over this rank's rows
-        goes through `over_ranks`, and what compares rows has all of them.
+        goes through `scale_loss_for_ddp`, and what compares rows has all of them.
         """
 
     @abstractmethod
@@ -319,9 +319,11 @@ def contrastive_loss(
     """
     text, video = model.towers(input_ids, attention_mask, visual_embeds)
     ranks = RankRows(batch.videos_per_rank)
-    likeness = model.similarity(ranks.gather(text), ranks.gather(video))
+    similarity = model.similarity(ranks.gather(text), ranks.gather(video))
     keys = batch.media_keys
-    return symmetric_contrastive_loss(likeness, None if keys is None else ranks.gather(keys)), likeness[:, ranks.own]
+    return symmetric_contrastive_loss(similarity, None if keys is None else ranks.gather(keys)), similarity[
+        :, ranks.own
+    ]
 
 
 def with_captions(

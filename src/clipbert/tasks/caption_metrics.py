@@ -62,18 +62,18 @@ def best_constant(candidates: list[str], references: list[list[str]]) -> tuple[s
     best, best_score = "", -1.0
     for text in texts[::step]:
         grams = _ngrams(text)
-        likeness, norm, length = np.zeros((NGRAMS, len(flat))), np.zeros(NGRAMS), 0
+        similarity, norm, length = np.zeros((NGRAMS, len(flat))), np.zeros(NGRAMS), 0
         for gram, count in grams.items():
             n, weight = len(gram) - 1, count * rarity.get(gram, unseen)
             norm[n] += weight**2
             length += count * (n == 1)
             if gram in postings:
                 rows, weights = postings[gram]
-                likeness[n, rows] += np.minimum(weight, weights) * weights
+                similarity[n, rows] += np.minimum(weight, weights) * weights
         scale = np.sqrt(norm)[:, None] * norms
-        likeness = np.divide(likeness, scale, out=likeness, where=scale > 0)
+        similarity = np.divide(similarity, scale, out=similarity, where=scale > 0)
         near = np.exp(-((length - lengths) ** 2) / (2 * SIGMA**2))
-        score = 10 * float((likeness.mean(axis=0) * near * shares).sum())
+        score = 10 * float((similarity.mean(axis=0) * near * shares).sum())
         if score > best_score:
             best, best_score = text, score
     return best, best_score

@@ -9,7 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from clipbert.config.tasks import CaptioningParams
-from clipbert.distributed.collectives import over_ranks
+from clipbert.distributed.collectives import scale_loss_for_ddp
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
 from clipbert.tasks.caption_metrics import best_constant, bleu4_and_rouge, cider
 from clipbert.tasks.scoring import write_captions
@@ -55,7 +55,7 @@ class Captioning(Task):
             texts_per_video=batch.texts_per_video,
             labels=batch.input_ids.masked_fill(batch.attention_mask == 0, -100),
         ).loss
-        writing = over_ranks(writing, batch.attention_mask[:, 1:].sum())
+        writing = scale_loss_for_ddp(writing, batch.attention_mask[:, 1:].sum())
         if self.params.contrastive_weight == 0:
             return writing, {}
         contrastive, _ = contrastive_loss(model, visual_embeds, batch.input_ids, batch.attention_mask, batch)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clipbert.config.tasks import MultipleChoiceParams
-from clipbert.distributed.collectives import over_ranks
+from clipbert.distributed.collectives import scale_loss_for_ddp
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTask, Tokenize, with_captions
 from clipbert.tasks.scoring import option_probabilities, option_texts
 
@@ -67,7 +67,7 @@ class MultipleChoice(QuestionTask):
             options_per_question=batch.texts_per_item,
             labels=batch.labels,
         )
-        choosing = over_ranks(out.loss, len(batch.labels))
+        choosing = scale_loss_for_ddp(out.loss, len(batch.labels))
         total, captions = with_captions(choosing, self.params.caption_weight, model, visual_embeds, batch)
         return total, {"choosing": choosing.detach(), **captions} if captions else {}
 

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from clipbert.config.tasks import OpenQAParams
-from clipbert.distributed.collectives import over_ranks
+from clipbert.distributed.collectives import scale_loss_for_ddp
 from clipbert.errors import ClipBertError
 from clipbert.model.losses import IGNORED
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTask, Tokenize, with_captions
@@ -65,7 +65,7 @@ class OpenQA(QuestionTask):
             texts_per_video=batch.texts_per_video,
             labels=batch.labels,
         )
-        answering = over_ranks(out.loss, self.counted(batch.labels))
+        answering = scale_loss_for_ddp(out.loss, self.counted(batch.labels))
         total, captions = with_captions(answering, self.params.caption_weight, model, visual_embeds, batch)
         return total, {"answering": answering.detach(), **captions} if captions else {}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clipbert.config.tasks import PretrainParams
-from clipbert.distributed.collectives import over_ranks
+from clipbert.distributed.collectives import scale_loss_for_ddp
 from clipbert.errors import ClipBertError
 from clipbert.model.losses import IGNORED
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, with_captions
@@ -99,8 +99,8 @@ class Pretrain(Task):
             itm_labels=batch.labels,
         )
         assert batch.mlm_labels is not None
-        mlm = over_ranks(out.mlm_loss, (batch.mlm_labels != IGNORED).sum())
-        itm = over_ranks(out.itm_loss, len(batch.labels))
+        mlm = scale_loss_for_ddp(out.mlm_loss, (batch.mlm_labels != IGNORED).sum())
+        itm = scale_loss_for_ddp(out.itm_loss, len(batch.labels))
         parts = {"mlm": mlm.detach(), "itm": itm.detach()}
         total, captions = with_captions(mlm + itm, self.params.contrastive_weight, model, visual_embeds, batch)
         return total, parts | captions

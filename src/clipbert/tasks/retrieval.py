@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipbert.config.schema import EvaluateParams
 from clipbert.config.tasks import RetrievalParams
-from clipbert.distributed.collectives import RankRows, over_ranks
+from clipbert.distributed.collectives import RankRows, scale_loss_for_ddp
 from clipbert.errors import ClipBertError
 from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
 from clipbert.tasks.scoring import rank_gallery
@@ -56,14 +56,14 @@ class Retrieval(Task):
         videos = batch.pixel_values.shape[0]
         visual_embeds = model.encode_video(batch.pixel_values)
         parts: dict[str, Tensor] = {}
-        likeness = None
+        similarity = None
         if self.params.contrastive_weight > 0:
-            parts["contrastive"], likeness = contrastive_loss(
+            parts["contrastive"], similarity = contrastive_loss(
                 model, visual_embeds, batch.input_ids, batch.attention_mask, batch
             )
         input_ids, attention_mask = batch.all_texts
         own = torch.arange(len(input_ids), device=input_ids.device)[RankRows(batch.videos_per_rank).own]
-        unmatched = self._unmatched(own, len(input_ids), likeness, batch.draws)
+        unmatched = self._unmatched(own, len(input_ids), similarity, batch.draws)
         rows = torch.cat([own[:, None], unmatched], dim=1).flatten()
         labels = torch.zeros(videos, 1 + unmatched.shape[1], dtype=torch.long, device=rows.device)
         labels[:, 0] = 1
@@ -74,11 +74,11 @@ class Retrieval(Task):
             texts_per_video=torch.full_like(batch.texts_per_video, labels.shape[1]),
         )
         logits = pairs.logits.float()
-        if likeness is not None:
+        if similarity is not None:
             owner = torch.arange(videos, device=rows.device).repeat_interleave(labels.shape[1])
-            logits = torch.stack([logits[:, 0], logits[:, 1] + likeness.detach()[rows, owner]], dim=1)
+            logits = torch.stack([logits[:, 0], logits[:, 1] + similarity.detach()[rows, owner]], dim=1)
         matching = F.cross_entropy(logits, labels.flatten(), label_smoothing=model.label_smoothing)
-        parts["matching"] = over_ranks(matching, labels.numel())
+        parts["matching"] = scale_loss_for_ddp(matching, labels.numel())
         total = parts["matching"] + self.params.contrastive_weight * parts.get("contrastive", torch.zeros(()))
         return total, {name: value.detach() for name, value in parts.items()}
 
@@ -86,7 +86,7 @@ class Retrieval(Task):
         draws = [np.random.default_rng(seed).random(self.params.negatives) for seed in seeds]
         return replace(batch, draws=torch.from_numpy(np.stack(draws)))
 
-    def _unmatched(self, own: Tensor, texts: int, likeness: Tensor | None, draws: Tensor | None) -> Tensor:
+    def _unmatched(self, own: Tensor, texts: int, similarity: Tensor | None, draws: Tensor | None) -> Tensor:
         """(B, negatives) rows of texts of other videos, `hard_negatives` of them the likelier the more alike.
 
         Args:
@@ -97,8 +97,8 @@ class Retrieval(Task):
         negatives = min(self.params.negatives, texts - 1)
         itself = own[:, None] == torch.arange(texts, device=own.device)
         weights = (~itself).double() / max(1, texts - 1)
-        if likeness is not None:
-            alike = likeness.detach().double().T.masked_fill(itself, float("-inf")).softmax(dim=1)
+        if similarity is not None:
+            alike = similarity.detach().double().T.masked_fill(itself, float("-inf")).softmax(dim=1)
             weights = (1 - self.params.hard_negatives) * weights + self.params.hard_negatives * alike
         weights = weights + 1e-6 * ~itself
         chosen: list[Tensor] = []

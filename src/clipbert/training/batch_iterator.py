@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from clipbert.distributed.context import Ranks
+from clipbert.distributed.context import DistributedContext
 from clipbert.errors import ClipBertError
 from clipbert.tasks.base import Batch
 from clipbert.training.data import Batches
-from clipbert.training.monitor import Meter
+from clipbert.training.monitor import ThroughputMonitor
 from clipbert.training.stopping import StopRequest
 
 
-class Ended(Exception):
+class StopTraining(Exception):
     """The training is to be saved and left; `reason` is what to raise then, None where another process says why."""
 
     def __init__(self, reason: BaseException | None) -> None:
@@ -18,17 +18,17 @@ class Ended(Exception):
         self.reason = reason
 
 
-class Feed:
+class SynchronizedBatchIterator:
     """Batches, and what is agreed on before each: a process that left alone would let the others wait for it."""
 
     def __init__(
         self,
         batches: Batches,
-        ranks: Ranks,
+        ranks: DistributedContext,
         stop: StopRequest,
         busy: Callable[[], bool],
         end: Callable[[], BaseException],
-        meter: Meter,
+        meter: ThroughputMonitor,
     ) -> None:
         """
         Args:
@@ -73,8 +73,8 @@ class Feed:
         wanted, failed, busy = self.ranks.highest(self.stop.wanted, problem is not None, self._busy())
         self.busy = bool(busy)
         if problem is not None:
-            raise Ended(problem)
+            raise StopTraining(problem)
         if failed:
-            raise Ended(None)
+            raise StopTraining(None)
         if wanted:
-            raise Ended(self._end())
+            raise StopTraining(self._end())

@@ -29,7 +29,7 @@ class Energy(Protocol):
         """What the device has taken since the meter was made; None where it does not tell."""
 
 
-class Spent(NamedTuple):
+class ResourceUsage(NamedTuple):
     """What a training has taken so far, over all its resumes: validation, checkpoints and loading included."""
 
     step: int
@@ -59,12 +59,12 @@ class Budget:
         unit, size = UNITS[told[2]]
         return cls(float(told[1]) * size, unit)
 
-    def of(self, spent: Spent) -> float:
+    def of(self, spent: ResourceUsage) -> float:
         """The part of `spent` that this budget is about."""
         return {"steps": spent.step, "s": spent.seconds, "J": spent.joules or 0.0}[self.unit]
 
 
-class Pace:
+class BudgetTracker:
     """How far a training is in what it may take, and when it ends.
 
     Without a budget, and with one of steps, it ends at exactly that step. With one of seconds or joules the last
@@ -79,24 +79,24 @@ class Pace:
         self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
         self._validation: float | None = None
 
-    def position(self, spent: Spent) -> tuple[float, float]:
+    def position(self, spent: ResourceUsage) -> tuple[float, float]:
         """(done, total) for `schedule.factor`: steps, or parts of the budget that is there for steps."""
         if self.budget.unit == "steps":
             return spent.step, self.budget.amount
         return PARTS * self.progress(spent), PARTS
 
-    def progress(self, spent: Spent) -> float:
+    def progress(self, spent: ResourceUsage) -> float:
         """The share of the way to the last step, in [0, 1]."""
         room = self._room_for_steps()
         return min(1.0, self.budget.of(spent) / room) if room > 0 else 1.0
 
-    def finished(self, spent: Spent) -> bool:
+    def finished(self, spent: ResourceUsage) -> bool:
         """Whether no step follows; there is one step at least."""
         if self.budget.unit == "steps":
             return spent.step >= self.budget.amount
         return spent.step > 0 and self.budget.of(spent) + self._step() > self._room_for_steps()
 
-    def validates(self, spent: Spent, end_of_epoch: bool) -> bool:
+    def validates(self, spent: ResourceUsage, end_of_epoch: bool) -> bool:
         """Whether a validation follows a step that is not the last: at the end of an epoch, where it leaves room for
         another step and for the last validation; and once early, where none was measured yet."""
         if self.budget.unit == "steps":
@@ -105,11 +105,11 @@ class Pace:
             return end_of_epoch or self.budget.of(spent) >= FIRST_VALIDATION * self.budget.amount
         return end_of_epoch and self.budget.of(spent) + self._validation + self._step() <= self._room_for_steps()
 
-    def stepped(self, before: Spent, after: Spent) -> None:
+    def stepped(self, before: ResourceUsage, after: ResourceUsage) -> None:
         """Remember what a step took, from before its batch was loaded to after it."""
         self._steps.append(self.budget.of(after) - self.budget.of(before))
 
-    def validated(self, before: Spent, after: Spent) -> None:
+    def validated(self, before: ResourceUsage, after: ResourceUsage) -> None:
         """Remember what a validation took, with the checkpoint that follows it."""
         self._validation = self.budget.of(after) - self.budget.of(before)
 
@@ -129,7 +129,9 @@ class Pace:
         return self.budget.amount - (self._validation or 0.0)
 
 
-def make_pace(budget: str | None, steps: int, energy: Energy, state: dict[str, Any] | None = None) -> Pace:
+def make_budget_tracker(
+    budget: str | None, steps: int, energy: Energy, state: dict[str, Any] | None = None
+) -> BudgetTracker:
     """The pace of `train.budget`, of `steps` where it is None; with the `state_dict` that an earlier one had.
 
     Raises:
@@ -141,7 +143,7 @@ def make_pace(budget: str | None, steps: int, energy: Energy, state: dict[str, A
             f"train.budget = {budget!r}: this device does not tell the energy it takes. Give a budget of time (900 s, "
             "15 min, 2 h) or of steps (5000 steps), or null for the task's epochs."
         )
-    pace = Pace(parsed, steps)
+    pace = BudgetTracker(parsed, steps)
     if state is not None:
         pace.load_state_dict(state)
     return pace

@@ -17,14 +17,14 @@ from clipbert.console import console, errors
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import atomic_directory, changed_files, write_json, write_sums
 from clipbert.files.leftovers import remove_leftovers
-from clipbert.training.budget import Spent
+from clipbert.training.budget import ResourceUsage
 
 STATE, TENSORS, WEIGHTS, SUMS = "state.json", "training.pt", "weights.pt", "SHA256SUMS"
 STEP, BEST = "step-", "best-"
 
 
 @dataclass
-class Progress:
+class TrainState:
     """How far a run has come; `history` and `validation` are the rows of its curves."""
 
     step: int = 0
@@ -54,7 +54,7 @@ class Progress:
             self.best, self.best_epoch, self.best_step = metrics[main_metric], epoch, self.step
         return better
 
-    def note(self, spent: Spent, bad_steps: int, pace: dict[str, Any]) -> None:
+    def note(self, spent: ResourceUsage, bad_steps: int, pace: dict[str, Any]) -> None:
         """What is known elsewhere while the training runs, for a checkpoint."""
         self.seconds, self.joules = spent.seconds, spent.joules or 0.0
         self.bad_steps, self.pace = bad_steps, pace
@@ -91,7 +91,7 @@ class Checkpoints:
 
     def save(
         self,
-        progress: Progress,
+        progress: TrainState,
         parts: dict[str, Any],
         generators: list[Any],
         best: dict[str, Tensor] | None = None,
@@ -166,11 +166,11 @@ class Checkpoints:
             return int(state["progress"]["step"])
         return None
 
-    def read(self, step: int) -> tuple[Progress, dict[str, Any], list[dict[str, Any]]]:
+    def read(self, step: int) -> tuple[TrainState, dict[str, Any], list[dict[str, Any]]]:
         """The progress, the states of the parts, and those of each process's generators, of a checkpoint."""
         folder = self._step(step)
         values = json.loads((folder / STATE).read_text())["progress"]
-        progress = Progress(**values | {"best": float("-inf") if values["best"] is None else values["best"]})
+        progress = TrainState(**values | {"best": float("-inf") if values["best"] is None else values["best"]})
         progress.microbatches = max(progress.microbatches, self.microbatches())
         tensors = torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
         return progress, tensors["parts"], tensors["generators"]

@@ -44,13 +44,13 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Unmade:
+class FailedSample:
     """In the place of a sample or a batch that could not be made: what to raise, without a loader's traceback."""
 
     error: ClipBertError
 
 
-class TrainingOrder(Sampler[list[Key]]):
+class DistributedBatchSampler(Sampler[list[Key]]):
     """Batches of (epoch, example, own), `accumulate` of them for every step of a run, from batch `start` on.
 
     Each epoch is a new permutation made from (seed, epoch) alone, so a resumed run goes on in the very order it left;
@@ -109,18 +109,18 @@ class TrainingOrder(Sampler[list[Key]]):
             epoch, first = epoch + 1, 0
 
 
-class TrainingSamples(Dataset[Sample | Unmade]):
+class TrainingSamples(Dataset[Sample | FailedSample]):
     """Draws sparse random clips and texts of a video; the same (epoch, index) always gives the same draw."""
 
     def __init__(self, cache: FrameCache, examples: list[Example], task: Task, config: Any, seed: int) -> None:
         self.cache, self.examples, self.task, self.config, self.seed = cache, examples, task, config, seed
         self.captions = task.uses_captions(examples)
 
-    def __getitem__(self, key: Key) -> Sample | Unmade:
+    def __getitem__(self, key: Key) -> Sample | FailedSample:
         try:
             return self.draw(*key)
         except ClipBertError as error:
-            return Unmade(error)
+            return FailedSample(error)
 
     def draw(self, epoch: int, index: int, own: bool = True) -> Sample:
         """What a visit of an example is, with its frames or without.
@@ -155,8 +155,8 @@ class Collate:
     def __init__(self, processor: Any, task: Task, config: Any, videos_per_rank: tuple[int, ...] = ()) -> None:
         self.processor, self.task, self.config, self.videos_per_rank = processor, task, config, videos_per_rank
 
-    def __call__(self, drawn: list[Sample | Unmade]) -> Batch | Unmade:
-        unmade = [sample for sample in drawn if isinstance(sample, Unmade)]
+    def __call__(self, drawn: list[Sample | FailedSample]) -> Batch | FailedSample:
+        unmade = [sample for sample in drawn if isinstance(sample, FailedSample)]
         if unmade:
             return unmade[0]
         samples = [sample for sample in drawn if isinstance(sample, Sample)]
@@ -195,7 +195,7 @@ def media_key(media: str) -> int:
 
 
 def training_batches(
-    dataset: TrainingSamples, order: TrainingOrder, processor: Any, workers: int, pin_memory: bool
+    dataset: TrainingSamples, order: DistributedBatchSampler, processor: Any, workers: int, pin_memory: bool
 ) -> DataLoader[Any]:
     """The batches of a run from `order.start` on, made in `workers` processes (0: in this one)."""
     return DataLoader(
@@ -218,7 +218,12 @@ class Batches:
     """
 
     def __init__(
-        self, dataset: TrainingSamples, order: TrainingOrder, processor: Any, workers: int, device: torch.device
+        self,
+        dataset: TrainingSamples,
+        order: DistributedBatchSampler,
+        processor: Any,
+        workers: int,
+        device: torch.device,
     ) -> None:
         self.dataset, self.order, self.processor, self.workers, self.device = dataset, order, processor, workers, device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -252,7 +257,7 @@ class Batches:
                 )
                 self.start_at(self.position)
             else:
-                if isinstance(batch, Unmade):
+                if isinstance(batch, FailedSample):
                     raise batch.error
                 self.position += 1
                 return self._moved(batch)

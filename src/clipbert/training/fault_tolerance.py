@@ -9,25 +9,25 @@ import torch
 from torch import Tensor
 
 from clipbert.console import errors
-from clipbert.distributed.context import Ranks
+from clipbert.distributed.context import DistributedContext
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import write_json
-from clipbert.training.batch_iterator import Ended
-from clipbert.training.step import Named, Stepped
+from clipbert.training.batch_iterator import StopTraining
+from clipbert.training.step import BatchMetadata, StepOutput
 
 BAD_STEPS = "bad_steps.json"
 SHOWN = 8
 
 
-class BadSteps:
+class NonFiniteGuard:
     """Which steps were bad is known to the device first; it is asked now and then, not in every step."""
 
-    def __init__(self, task: str, folder: Path, limit: int, ranks: Ranks, count: int = 0) -> None:
+    def __init__(self, task: str, folder: Path, limit: int, ranks: DistributedContext, count: int = 0) -> None:
         """`count`: how many there were before."""
         self.task, self.file, self.limit, self.ranks, self.count = task, folder / BAD_STEPS, limit, ranks, count
-        self._recent: list[tuple[int, int, Tensor, Tensor, list[Named]]] = []
+        self._recent: list[tuple[int, int, Tensor, Tensor, list[BatchMetadata]]] = []
 
-    def note(self, step: int, epoch: int, stepped: Stepped) -> None:
+    def note(self, step: int, epoch: int, stepped: StepOutput) -> None:
         """What the step after `step` steps was."""
         self._recent.append((step, epoch, stepped.bad, stepped.losses["loss"], stepped.batches))
 
@@ -39,7 +39,7 @@ class BadSteps:
         """
         ids = self.look()
         if ids is not None and self.count > self.limit:
-            raise Ended(
+            raise StopTraining(
                 ClipBertError(
                     f"train {self.task}: {self.count} steps had a loss or gradient that is no finite number, more than "
                     f"train.max_bad_steps = {self.limit}; the last one had {_some(ids)}. All of them are in "
@@ -60,7 +60,7 @@ class BadSteps:
                 ids = self._keep(step, epoch, loss.item(), named)
         return ids
 
-    def _keep(self, step: int, epoch: int, loss: float, named: list[Named]) -> list[str]:
+    def _keep(self, step: int, epoch: int, loss: float, named: list[BatchMetadata]) -> list[str]:
         shares = self.ranks.gather([(some.media, some.ids) for some in named])
         media = [name for share in shares for names, _ in share for name in names]
         texts = [text for share in shares for _, some in share for text in some]

@@ -18,7 +18,7 @@ from clipbert.training.peak_rates import peak_tflops
 PARTS = ("waited", "clips", "tokens", "flops")
 
 
-class Meter:
+class ThroughputMonitor:
     """Counts what steps do, from shapes alone: nothing waits for the device.
 
     On a GPU the work is still queued when a step's Python ends; over the steps between two `read`s, of which the loop

@@ -11,16 +11,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clipbert.config.schema import Params
 from clipbert.console import console, errors
-from clipbert.distributed.context import Ranks, share_batch_norms
+from clipbert.distributed.context import DistributedContext, convert_sync_batchnorm
 from clipbert.errors import OUR_ERROR, ClipBertError, first_line
 from clipbert.model.activation_checkpointing import set_activation_checkpointing, set_microbatches
 from clipbert.tasks.base import Batch, Task
-from clipbert.training.batch_iterator import Ended, Feed
-from clipbert.training.checkpoint import Checkpoints, Progress, restore_generators
+from clipbert.training.batch_iterator import StopTraining, SynchronizedBatchIterator
+from clipbert.training.checkpoint import Checkpoints, TrainState, restore_generators
 from clipbert.training.compiled import compiled
 from clipbert.training.ema import ExponentialMovingAverage
 from clipbert.training.memory import advice, is_out_of_memory, release_memory
-from clipbert.training.monitor import Meter
+from clipbert.training.monitor import ThroughputMonitor
 from clipbert.training.optim import check_gradients, make_optimizer
 from clipbert.training.precision import Precision
 
@@ -37,7 +37,7 @@ class TaskLoss(nn.Module):
         return self.task.loss(self.model, batch)
 
 
-class Named(NamedTuple):
+class BatchMetadata(NamedTuple):
     """What a batch was of; the batch itself goes, for a step may have thousands."""
 
     media: list[str]
@@ -45,16 +45,16 @@ class Named(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stepped:
+class StepOutput:
     """What a step was, on the device: nobody waits for it before the log does."""
 
     losses: dict[str, Tensor]  # "loss" and its parts, means over the batches of this process
     norm: Tensor  # of the gradient, before it was clipped
     bad: Tensor  # whether the step was left out
-    batches: list[Named]
+    batches: list[BatchMetadata]
 
 
-class KeptStatistics:
+class BatchNormSnapshot:
     """The running statistics of batch norms that learn, put back where the step that changed them is left out."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -80,10 +80,10 @@ def lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
-class Stepper:
+class TrainStep:
     """A model with all that makes a step of it: optimiser, precision, moving average, the other processes."""
 
-    def __init__(self, task: Task, model: Any, params: Params, device: torch.device, ranks: Ranks) -> None:
+    def __init__(self, task: Task, model: Any, params: Params, device: torch.device, ranks: DistributedContext) -> None:
         """
         Raises:
             ClipBertError: a parameter that does not fit this model or this device.
@@ -100,9 +100,9 @@ class Stepper:
         if train.activation_checkpointing:
             remarks.append(set_activation_checkpointing(model, True) or "Activations are computed again in backward.")
         if ranks.world > 1:
-            share_batch_norms(model)
+            convert_sync_batchnorm(model)
         self.ema = None if train.ema_decay is None else ExponentialMovingAverage(model, train.ema_decay)
-        self.meter = Meter(model, device, self.precision.name)
+        self.meter = ThroughputMonitor(model, device, self.precision.name)
         self.learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.loss: Any = compiled(TaskLoss(task, model), train.compile)
         if ranks.world > 1:
@@ -149,8 +149,13 @@ class Stepper:
         return nullcontext() if self.ema is None else self.ema.swapped(self.model)
 
     def step(
-        self, feed: Feed, accumulate: int, checkpoints: Checkpoints, state: Progress, generators: dict[str, Any]
-    ) -> Stepped:
+        self,
+        feed: SynchronizedBatchIterator,
+        accumulate: int,
+        checkpoints: Checkpoints,
+        state: TrainState,
+        generators: dict[str, Any],
+    ) -> StepOutput:
         """Take the next `accumulate` batches, and the step along the gradient of the mean of their losses.
 
         Raises:
@@ -161,7 +166,7 @@ class Stepper:
         Args:
             generators: their states before the step.
         """
-        kept, position = KeptStatistics(self.model), feed.batches.position
+        kept, position = BatchNormSnapshot(self.model), feed.batches.position
         while True:
             self._cut(state.microbatches)
             self.optimizer.zero_grad(set_to_none=True)
@@ -172,7 +177,7 @@ class Stepper:
                     kept.put_back()
                 losses, used = self._gradient(feed, accumulate)
                 break
-            except Ended:
+            except StopTraining:
                 kept.put_back()
                 raise
             except (RuntimeError, MemoryError) as error:
@@ -196,7 +201,7 @@ class Stepper:
         kept.put_back(bad)
         if self.ema is not None:
             self.ema.update(self.model)
-        return Stepped(losses, norm, bad, used)
+        return StepOutput(losses, norm, bad, used)
 
     def _cut(self, parts: int) -> None:
         """Run the model in so many parts of a batch."""
@@ -217,7 +222,9 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         self._cold = False
 
-    def _gradient(self, feed: Feed, accumulate: int) -> tuple[dict[str, Tensor], list[Named]]:
+    def _gradient(
+        self, feed: SynchronizedBatchIterator, accumulate: int
+    ) -> tuple[dict[str, Tensor], list[BatchMetadata]]:
         losses: dict[str, Tensor] = {}
         used = []
         for part in range(accumulate):
@@ -231,7 +238,7 @@ class Stepper:
                 (mean if self.scaler is None else self.scaler.scale(mean)).backward()
             for name, value in {"loss": loss, **parts}.items():
                 losses[name] = losses.get(name, 0) + value.detach() / accumulate
-            used.append(Named(list(batch.media), batch.ids))
+            used.append(BatchMetadata(list(batch.media), batch.ids))
         return losses, used
 
     def _update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,7 +267,7 @@ class Stepper:
             cut = f" in {parts} parts" if parts > 1 else ""
             reason = self._too_little_memory(f"a step of {train.batch_size} videos{cut}", error)
             # Of several processes the others wait in the middle of the step: there is no saving together.
-            raise Ended(reason) if self.ranks.world == 1 else reason
+            raise StopTraining(reason) if self.ranks.world == 1 else reason
         errors.print(
             f"train {self.task.name}: out of memory; the step is made in {2 * parts} parts from now on, with the same "
             "gradient.",

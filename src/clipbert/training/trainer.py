@@ -12,7 +12,7 @@ import transformers
 
 from clipbert.config.schema import Params
 from clipbert.console import console, progress
-from clipbert.distributed.context import Ranks
+from clipbert.distributed.context import DistributedContext
 from clipbert.errors import USER_ERROR, ClipBertError, first_line
 from clipbert.files.atomic import atomic_directory
 from clipbert.frame_cache import FrameCache
@@ -20,18 +20,18 @@ from clipbert.model.weights.card import write_card
 from clipbert.model.weights.checksums import sign_folder
 from clipbert.tasks.base import Example, Task
 from clipbert.tasks.predict import predict
-from clipbert.training.batch_iterator import Ended, Feed
-from clipbert.training.budget import Spent, make_pace
-from clipbert.training.checkpoint import Checkpoints, Progress, generator_states, restore_generators, snapshot
-from clipbert.training.data import Batches, TrainingOrder, TrainingSamples
+from clipbert.training.batch_iterator import StopTraining, SynchronizedBatchIterator
+from clipbert.training.budget import ResourceUsage, make_budget_tracker
+from clipbert.training.checkpoint import Checkpoints, TrainState, generator_states, restore_generators, snapshot
+from clipbert.training.data import Batches, DistributedBatchSampler, TrainingSamples
 from clipbert.training.early_stopping import out_of_patience
-from clipbert.training.fault_tolerance import BAD_STEPS, BadSteps
+from clipbert.training.fault_tolerance import BAD_STEPS, NonFiniteGuard
 from clipbert.training.length import TrainingLength, training_length
 from clipbert.training.lr_schedule import factor
 from clipbert.training.memory import freed_memory_kept, is_out_of_memory
-from clipbert.training.monitor import Meter
+from clipbert.training.monitor import ThroughputMonitor
 from clipbert.training.optim import set_learning_rate
-from clipbert.training.step import Stepper
+from clipbert.training.step import TrainStep
 from clipbert.training.stopping import stop_requests
 
 LOG_EVERY_STEPS = 10
@@ -51,7 +51,7 @@ class Tracker(Protocol):
         """Make what was recorded outlive the machine."""
 
 
-class NotTracked:
+class NoOpTracker:
     """The tracker of all processes but the first."""
 
     run_id = None
@@ -76,12 +76,12 @@ class Run:
     params: Params
     checkpoints: Checkpoints
     device: torch.device
-    ranks: Ranks = Ranks()  # noqa: RUF009
+    ranks: DistributedContext = DistributedContext()  # noqa: RUF009
 
-    def order(self, step: int = 0) -> TrainingOrder:
+    def order(self, step: int = 0) -> DistributedBatchSampler:
         """Which examples are in which step, from `step` on; endless where a budget says when the training ends."""
         train = self.params.train
-        order = TrainingOrder(
+        order = DistributedBatchSampler(
             len(self.train),
             train.batch_size,
             None if train.budget else self.length().epochs,
@@ -100,7 +100,7 @@ class Run:
         return training_length(len(self.train), train.batch_size, train.accumulate, epochs, train.min_steps)
 
 
-def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Progress:
+def train(run: Run, state: TrainState, stepper: TrainStep, tracker: Tracker) -> TrainState:
     """Train from `state` to the last epoch or the end of the budget; the best epoch's weights end up in `run.model`.
 
     Raises:
@@ -113,9 +113,9 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
     steps_per_validation = order.steps_per_epoch * (1 if params.budget else run.length().epochs_per_validation)
     samples = TrainingSamples(run.cache, run.train, task, run.model.config, run.params.seed)
     batches = Batches(samples, order, run.processor, params.workers, run.device)
-    pace = make_pace(params.budget, order.steps or 0, meter, state.pace)
-    bad_steps = BadSteps(task.name, checkpoints.folder, params.max_bad_steps, ranks, state.bad_steps)
-    clock = Clock(state.seconds, meter, pace.budget.unit, ranks)
+    pace = make_budget_tracker(params.budget, order.steps or 0, meter, state.pace)
+    bad_steps = NonFiniteGuard(task.name, checkpoints.folder, params.max_bad_steps, ranks, state.bad_steps)
+    clock = UsageTimer(state.seconds, meter, pace.budget.unit, ranks)
     meter.load_state_dict({"joules": state.joules if ranks.first else 0.0})  # all of them took these together
     state.run_id = tracker.run_id
     saved, owed, generators, note = state.step, False, generator_states(), ""
@@ -123,7 +123,9 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
 
     bar = progress(f"train {task.name}", total, done=shown)
     with freed_memory_kept(run.device), stop_requests() as stop, bar as advance:
-        feed = Feed(batches, ranks, stop, lambda: checkpoints.busy, lambda: stop.end(task.name, state.step), meter)
+        feed = SynchronizedBatchIterator(
+            batches, ranks, stop, lambda: checkpoints.busy, lambda: stop.end(task.name, state.step), meter
+        )
         try:
             while True:
                 before, better = clock.spent(state.step), False
@@ -166,7 +168,7 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
                 done = int(pace.budget.of(after))
                 advance(done - shown, note)
                 shown = done
-        except Ended as ended:
+        except StopTraining as ended:
             bad_steps.look()
             unsaved = ranks.highest(state.step > saved or not checkpoints.finish())[0]
             if unsaved:
@@ -181,7 +183,7 @@ def train(run: Run, state: Progress, stepper: Stepper, tracker: Tracker) -> Prog
     return state
 
 
-def start(run: Run) -> tuple[Progress, Stepper]:
+def start(run: Run) -> tuple[TrainState, TrainStep]:
     """Model, optimiser and all that has a state, as the last checkpoint that belongs to today's inputs has them, or as
     a training begins.
 
@@ -189,13 +191,13 @@ def start(run: Run) -> tuple[Progress, Stepper]:
         ClipBertError: the checkpoint is of a model with other parts, though its parameters are today's.
     """
     torch.manual_seed(run.params.seed + run.ranks.rank)
-    stepper = Stepper(run.task, run.model, run.params, run.device, run.ranks)
+    stepper = TrainStep(run.task, run.model, run.params, run.device, run.ranks)
     newest = run.checkpoints.newest() if run.ranks.first else None
     newest = run.ranks.gather(newest)[0]
     if newest is None:
         if run.ranks.first:
             (run.checkpoints.folder / BAD_STEPS).unlink(missing_ok=True)
-        return Progress(microbatches=run.checkpoints.microbatches()), stepper
+        return TrainState(microbatches=run.checkpoints.microbatches()), stepper
     state, parts, generators = run.checkpoints.read(newest)
     try:
         stepper.load_parts(parts)
@@ -213,7 +215,12 @@ def start(run: Run) -> tuple[Progress, Stepper]:
 
 
 def save(
-    run: Run, state: Progress, stepper: Stepper, generators: dict[str, Any], better: bool = False, wait: bool = False
+    run: Run,
+    state: TrainState,
+    stepper: TrainStep,
+    generators: dict[str, Any],
+    better: bool = False,
+    wait: bool = False,
 ) -> None:
     """A checkpoint of all processes, written by the first; with `better`, today's weights as the best ones as well."""
     each = run.ranks.gather(generators)
@@ -226,7 +233,7 @@ def save(
     run.checkpoints.save(state, stepper.parts(), each, best, wait)
 
 
-def validate(run: Run, stepper: Stepper, feed: Feed) -> dict[str, float]:
+def validate(run: Run, stepper: TrainStep, feed: SynchronizedBatchIterator) -> dict[str, float]:
     """The task's metrics on the validation examples, one uniform clip a video; the processes share the groups.
 
     Raises:
@@ -275,17 +282,17 @@ def export(run: Run, out: Path, card: str) -> None:
         sign_folder(folder)
 
 
-class Clock:
+class UsageTimer:
     """What a training has taken over all its resumes, on which all processes agree where that decides its end."""
 
-    def __init__(self, seconds: float, meter: Meter, unit: str, ranks: Ranks) -> None:
+    def __init__(self, seconds: float, meter: ThroughputMonitor, unit: str, ranks: DistributedContext) -> None:
         self.begin, self.meter, self.unit, self.ranks = time.monotonic() - seconds, meter, unit, ranks
 
-    def spent(self, step: int) -> Spent:
+    def spent(self, step: int) -> ResourceUsage:
         """At a step."""
         seconds, joules = time.monotonic() - self.begin, self.meter.joules()
         if self.unit == "s":
             seconds = self.ranks.highest(round(1000 * seconds))[0] / 1000
         if self.unit == "J":
             joules = sum(self.ranks.gather(joules or 0.0))
-        return Spent(step, seconds, joules)
+        return ResourceUsage(step, seconds, joules)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from clipbert.config.schema import ModelParams
 from clipbert.model.weights.card import model_card, table
-from clipbert.training.checkpoint import Progress
+from clipbert.training.checkpoint import TrainState
 from clipbert.training.trainer import Run
 
 
-def training_card(run: Run, state: Progress, folder: Path, origin: Mapping[str, str]) -> str:
+def training_card(run: Run, state: TrainState, folder: Path, origin: Mapping[str, str]) -> str:
     """The card of the model that `run` ends with, to lie in `folder`.
 
     `origin`: the tags of its tracked run, `clipbert.data_digest`, `clipbert.git_commit` and more. Test metrics are

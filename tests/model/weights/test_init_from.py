@@ -12,7 +12,7 @@ from clipbert.model import ClipBertConfig, ClipBertForPreTraining, ClipBertForRe
 from clipbert.model.weights.checksums import sign_folder
 from clipbert.model.weights.init_from import Start, digest, parts
 from clipbert.project import Project
-from clipbert.stages import fingerprint, own_start, train
+from clipbert.stages import fingerprint, resolve_init_from, train
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
 from clipbert.training.setup import build_model
@@ -128,11 +128,11 @@ def test_a_training_does_not_start_from_what_it_writes(tiny_project: Path) -> No
 
 def test_one_command_pretrains_from_the_parts_and_goes_on_from_that(tmp_path: Path) -> None:
     chosen = params("artifacts/models/pretrain", vision="models/resnet", text="models/bert")
-    first, then = (own_start(Project(tmp_path), task, chosen).model for task in ("pretrain", "retrieval"))
+    first, then = (resolve_init_from(Project(tmp_path), task, chosen).model for task in ("pretrain", "retrieval"))
     assert (first.start_from, first.vision_from, first.text_from) == (None, "models/resnet", "models/bert")
     assert (then.start_from, then.vision_from, then.text_from) == ("artifacts/models/pretrain", None, None)
     other = params("models/old", vision="models/resnet")
-    assert own_start(Project(tmp_path), "retrieval", other) == other
+    assert resolve_init_from(Project(tmp_path), "retrieval", other) == other
 
 
 def test_parts_are_named_once() -> None:

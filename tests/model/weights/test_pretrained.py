@@ -39,7 +39,7 @@ from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
 from clipbert.training.checkpoint import Checkpoints
 from clipbert.training.setup import build_model
-from clipbert.training.trainer import NotTracked, Run, export, start, train
+from clipbert.training.trainer import NoOpTracker, Run, export, start, train
 
 WORDS = ["a red square moves left", "what color is it", "blue", "green"]
 EXAMPLE = Example("v", ["q", "r"], ["what color", "is it blue"], ["red", "blue"], ["", ""])
@@ -258,7 +258,7 @@ def test_two_steps_train_from_both_parts(
     cache = FrameCache(tiny_project / "artifacts" / "frames")
     checkpoints = Checkpoints(tmp_path / "checkpoints", {})
     run = Run(task, model, processor, cache, examples, val, settings, checkpoints, torch.device("cpu"))
-    state = train(run, *start(run), NotTracked())
+    state = train(run, *start(run), NoOpTracker())
     assert state.step >= 2
     after = model.state_dict()
     for name in (f"vision.backbone.{FIRST['convnext']}", "embeddings.word_embeddings.weight"):
