@@ -5,9 +5,9 @@
 
 Steps are those of `clipbert train retrieval`, loading included, of models that take turns on the same batches:
 `tasks.retrieval.contrastive_weight` 0 and 1, and 1 with each tower in a pass of its own. Where the project has a
-trained retrieval model, its test split is ranked exhaustively and with `evaluate.rerank`, part by part in turns, after
-the vision half, which both need. Times are processor seconds, so that other programs count less; a ratio is the median
-of the pairs', its quartiles in brackets.
+trained retrieval model, its test split is ranked exhaustively and with `evaluate.rerank_top_k`, part by part in turns,
+after the vision half, which both need. Times are processor seconds, so that other programs count less; a ratio is the
+median of the pairs', its quartiles in brackets.
 """
 
 import argparse
@@ -147,7 +147,8 @@ def first_stage(artifacts: Path, model_dir: Path, rerank: int) -> list[dict[str,
     tokenize = ProcessorTokens(processor, model.device)
     plain = make_task("retrieval", params)
     examples = plain.examples(texts_with_frames(read_texts(artifacts / "manifest"), cache), "test")
-    ways = {count: plain.measured(params.evaluate.model_copy(update={"rerank": count})) for count in (None, rerank)}
+    evaluate = params.evaluate
+    ways = {count: plain.measured(evaluate.model_copy(update={"rerank_top_k": count})) for count in (None, rerank)}
     rows: dict[int | None, list[dict[str, Any]]] = {count: [] for count in ways}
     seconds: dict[int | None, list[float]] = {count: [] for count in ways}
     with torch.inference_mode():

@@ -29,7 +29,7 @@ from clipbert.training.setup import build_model
 
 def evaluated(project: Path, folder: Path, contrastive_weight: float, rerank: int | None) -> Evaluation:
     tasks = {"retrieval": {"contrastive_weight": contrastive_weight}}
-    params = Params.model_validate({"tasks": tasks, "evaluate": {"clips": 1, "batch_size": 5, "rerank": rerank}})
+    params = Params.model_validate({"tasks": tasks, "evaluate": {"clips": 1, "batch_size": 5, "rerank_top_k": rerank}})
     artifacts = project / "artifacts"
     if not folder.exists():
         task = make_task("retrieval", params)
@@ -70,10 +70,10 @@ def test_conditions_of_a_version_come_back_from_its_tags_and_into_parameters() -
         recorded = {**conditions(task, Params()), "test_items": "0a1e5"}
         assert from_tags(task, to_tags(recorded)) == recorded
         assert differences(task, recorded, recorded) == []
-    params = Params.model_validate({"tasks": {"captioning": {"beams": 7}}, "evaluate": {"clips": 4, "rerank": 9}})
+    params = Params.model_validate({"tasks": {"captioning": {"beams": 7}}, "evaluate": {"clips": 4, "rerank_top_k": 9}})
     again = with_conditions("captioning", Params(), conditions("captioning", params))
-    assert (again.tasks.captioning.beams, again.evaluate.clips, again.evaluate.rerank) == (7, 4, None)
-    assert with_conditions("retrieval", Params(), conditions("retrieval", params)).evaluate.rerank == 9
+    assert (again.tasks.captioning.beams, again.evaluate.clips, again.evaluate.rerank_top_k) == (7, 4, None)
+    assert with_conditions("retrieval", Params(), conditions("retrieval", params)).evaluate.rerank_top_k == 9
     assert differences("retrieval", {}, conditions("retrieval", params))
 
 
@@ -99,7 +99,7 @@ def test_reranking_a_few_leaves_the_others_in_the_towers_order(tiny_project: Pat
 
 
 def test_reranking_a_model_without_towers(tiny_project: Path, tmp_path: Path) -> None:
-    with pytest.raises(ClipBertError, match=r"evaluate\.rerank is 3, but this model has no towers"):
+    with pytest.raises(ClipBertError, match=r"evaluate\.rerank_top_k is 3, but this model has no towers"):
         evaluated(tiny_project, tmp_path / "model", 0.0, 3)
 
 

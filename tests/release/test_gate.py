@@ -15,7 +15,7 @@ from clipbert.release.store import open_store
 
 NAME = "clipbert-retrieval"
 GATE = ReleaseParams()
-RERANKED = Params(evaluate=EvaluateParams(rerank=2))
+RERANKED = Params(evaluate=EvaluateParams(rerank_top_k=2))
 
 
 class Evaluation:
@@ -45,7 +45,7 @@ def test_champion_is_evaluated_with_the_candidates_reranking(champion, release_e
     assert promote(champion, "retrieval", GATE, evaluate_champion=evaluate).decision == "rejected"
     assert [asked["rerank"] for asked in evaluate.asked] == [2]
     params = conditions.with_conditions("retrieval", Params(), evaluate.asked[0])
-    assert (params.evaluate.rerank, params.evaluate.clips) == (2, 2)
+    assert (params.evaluate.rerank_top_k, params.evaluate.clips) == (2, 2)
 
 
 def test_champion_is_evaluated_again_when_the_scoring_code_or_the_frames_changed(

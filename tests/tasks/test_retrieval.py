@@ -71,7 +71,7 @@ def rows_of(judge: Judge, count: int, rerank: int | None = None, batch_size: int
         ids = torch.tensor([[int(text)] for text in texts])
         return ids, torch.ones_like(ids)
 
-    task = Retrieval(RetrievalParams()).measured(EvaluateParams(rerank=rerank))
+    task = Retrieval(RetrievalParams()).measured(EvaluateParams(rerank_top_k=rerank))
     return list(task.predict(judge, videos, [example(i) for i in range(count)], tokenize, batch_size))
 
 
@@ -120,7 +120,7 @@ def test_in_a_tie_of_the_first_stage_the_true_video_is_left_out() -> None:
 
 
 def test_reranking_needs_towers() -> None:
-    with pytest.raises(ClipBertError, match=r"evaluate\.rerank is 2, but this model has no towers.*projection_size"):
+    with pytest.raises(ClipBertError, match=r"rerank_top_k is 2, but this model has no towers.*projection_size"):
         rows_of(Judge([[0, 0], [0, 0]]), 2, rerank=2)
 
 

@@ -113,7 +113,7 @@ class EvaluateParams(Section):
 
     clips: int = Field(2, ge=1, le=64, description="uniform clips of a video")
     batch_size: int = Field(256, ge=1, description="text-video pairs in one forward pass")
-    rerank: int | None = Field(
+    rerank_top_k: int | None = Field(
         None, ge=1, description="retrieval: the best videos by tower vectors that are judged for a text; null: all"
     )
 

@@ -20,11 +20,12 @@ ATTRIBUTE = "evaluation"  # of the table of predictions (DataFrame.attrs)
 # Settings of the frame cache that change what a model sees.
 FRAMES = ("fps", "size", "quality", "max_frames", "sampling")
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "retrieval": ("evaluate.rerank",),
+    "retrieval": ("evaluate.rerank_top_k",),
     "captioning": tuple(f"tasks.captioning.{key}" for key in ("beams", "max_length", "length_penalty")),
     "pretrain": ("tasks.pretrain.mask_probability",),
 }
 SETTINGS["captioning"] += ("tasks.captioning.no_repeat_ngram",)
+RECORDED_AS = {"evaluate.rerank_top_k": "rerank"}  # in stored tables and tags, which keep the name they were given
 
 
 def conditions(task: str, params: Params) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def _settings(task: str) -> tuple[str, ...]:
 
 
 def _short(name: str) -> str:
-    return name.rpartition(".")[2]
+    return RECORDED_AS.get(name) or name.rpartition(".")[2]
 
 
 def _shown(recorded: Mapping[str, Any], name: str) -> str:

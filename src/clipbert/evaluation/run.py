@@ -32,8 +32,8 @@ def evaluate_model(
     """Evaluate a saved model on a split, beside chance, the trivial baseline and blank frames.
 
     Raises:
-        ClipBertError: no such model, no texts of the task in the split, a corrupt frame cache, or evaluate.rerank with
-            a model that has no towers.
+        ClipBertError: no such model, no texts of the task in the split, a corrupt frame cache, or
+            evaluate.rerank_top_k with a model that has no towers.
     """
     task = make_task(task_name, params).measured(params.evaluate)
     texts = read_texts(manifest_dir)

@@ -131,7 +131,7 @@ class RetrievalPipeline(Pipeline):
 
         Args:
             rerank: score only this many videos, those that the dual encoder ranks first, and return no others, as
-                evaluation does with `evaluate.rerank`; None: all.
+                evaluation does with `evaluate.rerank_top_k`; None: all.
 
         Raises:
             ClipBertError: a file cannot be read.

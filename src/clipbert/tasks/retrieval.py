@@ -34,7 +34,7 @@ class Retrieval(Task):
 
     def measured(self, params: EvaluateParams) -> "Retrieval":
         task = Retrieval(self.params)
-        task.rerank = params.rerank
+        task.rerank = params.rerank_top_k
         return task
 
     def model_class(self) -> type[Any]:
@@ -129,8 +129,9 @@ class Retrieval(Task):
         """
         if self.rerank is not None and model.contrast is None:
             raise ClipBertError(
-                f"evaluate.rerank is {self.rerank}, but this model has no towers to rank by first: its projection_size "
-                "is null. Set evaluate.rerank to null, or train with tasks.retrieval.contrastive_weight above 0."
+                f"evaluate.rerank_top_k is {self.rerank}, but this model has no towers to rank by first: its "
+                "projection_size is null. Set evaluate.rerank_top_k to null, or train with "
+                "tasks.retrieval.contrastive_weight above 0."
             )
         gallery = [example.media for example in examples]
         visual_embeds = videos.of(gallery)  # (G, K, V, hidden)
