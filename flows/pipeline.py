@@ -24,10 +24,10 @@ from flows.artifacts import Metrics, publish_links, publish_metrics, publish_sta
 from flows.graph import Graph, GraphError, base, read_graph, select
 from flows.parameters import ParameterError, project_folder
 from flows.process import Supervisor
+from flows.project_lock import flow_run_lock
 from flows.servers import ServerError
 from flows.stage import StageError, StageResult, run_stage
 from flows.temporary_server import temporary_server
-from flows.turn import flow_turn
 
 NAMES = {"ran": "Completed", "unchanged": "Unchanged", "restored": "Restored"}
 MESSAGES = {
@@ -93,7 +93,7 @@ def pipeline(
         )
         for stage in graph
     }
-    with flow_turn(project):
+    with flow_run_lock(project):
         before = read_results(project / "artifacts/metrics")
         states = _run_in_order(project, graph, tasks, time_limit_s, parallel)
         return _sum_up(project, graph, states, before)

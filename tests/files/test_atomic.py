@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from clipbert.cli.main import app
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import atomic_directory, atomic_write, sha256_file, write_json
-from clipbert.files.leftovers import remove_leftovers, remove_scratch_folders, scratch_folder, umask
+from clipbert.files.leftovers import remove_scratch_folders, remove_stale_temporaries, scratch_folder, umask
 
 
 def test_a_file_appears_whole_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path: Path,
         codes.add(subprocess.run([sys.executable, "-c", KILLED, str(path), str(step), way]).returncode)
         if way == "exchange":
             assert (path / "content").read_text() in ("old", "new")
-        remove_leftovers([tmp_path])
+        remove_stale_temporaries([tmp_path])
         contents.add((path / "content").read_text())
         assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
     assert codes == {-signal.SIGKILL, 0}
@@ -193,14 +193,14 @@ def test_leftovers_of_the_dead_are_removed_and_the_living_keep_theirs(tmp_path: 
     assert len(used) == 2
     (tmp_path / ".mine.tmp").write_text("not named as ours")
     try:
-        assert remove_leftovers([tmp_path]) == []
+        assert remove_stale_temporaries([tmp_path]) == []
         with atomic_write(tmp_path / "file", "w") as file:  # the same target, written by another process
             file.write("y")
         assert sorted(path for path in tmp_path.iterdir() if path.suffix == ".tmp" and path in used) == used
     finally:
         holder.kill()
         holder.communicate()
-    assert sorted(remove_leftovers([tmp_path])) == used
+    assert sorted(remove_stale_temporaries([tmp_path])) == used
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "file"]
 
 

@@ -21,7 +21,7 @@ from clipbert.config.schema import TASKS, Params, check_task, load_params
 from clipbert.console import console, errors, use_utf8
 from clipbert.errors import OUR_ERROR, USER_ERROR, ClipBertError
 from clipbert.exit_status import end_all
-from clipbert.files.leftovers import project_folders, remove_leftovers, remove_scratch_folders
+from clipbert.files.leftovers import project_folders, remove_scratch_folders, remove_stale_temporaries
 from clipbert.interruption import Interrupted, closing_line, raise_on_interrupt
 from clipbert.redact import install
 
@@ -79,7 +79,7 @@ def options(
 
     Every verb works on the project in the current folder.
     """
-    remove_leftovers(project_folders(Path.cwd()))
+    remove_stale_temporaries(project_folders(Path.cwd()))
     remove_scratch_folders()
 
 

@@ -58,7 +58,7 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     encoding = None if "b" in mode else "utf-8"
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        leftovers.remove_leftovers([path.parent], path.name)
+        leftovers.remove_stale_temporaries([path.parent], path.name)
         descriptor, temporary = leftovers.create_file(path)
         try:
             # the file is renamed before it is closed: closing releases the lock that marks it as in use
@@ -92,7 +92,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         if path.exists() and not path.is_dir():
             raise ClipBertError(f"{path}: is a file; expected a folder or nothing. Move it away and run again.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        leftovers.remove_leftovers([path.parent], path.name)
+        leftovers.remove_stale_temporaries([path.parent], path.name)
         lock, temporary = leftovers.create_folder(path)
         try:
             yield temporary

@@ -3,6 +3,9 @@
 The owner holds an flock on its temporary file or folder for as long as it uses it. The kernel releases the lock when
 the process ends, however it ends, so a process that gets the lock knows that the owner is dead. This holds across
 containers that share a folder, where process ids do not. On a file system without locks nothing is removed.
+
+The locks here are plain `flock` calls: `files.locks` (the library filelock) locks a file of its own at a fixed path,
+while these lock the temporary file or folder itself, through the descriptor that it is written through.
 """
 
 import contextlib
@@ -69,7 +72,7 @@ def lock_folder(path: Path) -> int:
     return descriptor
 
 
-def remove_leftovers(folders: Iterable[Path], target: str | None = None) -> list[Path]:
+def remove_stale_temporaries(folders: Iterable[Path], target: str | None = None) -> list[Path]:
     """Remove temporary files and folders of dead processes directly inside `folders`.
 
     A replaced folder whose successor never arrived (a kill on a file system without atomic exchange) is put back.

@@ -23,7 +23,7 @@ from clipbert.frame_cache.commit import (
     commit,
     complete_exchange,
     exclusive,
-    remove_leftovers,
+    remove_build_folders,
     set_aside,
 )
 from clipbert.frame_cache.executors import Executor, Outcome, open_executor
@@ -118,10 +118,10 @@ def build_cache(
                 build.run(workers)
             except OSError:
                 # a full disk: give back what this build took, as the message promises
-                remove_leftovers(out)
+                remove_build_folders(out)
                 raise
             complete_exchange(out)
-        remove_leftovers(out)
+        remove_build_folders(out)
         sent = publish(out, params.cache_url) if params.cache_url else None
     return _summary(out, build, sent, started)
 

@@ -1,7 +1,6 @@
 """The cache's folder on disk: one builder at a time, and an old cache exchanged for a new one at a single instant."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import fsync_directory
+from clipbert.files.locks import Timeout, file_lock
 from clipbert.frame_cache.index import INDEX_FILE, QUARANTINE_FILE, Index
 from clipbert.frame_cache.shards import SHARDS
 
@@ -26,12 +26,12 @@ def exclusive(out: Path) -> Iterator[None]:
         ClipBertError: another process holds it, or `out` is a folder of something else.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    with (out.parent / f".{out.name}.lock").open("a") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(file_lock(out.parent / f".{out.name}.lock"))
+        except Timeout:
             raise ClipBertError(
-                f"{out}: another `clipbert frames` is building this cache. Wait for it or stop it, then run again."
+                f"{out}: another `clipbert frames` is building this cache. Wait for it or stop it, then rerun."
             ) from None
         ours = (INDEX_FILE, OLDER_INDEX, READY_FOLDER, DECODED_FOLDER, NEXT_FOLDER)
         known = any((out / name).exists() for name in ours) or any(out.glob(SHARDS))
@@ -83,7 +83,7 @@ def remove_strays(out: Path, shards: set[str]) -> None:
     (out / OLDER_INDEX).unlink(missing_ok=True)
 
 
-def remove_leftovers(out: Path) -> None:
+def remove_build_folders(out: Path) -> None:
     """Remove everything that is not the cache itself, and a folder in which nothing is left."""
     for name in (NEXT_FOLDER, DECODED_FOLDER):
         shutil.rmtree(out / name, ignore_errors=True)

@@ -15,7 +15,7 @@ UNFINISHED = "clipbert.unfinished"  # a tag of models whose files are being sent
 CLOCK_S = 2.0  # by which the start time of a process may be read differently
 
 
-def remove_leftovers(store: Store) -> None:
+def close_interrupted_runs(store: Store) -> None:
     """End runs and remove unfinished models of this machine whose process is gone.
 
     Runs and models of other machines, and of processes that live, stay as they are.

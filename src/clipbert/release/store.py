@@ -107,11 +107,11 @@ def open_store(root: Path, name: str = DEFAULT_NAME) -> Store:
         client = MlflowClient(tracking_uri=uri, registry_uri=registry_uri)
         with short_patience():
             client.search_experiments(max_results=1)
-        from clipbert.release.leftovers import remove_leftovers
+        from clipbert.release.leftovers import close_interrupted_runs
 
         root = root.resolve()
         store = _store(uri, registry_uri, client, root, local, name)
-        remove_leftovers(store)
+        close_interrupted_runs(store)
     return store
 
 

@@ -1,12 +1,12 @@
 """Lock that lets one promotion, rollback or registration of a task run at a time on this machine."""
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
 from clipbert.console import errors
 from clipbert.files.atomic import write_errors
+from clipbert.files.locks import Timeout, file_lock
 
 
 @contextlib.contextmanager
@@ -24,22 +24,24 @@ def task_lock(root: Path, task: str, wait: bool = True) -> Iterator[bool]:
         ClipBertError: the lock file cannot be created.
     """
     path = root / "mlflow" / f".promote-{task}.lock"
-    with write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    with lock:
+
+    def on_wait() -> None:
+        if wait:
+            errors.print(f"Waiting for another promotion, rollback or registration of {task}", markup=False)
+
+    def on_unsupported(error: OSError) -> None:
+        errors.print(
+            f"{path}: this file system has no locks ({error.strerror}). Run one promotion, rollback or "
+            f"registration of {task} at a time.",
+            markup=False,
+        )
+
+    with contextlib.ExitStack() as stack:
         held = True
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if wait:
-                errors.print(f"Waiting for another promotion, rollback or registration of {task}", markup=False)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            held = wait
-        except OSError as error:
-            errors.print(
-                f"{path}: this file system has no locks ({error.strerror}). Run one promotion, rollback or "
-                f"registration of {task} at a time.",
-                markup=False,
-            )
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(file_lock(path, -1 if wait else 0, on_wait, on_unsupported))
+            except Timeout:
+                held = False
         yield held

@@ -16,7 +16,7 @@ from torch import Tensor
 from clipbert.console import console, errors
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import atomic_directory, changed_files, write_json, write_sums
-from clipbert.files.leftovers import remove_leftovers
+from clipbert.files.leftovers import remove_stale_temporaries
 from clipbert.training.budget import ResourceUsage
 
 STATE, TENSORS, WEIGHTS, SUMS = "state.json", "training.pt", "weights.pt", "SHA256SUMS"
@@ -139,7 +139,7 @@ class Checkpoints:
         A damaged one is said, removed and passed over. One that was made with other parameters or data is said with
         the names of what differs, and all of this training is removed.
         """
-        remove_leftovers([self.folder])
+        remove_stale_temporaries([self.folder])
         for path in sorted(self.folder.glob(f"{STEP}*"), reverse=True):
             try:
                 check_sums(path, TENSORS, STATE)

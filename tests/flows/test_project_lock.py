@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from prefect_server import REPOSITORY, Prefect, until
 
-from flows.turn import WAITING, turn
+from flows.project_lock import WAITING, project_lock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from flows.turn import turn
-with turn(Path(sys.argv[1]), print):
+from flows.project_lock import project_lock
+with project_lock(Path(sys.argv[1]), print):
     print("mine", flush=True)
     time.sleep(1000)
 """
@@ -30,7 +30,7 @@ def test_a_second_flow_says_that_it_waits_until_the_first_has_died(tmp_path: Pat
     done = threading.Event()
 
     def second() -> None:
-        with turn(tmp_path, said.append, lambda: said.append("running")):
+        with project_lock(tmp_path, said.append, lambda: said.append("running")):
             done.set()
 
     threading.Thread(target=second).start()

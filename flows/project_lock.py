@@ -1,11 +1,10 @@
-"""The lock of a project's folder: one flow at a time works in it.
+"""Lock of a project's folder: one flow at a time works in it.
 
-It is a lock of the operating system, not a concurrency limit of Prefect: it ends with the process that holds it,
-however that ends, while a limit's slot can stay taken after a server was restarted.
+The lock is the operating system's, not a concurrency limit of Prefect: the kernel releases it when the process that
+holds it ends, while a limit's slot can stay taken after a restart of the server.
 """
 
 import contextlib
-import fcntl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,37 +14,44 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Running
 
+from clipbert.files.locks import file_lock
+
 WAITING = "AwaitingProjectLock"
 
 
 @contextlib.contextmanager
-def turn(project: Path, on_wait: Callable[[str], None], on_resume: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock of the folder `project`.
+def project_lock(
+    project: Path, on_wait: Callable[[str], None], on_resume: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Hold the lock of the folder `project`; wait for as long as another flow holds it.
 
     Args:
-        project: the folder.
         on_wait: called with a message when another flow has the lock.
         on_resume: called when that flow has ended and this one has the lock.
     """
     path = project / "artifacts" / ".flow.lock"
     path.parent.mkdir(exist_ok=True)
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait(f"Waiting: another run works in {project}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if on_resume is not None:
-                on_resume()
+    waited = False
+
+    def waiting() -> None:
+        nonlocal waited
+        waited = True
+        on_wait(f"Waiting: another run works in {project}")
+
+    with file_lock(path, -1, waiting):
+        if waited and on_resume is not None:
+            on_resume()
         yield
 
 
-def flow_turn(project: Path) -> contextlib.AbstractContextManager[None]:
+def flow_run_lock(project: Path) -> contextlib.AbstractContextManager[None]:
     """Return the lock of `project` for the current flow run, which shows the state AwaitingProjectLock while it waits.
 
-    The state is of Prefect's type RUNNING, for its process runs and holds its slots; it turns back to Running.
+    The state has Prefect's type RUNNING, because the process of the run is alive and keeps its slots.
     """
-    return turn(project, lambda message: _show(Running(name=WAITING, message=message)), lambda: _show(Running()))
+    return project_lock(
+        project, lambda message: _show(Running(name=WAITING, message=message)), lambda: _show(Running())
+    )
 
 
 def _show(state: State) -> None:
