@@ -1,6 +1,7 @@
 """The shape that docs/architecture.md draws, kept."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,27 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "src" / "clipbert"
 FLOWS = REPOSITORY / "flows"
-LONGEST = 400
+LONGEST_FILE = 600  # lines
+# A module imports from its own level and from levels above it in this list (docs/architecture.md says why).
+LEVELS = [
+    {"errors", "console", "redact", "interruption", "exit_status", "text_normalization", "project", "web_guard"}
+    | {"files", "process_pool"},
+    {"config"},
+    {"video"},
+    {"sampling"},
+    {"data"},
+    {"frame_cache"},
+    {"distributed"},
+    {"model"},
+    {"tasks"},
+    {"training"},
+    {"evaluation"},
+    {"inference"},
+    {"release"},
+    {"stages"},
+    {"cli", "__main__"},
+]
+LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 SOURCES = sorted(
     path.relative_to(REPOSITORY)
     for folder in ("src", "flows", "tests", "benchmarks", "scripts")
@@ -52,11 +73,11 @@ def test_mlflow_lives_in_release_and_nowhere_else() -> None:
 
 
 def test_flows_hold_no_model_data_or_metric_code() -> None:
-    rooms = [f"clipbert.{room}" for room in ("model", "data", "frames", "tasks", "train", "evaluate", "release")]
+    rooms = [f"clipbert.{room}" for names in LEVELS[2:-2] for room in names]
     assert importers(FLOWS, "torch", "transformers", "numpy", "pandas", "mlflow", "dvc", *rooms) == {}
 
 
-@pytest.mark.parametrize("room", ["model", "tasks", "train"])
+@pytest.mark.parametrize("room", ["frame_cache", "distributed", "model", "tasks", "training"])
 def test_what_runs_on_a_gpu_machine_needs_no_driver_store_or_decoder(room: str) -> None:
     forbidden = ("mlflow", "prefect", "dvc", "great_expectations", "decord", "av")
     assert importers(PACKAGE / room, *forbidden) == {}
@@ -72,9 +93,52 @@ def test_nothing_is_called_utils_helpers_common_or_legacy() -> None:
     assert names.isdisjoint({"utils", "util", "helpers", "helper", "common", "legacy", "misc"})
 
 
-def test_a_file_is_readable_in_one_sitting() -> None:
+def package_imports() -> dict[str, set[str]]:
+    """The modules of the package that each of its modules imports, wherever in the file, by dotted name."""
+    modules = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return {name: {found for found in imported(path) if found in modules} for name, path in modules.items()}
+
+
+def test_every_module_has_a_level() -> None:
+    assert {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()} == {
+        "__init__",
+        *LEVEL,
+    }
+
+
+def test_imports_go_one_way() -> None:
+    def level(module: str) -> int:
+        return LEVEL[module.split(".")[1]]
+
+    wrong = {
+        f"{name} imports {other}"
+        for name, others in package_imports().items()
+        for other in others
+        if name != "clipbert" and other != "clipbert" and level(name) < level(other)
+    }
+    assert wrong == set()
+
+
+def test_no_two_modules_import_each_other_in_a_circle() -> None:
+    # An import of a package runs its __init__.py only, so a package and its own modules are no circle.
+    imports = {
+        name: {other for other in others if other != "clipbert" and not name.startswith(f"{other}.")}
+        for name, others in package_imports().items()
+        if name != "clipbert"
+    }
+    sorter = graphlib.TopologicalSorter(imports)
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_a_file_can_be_read_in_one_sitting() -> None:
     lines = {path.as_posix(): len((REPOSITORY / path).read_text(encoding="utf-8").splitlines()) for path in SOURCES}
-    assert {path: count for path, count in lines.items() if count > LONGEST} == {}
+    assert {path: count for path, count in lines.items() if count > LONGEST_FILE} == {}
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:

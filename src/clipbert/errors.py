@@ -6,6 +6,12 @@ from clipbert.redact import redact
 
 USER_ERROR, OUR_ERROR = 2, 1  # exit codes
 DETAIL_CHARS = 200
+# Packages that are installed with an optional dependency group (an extra) only.
+EXTRAS = {
+    **dict.fromkeys(("dask", "distributed"), "cluster"),
+    **dict.fromkeys(("great_expectations", "httpx", "ijson", "jinja2", "matplotlib", "mlflow", "prefect"), "pipeline"),
+    **dict.fromkeys(("psutil", "pycocoevalcap", "sqlalchemy", "starlette"), "pipeline"),
+}
 
 
 class ClipBertError(Exception):
@@ -32,3 +38,18 @@ def first_line(error: BaseException | str) -> str:
     text = next((line for line in lines if line), type(error).__name__)
     text = re.sub(r"^(\[[\d:]+\]\s*|\S+\.cc:\d+:\s*)+", "", text)
     return re.sub(r" @ 0x[0-9a-f]+|\[?\S*/\S*\]?\s*", "", text)[:DETAIL_CHARS]
+
+
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """Return the message for a user whose environment lacks a package of an optional dependency group.
+
+    None where the missing module belongs to no group: that is a fault of ours.
+    """
+    package = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(package)
+    if extra is None:
+        return None
+    return (
+        f"The package {package} is not installed: `pip install 'clipbert[{extra}]'`, or `make install` in a clone of "
+        "the project."
+    )

@@ -19,7 +19,7 @@ from clipbert.cli.quarantine import quarantine
 from clipbert.cli.track import track
 from clipbert.config.schema import TASKS, Params, check_task, load_params
 from clipbert.console import console, errors, use_utf8
-from clipbert.errors import OUR_ERROR, USER_ERROR, ClipBertError
+from clipbert.errors import OUR_ERROR, USER_ERROR, ClipBertError, missing_package
 from clipbert.exit_status import end_all
 from clipbert.files.leftovers import project_folders, remove_scratch_folders, remove_stale_temporaries
 from clipbert.interruption import Interrupted, closing_line, raise_on_interrupt
@@ -265,9 +265,12 @@ def main() -> NoReturn:
     install()
     try:
         app(prog_name="clipbert")
-    except ClipBertError as error:
+    except (ClipBertError, ModuleNotFoundError) as error:
+        message = missing_package(error) if isinstance(error, ModuleNotFoundError) else str(error)
+        if message is None:
+            raise
         if end_all(USER_ERROR):
-            errors.print(f"clipbert: {error}", markup=False)
+            errors.print(f"clipbert: {message}", markup=False)
         sys.exit(USER_ERROR)
     except SystemExit as end:
         if isinstance(end.code, int) and end.code > 128:

@@ -29,7 +29,8 @@ def recall_table(evaluation: Evaluation) -> pd.DataFrame:
     k = np.arange(1, gallery + 1)
 
     def recall(items: pd.DataFrame) -> np.ndarray:
-        return 100 * (items["rank"].to_numpy()[None, :] <= k[:, None]).mean(axis=1)
+        share: np.ndarray = 100 * (items["rank"].to_numpy()[None, :] <= k[:, None]).mean(axis=1)
+        return share
 
     return pd.DataFrame(
         {

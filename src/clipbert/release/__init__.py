@@ -3,8 +3,6 @@
 import os
 from importlib.util import find_spec
 
-from clipbert.errors import ClipBertError
-
 # Read by mlflow while it is imported, so set before any module of this package does that.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -18,4 +16,4 @@ for _name, _value in {
 
 # Without the package, `import mlflow` would find the project's folder of that name.
 if (_spec := find_spec("mlflow")) is None or _spec.origin is None:
-    raise ClipBertError("The package mlflow is not installed in this environment. Run `make install`.")
+    raise ModuleNotFoundError("No module named 'mlflow'", name="mlflow")

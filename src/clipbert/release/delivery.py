@@ -226,4 +226,4 @@ def _step(record: Record) -> int | None:
 
 
 def _refused(error: MlflowException) -> bool:
-    return error.error_code == "INVALID_PARAMETER_VALUE"
+    return str(error.error_code) == "INVALID_PARAMETER_VALUE"

@@ -152,7 +152,7 @@ def _champion_scores(
                 f"`clipbert promote {task} --reevaluate`."
             )
         if not other and not isinstance(stored, str) and set(stored.index) == set(items.index):
-            return stored.loc[items.index, "score"]
+            return pd.Series(stored.loc[items.index, "score"])
     if evaluate_champion is None:
         raise ClipBertError(
             f"{champion.name}: the champion, version {version}, was not evaluated as the candidate was, and there is "
@@ -172,7 +172,7 @@ def _champion_scores(
             f"today's differ ({'; '.join(unlike) or 'test items'}). Bring it up to date: `clipbert evaluate {task}`, "
             f"then `clipbert register {task}`."
         )
-    return again.loc[items.index, "score"]
+    return pd.Series(again.loc[items.index, "score"])
 
 
 def _stored_predictions(store: Store, task: str, version: Any) -> pd.DataFrame | str:

@@ -80,7 +80,7 @@ class Sender(threading.Thread):
                     f"{kind}{error}\nThe training goes on; what it measures waits in {self.outbox.folder}.",
                     markup=False,
                 )
-            return min(FIRST_RETRY_S * 2 ** (self._failures - 1), LONGEST_RETRY_S)
+            return min(FIRST_RETRY_S * 2.0 ** (self._failures - 1), LONGEST_RETRY_S)
         if self._said:
             errors.print(f"MLflow answers again: {counted(sent)} of {self.run_name} delivered.", markup=False)
         self._said, self._failures, self.error = False, 0, None

@@ -12,8 +12,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, DataType
 
-from clipbert.config.schema import EvaluateParams, Section
-from clipbert.config.tasks import CaptioningParams
+from clipbert.config.schema import EvaluateParams
+from clipbert.config.tasks import CaptioningParams, Section
 
 STRING, DOUBLE, LONG = DataType.string, DataType.double, DataType.long
 VIDEO, IMAGE = "data/videos/example.mp4", "data/images/example.jpg"

@@ -23,10 +23,9 @@ from clipbert import __version__
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import create_with_umask
 from clipbert.redact import redact
-from clipbert.release.relocate import DATABASE as EMBEDDED
-from clipbert.release.relocate import FILES as ARTIFACTS
-from clipbert.release.relocate import misplaced
+from clipbert.release import relocate
 
+EMBEDDED, ARTIFACTS = relocate.DATABASE, relocate.FILES
 DATABASES = ("sqlite", "postgresql", "mysql")
 DEFAULT_NAME = "clipbert"
 PROBE_S = 5
@@ -97,7 +96,7 @@ def open_store(root: Path, name: str = DEFAULT_NAME) -> Store:
             embedded one of a project that was moved since.
     """
     uri = tracking_uri(root)
-    if uri == embedded_uri(root) and (problem := misplaced(root)):
+    if uri == embedded_uri(root) and (problem := relocate.misplaced(root)):
         raise ClipBertError(problem)
     with store_errors(uri, "cannot be used"):
         local = uri.split(":", 1)[0].split("+", 1)[0] in DATABASES

@@ -58,9 +58,9 @@ def read_frames(
     with KillablePool(1, timeout_s) as pool:
         try:
             limit = time_limit(timeout_s, size=path.stat().st_size)
-            return pool.submit(
-                decode_file, str(path), decoder, fps, size, max_frames, sampling, timeout_s=limit
-            ).result()
+            job = pool.submit(decode_file, str(path), decoder, fps, size, max_frames, sampling, timeout_s=limit)
+            frames: Frames = job.result()
+            return frames
         except (WorkerError, OSError) as error:
             raise ClipBertError(f"{path}: cannot be decoded: {error}") from error
 

@@ -67,4 +67,5 @@ def _cells(frame: Any) -> np.ndarray:
     x = ((np.arange(2 * COLUMNS) + 0.5) * frame.width / (2 * COLUMNS)).astype(int)
     samples = rows[y[:, None], x[None, :]].astype(np.int32)
     pairs = samples[0::2] + samples[1::2]
-    return ((pairs[:, 0::2] + pairs[:, 1::2]) >> (depth - 8)).astype(np.int16)
+    cells: np.ndarray = ((pairs[:, 0::2] + pairs[:, 1::2]) >> (depth - 8)).astype(np.int16)
+    return cells

@@ -139,7 +139,8 @@ def _outside(
     padded = np.zeros((rows + 2, columns + 2), np.int16)
     padded[1:-1, 1:-1] = np.maximum(np.maximum(picture - high, low - picture), 0) * (seen > 1)
     padded = padded[:-2] + padded[1:-1] + padded[2:]
-    return padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    summed: np.ndarray = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    return summed
 
 
 def _of_neighbours(cells: np.ndarray, pick: np.ufunc) -> np.ndarray:
@@ -156,4 +157,5 @@ def standing_out(values: np.ndarray) -> np.ndarray:
     """Values in units of their own usual spread above their median; all zero when they hardly differ."""
     middle = np.median(values)
     spread = float(1.4826 * np.median(np.abs(values - middle)))
-    return (values - middle) / spread if spread > 1e-9 else (values > middle) * 100.0
+    scaled: np.ndarray = (values - middle) / spread if spread > 1e-9 else (values > middle) * 100.0
+    return scaled

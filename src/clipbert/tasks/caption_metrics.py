@@ -4,9 +4,6 @@ import math
 from collections import Counter, defaultdict
 
 import numpy as np
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.rouge.rouge import Rouge
 
 from clipbert.text_normalization import split_words
 
@@ -21,12 +18,17 @@ def words(text: str) -> str:
 
 def cider(captions: list[str], references: list[list[str]]) -> np.ndarray:
     """CIDEr-D of each caption against the references of its video, 0 to 10; rare n-grams are those of few videos."""
+    from pycocoevalcap.cider.cider import Cider  # not installed with the model alone
+
     _, scores = Cider().compute_score(*_tables(captions, references))
     return np.asarray(scores, dtype=float)
 
 
 def bleu4_and_rouge(captions: list[str], references: list[list[str]]) -> tuple[float, float]:
     """Corpus BLEU-4 and mean ROUGE-L, 0 to 1."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.rouge.rouge import Rouge
+
     told, found = _tables(captions, references)
     bleu, _ = Bleu(4).compute_score(told, found, verbose=0)
     rouge, _ = Rouge().compute_score(told, found)

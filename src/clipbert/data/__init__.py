@@ -1,0 +1,1 @@
+"""The data of a project: manifest, ingest, validation, importers and the sample set."""
