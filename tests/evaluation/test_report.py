@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from clipbert.config.schema import Params
+from clipbert.evaluation.pictures import STRIP_HEIGHT
 from clipbert.evaluation.plots import accuracy_by_type, bars, caption_scores, parts_table, recall_table, write_tables
-from clipbert.evaluation.report import STRIP_HEIGHT, headlines, sample_rows, strip, write_pictures, write_report
+from clipbert.evaluation.report import headlines, sample_rows, strip, write_pictures, write_report
 from clipbert.evaluation.run import Evaluation
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks import make_task, task_class

@@ -266,3 +266,22 @@ def test_a_batch_gives_the_scores_of_its_rows_alone(folder, videos):
     for question, answers in zip(questions, together, strict=True):
         alone = {row["answer"]: row["score"] for row in ask(videos[0], question)}
         assert alone == pytest.approx({row["answer"]: row["score"] for row in answers}, abs=1e-5)
+
+
+def test_a_pipeline_and_its_answers_are_readable_in_a_notebook(folder, videos):
+    model = folder(ClipBertForOpenQA)
+    ask = pipeline("open_qa", model)
+    assert repr(ask).startswith(f"OpenQAPipeline(task='open_qa', folder={str(model)!r}, model=ClipBertForOpenQA with ")
+    assert "image_size=64, clips=2 of 2 frames, device='cpu')" in repr(ask)
+    found = ask(videos[0], "what color is it")
+    page = found._repr_html_()
+    assert page.count("data:image/jpeg;base64,") == 1
+    assert all(f"<td>{answer}</td>" in page for answer in ANSWERS)
+    videos[0].unlink()
+    assert "no frames" in found._repr_html_()
+
+
+def test_a_search_shows_frames_of_each_video(folder, videos):
+    page = pipeline("retrieval", folder(ClipBertForRetrieval))("a <red> circle", videos)._repr_html_()
+    assert page.count("data:image/jpeg;base64,") == 3
+    assert "a &lt;red&gt; circle" in page

@@ -1,7 +1,5 @@
 """One self-contained HTML page a task: what the model reached, beside what costs nothing, and what it saw."""
 
-import base64
-import io
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from clipbert.evaluation.pictures import data_url, frame_strip
 from clipbert.evaluation.plots import DRAWINGS, training_figure
 from clipbert.evaluation.run import Evaluation
 from clipbert.files.atomic import atomic_write
@@ -20,7 +19,6 @@ from clipbert.tasks import task_class
 from clipbert.tasks.headlines import HEADLINES, TITLES
 
 SHOWN = 4
-STRIP_HEIGHT = 96
 
 
 def write_report(
@@ -127,32 +125,21 @@ def _drawable(text: str, font: str) -> bool:
 
 
 def strip(cache: FrameCache, media: str, frames: int = 4) -> Image.Image:
-    """`frames` evenly spread frames of a video side by side, `STRIP_HEIGHT` pixels high; a picture has one."""
+    """Return `frames` evenly spread frames of a video side by side; an image has one."""
     frames = min(frames, cache.num_frames(media))
     chosen = uniform_clips(cache.num_frames(media), frames, 1).flatten()
-    images = [Image.fromarray(image) for image in cache.read(media, chosen)]
-    width = max(1, round(images[0].width * STRIP_HEIGHT / images[0].height))
-    canvas = Image.new("RGB", (frames * (width + 2) - 2, STRIP_HEIGHT), "white")
-    for index, image in enumerate(images):
-        canvas.paste(image.resize((width, STRIP_HEIGHT)), (index * (width + 2), 0))
-    return canvas
+    return frame_strip(list(cache.read(media, chosen)))
 
 
 def _shown(task: str, row: dict[str, Any], cache: FrameCache) -> dict[str, Any]:
     first = [
-        {"media": media, "picture": _embedded(strip(cache, media, 2)), "truth": media == row["media"], "score": score}
+        {"media": media, "picture": data_url(strip(cache, media, 2)), "truth": media == row["media"], "score": score}
         for media, score in zip(row.get("top_media", [])[:3], row.get("top_scores", [])[:3], strict=True)
     ]
     return {
         "words": [line for line in task_class(task).words(row) if line],
         "media": row["media"],
-        "picture": _embedded(strip(cache, row["media"])),
+        "picture": data_url(strip(cache, row["media"])),
         "right": row["went_well"],
         "first": first,
     }
-
-
-def _embedded(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

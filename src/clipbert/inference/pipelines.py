@@ -14,6 +14,7 @@ from torch import Tensor
 from clipbert.config.schema import FramesParams
 from clipbert.config.tasks import CaptioningParams
 from clipbert.errors import ClipBertError, first_line
+from clipbert.inference.results import SHOWN_FRAMES, Results
 from clipbert.model import (
     ClipBertForCaptioning,
     ClipBertForMultipleChoice,
@@ -26,6 +27,7 @@ from clipbert.model import (
 )
 from clipbert.model.processor import check_videos
 from clipbert.sampling.candidates import fit
+from clipbert.sampling.clips import uniform_clips
 from clipbert.tasks.scoring import (
     ProcessorTokens,
     answer_probabilities,
@@ -79,6 +81,7 @@ class Pipeline:
         model, processor: as loaded from the folder; `processor.clips` is how many clips of a video are shown.
         frames: how candidate frames are taken from files.
         batch_size: text-video pairs in one forward pass.
+        task, folder: the names that `pipeline` was given or found; None for a pipeline made otherwise.
     """
 
     def __init__(
@@ -87,12 +90,35 @@ class Pipeline:
         processor: ClipBertProcessor,
         frames: FramesParams | None = None,
         batch_size: int = BATCH_SIZE,
+        task: str | None = None,
+        folder: str | Path | None = None,
     ) -> None:
+        self.task, self.folder = task, folder
         self.model = model
         self.processor = processor
         self.frames = processor.candidates if frames is None else frames
         self.batch_size = batch_size
         self.tokenize = ProcessorTokens(processor, model.device)
+
+    def __repr__(self) -> str:
+        config = self.model.config
+        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        return (
+            f"{type(self).__name__}(task={self.task!r}, folder={str(self.folder)!r}, model={type(self.model).__name__} "
+            f"with {millions:.1f} M parameters, image_size={config.image_size}, clips={self.processor.clips} of "
+            f"{self.processor.frames_per_clip} frames, device={str(self.model.device)!r})"
+        )
+
+    def few_frames(self, video: Any) -> Sequence[NDArray[np.uint8]]:
+        """Return a few frames of a video to show, evenly spread, each (H, W, 3) uint8 RGB.
+
+        Raises:
+            ClipBertError: a file cannot be read.
+            ValueError: frames of a wrong shape.
+        """
+        images = self.processor.read_video(video, self.frames)
+        chosen = uniform_clips(len(images), min(SHOWN_FRAMES, len(images)), 1).flatten()
+        return GivenFrames(images, self.frames.size).read(chosen)
 
     def encode(self, videos: Sequence[Any], clips: int | None = None) -> Tensor:
         """Return the visual tokens (B, K, V, hidden) of videos; they serve any number of texts.
@@ -147,7 +173,8 @@ class RetrievalPipeline(Pipeline):
         found = rank_gallery(self.model, embeds, vectors, *tokens, self.batch_size, rerank)
         order = found.scores.argsort(descending=True, stable=True).tolist()
         places = found.judged.tolist()
-        return [{"index": places[i], "video": videos[places[i]], "score": float(found.scores[i])} for i in order]
+        rows = [{"index": places[i], "video": videos[places[i]], "score": float(found.scores[i])} for i in order]
+        return Results(rows, {"text": text}, read_frames=self.few_frames)
 
     @torch.inference_mode()
     def match(self, visual_embeds: Tensor, texts: Sequence[str]) -> list[float]:
@@ -171,7 +198,8 @@ class OpenQAPipeline(Pipeline):
         """
         if top < 1:
             raise ValueError(f"top is {top}: expected at least 1.")
-        return self.answer(self.encode([video]), [question], top)[0]
+        answers = self.answer(self.encode([video]), [question], top)[0]
+        return Results(answers, {"question": question}, video, self.few_frames)
 
     @torch.inference_mode()
     def answer(self, visual_embeds: Tensor, questions: Sequence[str], top: int = 5) -> list[list[dict[str, Any]]]:
@@ -197,7 +225,8 @@ class MultipleChoicePipeline(Pipeline):
         """
         if isinstance(options, str) or len(options) == 0:
             raise ValueError(f"options is {options!r}: expected a list of at least one text.")
-        return self.choose(self.encode([video]), question, options)
+        chosen = self.choose(self.encode([video]), question, options)
+        return Results(chosen, {"question": question}, video, self.few_frames)
 
     @torch.inference_mode()
     def choose(self, visual_embeds: Tensor, question: str, options: Sequence[str]) -> list[dict[str, Any]]:
@@ -223,7 +252,7 @@ class CaptioningPipeline(Pipeline):
             ValueError: an option of the search that there is not, or that is out of its range; frames of a wrong shape.
         """
         generation = self.generation(search)
-        return self.describe(self.encode([video]), generation)
+        return Results(self.describe(self.encode([video]), generation), {}, video, self.few_frames)
 
     def generation(self, search: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of `Decoding`: those of `search`, and the model folder's for the others.
@@ -318,4 +347,6 @@ def pipeline(
             f"device is {device!r}: the model cannot go there ({first_line(error)}). Give one that torch has, as cpu."
         ) from error
     settings = {} if clips is None else {"clips": clips}
-    return PIPELINES[task or fitting[0]][1](loaded, ClipBertProcessor.from_pretrained(model, **settings), frames)
+    name = task or fitting[0]
+    processor = ClipBertProcessor.from_pretrained(model, **settings)
+    return PIPELINES[name][1](loaded, processor, frames, task=name, folder=model)
