@@ -13,7 +13,7 @@ export GX_ANALYTICS_ENABLED := false
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint ui lock clean
+.PHONY: help install run test coverage lint ui lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -35,6 +35,13 @@ run: install ## the whole chain: sample data if there is none, dvc repro, a summ
 
 test: install ## the whole test suite
 	$(BIN)/python -m pytest
+
+coverage: install ## the whole test suite with the lines it runs; htmlcov/index.html shows them
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage html -q
+	$(BIN)/coverage report | tail -n 1
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .
