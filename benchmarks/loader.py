@@ -1,7 +1,7 @@
 """What the loader feeds against what a training step consumes, and the same loss curve in bf16 as in fp32.
 
     python -m benchmarks.loader PROJECT                        # the default job of a project, 0, 1 and 2 workers
-    python -m benchmarks.loader PROJECT --workers 14           # beside a GPU
+    python -m benchmarks.loader PROJECT --num-workers 14       # next to a GPU
     python -m benchmarks.loader PROJECT --curve 200 --seeds 3  # losses of the default job in fp32 and in bf16
 
 PROJECT holds artifacts/manifest and artifacts/frames (`clipbert sample-data`, `ingest`, `validate`, `frames`). A step
@@ -45,7 +45,7 @@ CURVE_PARTS = 8
 class Job:
     """The default retrieval training of a project, step by step."""
 
-    def __init__(self, options: argparse.Namespace, seed: int, precision: str, workers: int, steps: int) -> None:
+    def __init__(self, options: argparse.Namespace, seed: int, precision: str, num_workers: int, steps: int) -> None:
         artifacts = options.project / "artifacts"
         params = Params.model_validate({"seed": seed, "train": {"precision": precision}})
         task = make_task("retrieval", params)
@@ -62,7 +62,7 @@ class Job:
         order = self.run.order()
         order.epochs = None
         samples = TrainingSamples(cache, examples, task, model.config, seed)
-        self.batches = Batches(samples, order, processor, workers, device)
+        self.batches = Batches(samples, order, processor, num_workers, device)
         self.clips = order.batch_size * model.config.clips
         stop, meter = StopRequest(0, bound=False), self.stepper.meter
         self.feed = SynchronizedBatchIterator(
@@ -95,18 +95,18 @@ def spread(values: Any) -> dict[str, float]:
     return {"median": round(float(middle), 4), "q1": round(float(low), 4), "q3": round(float(high), 4)}
 
 
-def waits(options: argparse.Namespace, workers: int) -> dict[str, Any]:
+def waits(options: argparse.Namespace, num_workers: int) -> dict[str, Any]:
     """One number of workers."""
-    job = Job(options, 0, options.precision, workers, options.steps + WARM_UP)
+    job = Job(options, 0, options.precision, num_workers, options.steps + WARM_UP)
     for _ in range(WARM_UP):
         job.step()
     took = np.array([job.step()[:2] for _ in range(options.steps)])
-    alone = Job(options, 0, options.precision, workers, options.steps + WARM_UP)
+    alone = Job(options, 0, options.precision, num_workers, options.steps + WARM_UP)
     alone.feed_alone(WARM_UP)
     fed = alone.feed_alone(options.steps)
     consumed = job.clips / float(np.median(took[:, 0] - took[:, 1]))
     return {
-        "workers": workers,
+        "num_workers": num_workers,
         "step_s": spread(took[:, 0]),
         "data_wait": spread(took[:, 1] / took[:, 0]),
         "data_wait_of_all": round(float(took[:, 1].sum() / took[:, 0].sum()), 4),
@@ -163,7 +163,7 @@ def main() -> None:
     """Print the table; write it with --json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project", type=Path)
-    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--num-workers", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
     parser.add_argument("--curve", type=int, default=0, help="steps of each training; 0: the loader is measured")
@@ -176,11 +176,11 @@ def main() -> None:
         show_curves(rows)
     else:
         rows = []
-        print(f"{'workers':<9}{'step, s':>9}{'data-wait':>11}{'fed, clips/s':>14}{'consumed':>10}{'ratio':>7}")
-        for workers in options.workers:
-            rows.append(row := waits(options, workers))
+        print(f"{'num_workers':<13}{'step, s':>9}{'data-wait':>11}{'fed, clips/s':>14}{'consumed':>10}{'ratio':>7}")
+        for num_workers in options.num_workers:
+            rows.append(row := waits(options, num_workers))
             print(
-                f"{workers:<9}{row['step_s']['median']:>9.3f}{row['data_wait_of_all']:>11.3f}"
+                f"{num_workers:<13}{row['step_s']['median']:>9.3f}{row['data_wait_of_all']:>11.3f}"
                 f"{row['fed_clips_per_s']:>14.1f}{row['consumed_clips_per_s']:>10.1f}{row['fed_over_consumed']:>7.2f}",
                 flush=True,
             )

@@ -72,7 +72,7 @@ def test_a_recipe_reaches_the_parameters_unchanged_through_dvc(name: str, tmp_pa
 def test_lists_nulls_numbers_and_texts_reach_dvc_as_they_are(tmp_path: Path) -> None:
     given = {
         "tasks_run": ["open_qa", "retrieval"],
-        "train": {"lr": 1e-5, "vision_lr": None, "workers": 3, "clip_norm": 2.0},
+        "train": {"lr": 1e-5, "vision_lr": None, "num_workers": 3, "max_grad_norm": 2.0},
         "frames": {"media_url": "s3://bucket/a-b_c.d", "cache_url": None},
     }
     (tmp_path / "mine.yaml").write_text(f"# Mine\n{json.dumps(given)}")
@@ -120,6 +120,8 @@ def test_recipes_change_the_same_parameters_so_that_one_can_follow_another() -> 
 
 
 def test_the_batches_of_a_step_are_those_of_the_paper() -> None:
-    steps = {name: overlay(name)["train.batch_size"] * overlay(name)["train.accumulate"] for name in PAPER}  # type: ignore[operator]
+    steps = {
+        name: overlay(name)["train.batch_size"] * overlay(name)["train.gradient_accumulation_steps"] for name in PAPER
+    }  # type: ignore[operator]
     expected = dict.fromkeys(PAPER, 64) | {"didemo_retrieval": 128, "activitynet_retrieval": 128}
     assert steps == expected | {"vqa2": 128, "coco_vg_pretrain": 512}

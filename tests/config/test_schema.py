@@ -41,8 +41,15 @@ def test_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
     [
         (
             "train: {lrr: 1.0}",
-            "train.lrr: unknown parameter; did you mean train.lr? Known here: batch_size, accumulate, lr,",
+            "train.lrr: unknown parameter; did you mean train.lr? Known here: batch_size, gradient_accumulation_steps,",
         ),
+        (
+            "train: {accumulate: 2}",
+            "train.accumulate: unknown parameter; did you mean train.gradient_accumulation_steps?",
+        ),
+        ("train: {clip_norm: 1.0}", "train.clip_norm: unknown parameter; did you mean train.max_grad_norm?"),
+        ("train: {workers: 2}", "train.workers: unknown parameter; did you mean train.num_workers?"),
+        ("evaluate: {rerank: 10}", "evaluate.rerank: unknown parameter; did you mean evaluate.rerank_top_k?"),
         ("trian: {}", "trian: unknown parameter; did you mean train? Known here: tasks_run, pretrain_run, seed,"),
         ("tasks_run: [retreival]", "tasks_run.0 = 'retreival': expected 'retrieval'"),
         ("tasks_run: [pretrain]", "tasks_run.0 = 'pretrain': expected 'retrieval'"),

@@ -32,15 +32,15 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
         ("budget=0 s", " = '0 s': expected a number above 0"),
         ("budget=2 days", " = '2 days': expected a number above 0"),
         ("budget=1.5 steps", " = '1.5 steps': expected a whole number of steps"),
-        ("clip_norm=0", " = 0: expected greater than 0 (largest norm"),
-        ("clip_norm=.nan", " = nan: expected greater than 0"),
+        ("max_grad_norm=0", " = 0: expected greater than 0 (largest norm"),
+        ("max_grad_norm=.nan", " = nan: expected greater than 0"),
         ("label_smoothing=1", " = 1: expected less than 1"),
         ("label_smoothing=-0.1", " = -0.1: expected greater than or equal to 0"),
         ("ema_decay=1.0", " = 1.0: expected less than 1"),
         ("ema_decay=0", " = 0: expected greater than 0"),
         ("patience=0", " = 0: expected greater than or equal to 1"),
         ("patience=1.5", " = 1.5: expected a valid integer"),
-        ("accumulate=0", " = 0: expected greater than or equal to 1"),
+        ("gradient_accumulation_steps=0", " = 0: expected greater than or equal to 1"),
         ("vision_lr=2", " = 2: expected less than or equal to 1"),
         ("weight_decay=-1", " = -1: expected greater than or equal to 0"),
         ("freeze_vision=1", " = 1: expected a valid boolean"),
@@ -62,7 +62,7 @@ def test_a_wrong_value_is_told_with_its_field(override: str, message: str) -> No
 
 
 def test_right_values_are_taken_as_they_are() -> None:
-    overrides = ["budget=15 min", "milestones=[0.0, 0.3, 1.0]", "ema_decay=0.999", "patience=3", "clip_norm=.inf"]
+    overrides = ["budget=15 min", "milestones=[0.0, 0.3, 1.0]", "ema_decay=0.999", "patience=3", "max_grad_norm=.inf"]
     train = load_params(PARAMS, [f"train.{override}" for override in overrides]).train
     assert (train.budget, train.milestones, train.ema_decay, train.patience) == ("15 min", [0.0, 0.3, 1.0], 0.999, 3)
 
@@ -100,7 +100,7 @@ def test_multipliers_reach_the_parameters_through_dvc(tmp_path: Path) -> None:
         ("train.ema_decay=0.999", "ema_decay", 0.999),
         ("train.patience=3", "patience", 3),
         ("train.vision_lr=null", "vision_lr", None),
-        ("train.clip_norm=inf", "clip_norm", float("inf")),
+        ("train.max_grad_norm=inf", "max_grad_norm", float("inf")),
     ],
 )
 def test_each_field_is_the_same_through_dvc_and_through_set(

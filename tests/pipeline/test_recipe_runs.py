@@ -29,7 +29,7 @@ SHRUNK = {
     "model.num_attention_heads": "2",
     "frames.size": "32",
     "train.batch_size": "2",
-    "train.workers": "0",
+    "train.num_workers": "0",
     "train.min_steps": "0",
     "evaluate.clips": "2",
     "validate.max_leakage": "1.0",  # growing bars look alike

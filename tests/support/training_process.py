@@ -36,8 +36,8 @@ class Recorded(TrainStep):
 
     out: Path
 
-    def step(self, feed: Any, accumulate: int, checkpoints: Any, state: Any, generators: Any) -> Any:
-        stepped = super().step(feed, accumulate, checkpoints, state, generators)
+    def step(self, feed: Any, gradient_accumulation_steps: int, checkpoints: Any, state: Any, generators: Any) -> Any:
+        stepped = super().step(feed, gradient_accumulation_steps, checkpoints, state, generators)
         media = [name for batch in stepped.batches for name in batch.media]
         row = {"step": state.step, "loss": stepped.losses["loss"].item(), "media": media}
         with (self.out / f"{self.ranks.rank}.jsonl").open("a") as file:

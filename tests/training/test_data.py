@@ -31,14 +31,16 @@ def test_a_resumed_order_goes_on_where_it_was() -> None:
 
 def test_a_step_has_the_same_examples_however_it_is_cut_into_batches() -> None:
     large = list(DistributedBatchSampler(examples=13, batch_size=6, epochs=2, seed=5))
-    order = DistributedBatchSampler(examples=13, batch_size=2, epochs=2, seed=5, accumulate=3)
+    order = DistributedBatchSampler(examples=13, batch_size=2, epochs=2, seed=5, gradient_accumulation_steps=3)
     small = list(order)
     assert (order.steps, len(order)) == (4, 12)
     assert [small[i] + small[i + 1] + small[i + 2] for i in range(0, 12, 3)] == large
-    resumed = DistributedBatchSampler(examples=13, batch_size=2, epochs=2, seed=5, start=9, accumulate=3)
+    resumed = DistributedBatchSampler(
+        examples=13, batch_size=2, epochs=2, seed=5, start=9, gradient_accumulation_steps=3
+    )
     assert list(resumed) == small[9:]
-    few = DistributedBatchSampler(examples=5, batch_size=2, epochs=1, seed=0, accumulate=64)
-    assert (few.accumulate, few.steps, len(few)) == (2, 1, 2)
+    few = DistributedBatchSampler(examples=5, batch_size=2, epochs=1, seed=0, gradient_accumulation_steps=64)
+    assert (few.gradient_accumulation_steps, few.steps, len(few)) == (2, 1, 2)
 
 
 def test_fewer_examples_than_a_batch_make_one_smaller_batch() -> None:
@@ -53,10 +55,10 @@ def test_batches_are_the_same_twice_and_in_worker_processes(tiny_project: Path) 
     model, processor = build_model(task, examples, params)
     cache = FrameCache(tiny_project / "artifacts" / "frames")
 
-    def batches(workers: int) -> list[tuple[torch.Tensor, ...]]:
+    def batches(num_workers: int) -> list[tuple[torch.Tensor, ...]]:
         order = DistributedBatchSampler(len(examples), batch_size=8, epochs=1, seed=3)
         samples = TrainingSamples(cache, examples, task, model.config, seed=3)
-        loaded = training_batches(samples, order, processor, workers, pin_memory=False)
+        loaded = training_batches(samples, order, processor, num_workers, pin_memory=False)
         return [(b.pixel_values, b.input_ids, b.labels, b.texts_per_video) for b in loaded]
 
     first, again, spawned = batches(0), batches(0), batches(1)
@@ -87,7 +89,7 @@ def test_a_video_has_the_same_number_everywhere(tiny_project: Path) -> None:
     cache = FrameCache(tiny_project / "artifacts" / "frames")
     samples = TrainingSamples(cache, examples, task, model.config, seed=3)
     order = DistributedBatchSampler(len(examples), batch_size=len(examples), epochs=1, seed=3)
-    (batch,) = training_batches(samples, order, processor, workers=0, pin_memory=False)
+    (batch,) = training_batches(samples, order, processor, num_workers=0, pin_memory=False)
     assert batch.media_keys is not None
     assert batch.media_keys.dtype == torch.int64
     assert sorted(batch.media_keys.tolist()) == sorted(media_key(example.media) for example in examples)

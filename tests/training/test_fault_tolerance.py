@@ -151,12 +151,12 @@ def test_the_statistics_of_live_batch_norms_are_put_back_where_a_flag_says_so() 
     assert int(norm.num_batches_tracked) == 0  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_shard_ends_it_with_its_state_saved(tiny_project: Path, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_corrupt_shard_ends_it_with_its_state_saved(tiny_project: Path, tmp_path: Path, num_workers: int) -> None:
     copy = tmp_path / "frames"
     shutil.copytree(tiny_project / "artifacts" / "frames", copy)
     run = make_run(
-        tiny_project, tmp_path / "checkpoints", "retrieval", params(workers=workers, checkpoint_every_steps=99)
+        tiny_project, tmp_path / "checkpoints", "retrieval", params(num_workers=num_workers, checkpoint_every_steps=99)
     )
     order = [index for batch in run.order() for _, index, _ in batch]
     victim = run.train[order[2 * 8]].media  # of the third step
@@ -221,7 +221,7 @@ def test_a_dead_loader_process_is_replaced_and_nothing_is_changed(
 ) -> None:
     straight = make_run(tiny_project, tmp_path / "straight", "retrieval", params())
     finish(straight, Log())
-    struck = make_run(tiny_project, tmp_path / "struck", "retrieval", params(workers=1))
+    struck = make_run(tiny_project, tmp_path / "struck", "retrieval", params(num_workers=1))
     assert finish(struck, Killer()).step == 12
     assert "its batches are made again by a new one" in capsys.readouterr().err
     for (name, a), b in zip(straight.model.state_dict().items(), struck.model.state_dict().values(), strict=True):
@@ -232,7 +232,7 @@ def test_a_pinning_thread_that_ends_is_replaced_like_the_process_that_ended_it(
     tiny_project: Path, tmp_path: Path
 ) -> None:
     """The thread is a GPU's; it ends with the half of a batch that a killed loader process has handed over."""
-    run = make_run(tiny_project, tmp_path, "retrieval", params(workers=1))
+    run = make_run(tiny_project, tmp_path, "retrieval", params(num_workers=1))
     samples = TrainingSamples(run.cache, run.train, run.task, run.model.config, 0)
     batches = Batches(samples, run.order(), run.processor, 1, torch.device("cpu"))
 
@@ -258,8 +258,10 @@ def test_loader_processes_that_keep_dying_end_it_and_say_what_helps(
     tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clipbert.training.trainer.TrainingSamples", Suicidal)
-    run = make_run(tiny_project, tmp_path, "retrieval", params(workers=1))
-    with pytest.raises(ClipBertError, match=r"train.workers = 1: loader processes died 3 times in a row .* 0 to load"):
+    run = make_run(tiny_project, tmp_path, "retrieval", params(num_workers=1))
+    with pytest.raises(
+        ClipBertError, match=r"train.num_workers = 1: loader processes died 3 times in a row .* 0 to load"
+    ):
         finish(run, Log())
 
 
@@ -350,7 +352,7 @@ def test_out_of_memory_without_micro_batches_says_what_halves_the_need_with_its_
     message = str(error.value)
     assert "train retrieval: out of memory in a step of 8 videos (CUDA out of memory" in message
     assert "train.auto_microbatch to true (now false)" in message
-    assert "train.batch_size to 4 (now 8) with train.accumulate 2 (now 1)" in message
+    assert "train.batch_size to 4 (now 8) with train.gradient_accumulation_steps 2 (now 1)" in message
     assert Checkpoints(tmp_path, {}).newest() in (2, 3)
 
 

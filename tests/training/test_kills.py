@@ -16,13 +16,13 @@ import training_process
 from trainings import finished, kill_group, same, seen_steps, settings, started, steps_of, weights_of
 
 
-@pytest.mark.parametrize(("workers", "most"), [(0, 3), (2, 1)])
+@pytest.mark.parametrize(("num_workers", "most"), [(0, 3), (2, 1)])
 def test_kills_at_random_moments_change_nothing(
-    tiny_project: Path, tmp_path: Path, undisturbed: Path, workers: int, most: int
+    tiny_project: Path, tmp_path: Path, undisturbed: Path, num_workers: int, most: int
 ) -> None:
-    dice, kills = random.Random(workers), 0
+    dice, kills = random.Random(num_workers), 0
     while not (tmp_path / "weights.pt").exists():
-        process = started(tiny_project, tmp_path, settings(workers=workers))
+        process = started(tiny_project, tmp_path, settings(num_workers=num_workers))
         if kills == most:
             assert "Resuming retrieval at step" in finished(process)
             break

@@ -14,7 +14,7 @@ def test_the_sample_set_trains_as_long_as_before() -> None:
     """1,100 training videos: 272 steps of retrieval, 612 of open QA, as docs/performance.md has them."""
     train, tasks = Params().train, Params().tasks
     for epochs, steps in ((tasks.retrieval.epochs, 272), (tasks.open_qa.epochs, 612)):
-        length = training_length(1100, train.batch_size, train.accumulate, epochs, train.min_steps)
+        length = training_length(1100, train.batch_size, train.gradient_accumulation_steps, epochs, train.min_steps)
         assert (length.steps, length.epochs, length.epochs_per_validation) == (steps, epochs, 1)
 
 
@@ -28,10 +28,14 @@ def test_a_small_split_gets_more_epochs(videos: int, epochs: int, steps: int, ev
     assert training_length(videos, 32, 1, 8, 0).epochs == 8
 
 
-@pytest.mark.parametrize(("videos", "batch", "accumulate"), [(22, 32, 1), (100, 8, 4), (10, 4, 64), (33, 32, 2)])
-def test_steps_per_epoch_are_those_of_the_training_order(videos: int, batch: int, accumulate: int) -> None:
-    order = DistributedBatchSampler(videos, batch, 3, 0, accumulate=accumulate)
-    assert training_length(videos, batch, accumulate, 3, 0).steps_per_epoch == order.steps_per_epoch
+@pytest.mark.parametrize(
+    ("videos", "batch", "gradient_accumulation_steps"), [(22, 32, 1), (100, 8, 4), (10, 4, 64), (33, 32, 2)]
+)
+def test_steps_per_epoch_are_those_of_the_training_order(
+    videos: int, batch: int, gradient_accumulation_steps: int
+) -> None:
+    order = DistributedBatchSampler(videos, batch, 3, 0, gradient_accumulation_steps=gradient_accumulation_steps)
+    assert training_length(videos, batch, gradient_accumulation_steps, 3, 0).steps_per_epoch == order.steps_per_epoch
 
 
 def test_a_training_makes_the_steps_and_validates_as_often_as_asked(tiny_project: Path, tmp_path: Path) -> None:

@@ -78,11 +78,13 @@ def test_freed_memory_is_used_again() -> None:
 
 
 def test_advice_names_settings_and_values() -> None:
-    said = advice(TrainParams(batch_size=32, accumulate=2, auto_microbatch=False), ClipBertConfig.base(clips=4))
+    said = advice(
+        TrainParams(batch_size=32, gradient_accumulation_steps=2, auto_microbatch=False), ClipBertConfig.base(clips=4)
+    )
     for words in (
         "train.auto_microbatch to true (now false)",
         "train.activation_checkpointing to true (now false)",
-        "train.batch_size to 16 (now 32) with train.accumulate 4 (now 2)",
+        "train.batch_size to 16 (now 32) with train.gradient_accumulation_steps 4 (now 2)",
         "model.clips to 2 (now 4)",
         "model.frames_per_clip to 1 (now 2)",
         "model.image_size to 320 (now 448)",

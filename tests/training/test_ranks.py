@@ -34,7 +34,7 @@ def test_more_processes_than_videos_are_refused() -> None:
 @pytest.mark.parametrize("task", ["retrieval", "open_qa"])
 def test_two_processes_compute_what_one_does(tiny_project: Path, tmp_path: Path, task: str) -> None:
     """In float64: rounding is amplified by Adam where a gradient is nothing but rounding, as a key's bias has it."""
-    asked = settings(task, accumulate=2, batch_size=5) | {"double": True}
+    asked = settings(task, gradient_accumulation_steps=2, batch_size=5) | {"double": True}
     asked["params"]["tasks"][task]["epochs"] = 10
     alone, together = tmp_path / "alone", tmp_path / "together"
     processes = [started(tiny_project, alone, asked), started(tiny_project, together, asked, processes=2)]
@@ -93,7 +93,7 @@ def test_out_of_memory_starts_all_again_in_smaller_parts(tiny_project: Path, tmp
 def test_all_killed_with_loader_processes_resume_to_the_bit_and_another_number_of_processes_goes_on(
     tiny_project: Path, tmp_path: Path, undisturbed_pair: Path
 ) -> None:
-    asked = settings(workers=2, keep_checkpoints=100)
+    asked = settings(num_workers=2, keep_checkpoints=100)
     process = started(tiny_project, tmp_path, asked, processes=2)
     seen_steps(tmp_path, 5)
     kill_group(process)

@@ -26,7 +26,7 @@ class Stopping(SynchronizedBatchIterator):
 
 
 def test_a_stop_within_a_step_leaves_weights_and_statistics_as_they_were(tiny_project: Path, tmp_path: Path) -> None:
-    run = make_run(tiny_project, tmp_path, "retrieval", params(batch_size=4, accumulate=2))
+    run = make_run(tiny_project, tmp_path, "retrieval", params(batch_size=4, gradient_accumulation_steps=2))
     state, stepper = start(run)
     feed = feed_of(run, stepper)
     feed.__class__ = Stopping
@@ -38,7 +38,7 @@ def test_a_stop_within_a_step_leaves_weights_and_statistics_as_they_were(tiny_pr
 
 
 def test_a_step_keeps_the_names_of_its_batches_and_not_their_frames(tiny_project: Path, tmp_path: Path) -> None:
-    run = make_run(tiny_project, tmp_path, "retrieval", params(batch_size=4, accumulate=2))
+    run = make_run(tiny_project, tmp_path, "retrieval", params(batch_size=4, gradient_accumulation_steps=2))
     state, stepper = start(run)
     stepped = stepper.step(feed_of(run, stepper), 2, run.checkpoints, state, generator_states())
     assert [len(named.media) for named in stepped.batches] == [4, 4]

@@ -72,8 +72,8 @@ def finish(run: Run, log: Log) -> TrainState:
         ("open_qa", {}),
         ("multiple_choice", {}),
         ("pretrain", {"batch_size": 4}),
-        ("retrieval", {"batch_size": 4, "accumulate": 2}),
-        ("open_qa", {"batch_size": 2, "accumulate": 4}),
+        ("retrieval", {"batch_size": 4, "gradient_accumulation_steps": 2}),
+        ("open_qa", {"batch_size": 2, "gradient_accumulation_steps": 4}),
         ("retrieval", {"ema_decay": 0.9, "schedule": "cosine", "lr_multipliers": {"clipbert.embeddings": 0.1}}),
         ("captioning", {"budget": "12 steps", "freeze_vision": True, "label_smoothing": 0.1}),
     ],
@@ -127,14 +127,18 @@ def test_training_ends_when_patience_does_also_after_a_resume(tiny_project: Path
 
 def test_small_batches_make_the_gradient_of_the_large_one(tiny_project: Path, tmp_path: Path) -> None:
     gradients, losses = [], []
-    for batch_size, accumulate in ((8, 1), (2, 4)):
-        settings = params(batch_size=batch_size, accumulate=accumulate, clip_norm=1e9)
+    for batch_size, gradient_accumulation_steps in ((8, 1), (2, 4)):
+        settings = params(
+            batch_size=batch_size, gradient_accumulation_steps=gradient_accumulation_steps, max_grad_norm=1e9
+        )
         open_qa = settings.tasks.open_qa.model_copy(update={"caption_weight": 0.0, "questions_per_video": 1})
         settings = settings.model_copy(update={"tasks": settings.tasks.model_copy(update={"open_qa": open_qa})})
         run = make_run(tiny_project, tmp_path / str(batch_size), "open_qa", settings)
         state, stepper = start(run)
         run.model.eval()  # no dropout, and batch norms that don't depend on the batch
-        stepped = stepper.step(feed_of(run, stepper), accumulate, run.checkpoints, state, generator_states())
+        stepped = stepper.step(
+            feed_of(run, stepper), gradient_accumulation_steps, run.checkpoints, state, generator_states()
+        )
         assert sum(len(batch.ids) for batch in stepped.batches) == 8
         losses.append(stepped.losses["loss"].item())
         gradients.append({name: p.grad for name, p in run.model.named_parameters() if p.grad is not None})

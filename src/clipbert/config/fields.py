@@ -15,6 +15,12 @@ TYPES |= {list: "a list", dict: "a mapping"}
 BOUNDS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}
 LENGTHS = {MinLen: ("min_length", "at least"), MaxLen: ("max_length", "at most")}
 CLOSEST = 0.5  # similarity of a name that is suggested
+RENAMED = {  # names of version 0.1, for which messages suggest today's
+    "evaluate.rerank": "evaluate.rerank_top_k",
+    "train.accumulate": "train.gradient_accumulation_steps",
+    "train.clip_norm": "train.max_grad_norm",
+    "train.workers": "train.num_workers",
+}
 
 
 def find_field(root: type[BaseModel], path: str) -> FieldInfo | None:
@@ -80,7 +86,9 @@ def drop_empty_sections(root: type[BaseModel], values: Mapping[str, Any]) -> dic
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
-    """`did you mean X? `, or nothing if no known name is close: one that ends the same, or is spelled alike."""
+    """Return `did you mean X? ` for a renamed, equally ending or similarly spelled name; empty if none is known."""
+    if name in RENAMED:
+        return f"did you mean {RENAMED[name]}? "
     last = name.rpartition(".")[2]
     same_end = [path for path in known if path.rpartition(".")[2] == last]
     near = same_end or difflib.get_close_matches(name, known, n=1, cutoff=CLOSEST)
@@ -102,7 +110,7 @@ def describe_problem(root: type[BaseModel], known: Sequence[str], problem: Error
     if problem["type"] == "extra_forbidden":
         here = [field.alias or name for name, field in section.model_fields.items()]
         parent = "".join(f"{part}." for part in location[:-1])
-        hint = suggest(f".{location[-1]}", [key for key in known if key.endswith(f".{location[-1]}")])
+        hint = suggest(path, [key for key in known if key.endswith(f".{location[-1]}")])
         hint = hint or suggest(str(location[-1]), here).replace("did you mean ", f"did you mean {parent}")
         return f"{path}: unknown parameter; {hint}Known here: {', '.join(here)}."
     field = _field(section, location[-1]) or _field_around(root, location)

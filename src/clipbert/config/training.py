@@ -17,8 +17,8 @@ RUNTIME_ONLY = (
     "keep_checkpoints",
     "max_bad_steps",
     "max_restarts",
+    "num_workers",
     "processes",
-    "workers",
 )
 
 
@@ -26,7 +26,7 @@ class TrainParams(Section):
     """The optimisation, the same for every task."""
 
     batch_size: int = Field(32, ge=1, description="videos that go through the model at once, over all processes")
-    accumulate: int = Field(1, ge=1, le=4096, description="batches whose mean gradient makes one step")
+    gradient_accumulation_steps: int = Field(1, ge=1, le=4096, description="batches whose mean gradient makes one step")
     lr: float = Field(1.5e-3, gt=0, le=1, description="peak learning rate of the transformer and heads")
     vision_lr: float | None = Field(3e-4, gt=0, le=1, description="peak rate of the convolutions; null: the same as lr")
     lr_multipliers: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
@@ -50,7 +50,7 @@ class TrainParams(Section):
         ge=0,
         description="smallest number of optimizer steps; a small training split gets more epochs; 0: the task's epochs",
     )
-    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    max_grad_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of a label that goes to all classes alike; image_qa's scores have none"
     )
@@ -71,7 +71,7 @@ class TrainParams(Section):
     keep_checkpoints: int = Field(2, ge=1, le=1000, description="the last so many; and that of the best epoch")
     processes: int = Field(1, ge=1, le=1024, description="on this machine, one a GPU; more: as torchrun does")
     max_restarts: int = Field(3, ge=0, description="of all processes after one died")
-    workers: int = Field(0, ge=0, le=256, description="loader processes of each; 0 loads in the training process")
+    num_workers: int = Field(0, ge=0, le=256, description="loader processes of each; 0 loads in the training process")
 
     @field_validator("milestones")
     @classmethod

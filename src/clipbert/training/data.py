@@ -51,7 +51,7 @@ class FailedSample:
 
 
 class DistributedBatchSampler(Sampler[list[Key]]):
-    """Batches of (epoch, example, own), `accumulate` of them for every step of a run, from batch `start` on.
+    """Batches of (epoch, example, own), `gradient_accumulation_steps` of them for every step, from batch `start` on.
 
     Each epoch is a new permutation made from (seed, epoch) alone, so a resumed run goes on in the very order it left;
     a step has the same examples however they are cut into batches, and however many processes share a batch: each has
@@ -69,14 +69,14 @@ class DistributedBatchSampler(Sampler[list[Key]]):
         epochs: int | None,
         seed: int,
         start: int = 0,
-        accumulate: int = 1,
+        gradient_accumulation_steps: int = 1,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.examples, self.seed, self.epochs, self.start = examples, seed, epochs, start
         self.batch_size = min(batch_size, examples)
-        self.accumulate = min(accumulate, examples // self.batch_size)
-        self.steps_per_epoch = examples // (self.batch_size * self.accumulate)
+        self.gradient_accumulation_steps = min(gradient_accumulation_steps, examples // self.batch_size)
+        self.steps_per_epoch = examples // (self.batch_size * self.gradient_accumulation_steps)
         self.steps = None if epochs is None else self.steps_per_epoch * epochs
         if self.batch_size < world:
             raise ClipBertError(
@@ -95,10 +95,10 @@ class DistributedBatchSampler(Sampler[list[Key]]):
     def __len__(self) -> int:
         if self.steps is None:
             raise TypeError("an order without epochs has no length")
-        return self.steps * self.accumulate - self.start
+        return self.steps * self.gradient_accumulation_steps - self.start
 
     def __iter__(self) -> Iterator[list[Key]]:
-        batches_per_epoch = self.steps_per_epoch * self.accumulate
+        batches_per_epoch = self.steps_per_epoch * self.gradient_accumulation_steps
         epoch, first = divmod(self.start, batches_per_epoch)
         while self.epochs is None or epoch < self.epochs:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.examples)
@@ -195,17 +195,17 @@ def media_key(media: str) -> int:
 
 
 def training_batches(
-    dataset: TrainingSamples, order: DistributedBatchSampler, processor: Any, workers: int, pin_memory: bool
+    dataset: TrainingSamples, order: DistributedBatchSampler, processor: Any, num_workers: int, pin_memory: bool
 ) -> DataLoader[Any]:
-    """The batches of a run from `order.start` on, made in `workers` processes (0: in this one)."""
+    """The batches of a run from `order.start` on, made in `num_workers` processes (0: in this one)."""
     return DataLoader(
         dataset,
         batch_sampler=order,
         collate_fn=Collate(processor, dataset.task, dataset.config, order.videos_per_rank),
-        num_workers=workers,
+        num_workers=num_workers,
         pin_memory=pin_memory,
-        multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_ignore_interrupts if workers else None,
+        multiprocessing_context="spawn" if num_workers else None,
+        worker_init_fn=_ignore_interrupts if num_workers else None,
         # Its own generator: otherwise making an iterator draws from the one whose state a checkpoint restores.
         generator=torch.Generator().manual_seed(dataset.seed),
     )
@@ -222,10 +222,16 @@ class Batches:
         dataset: TrainingSamples,
         order: DistributedBatchSampler,
         processor: Any,
-        workers: int,
+        num_workers: int,
         device: torch.device,
     ) -> None:
-        self.dataset, self.order, self.processor, self.workers, self.device = dataset, order, processor, workers, device
+        self.dataset, self.order, self.processor, self.num_workers, self.device = (
+            dataset,
+            order,
+            processor,
+            num_workers,
+            device,
+        )
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.start_at(order.start)
 
@@ -233,7 +239,7 @@ class Batches:
         """Go on with the batch at `position`, counted from the start of the run."""
         self.position = self.order.start = position
         loader = training_batches(
-            self.dataset, self.order, self.processor, self.workers, pin_memory=self.device.type == "cuda"
+            self.dataset, self.order, self.processor, self.num_workers, pin_memory=self.device.type == "cuda"
         )
         with _kept_signal(signal.SIGCHLD):
             self._made = iter(loader)
@@ -249,7 +255,7 @@ class Batches:
                 batch = next(self._made)
             except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
                 # the latter three where it died while it handed over a batch
-                if self.workers == 0 or (isinstance(error, RuntimeError) and not _says_lost(error)):
+                if self.num_workers == 0 or (isinstance(error, RuntimeError) and not _says_lost(error)):
                     raise
                 lost = str(error).partition("\n")[0] or type(error).__name__
                 errors.print(
@@ -262,9 +268,9 @@ class Batches:
                 self.position += 1
                 return self._moved(batch)
         raise ClipBertError(
-            f"train.workers = {self.workers}: loader processes died {LOSSES_IN_A_ROW} times in a row ({lost}), most "
-            "often for want of memory. Set train.workers to fewer, or to 0 to load in the training process, and run "
-            "again: it goes on from its checkpoint."
+            f"train.num_workers = {self.num_workers}: loader processes died {LOSSES_IN_A_ROW} times in a row ({lost}), "
+            "most often for lack of memory. Set train.num_workers to fewer, or to 0 to load in the training process, "
+            "and rerun the command: it resumes from the last checkpoint."
         )
 
     def _moved(self, batch: Batch) -> Batch:

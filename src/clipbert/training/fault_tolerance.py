@@ -43,8 +43,8 @@ class NonFiniteGuard:
                 ClipBertError(
                     f"train {self.task}: {self.count} steps had a loss or gradient that is no finite number, more than "
                     f"train.max_bad_steps = {self.limit}; the last one had {_some(ids)}. All of them are in "
-                    f"{self.file}. Look at what they have in common, or lower train.lr or train.clip_norm. The state "
-                    "is saved: with a larger train.max_bad_steps it goes on."
+                    f"{self.file}. Look at what they have in common, or lower train.lr or train.max_grad_norm. The "
+                    "state is saved: with a larger train.max_bad_steps it goes on."
                 )
             )
         return self.count

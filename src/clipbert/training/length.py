@@ -27,7 +27,7 @@ class TrainingLength:
 
 
 def training_length(
-    examples: int, batch_size: int, accumulate: int, requested_epochs: int, min_steps: int
+    examples: int, batch_size: int, gradient_accumulation_steps: int, requested_epochs: int, min_steps: int
 ) -> TrainingLength:
     """Return the number of epochs that makes at least `min_steps` optimizer steps.
 
@@ -38,12 +38,12 @@ def training_length(
     Args:
         examples: videos of the training split.
         batch_size: `train.batch_size`.
-        accumulate: `train.accumulate`.
+        gradient_accumulation_steps: `train.gradient_accumulation_steps`.
         requested_epochs: the task's `epochs` parameter.
         min_steps: `train.min_steps`; 0 keeps the requested epochs.
     """
     videos = min(batch_size, examples)
-    steps_per_epoch = examples // (videos * min(accumulate, examples // videos))
+    steps_per_epoch = examples // (videos * min(gradient_accumulation_steps, examples // videos))
     epochs = max(requested_epochs, math.ceil(min_steps / steps_per_epoch))
     return TrainingLength(epochs, requested_epochs, steps_per_epoch, max(1, epochs // requested_epochs))
 

@@ -87,10 +87,10 @@ def advice(params: Any, config: Any) -> str:
     if not params.activation_checkpointing:
         ways.append("train.activation_checkpointing to true (now false): the same step, about a third slower")
     if params.batch_size > 1:
-        half, twice = params.batch_size // 2, params.accumulate * 2
+        half, twice = params.batch_size // 2, params.gradient_accumulation_steps * 2
         ways.append(
-            f"train.batch_size to {half} (now {params.batch_size}) with train.accumulate {twice} (now "
-            f"{params.accumulate})"
+            f"train.batch_size to {half} (now {params.batch_size}) with train.gradient_accumulation_steps {twice} (now "
+            f"{params.gradient_accumulation_steps})"
         )
     for name in ("clips", "frames_per_clip"):
         if getattr(config, name) > 1:

@@ -151,12 +151,12 @@ class TrainStep:
     def step(
         self,
         feed: SynchronizedBatchIterator,
-        accumulate: int,
+        gradient_accumulation_steps: int,
         checkpoints: Checkpoints,
         state: TrainState,
         generators: dict[str, Any],
     ) -> StepOutput:
-        """Take the next `accumulate` batches, and the step along the gradient of the mean of their losses.
+        """Update the weights along the gradient of the mean loss of the next `gradient_accumulation_steps` batches.
 
         Raises:
             ClipBertError: no room for the optimiser's moments.
@@ -175,7 +175,7 @@ class TrainStep:
                     self._warm_up(feed.peek())
                     restore_generators(generators)
                     kept.put_back()
-                losses, used = self._gradient(feed, accumulate)
+                losses, used = self._gradient(feed, gradient_accumulation_steps)
                 break
             except StopTraining:
                 kept.put_back()
@@ -223,35 +223,35 @@ class TrainStep:
         self._cold = False
 
     def _gradient(
-        self, feed: SynchronizedBatchIterator, accumulate: int
+        self, feed: SynchronizedBatchIterator, gradient_accumulation_steps: int
     ) -> tuple[dict[str, Tensor], list[BatchMetadata]]:
         losses: dict[str, Tensor] = {}
         used = []
-        for part in range(accumulate):
+        for part in range(gradient_accumulation_steps):
             batch = next(feed)
             self._rows = len(batch.input_ids)
-            alone = isinstance(self.loss, DistributedDataParallel) and part < accumulate - 1
+            alone = isinstance(self.loss, DistributedDataParallel) and part < gradient_accumulation_steps - 1
             with self.loss.no_sync() if alone else nullcontext(), self.meter.step(batch):
                 with self.precision.autocast():
                     loss, parts = self.loss(batch)
-                mean = loss / accumulate
+                mean = loss / gradient_accumulation_steps
                 (mean if self.scaler is None else self.scaler.scale(mean)).backward()
             for name, value in {"loss": loss, **parts}.items():
-                losses[name] = losses.get(name, 0) + value.detach() / accumulate
+                losses[name] = losses.get(name, 0) + value.detach() / gradient_accumulation_steps
             used.append(BatchMetadata(list(batch.media), batch.ids))
         return losses, used
 
     def _update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Clip and step; on the device alone it is decided whether the step is left out."""
         if self.scaler is None:
-            norm = nn.utils.clip_grad_norm_(self.learning, self.params.train.clip_norm)
+            norm = nn.utils.clip_grad_norm_(self.learning, self.params.train.max_grad_norm)
             bad = ~torch.isfinite(norm) | self.ranks.any(~torch.isfinite(loss))
             self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
             self.optimizer.step()
             return norm, bad
         # An overflow of the scaled gradient is the scaler's business; a loss that is no number is not.
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.learning, self.params.train.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.learning, self.params.train.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return norm, self.ranks.any(~torch.isfinite(loss))

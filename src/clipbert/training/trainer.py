@@ -86,18 +86,20 @@ class Run:
             train.batch_size,
             None if train.budget else self.length().epochs,
             self.params.seed,
-            accumulate=train.accumulate,
+            gradient_accumulation_steps=train.gradient_accumulation_steps,
             rank=self.ranks.rank,
             world=self.ranks.world,
         )
-        order.start = step * order.accumulate
+        order.start = step * order.gradient_accumulation_steps
         return order
 
     def length(self) -> TrainingLength:
         """Return the number of epochs and how often the model is validated."""
         train = self.params.train
         epochs = int(getattr(self.params.tasks, self.task.name).epochs)
-        return training_length(len(self.train), train.batch_size, train.accumulate, epochs, train.min_steps)
+        return training_length(
+            len(self.train), train.batch_size, train.gradient_accumulation_steps, epochs, train.min_steps
+        )
 
 
 def train(run: Run, state: TrainState, stepper: TrainStep, tracker: Tracker) -> TrainState:
@@ -112,7 +114,7 @@ def train(run: Run, state: TrainState, stepper: TrainStep, tracker: Tracker) -> 
     order = run.order(state.step)
     steps_per_validation = order.steps_per_epoch * (1 if params.budget else run.length().epochs_per_validation)
     samples = TrainingSamples(run.cache, run.train, task, run.model.config, run.params.seed)
-    batches = Batches(samples, order, run.processor, params.workers, run.device)
+    batches = Batches(samples, order, run.processor, params.num_workers, run.device)
     pace = make_budget_tracker(params.budget, order.steps or 0, meter, state.pace)
     bad_steps = NonFiniteGuard(task.name, checkpoints.folder, params.max_bad_steps, ranks, state.bad_steps)
     clock = UsageTimer(state.seconds, meter, pace.budget.unit, ranks)
@@ -151,7 +153,7 @@ def train(run: Run, state: TrainState, stepper: TrainStep, tracker: Tracker) -> 
 
                 rate = factor(*pace.position(before), params)
                 set_learning_rate(stepper.optimizer, rate)
-                stepped = stepper.step(feed, order.accumulate, checkpoints, state, generators)
+                stepped = stepper.step(feed, order.gradient_accumulation_steps, checkpoints, state, generators)
                 bad_steps.note(state.step, order.epoch_of(state.step), stepped)
                 state.step, generators = state.step + 1, generator_states()
                 after = clock.spent(state.step)
