@@ -13,10 +13,10 @@ export GX_ANALYTICS_ENABLED := false
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test coverage lint ui lock clean
+.PHONY: help install run test test-fast coverage lint ui lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## make .venv with the pinned dependencies
 
@@ -33,12 +33,19 @@ $(STAMP): pyproject.toml requirements.lock
 run: install ## the whole chain: sample data if there is none, dvc repro, a summary
 	@scripts/run.sh
 
-test: install ## the whole test suite
-	$(BIN)/python -m pytest
+# Two workers by default, one on a single core (tests/support/suite.py); `make test WORKERS=8` starts eight.
+WORKERS ?= auto
+PYTEST = pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+
+test: install ## the whole test suite, in random order on two cores
+	$(BIN)/python -m $(PYTEST)
+
+test-fast: install ## the tests that start no process: no server, no DVC
+	$(BIN)/python -m $(PYTEST) -m "not slow"
 
 coverage: install ## the whole test suite with the lines it runs; htmlcov/index.html shows them
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage run -m $(PYTEST)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage html -q
 	$(BIN)/coverage report | tail -n 1

@@ -1,6 +1,7 @@
-"""Fixtures every room may use: tiny real videos, made in milliseconds."""
+"""Fixtures for every folder: tiny real videos, made in milliseconds."""
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from shared_folder import shared_folder
 
+pytest_plugins = ["suite"]
+
+# Tests run on all cores by themselves; torch reads this when it is imported, here and in the processes of tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell starts background jobs with SIGINT ignored, and programs started by tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -92,16 +98,18 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_project(request: pytest.FixtureRequest) -> Path:
     """A project folder with a small sample set, its manifest and its frame cache; read it, don't write into it."""
     from clipbert.config.schema import Params
     from clipbert.data.ingest.stage import ingest
     from clipbert.data.synthetic.sample_set import make_sample_data
     from clipbert.frame_cache.build import build_cache
 
-    root = tmp_path_factory.mktemp("tiny_project")
     params = Params.model_validate({"ingest": {"max_quarantined_fraction": 0.5}})
-    make_sample_data(root / "data", train=24, val=8, test=8)
-    ingest(root / "data", root / "artifacts" / "manifest", params.ingest)
-    build_cache(root / "data", root / "artifacts" / "manifest", root / "artifacts" / "frames", params.frames)
-    return root
+
+    def make(root: Path) -> None:
+        make_sample_data(root / "data", train=24, val=8, test=8)
+        ingest(root / "data", root / "artifacts" / "manifest", params.ingest)
+        build_cache(root / "data", root / "artifacts" / "manifest", root / "artifacts" / "frames", params.frames)
+
+    return shared_folder(request, "tiny_project", make)

@@ -5,14 +5,20 @@ from pathlib import Path
 
 import pytest
 from dvc_project import commit, make_project, run, stages_run
+from shared_folder import shared_folder
+
+from clipbert.data.synthetic.sample_set import make_sample_data
 
 
 @pytest.fixture(scope="session")
-def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose `dvc repro` has run through every stage and is committed; copy it before changing it."""
-    from clipbert.data.synthetic.sample_set import make_sample_data
+def finished_project(request: pytest.FixtureRequest) -> Path:
+    """A project in which `dvc repro` has run every stage, committed; read it, do not write into it."""
+    return shared_folder(request, "finished", make_finished_project) / "project"
 
-    root = make_project(tmp_path_factory.mktemp("finished") / "project")
+
+def make_finished_project(folder: Path) -> None:
+    """Run the whole graph on a small sample set in `folder`/project."""
+    root = make_project(folder / "project")
     make_sample_data(root / "data", train=24, val=8, test=8)
     run("dvc", "add", "data", cwd=root)
     commit(root, "Start")
@@ -24,7 +30,6 @@ def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(f"{stage}@{task}" for stage in ("train", "evaluate", "register") for task in ("retrieval", "open_qa")),
     }
     commit(root, "Run")
-    return root
 
 
 @pytest.fixture

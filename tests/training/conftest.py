@@ -1,23 +1,26 @@
-"""Trainings that nothing disturbs, made once, for the tests that disturb others."""
+"""Uninterrupted trainings, run once, that tests of interrupted ones compare with."""
 
 from pathlib import Path
 
 import pytest
+from shared_folder import shared_folder
 from trainings import STEPS, finished, settings, started, steps_of
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a training of one process leaves (training_process.py)."""
-    out = tmp_path_factory.mktemp("undisturbed")
-    finished(started(tiny_project, out, settings()))
-    assert sorted(steps_of(out)) == list(range(STEPS))
-    return out
+def undisturbed(tiny_project: Path, request: pytest.FixtureRequest) -> Path:
+    """The output folder of an uninterrupted training in one process (training_process.py)."""
+
+    def make(out: Path) -> None:
+        finished(started(tiny_project, out, settings()))
+        assert sorted(steps_of(out)) == list(range(STEPS))
+
+    return shared_folder(request, "undisturbed", make)
 
 
 @pytest.fixture(scope="session")
-def undisturbed_pair(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one of two processes leaves."""
-    out = tmp_path_factory.mktemp("undisturbed_pair")
-    finished(started(tiny_project, out, settings(), processes=2))
-    return out
+def undisturbed_pair(tiny_project: Path, request: pytest.FixtureRequest) -> Path:
+    """The output folder of an uninterrupted training in two processes."""
+    return shared_folder(
+        request, "undisturbed_pair", lambda out: finished(started(tiny_project, out, settings(), processes=2))
+    )

@@ -1,0 +1,95 @@
+"""Pytest plugin of the whole suite: fast and slow tests, groups for parallel workers, equal random state.
+
+A slow test starts a process (a server, DVC, the killable pool, torchrun) or trains for seconds. It has the mark `slow`,
+or inherits it from its folder or a fixture.
+"""
+
+import os
+import random
+import sys
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+SLOW_FOLDERS = ("tests/pipeline/", "tests/gpu/")
+SLOW_FIXTURES = {
+    "any_root",
+    "cluster",
+    "finished_project",
+    "mortal_server",
+    "prefect",
+    "server",
+    "tiny_project",
+    "undisturbed",
+    "undisturbed_pair",
+}
+# The tests of a file run on one worker, so its module fixtures are made once. Tests that share a server run on one
+# worker too, and the tests of these files, which share nothing or only folders, on any.
+SERVER_GROUPS = {"prefect": "prefect", "any_root": "mlflow", "mortal_server": "mlflow"}
+DIVIDED_FILES = ("tests/pipeline/test_chain.py", "tests/pipeline/test_moved.py", "tests/pipeline/test_recipe_runs.py")
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Return whether a test is slow by its mark, folder or fixtures."""
+    return (
+        item.get_closest_marker("slow") is not None
+        or item.nodeid.startswith(SLOW_FOLDERS)
+        or not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+    )
+
+
+def group_of(item: pytest.Item) -> str | None:
+    """Return the name of the tests that run one after the other on one worker; None for a test on its own."""
+    for fixture in getattr(item, "fixturenames", ()):
+        if fixture in SERVER_GROUPS:
+            return SERVER_GROUPS[fixture]
+    path = item.nodeid.split("::")[0]
+    return None if path in DIVIDED_FILES else path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep pytest-randomly from giving each run other random numbers; it shuffles the order alone."""
+    if hasattr(config.option, "randomly_reset_seed"):
+        config.option.randomly_reset_seed = False
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the workers of `-n auto`: two, or one on a single core, for a worker needs a core and 2 GB of memory."""
+    return min(2, len(os.sched_getaffinity(0)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark slow tests before `-m` selects, name the groups, and start those with most slow tests first."""
+    slow_tests: dict[str, int] = defaultdict(int)
+    for item in items:
+        group = group_of(item)
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+        if is_slow(item):
+            item.add_marker("slow")
+            slow_tests[group or item.nodeid] += 1
+    # pytest-randomly has shuffled the items; the sort is stable.
+    items.sort(key=lambda item: -slow_tests[group_of(item) or item.nodeid])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Seed before the fixtures are made."""
+    _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Seed again, for fixtures of the session draw only in the first test that needs them."""
+    _seed()
+
+
+def _seed() -> None:
+    """Give every test the same random numbers, in whichever order the tests run."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
