@@ -1,4 +1,4 @@
-"""The shape that docs/architecture.md draws, kept."""
+"""The shape that docs/concepts/architecture.md draws, kept."""
 
 import ast
 import graphlib

@@ -11,7 +11,7 @@ from clipbert.cli.main import app
 from clipbert.config.schema import Params
 
 PROJECT = Path(__file__).parents[1]
-PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 
 
 @pytest.fixture(params=PAGES, ids=lambda page: page.name)

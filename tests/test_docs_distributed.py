@@ -1,4 +1,4 @@
-"""What docs/distributed.md gives to torchrun, Slurm and Kubernetes: torchrun takes it, and it fits together."""
+"""What docs/how-to/distributed.md gives to torchrun, Slurm and Kubernetes: torchrun takes it, and it fits together."""
 
 import inspect
 import re
@@ -12,7 +12,7 @@ import yaml
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 from torch.distributed.run import get_args_parser
 
-PAGE = (Path(__file__).parents[1] / "docs" / "distributed.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "distributed.md").read_text()
 KILL_AFTER_S = 30
 
 

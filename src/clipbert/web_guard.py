@@ -2,7 +2,7 @@
 
 A browser sends requests for every page it has open, to 127.0.0.1 too. `WebGuard` therefore answers only requests that
 are addressed to the server by its own name, that come from its own pages or from a program, and that carry the
-project's API password or a session made from it. docs/security.md describes the threat model.
+project's API password or a session made from it. docs/how-to/security.md describes the threat model.
 """
 
 import hashlib

@@ -31,7 +31,7 @@ SETS = {
 
 def test_every_set_has_a_command_and_a_page() -> None:
     assert set(get_command(importers).commands) == SETS  # type: ignore[attr-defined]
-    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "datasets.md").read_text()
     assert [name for name in sorted(SETS) if f"clipbert import {name} " not in page] == []
 
 

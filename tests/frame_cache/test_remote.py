@@ -93,7 +93,7 @@ def test_what_cannot_be_fetched_is_said_and_not_quarantined(sample, bucket, tmp_
         message = rf"{url}/videos/d\.mp4: not the file that ingest saw .*clipbert ingest"
     elif trouble == "unreachable":
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        message = rf"{url}/images/c\.png: cannot be reached \(.*docs/cluster\.md"
+        message = rf"{url}/images/c\.png: cannot be reached \(.*docs/how-to/cluster\.md"
     else:
         url = "nonsense://somewhere"
         message = r"nonsense://somewhere/images/c\.png: .*nonsense"

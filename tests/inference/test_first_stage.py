@@ -1,4 +1,4 @@
-"""The index that docs/tasks.md builds, as it stands there, finds what the search of the same model finds."""
+"""The index that docs/concepts/tasks.md builds, as it stands there, finds what the search of the same model finds."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch
 from clipbert import pipeline
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval, ClipBertProcessor
 
-PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
+PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "tasks.md"
 
 
 def test_the_pages_index_is_the_search(

@@ -28,7 +28,7 @@ def started(project: Path, out: Path, asked: dict[str, Any], processes: int = 1,
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
         command = [*torchrun, f"--nproc-per-node={processes}", f"--max-restarts={restarts}", *command]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # docs/distributed.md
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # docs/how-to/distributed.md
     return subprocess.Popen(
         [sys.executable, *command],
         env=environment,

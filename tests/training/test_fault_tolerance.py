@@ -1,4 +1,4 @@
-"""What a training does when something fails under it; docs/training.md lists each row with its test."""
+"""What a training does when something fails under it; docs/how-to/training.md lists each row with its test."""
 
 import errno
 import json

@@ -11,7 +11,7 @@ from clipbert.training.length import TrainingLength, length_lines, training_leng
 
 
 def test_the_sample_set_trains_as_long_as_before() -> None:
-    """1,100 training videos: 272 steps of retrieval, 612 of open QA, as docs/performance.md has them."""
+    """1,100 training videos: 272 steps of retrieval, 612 of open QA, as docs/concepts/performance.md has them."""
     train, tasks = Params().train, Params().tasks
     for epochs, steps in ((tasks.retrieval.epochs, 272), (tasks.open_qa.epochs, 612)):
         length = training_length(1100, train.batch_size, train.gradient_accumulation_steps, epochs, train.min_steps)

@@ -29,7 +29,8 @@ def paired_bootstrap(
     it is never below 2 / (samples + 1). The same arguments give the same numbers.
 
     Args:
-        a, b: (n,) scores of the same n items in the same order.
+        a: (n,) scores of one model.
+        b: (n,) scores of the other model for the same items in the same order.
 
     Raises:
         ValueError: the vectors have different lengths, are empty, or hold something that is not a finite number.

@@ -1,4 +1,4 @@
-"""Checks for folders of a project that are symbolic links to another disk; docs/own-data.md says which of them work."""
+"""Checks for folders of a project that are symbolic links to another disk; docs/tutorial/own-data.md says which of them work."""
 
 import configparser
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipbert.errors import ClipBertError
 
-ADVICE = "See 'Data on a larger disk' in docs/own-data.md."
+ADVICE = "See 'Data on a larger disk' in docs/tutorial/own-data.md."
 
 
 def check_artifacts(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""index.arrow of the frame cache: where every frame lies. The format is described in docs/frame-cache.md.
+"""index.arrow of the frame cache: where every frame lies. The format is described in docs/concepts/frame-cache.md.
 
 An uncompressed Arrow file, so that readers map it into memory: every process shares the page cache's one copy, and an
 index of millions of media opens at once. Arrow files carry no checksums; each row has its own.

@@ -62,7 +62,7 @@ def remote_errors(url: str) -> Iterator[None]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SourceError(
             f"{url}: cannot be reached ({type(error).__name__}: {reason}). Check the address, the network and the "
-            "credentials (docs/cluster.md), then run again."
+            "credentials (docs/how-to/cluster.md), then run again."
         ) from error
 
 

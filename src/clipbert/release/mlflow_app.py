@@ -20,7 +20,7 @@ def create_app() -> ASGIApp:
         access = read_access(os.environ[ACCESS_VARIABLE])
     except (KeyError, TypeError, ValueError) as error:
         raise ClipBertError(
-            f"{ACCESS_VARIABLE} does not say who may use MLflow. Start it with `make ui` (docs/security.md)."
+            f"{ACCESS_VARIABLE} does not say who may use MLflow. Start it with `make ui` (docs/how-to/security.md)."
         ) from error
     # MLflow makes its application, with the store that it serves, when this module is imported.
     from mlflow.server.fastapi_app import app

@@ -188,7 +188,7 @@ class Task(ABC):
         if rows.empty:
             raise ClipBertError(
                 f"{self.name}: the manifest holds no {self.kind} texts{about} in split {split}. "
-                f"Add some to data/ (see docs/own-data.md), or leave this task's stages out."
+                f"Add some to data/ (see docs/tutorial/own-data.md), or leave this task's stages out."
             )
         captions = texts[(texts["kind"] == "caption") & (texts["split"] == split)].groupby("media")["text"].agg(list)
         return [

@@ -62,7 +62,7 @@ def length_lines(task: str, videos: int, length: TrainingLength | None, min_step
     if videos < enough:
         lines.append(
             f"{task}: warning: {videos} training videos are fewer than validate.min_train_videos = {enough}; a model "
-            "that starts from random weights stays near chance. What to expect: docs/own-data.md"
+            "that starts from random weights stays near chance. What to expect: docs/tutorial/own-data.md"
         )
     if length is not None and length.epochs > length.requested_epochs:
         lines.append(

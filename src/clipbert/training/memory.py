@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
     """Have the C library keep freed blocks instead of returning them to the system after each operation.
 
     Large tensors on a CPU are otherwise mapped anew, and so zeroed page by page, each time one is made, which
-    costs a noticeable part of a training step (docs/performance.md).
+    costs a noticeable part of a training step (docs/concepts/performance.md).
     The process stays as large as its largest step. Tensors on a GPU are not concerned.
 
     Returns:

@@ -12,7 +12,7 @@ from clipbert.training.precision import DTYPES
 
 # Dense (not sparse) TFLOP/s of tensor cores with fp32 accumulation, by a part of the name that CUDA gives; the longer
 # part wins. fp32 stands for TF32. From the vendor's data sheets and architecture papers; none was measured on a card
-# for this version (docs/performance.md).
+# for this version (docs/concepts/performance.md).
 PUBLISHED = {
     "H200": {"bf16": 989.4, "fp16": 989.4, "fp32": 494.7},
     "H100": {"bf16": 989.4, "fp16": 989.4, "fp32": 494.7},

@@ -12,7 +12,7 @@ from clipbert.errors import ClipBertError
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_CAPABILITY = (8, 0)  # NVIDIA Ampere: the first with bf16 tensor cores
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86's, and ARM's, as Linux names them
-# Narrower encoders lose to the casts what the products gain (docs/performance.md).
+# Narrower encoders lose to the casts what the products gain (docs/concepts/performance.md).
 NARROWEST_FOR_BF16_ON_CPU = 256
 
 

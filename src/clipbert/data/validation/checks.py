@@ -175,7 +175,7 @@ def _odd(params: ValidateParams) -> Iterator[Rule]:
         "videos",
         gxe.ExpectColumnValuesToBeNull(column="remarks"),
         "Media whose frames differ from what a player shows (interlaced, HDR, several sizes, animated images; "
-        "docs/media.md says what is done with each): convert them if that matters.",
+        "docs/concepts/media.md says what is done with each): convert them if that matters.",
     )
 
 
@@ -205,7 +205,7 @@ def _texts(params: ValidateParams) -> Iterator[Rule]:
         "sizes",
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="train_media", column_B="needed", or_equal=True),
         f"Fewer training media than validate.min_train_videos = {params.min_train_videos}: a model that starts from "
-        "random weights stays near chance (docs/own-data.md says what to expect). Add videos, or start from trained "
+        "random weights stays near chance (docs/tutorial/own-data.md says what to expect). Add videos, or start from trained "
         "parts (model.text, model.vision, model.init_from).",
     )
     yield (

@@ -64,7 +64,7 @@ def read_vision(source: str) -> Part:
     if config.model_type not in BACKBONES:
         raise ClipBertError(
             f"{parameter}: {source}: its model_type is {config.model_type!r}, of which transformers' AutoBackbone has "
-            f"no feature maps. Choose one of {', '.join(sorted(BACKBONES))} (docs/backbones.md)."
+            f"no feature maps. Choose one of {', '.join(sorted(BACKBONES))} (docs/how-to/backbones.md)."
         )
     fields = {name: value for name, value in config.to_diff_dict().items() if name not in UNNAMED}
     fields = json.loads(json.dumps(fields)) | {"model_type": config.model_type}
