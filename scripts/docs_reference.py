@@ -1,4 +1,4 @@
-"""MkDocs hook that writes the pages made from the code: the command line, the parameters, the changelog, the notebook."""
+"""MkDocs hook that writes the generated pages: command line, parameters, changelog, notebook."""
 
 import json
 from collections.abc import Iterator
@@ -69,9 +69,9 @@ def parameters() -> str:
     lines = [
         "# Parameters",
         "",
-        "Every parameter of `params.yaml`. `clipbert params NAME` explains one in the terminal, with its current value; "
-        "`--set NAME=VALUE` replaces it for one command. *Read by* names the stages of `dvc.yaml` that run again when "
-        "the parameter changes.",
+        "Every parameter of `params.yaml`. `clipbert params NAME` explains one in the terminal, with its current "
+        "value; `--set NAME=VALUE` replaces it for one command. *Read by* names the stages of `dvc.yaml` that run "
+        "again when the parameter changes.",
         "",
     ]
     section = None
