@@ -67,7 +67,7 @@ def serve(
                 print(f"         {prefect}/deployments: run, promote, roll back")
                 hint = "" if is_scheduled else " (switch it on there, or by python -m flows.ui --schedule)"
                 print(f"         the daily schedule is {'on' if is_scheduled else 'off'}{hint}", flush=True)
-            print("The links sign this browser in; another terminal: python -m flows.ui --env (docs/how-to/security.md)")
+            print("The links sign this browser in. Other terminals: python -m flows.ui --env (docs/how-to/security.md)")
             print(f"Logs     {logs}\nCtrl-C stops everything.", flush=True)
             while True:
                 servers.check()

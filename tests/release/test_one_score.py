@@ -25,7 +25,7 @@ PARAMS = Params.model_validate(CHANGED)
 MEDIA = 3  # of each task's test split
 SAME_FRAMES = 1e-5
 # Evaluation reads JPEG files of quality 90. Twice the largest difference of the models of this test, which was measured
-# on 2026-11-27: 0.076, 0.022, 0.0085, 0.00016 and 0.11 (a log-probability). docs/how-to/use.md has that of trained models.
+# on 2026-11-27: 0.076, 0.022, 0.0085, 0.00016 and 0.11 (a log-probability). docs/how-to/use.md: that of trained models.
 CACHED_FRAMES = {
     "retrieval": 0.15,
     "open_qa": 0.044,

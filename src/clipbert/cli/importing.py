@@ -201,7 +201,8 @@ def _source(media: Path, hold_out: list[str] | None = None) -> Any:
 
     data = Project(Path.cwd()).data
     if data.is_symlink():
-        console.print(f"data is a link to {data.resolve()}: DVC cannot version it (docs/tutorial/own-data.md)", markup=False)
+        message = f"data is a link to {data.resolve()}: DVC cannot version it (docs/tutorial/own-data.md)"
+        console.print(message, markup=False)
     return Source(media, writable_data(data), read_fractions(hold_out or [], "--hold-out"))
 
 

@@ -1,4 +1,4 @@
-"""Checks for folders of a project that are symbolic links to another disk; docs/tutorial/own-data.md says which of them work."""
+"""Checks for folders of a project that are symbolic links to another disk (docs/tutorial/own-data.md)."""
 
 import configparser
 import os
