@@ -57,7 +57,9 @@ def test_without_a_group_the_loss_is_bit_for_bit_that_of_the_batch() -> None:
     seen = computed(case, slice(None))
     judge, some = model(), joined(4)
     visual_embeds = judge.encode_video(some["pixel_values"])
-    similarity = judge.similarity(*judge.towers(some["input_ids"], some["attention_mask"], visual_embeds))
+    similarity = judge.similarity(
+        *judge.get_text_and_video_features(some["input_ids"], some["attention_mask"], visual_embeds)
+    )
     truth = torch.arange(4)
     loss = (F.cross_entropy(similarity, truth) + F.cross_entropy(similarity.T, truth)) / 2
     loss.backward()

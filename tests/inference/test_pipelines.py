@@ -64,8 +64,8 @@ def test_search_sorts_the_videos_by_the_evaluations_score(folder, videos, projec
     with torch.inference_mode():
         expected = search.model.match_scores(search.model(**pixels).logits)
         if projection is not None:
-            text = search.model.text_features(pixels["input_ids"][:1], pixels["attention_mask"][:1])
-            features = search.model.video_features(search.model.encode_video(pixels["pixel_values"]))
+            text = search.model.get_text_features(pixels["input_ids"][:1], pixels["attention_mask"][:1])
+            features = search.model.get_video_features(search.model.encode_video(pixels["pixel_values"]))
             expected = expected + search.model.similarity(text, features)[0]
     for row in found:
         assert row["score"] == pytest.approx(float(expected[row["index"]]), abs=1e-4)
@@ -246,8 +246,8 @@ def test_search_reranks_what_the_dual_encoder_ranks_first(folder, videos):
     everything = search("a red circle", videos)
     tokens = search.tokenize(["a red circle"])
     with torch.inference_mode():
-        vectors = search.model.video_features(search.encode(videos))
-        similarity = search.model.similarity(search.model.text_features(*tokens), vectors)[0]
+        vectors = search.model.get_video_features(search.encode(videos))
+        similarity = search.model.similarity(search.model.get_text_features(*tokens), vectors)[0]
     first = set(similarity.argsort(descending=True)[:2].tolist())
     found = search("a red circle", videos, rerank=2)
     assert [row["index"] for row in found] == [row["index"] for row in everything if row["index"] in first]

@@ -23,7 +23,7 @@ from clipbert.model import (
     ClipBertForPreTraining,
     ClipBertForRetrieval,
 )
-from clipbert.model.activation_checkpointing import in_parts, set_activation_checkpointing, set_microbatches
+from clipbert.model.activation_checkpointing import run_in_microbatches, set_activation_checkpointing, set_microbatches
 from clipbert.tasks.base import Batch
 from clipbert.tasks.captioning import Captioning
 from clipbert.tasks.image_qa import ImageQA
@@ -144,7 +144,7 @@ def test_fewer_activations_are_kept(way, share, small_config):
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
             loss = model(some.pixel_values, some.input_ids, some.attention_mask, labels=some.labels).loss
-        kept.append(sum(size for place, size in sizes.items() if place not in weights))
+        kept.append(sum(size for key, size in sizes.items() if key not in weights))
         loss.backward()
     assert kept[1] < share * kept[0]
 
@@ -168,7 +168,7 @@ def test_in_parts_cuts_what_has_a_row_each():
         return rows * mask[:, None]
 
     rows = torch.ones(5, 2, requires_grad=True)
-    found = in_parts(function, 3, rows, torch.arange(5.0), torch.zeros(1, 7))
+    found = run_in_microbatches(function, 3, rows, torch.arange(5.0), torch.zeros(1, 7))
     assert seen == [(2, 2, 1), (2, 2, 1), (1, 1, 1)]
     assert torch.equal(found, rows * torch.arange(5.0)[:, None])
 
@@ -215,9 +215,9 @@ def test_under_autocast(small_config):
     torch.manual_seed(0)
     model = ClipBertForRetrieval(small_config()).train()
     some, gradients = batch(), []
-    for parts, recomputed in ((1, False), (3, False), (1, True), (3, True)):
+    for parts, checkpointing in ((1, False), (3, False), (1, True), (3, True)):
         set_microbatches(model, parts)
-        set_activation_checkpointing(model, recomputed)
+        set_activation_checkpointing(model, checkpointing)
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             loss = model(some.pixel_values, some.input_ids, some.attention_mask, labels=some.labels).loss

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipbert.model import ClipBertConfig
-from clipbert.model.backbones import folded_features, runs_folded
+from clipbert.model.backbones import can_fold_batch_norm, forward_folded
 from clipbert.model.vision import GridEncoder
 
 
@@ -42,11 +42,11 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("size", [(64, 96), (75, 53)])
-@pytest.mark.parametrize("recompute", [False, True])
-def test_same_features_and_gradients(kind, size, recompute):
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_same_features_and_gradients(kind, size, checkpointing):
     ours, theirs = grid_encoder(**kind).backbone, grid_encoder(**kind).backbone
     pixels = torch.randn(2, 3, *size, dtype=torch.float64)
-    found, expected = folded_features(ours, pixels, recompute), theirs(pixels).feature_maps[-1]
+    found, expected = forward_folded(ours, pixels, checkpointing), theirs(pixels).feature_maps[-1]
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     weights = torch.randn_like(expected)
     (found * weights).sum().backward()
@@ -62,7 +62,7 @@ def test_fewer_operations_than_the_plain_forward():
     from torch.utils.flop_counter import FlopCounterMode
 
     backbone, counts = grid_encoder(depths=[2, 2, 2], hidden_sizes=[64, 128, 256], embedding_size=16).backbone, []
-    for forward in (lambda pixels: folded_features(backbone, pixels), backbone):
+    for forward in (lambda pixels: forward_folded(backbone, pixels), backbone):
         with FlopCounterMode(display=False) as counter:
             forward(torch.zeros(1, 3, 64, 64, dtype=torch.float64))
         counts.append(counter.get_total_flops())
@@ -71,9 +71,9 @@ def test_fewer_operations_than_the_plain_forward():
 
 def test_evaluation_and_live_batch_norms_take_the_plain_forward():
     frozen = grid_encoder()
-    assert runs_folded(frozen.backbone)
+    assert can_fold_batch_norm(frozen.backbone)
     live = GridEncoder(ClipBertConfig.tiny()).train()
-    assert not runs_folded(live.backbone)
+    assert not can_fold_batch_norm(live.backbone)
     frames = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     plain = copy.deepcopy(frozen).eval()
     features = plain.backbone(plain.normalize(frames).contiguous(memory_format=torch.channels_last)).feature_maps[-1]

@@ -94,7 +94,7 @@ def test_what_is_no_video_is_named(processor, frames, message):
             {"frames": [VIDEO], "clip_indices": [[[0], [0, 1]]]},
             "clip_indices[0] is [[0], [0, 1]]: expected integers (c",
         ),
-        ({"frames": ["a.mp4"], "candidates": {"fps": 1}}, "candidates is {'fps': 1}: expected FramesParams"),
+        ({"frames": ["a.mp4"], "candidates": {"fps": 1}}, "candidates is {'fps': 1}: expected a FramesParams"),
     ],
 )
 def test_each_other_bad_argument_is_named(processor, call, message):

@@ -51,8 +51,8 @@ def test_padding_changes_nothing(small_config, randomized, inputs):
     padded = model(**(inputs.arguments() | {"input_ids": ids, "attention_mask": mask})).clip_logits
     torch.testing.assert_close(padded, short, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
-        model.text_features(ids, mask),
-        model.text_features(inputs.input_ids, inputs.attention_mask),
+        model.get_text_features(ids, mask),
+        model.get_text_features(inputs.input_ids, inputs.attention_mask),
         rtol=1e-4,
         atol=1e-5,
     )

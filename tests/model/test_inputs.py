@@ -181,4 +181,4 @@ def test_ranking_needs_a_pair():
 def test_contrastive_vectors_need_a_projection():
     model = ClipBertForRetrieval(ClipBertConfig.tiny(vocab_size=40, num_hidden_layers=1, projection_size=None))
     with pytest.raises(ValueError, match="projection_size is None: this model has no contrastive projections"):
-        model.text_features(torch.ones(1, 8, dtype=torch.long))
+        model.get_text_features(torch.ones(1, 8, dtype=torch.long))

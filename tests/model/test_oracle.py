@@ -177,8 +177,8 @@ def test_pretraining(small_config, randomized, inputs):
     for model, how in variants(double):
         output = model(**inputs.arguments(), mlm_labels=mlm_labels, itm_labels=torch.tensor([1, 0, 1]))
         assert output.mlm_logits.shape == (3, 2, 6, 40)
-        for place, logits in mlm.items():
-            assert_close(output.mlm_logits[place], logits)
+        for key, logits in mlm.items():
+            assert_close(output.mlm_logits[key], logits)
         assert_close(output.itm_logits, itm)
         assert_close(output.mlm_loss, sum(mlm_losses) / len(mlm_losses))
         assert_close(output.itm_loss, loss(itm, [1, 0, 1], how))
@@ -188,8 +188,8 @@ def test_pretraining(small_config, randomized, inputs):
 def test_two_towers(small_config, randomized, inputs):
     model = randomized(ClipBertForRetrieval(small_config(projection_size=7)).double())
     oracle = oracle_of(model)
-    video = model.video_features(model.encode_video(inputs.pixel_values))
-    text = model.text_features(inputs.input_ids, inputs.attention_mask)
+    video = model.get_video_features(model.encode_video(inputs.pixel_values))
+    text = model.get_text_features(inputs.input_ids, inputs.attention_mask)
     for number, clips in enumerate(inputs.pixel_values):
         states = [torch.stack(oracle.encode(oracle.visual_tokens(clip))) for clip in clips]
         expected = oracle.linear(torch.cat(states).mean(dim=0), "contrast.video_projection")

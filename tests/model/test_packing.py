@@ -8,7 +8,7 @@ from clipbert.model.packing import Packing
 
 
 def test_the_longest_go_first_each_where_it_leaves_the_least_room() -> None:
-    packing = Packing.of([2, 5, 3, 2, 4], torch.device("cpu"))
+    packing = Packing.from_lengths([2, 5, 3, 2, 4], torch.device("cpu"))
     assert packing.sequences.tolist() == [[1, 1, 1, 1, 1], [4, 4, 4, 4, -1], [2, 2, 2, 0, 0], [3, 3, -1, -1, -1]]
     assert packing.slots.tolist() == [13, 14, 0, 1, 2, 3, 4, 10, 11, 12, 15, 16, 5, 6, 7, 8]
     tokens = torch.arange(1, 17)[:, None].double()
@@ -41,12 +41,12 @@ def test_one_pass_gives_what_each_tower_gives_alone(attention: str, monkeypatch:
     for packed in (False, True):
         given = visual.clone().requires_grad_()
         judge.zero_grad()
-        alone = judge.text_features(ids, mask), judge.video_features(given)
+        alone = judge.get_text_features(ids, mask), judge.get_video_features(given)
         text, video = alone
         if packed:
             with monkeypatch.context() as patch:
-                patch.setattr(ClipBertForRetrieval, "text_features", None)  # so that the one pass is what is seen
-                text, video = judge.towers(ids, mask, given)
+                patch.setattr(ClipBertForRetrieval, "get_text_features", None)  # so that the one pass is what is seen
+                text, video = judge.get_text_and_video_features(ids, mask, given)
         judge.similarity(text, video).square().sum().backward()
         gradients = {name: value.grad for name, value in judge.named_parameters() if value.grad is not None}
         ways.append({"text": text, "video": video, "visual": given.grad, **gradients})
@@ -61,21 +61,21 @@ def test_padding_in_front_and_a_mask_left_out() -> None:
     ids, mask = texts([24, 3, 9, 5])
     visual = torch.randn(4, 1, 9, 128, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     for some in (mask, mask.flip(1), None):
-        text, video = judge.towers(ids, some, visual)
-        torch.testing.assert_close(text, judge.text_features(ids, some), rtol=1e-8, atol=1e-10)
-        torch.testing.assert_close(video, judge.video_features(visual), rtol=1e-8, atol=1e-10)
+        text, video = judge.get_text_and_video_features(ids, some, visual)
+        torch.testing.assert_close(text, judge.get_text_features(ids, some), rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(video, judge.get_video_features(visual), rtol=1e-8, atol=1e-10)
 
 
 def test_where_packing_saves_nothing_the_towers_run_alone() -> None:
     judge = model().eval()
     ids, mask = texts([8, 8])
     visual = torch.randn(2, 1, 9, 128, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    text, video = judge.towers(ids, mask, visual)
-    assert torch.equal(text, judge.text_features(ids, mask))
-    assert torch.equal(video, judge.video_features(visual))
+    text, video = judge.get_text_and_video_features(ids, mask, visual)
+    assert torch.equal(text, judge.get_text_features(ids, mask))
+    assert torch.equal(video, judge.get_video_features(visual))
 
 
 def test_a_model_without_towers_says_so() -> None:
     judge = ClipBertForRetrieval(ClipBertConfig.tiny(vocab_size=64, projection_size=None))
     with pytest.raises(ValueError, match="projection_size is None"):
-        judge.towers(*texts([3]), torch.zeros(1, 1, 9, 128))
+        judge.get_text_and_video_features(*texts([3]), torch.zeros(1, 1, 9, 128))

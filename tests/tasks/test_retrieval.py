@@ -43,21 +43,21 @@ class TwoStages(Judge):
 
     def __init__(self, table: list[list[float]], similarity: list[list[float]]) -> None:
         super().__init__(table)
-        self.similarity = torch.tensor(similarity)
+        self.similarities = torch.tensor(similarity)
         self.pairs = 0
 
     def __call__(self, visual_embeds, **rest):  # type: ignore[no-untyped-def]
         self.pairs += len(visual_embeds)
         return super().__call__(visual_embeds, **rest)
 
-    def text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return input_ids
 
-    def video_features(self, visual_embeds: torch.Tensor) -> torch.Tensor:
+    def get_video_features(self, visual_embeds: torch.Tensor) -> torch.Tensor:
         return visual_embeds[:, 0, 0].long()
 
     def similarity(self, text: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
-        return self.similarity[text[:, 0]][:, video[:, 0]]
+        return self.similarities[text[:, 0]][:, video[:, 0]]
 
 
 def ranks_of(table: list[list[float]], batch_size: int = 2) -> list[int]:

@@ -45,8 +45,8 @@ def like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def decide() -> None:
         for room in ("inputs", "heads", "modeling"):
-            monkeypatch.setattr(f"clipbert.model.{room}.readable", lambda values: False)
-        monkeypatch.setattr(ClipBertModel, "packs", property(lambda self: False))
+            monkeypatch.setattr(f"clipbert.model.{room}.can_read_values", lambda values: False)
+        monkeypatch.setattr(ClipBertModel, "supports_packing", property(lambda self: False))
 
     return decide
 

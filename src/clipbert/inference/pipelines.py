@@ -169,7 +169,7 @@ class RetrievalPipeline(Pipeline):
         check_videos(videos, "videos")
         tokens = self.tokenize([text])
         embeds = self.encode(videos)
-        vectors = None if self.model.contrast is None else self.model.video_features(embeds)
+        vectors = None if self.model.contrast is None else self.model.get_video_features(embeds)
         found = rank_gallery(self.model, embeds, vectors, *tokens, self.batch_size, rerank)
         order = found.scores.argsort(descending=True, stable=True).tolist()
         places = found.judged.tolist()

@@ -9,13 +9,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
-def recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+def checkpoint_activations(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """`function(*arguments)`, its activations not kept but computed again in backward with the same random numbers."""
     result: Tensor = checkpoint(function, *arguments, use_reentrant=False)
     return result
 
 
-def in_parts(function: Callable[..., Tensor], parts: int, rows: Tensor, *beside: Tensor | None) -> Tensor:
+def run_in_microbatches(function: Callable[..., Tensor], parts: int, rows: Tensor, *beside: Tensor | None) -> Tensor:
     """`function(rows, *beside)` over the rows in `parts` parts of equal size, each recomputed in backward.
 
     Args:
@@ -28,10 +28,10 @@ def in_parts(function: Callable[..., Tensor], parts: int, rows: Tensor, *beside:
     cut = [
         value.chunk(parts) if value is not None and len(value) == len(rows) else [value] * len(some) for value in beside
     ]
-    return torch.cat([recomputed(function, *arguments) for arguments in zip(some, *cut, strict=True)])
+    return torch.cat([checkpoint_activations(function, *arguments) for arguments in zip(some, *cut, strict=True)])
 
 
-def has_live_batch_norm(module: nn.Module) -> bool:
+def has_trainable_batch_norm(module: nn.Module) -> bool:
     """Whether a part of a batch would have other statistics than the batch, and a second forward move them again."""
     return any(
         part.training and part.track_running_stats
@@ -81,8 +81,8 @@ def set_activation_checkpointing(model: nn.Module, on: bool) -> str | None:
         for part in module.modules():
             if isinstance(part, GradientCheckpointingLayer):
                 part.gradient_checkpointing = on and part not in kept
-                part._gradient_checkpointing_func = recomputed
-        module.vision.recompute = on and not live
+                part._gradient_checkpointing_func = checkpoint_activations
+        module.vision.checkpointing = on and not live
         if on and live:
             remark = "The backbone's activations are kept: its batch norms learn, and must see a batch once."
     return remark

@@ -9,24 +9,24 @@ from torch.nn import functional
 from transformers import ResNetBackbone
 from transformers.models.resnet.modeling_resnet import ResNetBottleNeckLayer
 
-from clipbert.model.activation_checkpointing import recomputed
+from clipbert.model.activation_checkpointing import checkpoint_activations
 
 
-def runs_folded(backbone: nn.Module) -> bool:
-    """Whether `folded_features` computes what the backbone does: a ResNet whose batch norms are all at rest."""
+def can_fold_batch_norm(backbone: nn.Module) -> bool:
+    """Whether `forward_folded` computes what the backbone does: a ResNet whose batch norms are all at rest."""
     return isinstance(backbone, ResNetBackbone) and not any(
         module.training for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)
     )
 
 
-def folded_features(backbone: Any, pixels: Tensor, recompute: bool = False) -> Tensor:
+def forward_folded(backbone: Any, pixels: Tensor, checkpointing: bool = False) -> Tensor:
     """The last feature map (M, channels, h, w) of normalised frames (M, 3, H, W).
 
     A batch norm at rest scales and shifts: it is folded into the convolution before it. Where a stage begins with a
     1x1 convolution of stride 2 (the paper's ResNet), three of four cells of the stage before it are read by nothing;
     its last block does not compute them.
 
-    `recompute`: the activations of each stage are computed again in backward instead of kept.
+    `checkpointing`: the activations of each stage are computed again in backward instead of kept.
     """
     x = backbone.embedder.pooler(_convolve(backbone.embedder.embedder, pixels))
     stages = [list(stage.layers) for stage in backbone.encoder.stages]
@@ -34,7 +34,7 @@ def folded_features(backbone: Any, pixels: Tensor, recompute: bool = False) -> T
     for blocks, following in zip(stages, [*stages[1:], []], strict=True):
         leaving = _stride_of_entry(following[0]) if following and isinstance(blocks[-1], ResNetBottleNeckLayer) else 1
         run = _stage(blocks, thinned, leaving)
-        x = recomputed(run, x) if recompute else run(x)
+        x = checkpoint_activations(run, x) if checkpointing else run(x)
         thinned = leaving
     return x
 
@@ -83,7 +83,7 @@ def _convolve(layer: Any, x: Tensor, stride: int | None = None) -> Tensor:
     weight = convolution.weight * scale[:, None, None, None]
     y = functional.conv2d(
         x,
-        product_weight(weight),
+        compute_weight(weight),
         norm.bias - norm.running_mean * scale,
         stride=convolution.stride if stride is None else stride,
         padding=convolution.padding,
@@ -91,7 +91,7 @@ def _convolve(layer: Any, x: Tensor, stride: int | None = None) -> Tensor:
     return _activate(layer.activation, y) if hasattr(layer, "activation") else y
 
 
-def product_weight(weight: Tensor) -> Tensor:
+def compute_weight(weight: Tensor) -> Tensor:
     """A convolution's weight in the type and the memory format that it is multiplied in, made in one copy."""
     kind = weight.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype

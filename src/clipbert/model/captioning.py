@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.dual_encoder import ContrastiveHead
 from clipbert.model.generation import Decoding, generate
-from clipbert.model.heads import WithWordHead
+from clipbert.model.heads import LanguageModelHeadMixin
 from clipbert.model.inputs import check_labels, check_visual_embeds
 from clipbert.model.losses import IGNORED, negative_log_likelihood
 from clipbert.model.modeling import ClipBertModel
@@ -30,7 +30,7 @@ class ClipBertCaptioningOutput(ModelOutput):
     clip_logits: Tensor | None = None
 
 
-class ClipBertForCaptioning(WithWordHead):
+class ClipBertForCaptioning(LanguageModelHeadMixin):
     """Describes a video: visual tokens see each other, a text token sees them and the text before it.
 
     The head is BERT's for masked words, its output weights those of the word embeddings. Clips are always joined by
@@ -68,7 +68,7 @@ class ClipBertForCaptioning(WithWordHead):
         Raises:
             ValueError: naming the argument, its shape and what was expected.
         """
-        input_ids, mask, visual, _ = self.clipbert.beside(
+        input_ids, mask, visual, _ = self.clipbert.prepare_inputs(
             pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
         )
         texts, clips, tokens, _ = visual.shape
@@ -108,7 +108,7 @@ class ClipBertForCaptioning(WithWordHead):
         self.clipbert.encoder(visual_embeds.flatten(0, 1), past_key_values=cache, use_cache=True)
         return cache
 
-    def next_log_probabilities(self, tokens: Tensor, position: int, cache: DynamicCache, clips: int) -> Tensor:
+    def next_token_log_probs(self, tokens: Tensor, position: int, cache: DynamicCache, clips: int) -> Tensor:
         """(M, vocabulary): what follows tokens (M,) at a position of their texts, with `cache` of M * clips rows.
 
         The tokens' own keys and values are added to the cache.

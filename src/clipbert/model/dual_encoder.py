@@ -1,15 +1,19 @@
-"""Two towers in the one encoder: a text alone and a video alone as comparable vectors."""
+"""Dual encoder: comparable vectors of a text alone and of a video alone, from the one BERT encoder."""
 
 import math
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from clipbert.model.configuration import ClipBertConfig
+from clipbert.model.inputs import check_text, check_visual_embeds
+from clipbert.model.modeling import ClipBertModel, ClipBertPreTrainedModel
+from clipbert.model.packing import Packing
 
 
 class ContrastiveHead(nn.Module):
-    """The projections of the text and the video tower and their learned temperature (CLIP, Radford et al. 2021)."""
+    """Text and video projections with a learned temperature (CLIP, Radford et al. 2021)."""
 
     INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
     MAX_SCALE = 100.0
@@ -21,16 +25,100 @@ class ContrastiveHead(nn.Module):
         self.video_projection = nn.Linear(config.hidden_size, config.projection_size, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(self.INITIAL_LOGIT_SCALE))
 
-    def text(self, states: Tensor, mask: Tensor) -> Tensor:
-        """States (N, L, hidden) of texts alone to unit vectors (N, P): the mean over the tokens that are no padding."""
+    def project_text(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Return unit vectors (N, P): the projected mean of text states (N, L, hidden) over unpadded tokens."""
         weights = mask.to(states.dtype)[..., None]
         mean = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
         return nn.functional.normalize(self.text_projection(mean), dim=-1)
 
-    def video(self, states: Tensor) -> Tensor:
-        """States (B, K, V, hidden) of clips alone to unit vectors (B, P): the mean over tokens and clips."""
+    def project_video(self, states: Tensor) -> Tensor:
+        """Return unit vectors (B, P): the projected mean of clip states (B, K, V, hidden) over tokens and clips."""
         return nn.functional.normalize(self.video_projection(states.mean(dim=(1, 2))), dim=-1)
 
     def scale(self) -> Tensor:
-        """The inverse temperature, at most 100."""
+        """Return the inverse temperature (), at most `MAX_SCALE`."""
         return self.logit_scale.exp().clamp(max=self.MAX_SCALE)
+
+
+class ClipBertDualEncoder(ClipBertPreTrainedModel):
+    """Base class of the task models. With `config.projection_size` it embeds texts and videos separately.
+
+    Attributes:
+        label_smoothing: probability mass of each label that the losses spread evenly over all classes. Set by a
+            training, not saved; `answer_loss` "bce" and the ranking loss ignore it.
+    """
+
+    label_smoothing: float = 0.0
+
+    clipbert: ClipBertModel
+    contrast: ContrastiveHead | None
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ContrastiveHead):
+            init.constant_(module.logit_scale, module.INITIAL_LOGIT_SCALE)
+
+    def encode_video(self, pixel_values: Tensor) -> Tensor:
+        """Return visual tokens (B, K, V, hidden) of frames (B, K, T, 3, H, W), see `ClipBertModel.encode_video`."""
+        return self.clipbert.encode_video(pixel_values)
+
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return unit vectors (N, P) of texts (N, L): the encoder over the text alone, mean over tokens, projection.
+
+        Raises:
+            ValueError: the configuration has no `projection_size`, or the text has a wrong shape.
+        """
+        head = self._contrastive_head()
+        mask = check_text(input_ids, attention_mask, self.config)
+        return head.project_text(self.clipbert.encode(self.clipbert.embeddings(input_ids=input_ids), mask), mask)
+
+    def get_video_features(self, visual_embeds: Tensor) -> Tensor:
+        """Return unit vectors (B, P) of videos: the encoder over each clip alone, mean over tokens and clips,
+        projection.
+
+        Args:
+            visual_embeds: (B, K, V, hidden) from `encode_video`.
+
+        Raises:
+            ValueError: the configuration has no `projection_size`, or the tokens have a wrong shape.
+        """
+        head = self._contrastive_head()
+        check_visual_embeds(visual_embeds, self.config.hidden_size)
+        states = self.clipbert.encode(visual_embeds.flatten(0, 1), None)
+        return head.project_video(states.view(visual_embeds.shape))
+
+    def get_text_and_video_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None, visual_embeds: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return `get_text_features` (N, P) and `get_video_features` (B, P) from one pass over packed rows.
+
+        Texts and clips share rows where that leaves fewer tokens than padding them separately; training uses this.
+
+        Raises:
+            ValueError: as in those two methods.
+        """
+        head = self._contrastive_head()
+        mask = check_text(input_ids, attention_mask, self.config)
+        check_visual_embeds(visual_embeds, self.config.hidden_size)
+        clips, tokens = visual_embeds.flatten(0, 1).shape[:2]
+        packing = None
+        if self.clipbert.supports_packing and mask.device.type == "cpu":  # reading lengths from a GPU would block
+            packing = Packing.from_lengths([*mask.sum(dim=1).tolist(), *[tokens] * clips], mask.device)
+        if packing is None or packing.sequences.numel() >= mask.numel() + clips * tokens:
+            return self.get_text_features(input_ids, mask), self.get_video_features(visual_embeds)
+        rows, columns = mask.nonzero(as_tuple=True)
+        text = self.clipbert.embeddings(input_ids=input_ids[rows, columns][None], position_ids=columns[None])[0]
+        states = self.clipbert.encode_packed(torch.cat([text, visual_embeds.flatten(0, 2)]), packing)
+        padded = states.new_zeros(*mask.shape, states.shape[-1])
+        padded = padded.index_put((rows, columns), states[: len(text)])
+        return head.project_text(padded, mask), head.project_video(states[len(text) :].view(visual_embeds.shape))
+
+    def similarity(self, text_features: Tensor, video_features: Tensor) -> Tensor:
+        """Return scaled cosine similarities (N, B) of unit vectors (N, P) and (B, P): the contrastive logits."""
+        return self._contrastive_head().scale() * text_features @ video_features.T
+
+    def _contrastive_head(self) -> ContrastiveHead:
+        if self.contrast is None:
+            raise ValueError("projection_size is None: this model has no contrastive projections; set it to have them.")
+        return self.contrast

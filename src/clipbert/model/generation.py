@@ -61,7 +61,7 @@ def generate(model: Any, visual_embeds: Tensor, start: int, end: int, decoding: 
     ended = torch.zeros(videos, beams, dtype=torch.bool, device=device)
     first = torch.arange(videos, device=device)[:, None] * beams
     for position in range(decoding.max_length):
-        following = model.next_log_probabilities(texts[:, -1], position, cache, clips)
+        following = model.next_token_log_probs(texts[:, -1], position, cache, clips)
         totals = totals.to(following.dtype)
         following[:, forbidden] = float("-inf")
         if repeats is not None:

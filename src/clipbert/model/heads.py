@@ -8,11 +8,10 @@ from transformers.models.bert.modeling_bert import BertOnlyMLMHead, BertPreTrain
 from transformers.utils import ModelOutput
 
 from clipbert.model.configuration import ClipBertConfig
-from clipbert.model.dual_encoder import ContrastiveHead
-from clipbert.model.inputs import check_labels, check_options, check_scores, check_text, check_visual_embeds, readable
+from clipbert.model.dual_encoder import ClipBertDualEncoder, ContrastiveHead
+from clipbert.model.inputs import can_read_values, check_labels, check_options, check_scores
 from clipbert.model.losses import IGNORED, aggregate, cross_entropy, ranking_loss, soft_score_loss
-from clipbert.model.modeling import ClipBertModel, ClipBertPreTrainedModel
-from clipbert.model.packing import Packing
+from clipbert.model.modeling import ClipBertModel
 
 
 @dataclass
@@ -35,80 +34,7 @@ class Classifier(nn.Sequential):
         )
 
 
-class DualEncoder(ClipBertPreTrainedModel):
-    """A ClipBERT that, with `config.projection_size`, has a vector for each text and each video alone.
-
-    `label_smoothing`: what its losses give of each label to all classes alike. Set by a training and not saved; neither
-    the scores of `answer_loss` "bce" nor the ranking loss have it.
-    """
-
-    label_smoothing: float = 0.0
-
-    clipbert: ClipBertModel
-    contrast: ContrastiveHead | None
-
-    def encode_video(self, pixel_values: Tensor) -> Tensor:
-        """Visual tokens (B, K, V, hidden), to be given as `visual_embeds` with any number of texts."""
-        return self.clipbert.encode_video(pixel_values)
-
-    def text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Unit vectors (N, P) of texts (N, L) alone: the encoder over the text, mean over its tokens, projected.
-
-        Raises:
-            ValueError: the configuration has no `projection_size`, or the text has a wrong shape.
-        """
-        head = self._contrastive_head()
-        mask = check_text(input_ids, attention_mask, self.config)
-        return head.text(self.clipbert.encode(self.clipbert.embeddings(input_ids=input_ids), mask), mask)
-
-    def video_features(self, visual_embeds: Tensor) -> Tensor:
-        """Unit vectors (B, P) of videos alone: the encoder over a clip's tokens, mean over tokens and clips, projected.
-
-        `visual_embeds` (B, K, V, hidden) comes from `encode_video`.
-
-        Raises:
-            ValueError: the configuration has no `projection_size`, or the tokens have a wrong shape.
-        """
-        head = self._contrastive_head()
-        check_visual_embeds(visual_embeds, self.config.hidden_size)
-        clips = visual_embeds.flatten(0, 1)
-        states = self.clipbert.encode(clips, None)
-        return head.video(states.view(visual_embeds.shape))
-
-    def towers(self, input_ids: Tensor, attention_mask: Tensor | None, visual_embeds: Tensor) -> tuple[Tensor, Tensor]:
-        """`text_features` (N, P) and `video_features` (B, P), in one pass over rows that hold several texts and clips
-        each, where that leaves fewer tokens than the padded texts and the clips have: what training computes.
-
-        Raises:
-            ValueError: as those two.
-        """
-        head = self._contrastive_head()
-        mask = check_text(input_ids, attention_mask, self.config)
-        check_visual_embeds(visual_embeds, self.config.hidden_size)
-        clips, tokens = visual_embeds.flatten(0, 1).shape[:2]
-        packing = None
-        if self.clipbert.packs and mask.device.type == "cpu":  # lengths of a GPU's mask would have to be waited for
-            packing = Packing.of([*mask.sum(dim=1).tolist(), *[tokens] * clips], mask.device)
-        if packing is None or packing.sequences.numel() >= mask.numel() + clips * tokens:
-            return self.text_features(input_ids, mask), self.video_features(visual_embeds)
-        rows, columns = mask.nonzero(as_tuple=True)
-        text = self.clipbert.embeddings(input_ids=input_ids[rows, columns][None], position_ids=columns[None])[0]
-        states = self.clipbert.encode_packed(torch.cat([text, visual_embeds.flatten(0, 2)]), packing)
-        padded = states.new_zeros(*mask.shape, states.shape[-1])
-        padded = padded.index_put((rows, columns), states[: len(text)])
-        return head.text(padded, mask), head.video(states[len(text) :].view(visual_embeds.shape))
-
-    def similarity(self, text_features: Tensor, video_features: Tensor) -> Tensor:
-        """Scaled cosine similarities (N, B): the logits of the contrastive term."""
-        return self._contrastive_head().scale() * text_features @ video_features.T
-
-    def _contrastive_head(self) -> ContrastiveHead:
-        if self.contrast is None:
-            raise ValueError("projection_size is None: this model has no contrastive projections; set it to have them.")
-        return self.contrast
-
-
-class WithWordHead(DualEncoder):
+class LanguageModelHeadMixin(ClipBertDualEncoder):
     """A ClipBERT with BERT's head for words, `cls`, whose output weights are those of the word embeddings."""
 
     _tied_weights_keys = {  # noqa: RUF012
@@ -126,7 +52,7 @@ class WithWordHead(DualEncoder):
         self.cls.predictions.bias = new_embeddings.bias
 
 
-class _ForClassification(DualEncoder):
+class _ForClassification(ClipBertDualEncoder):
     """A ClipBERT with a classifier of `labels` outputs over the pooled state of each (text, clip)."""
 
     def __init__(self, config: ClipBertConfig, labels: int) -> None:
@@ -271,17 +197,19 @@ class ClipBertForMultipleChoice(_ForClassification):
         else:
             check_options(options_per_question, texts_per_video, visual.shape[0], len(flat))
             options = options_per_question.to(flat.device)
-            most = int(options.max()) if readable(options) else len(flat)  # wider is the same: there is no such option
-            place = torch.arange(most, device=flat.device).expand(len(options), -1)
-            row = (options.cumsum(0) - options)[:, None] + place
+            most = (
+                int(options.max()) if can_read_values(options) else len(flat)
+            )  # wider is the same: there is no such option
+            position = torch.arange(most, device=flat.device).expand(len(options), -1)
+            row = (options.cumsum(0) - options)[:, None] + position
             # no masked_scatter: its backward waits for the number of options
             logits = flat.index_select(0, row.flatten().clamp(max=len(flat) - 1)).view(row.shape)
-            logits = logits.masked_fill(place >= options[:, None], float("-inf"))
+            logits = logits.masked_fill(position >= options[:, None], float("-inf"))
         loss = None
         if labels is not None:
             check_labels(labels, "labels", (logits.shape[0],), classes=logits.shape[1])
             beyond = labels.to(options.device) >= options
-            if readable(beyond) and bool(beyond.any()):
+            if can_read_values(beyond) and bool(beyond.any()):
                 question = int(beyond.nonzero()[0])
                 raise ValueError(
                     f"labels[{question}] is {int(labels[question])}: expected 0 to {int(options[question]) - 1}, for "

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 _doubted: set[str] = set()
 
 
-def readable(values: Tensor) -> bool:
+def can_read_values(values: Tensor) -> bool:
     """Whether a check may look at values: on a GPU that waits for all the work before it, which no training step must.
 
     There a training's own loader vouches for them; with gradients switched off they are checked everywhere.
@@ -62,7 +62,7 @@ def check_pixel_values(pixel_values: Tensor) -> None:
         raise ValueError(f"pixel_values has shape {shape}, with an empty dimension: {expected}.")
     if pixel_values.dtype != torch.uint8 and not pixel_values.is_floating_point():
         raise ValueError(f"pixel_values has type {pixel_values.dtype}: expected uint8 or floating point, 0 to 255.")
-    if pixel_values.is_floating_point() and readable(pixel_values):
+    if pixel_values.is_floating_point() and can_read_values(pixel_values):
         low, high = (float(bound) for bound in pixel_values.detach().aminmax())
         if math.isnan(low) or math.isnan(high):
             raise ValueError("pixel_values holds nan: expected 0 to 255.")
@@ -109,7 +109,7 @@ def check_text(input_ids: Tensor, attention_mask: Tensor | None, config: ClipBer
             f"input_ids has shape {shape}: expected a length of at most {config.max_position_embeddings}, "
             "config.max_position_embeddings."
         )
-    low, high = (int(bound) for bound in input_ids.aminmax()) if readable(input_ids) else (0, 0)
+    low, high = (int(bound) for bound in input_ids.aminmax()) if can_read_values(input_ids) else (0, 0)
     if input_ids.is_floating_point() or input_ids.dtype == torch.bool or low < 0 or high >= config.vocab_size:
         raise ValueError(
             f"input_ids has type {input_ids.dtype} and holds {low} to {high}: expected integers from 0 to "
@@ -122,14 +122,14 @@ def check_text(input_ids: Tensor, attention_mask: Tensor | None, config: ClipBer
             f"attention_mask has shape {tuple(attention_mask.shape)}: expected that of input_ids, {shape}."
         )
     wrong = (attention_mask != 0) & (attention_mask != 1)
-    if readable(wrong) and bool(wrong.any()):
+    if can_read_values(wrong) and bool(wrong.any()):
         raise ValueError(
             f"attention_mask holds {attention_mask[wrong][0].item():g}: expected 1 for a token and 0 for padding."
         )
     return attention_mask
 
 
-def video_of_text(texts_per_video: Tensor | None, videos: int, texts: int) -> Tensor | None:
+def video_index(texts_per_video: Tensor | None, videos: int, texts: int) -> Tensor | None:
     """The index of each text's video, (N,); None when every video has exactly one text.
 
     Raises:
@@ -144,7 +144,7 @@ def video_of_text(texts_per_video: Tensor | None, videos: int, texts: int) -> Te
     shape = tuple(texts_per_video.shape)
     if shape != (videos,):
         raise ValueError(f"texts_per_video has shape {shape}: expected ({videos},), one count a video.")
-    looked = readable(texts_per_video)
+    looked = can_read_values(texts_per_video)
     kind = texts_per_video.dtype
     if kind.is_floating_point or kind == torch.bool or (looked and bool((texts_per_video < 0).any())):
         raise ValueError(f"texts_per_video is {texts_per_video.tolist()}: expected integers of 0 or more.")
@@ -171,7 +171,7 @@ def check_labels(
     wrong = (labels < 0) | (labels >= classes)
     if ignored is not None:
         wrong &= labels != ignored
-    if readable(wrong) and bool(wrong.any()):
+    if can_read_values(wrong) and bool(wrong.any()):
         also = "" if ignored is None else f" or {ignored} (ignored)"
         raise ValueError(f"{name} holds {int(labels[wrong][0])}: expected 0 to {classes - 1}{also}.")
 
@@ -189,7 +189,7 @@ def check_scores(labels: Tensor, name: str, expected: tuple[int, ...]) -> None:
             f"{expected}, one a text and answer."
         )
     wrong = ~((labels >= 0) & (labels <= 1))  # so that NaN is wrong too
-    if readable(wrong) and bool(wrong.any()):
+    if can_read_values(wrong) and bool(wrong.any()):
         raise ValueError(f"{name} holds {labels[wrong][0].item():g}: expected scores from 0 to 1.")
 
 
@@ -205,14 +205,14 @@ def check_options(options: Tensor, texts_per_video: Tensor | None, videos: int, 
     shape = tuple(options.shape)
     if options.ndim != 1 or options.is_floating_point():
         raise ValueError(f"{name} has shape {shape} and type {options.dtype}: expected integers of shape (questions,).")
-    if not readable(options):
+    if not can_read_values(options):
         return
     if 0 in shape or bool((options < 1).any()):
         raise ValueError(f"{name} is {options.tolist()}: expected integers of 1 or more.")
     total = int(options.sum())
     if total != texts:
         raise ValueError(f"{name} sums to {total}: expected {texts}, the number of texts in input_ids.")
-    owner = video_of_text(texts_per_video, videos, texts)
+    owner = video_index(texts_per_video, videos, texts)
     if owner is None:
         owner = torch.arange(videos, device=options.device)
     last = options.cumsum(0).to(owner.device) - 1

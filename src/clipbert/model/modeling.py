@@ -13,17 +13,16 @@ from transformers.models.bert.modeling_bert import BertEmbeddings, BertEncoder, 
 from transformers.utils import ModelOutput
 
 from clipbert.files.leftovers import follow_umask
-from clipbert.model.activation_checkpointing import has_live_batch_norm, in_parts
+from clipbert.model.activation_checkpointing import has_trainable_batch_norm, run_in_microbatches
 from clipbert.model.configuration import ClipBertConfig
-from clipbert.model.dual_encoder import ContrastiveHead
 from clipbert.model.fusion import VisualEmbeddings
 from clipbert.model.inputs import (
+    can_read_values,
     check_pixel_values,
     check_tensors,
     check_text,
     check_visual_embeds,
-    readable,
-    video_of_text,
+    video_index,
 )
 from clipbert.model.packing import Packing
 from clipbert.model.vision import GridEncoder, Normalize
@@ -69,7 +68,7 @@ class ClipBertPreTrainedModel(PreTrainedModel):
             sign_model(folder)
 
     @property
-    def place(self) -> torch.device | None:
+    def input_device(self) -> torch.device | None:
         """Where the inputs go; None where accelerate's hooks carry them, as with a `device_map`."""
         return None if any(hasattr(module, "_hf_hook") for module in (self, *self.children())) else self.device
 
@@ -113,8 +112,6 @@ class ClipBertPreTrainedModel(PreTrainedModel):
         elif isinstance(module, Normalize):
             init.copy_(module.mean, module.values("image_mean"))
             init.copy_(module.std, module.values("image_std"))
-        elif isinstance(module, ContrastiveHead):
-            init.constant_(module.logit_scale, module.INITIAL_LOGIT_SCALE)
 
 
 class ClipBertModel(ClipBertPreTrainedModel):
@@ -144,17 +141,21 @@ class ClipBertModel(ClipBertPreTrainedModel):
         Raises:
             ValueError: frames of a wrong shape or type, or too large or too small for the grid.
         """
-        check_tensors(self.place, pixel_values=pixel_values)
+        check_tensors(self.input_device, pixel_values=pixel_values)
         check_pixel_values(pixel_values)
         videos, clips, frames = pixel_values.shape[:3]
-        parts = 1 if has_live_batch_norm(self.vision) else self.microbatches
-        grids = in_parts(self.vision, parts, pixel_values.flatten(0, 2))
+        parts = 1 if has_trainable_batch_norm(self.vision) else self.microbatches
+        grids = run_in_microbatches(self.vision, parts, pixel_values.flatten(0, 2))
         grids = grids.view(videos * clips, frames, *grids.shape[1:])
         return self.visual_embeddings(grids, keep).view(videos, clips, -1, self.config.hidden_size)
 
     def encode(self, embeds: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The encoder over token embeddings (M, S, hidden) under a padding mask (M, S); None: no padding."""
-        if attention_mask is not None and self.config._attn_implementation == "sdpa" and not readable(attention_mask):
+        if (
+            attention_mask is not None
+            and self.config._attn_implementation == "sdpa"
+            and not can_read_values(attention_mask)
+        ):
             # transformers' own looks whether there is any padding, for which a training step would wait
             own = attention_mask.bool()[:, None, None].expand(-1, 1, embeds.shape[1], -1)
             return self.encode_rows(embeds, own)
@@ -164,7 +165,7 @@ class ClipBertModel(ClipBertPreTrainedModel):
     def encode_rows(self, embeds: Tensor, mask: Tensor | None) -> Tensor:
         """The encoder over token embeddings (M, S, hidden) under a mask as its attention takes it, in
         `microbatches` parts."""
-        return in_parts(self._encoder_states, self.microbatches, embeds, mask)
+        return run_in_microbatches(self._encoder_states, self.microbatches, embeds, mask)
 
     def _encoder_states(self, embeds: Tensor, mask: Tensor | None) -> Tensor:
         states: Tensor = self.encoder(embeds, attention_mask=mask).last_hidden_state
@@ -173,7 +174,7 @@ class ClipBertModel(ClipBertPreTrainedModel):
     def encode_packed(self, tokens: Tensor, packing: Packing) -> Tensor:
         """The encoder over many sequences' token embeddings (tokens, hidden), one after another, each by itself.
 
-        Only where `packs`: flash attention takes no such mask.
+        Only where `supports_packing`: flash attention takes no such mask.
         """
         rows, mask = packing.pack(tokens), packing.mask()
         if self.config._attn_implementation == "eager":  # which adds its mask
@@ -181,11 +182,11 @@ class ClipBertModel(ClipBertPreTrainedModel):
         return packing.unpack(self.encode_rows(rows, mask))
 
     @property
-    def packs(self) -> bool:
+    def supports_packing(self) -> bool:
         """Whether `encode_packed` may be used."""
         return self.config._attn_implementation in ("eager", "sdpa")
 
-    def beside(
+    def prepare_inputs(
         self,
         pixel_values: Tensor | None,
         input_ids: Tensor | None,
@@ -204,7 +205,7 @@ class ClipBertModel(ClipBertPreTrainedModel):
         if input_ids is None:
             raise ValueError("input_ids is missing: expected (texts, length).")
         check_tensors(
-            self.place,
+            self.input_device,
             pixel_values=pixel_values,
             visual_embeds=visual_embeds,
             input_ids=input_ids,
@@ -213,12 +214,12 @@ class ClipBertModel(ClipBertPreTrainedModel):
         text_mask = check_text(input_ids, attention_mask, self.config)
         if pixel_values is not None:
             check_pixel_values(pixel_values)
-            owner = video_of_text(texts_per_video, pixel_values.shape[0], input_ids.shape[0])
+            owner = video_index(texts_per_video, pixel_values.shape[0], input_ids.shape[0])
             visual_embeds = self.encode_video(pixel_values)
         else:
             assert visual_embeds is not None
             check_visual_embeds(visual_embeds, self.config.hidden_size)
-            owner = video_of_text(texts_per_video, visual_embeds.shape[0], input_ids.shape[0])
+            owner = video_index(texts_per_video, visual_embeds.shape[0], input_ids.shape[0])
         visual = visual_embeds if owner is None else visual_embeds.index_select(0, owner.to(visual_embeds.device))
         return input_ids, text_mask, visual, visual_embeds
 
@@ -242,7 +243,7 @@ class ClipBertModel(ClipBertPreTrainedModel):
         Raises:
             ValueError: naming the argument, its shape and what was expected.
         """
-        input_ids, text_mask, visual, visual_embeds = self.beside(
+        input_ids, text_mask, visual, visual_embeds = self.prepare_inputs(
             pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
         )
         texts, clips, tokens, hidden = visual.shape

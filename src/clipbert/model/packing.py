@@ -14,7 +14,7 @@ class Packing:
     sequences: Tensor  # (R, W) which sequence a token belongs to, -1 where there is none
 
     @classmethod
-    def of(cls, lengths: list[int], device: torch.device) -> "Packing":
+    def from_lengths(cls, lengths: list[int], device: torch.device) -> "Packing":
         """Rows as wide as the longest sequence; the longest first, each where it leaves the least room."""
         width = max(lengths)
         rows = 0

@@ -8,7 +8,7 @@ from transformers.utils import ModelOutput
 
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.dual_encoder import ContrastiveHead
-from clipbert.model.heads import WithWordHead
+from clipbert.model.heads import LanguageModelHeadMixin
 from clipbert.model.inputs import check_labels
 from clipbert.model.losses import IGNORED, aggregate, cross_entropy
 from clipbert.model.modeling import ClipBertModel
@@ -25,7 +25,7 @@ class ClipBertPreTrainingOutput(ModelOutput):
     itm_logits: Tensor | None = None
 
 
-class ClipBertForPreTraining(WithWordHead):
+class ClipBertForPreTraining(LanguageModelHeadMixin):
     """Masked language modelling and image-text matching; training keeps `config.pixel_random_sampling_size` cells."""
 
     def __init__(self, config: ClipBertConfig) -> None:

@@ -299,10 +299,10 @@ def _check_frames(video: Frames, number: int) -> Frames:
             f"frames[{number}] is {_short(video)}: expected a path, the bytes of a file, a (frames, height, width, 3) "
             "uint8 array or a list of PIL images."
         )
-    for place, image in enumerate(video):
+    for position, image in enumerate(video):
         if image.mode in ("F", "I"):
             raise ValueError(
-                f"frames[{number}][{place}] is an image of PIL's mode {image.mode!r}, whose range is not known: "
+                f"frames[{number}][{position}] is an image of PIL's mode {image.mode!r}, whose range is not known: "
                 "expected 'RGB', 'L' or another of 8 bits."
             )
     return video

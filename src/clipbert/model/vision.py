@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoBackbone
 
-from clipbert.model.backbones import folded_features, product_weight, runs_folded
+from clipbert.model.backbones import can_fold_batch_norm, compute_weight, forward_folded
 from clipbert.model.configuration import ClipBertConfig, backbone_config
 
 
@@ -35,7 +35,7 @@ class GridEncoder(nn.Module):
     The last feature map of a transformers backbone, then a 3x3 convolution without bias to the hidden size, a 2x2 max
     pool and ReLU.
     With `config.freeze_batch_norm` the batch norms keep their stored statistics under `train()` and do not learn; a
-    ResNet then trains by `folded_features`. `recompute`: so that the activations of its stages are not kept.
+    ResNet then trains by `forward_folded`. `checkpointing`: so that the activations of its stages are not kept.
 
     Raises:
         ValueError: frames so small that no grid cell is left.
@@ -43,7 +43,7 @@ class GridEncoder(nn.Module):
 
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__()
-        self.freeze_batch_norm, self.recompute = config.freeze_batch_norm, False
+        self.freeze_batch_norm, self.checkpointing = config.freeze_batch_norm, False
         self.normalize = Normalize(config)
         self.backbone = AutoBackbone.from_config(backbone_config(config.vision or {}))
         self.projection = nn.Conv2d(self.backbone.channels[-1], config.hidden_size, 3, padding=1, bias=False)
@@ -74,8 +74,8 @@ class GridEncoder(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         # channels last makes the convolutions a third faster on a CPU and feeds tensor cores on a GPU
         pixels = self.normalize(frames).contiguous(memory_format=torch.channels_last)
-        if self.training and runs_folded(self.backbone):
-            features = folded_features(self.backbone, pixels, self.recompute)
+        if self.training and can_fold_batch_norm(self.backbone):
+            features = forward_folded(self.backbone, pixels, self.checkpointing)
         else:
             features = self.backbone(pixels).feature_maps[-1]
         if min(features.shape[-2:]) < 2:
@@ -90,5 +90,5 @@ class GridEncoder(nn.Module):
         if not self.training:
             projected: Tensor = self.projection(features)
             return projected
-        weight = product_weight(self.projection.weight)
+        weight = compute_weight(self.projection.weight)
         return nn.functional.conv2d(features, weight, padding=self.projection.padding)

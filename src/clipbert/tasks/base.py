@@ -317,7 +317,7 @@ def contrastive_loss(
     Returns:
         the loss, and the scaled similarities (B texts of all ranks, B videos of this rank).
     """
-    text, video = model.towers(input_ids, attention_mask, visual_embeds)
+    text, video = model.get_text_and_video_features(input_ids, attention_mask, visual_embeds)
     ranks = RankRows(batch.videos_per_rank)
     similarity = model.similarity(ranks.gather(text), ranks.gather(video))
     keys = batch.media_keys

@@ -135,7 +135,7 @@ class Retrieval(Task):
             )
         gallery = [example.media for example in examples]
         visual_embeds = videos.of(gallery)  # (G, K, V, hidden)
-        vectors = None if model.contrast is None else model.video_features(visual_embeds)  # (G, P)
+        vectors = None if model.contrast is None else model.get_video_features(visual_embeds)  # (G, P)
         for truth, example in enumerate(examples):
             for text_id, text in zip(example.ids, example.texts, strict=True):
                 tokens, extra = tokenize([text]), {}

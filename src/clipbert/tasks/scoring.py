@@ -120,7 +120,7 @@ def rank_gallery(
 
     Args:
         visual_embeds: (G, K, V, hidden).
-        vectors: (G, P) `model.video_features` of the gallery; None where the model has no dual encoder.
+        vectors: (G, P) `model.get_video_features` of the gallery; None where the model has no dual encoder.
         input_ids, attention_mask: (1, L).
         batch_size: text-video pairs in one forward pass.
         rerank: how many videos the cross-encoder scores, those of the highest similarity; None: all.
@@ -131,7 +131,7 @@ def rank_gallery(
     """
     judged, similarity = torch.arange(len(visual_embeds), device=input_ids.device), None
     if vectors is not None:
-        similarity = model.similarity(model.text_features(input_ids, attention_mask), vectors)[0].float()
+        similarity = model.similarity(model.get_text_features(input_ids, attention_mask), vectors)[0].float()
     if rerank is not None:
         if similarity is None:
             raise ValueError("rerank needs a dual encoder, which this model does not have: projection_size is None.")
@@ -170,8 +170,8 @@ def pair_similarity(model: Any, visual_embeds: Tensor, input_ids: Tensor, attent
     """Return the dual encoder's similarities (N,) of N texts with the one video (1, K, V, hidden); None without one."""
     if model.contrast is None:
         return None
-    texts = model.text_features(input_ids, attention_mask)
-    similarity: Tensor = model.similarity(texts, model.video_features(visual_embeds))[:, 0]
+    texts = model.get_text_features(input_ids, attention_mask)
+    similarity: Tensor = model.similarity(texts, model.get_video_features(visual_embeds))[:, 0]
     return similarity.float()
 
 

@@ -1,7 +1,7 @@
-"""What the contrastive term costs of a training step, and what the towers then save in search.
+"""What the contrastive term costs of a training step, and what the dual encoder then saves in search.
 
-    python -m benchmarks.two_towers                                  # on a small sample set made here
-    python -m benchmarks.two_towers --project FOLDER --presets tiny  # on a project's frames, and its retrieval model
+    python -m benchmarks.dual_encoder                                  # on a small sample set made here
+    python -m benchmarks.dual_encoder --project FOLDER --presets tiny  # on a project's frames, and its retrieval model
 
 Steps are those of `clipbert train retrieval`, loading included, of models that take turns on the same batches:
 `tasks.retrieval.contrastive_weight` 0 and 1, and 1 with each tower in a pass of its own. Where the project has a
@@ -78,7 +78,10 @@ class Training:
         torch.manual_seed(0)
         model, processor = build_model(task, examples, params)
         if not packed:
-            model.towers = lambda ids, mask, video: (model.text_features(ids, mask), model.video_features(video))
+            model.get_text_and_video_features = lambda ids, mask, video: (
+                model.get_text_features(ids, mask),
+                model.get_video_features(video),
+            )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         checkpoints = Checkpoints(artifacts / "none", {})
         self.run = Run(task, model.to(device).train(), processor, cache, examples, [], params, checkpoints, device)
@@ -109,7 +112,7 @@ class Training:
 
 
 def cost_of_the_term(artifacts: Path, preset: str, steps: int) -> list[dict[str, Any]]:
-    """Steps in turns without the contrastive term, with it, and with its towers in passes of their own: as trained,
+    """Steps in turns without the contrastive term, with it, and with one pass for each encoder: as trained,
     and without loading."""
     ways = {
         "without": Training(artifacts, preset, 0.0),
@@ -139,7 +142,7 @@ def cost_of_the_term(artifacts: Path, preset: str, steps: int) -> list[dict[str,
 
 
 def first_stage(artifacts: Path, model_dir: Path, rerank: int) -> list[dict[str, Any]]:
-    """The test split ranked exhaustively and from the towers' best: seconds and recall."""
+    """The test split ranked exhaustively and from the most similar by the dual encoder: seconds and recall."""
     params = Params()
     cache = FrameCache(artifacts / "frames")
     model = load(model_dir).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -213,7 +216,7 @@ def main() -> None:
         costs = [row for preset in options.presets for row in cost_of_the_term(artifacts, preset, options.steps)]
         model_dir = options.model or artifacts / "models" / "retrieval"
         searches = first_stage(artifacts, model_dir, options.rerank) if model_dir.exists() else []
-    print(f"{'training':<24}{'videos':>7}{'steps':>6}  {'without, s':<24}{'with, s':<24}{'ratio':<24}towers apart")
+    print(f"{'training':<24}{'videos':>7}{'steps':>6}  {'without, s':<24}{'with, s':<24}{'ratio':<24}two passes")
     for row in costs:
         print(
             f"{row['what']:<24}{row['videos']:>7}{row['steps']:>6}  {show(row['without_s']):<24}"
