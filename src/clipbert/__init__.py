@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`clipbert.pipeline` brings torch with it, so it is imported when asked for."""
+    """Import `clipbert.pipeline`, which needs torch, on first use."""
     if name == "pipeline":
         from clipbert.inference.pipelines import pipeline
 

@@ -1,4 +1,4 @@
-"""The `clipbert` command, and `python -m clipbert`: ready for Ctrl-C before the command line is imported."""
+"""Entry point of the `clipbert` command: handles Ctrl-C before the command line is imported."""
 
 from typing import NoReturn
 
@@ -6,7 +6,7 @@ from clipbert.interruption import exit_on_interrupt
 
 
 def main() -> NoReturn:
-    """Run the command line; Ctrl-C while it is still being imported ends it with one line and exit code 130."""
+    """Run the command line; Ctrl-C during its import exits with one line and code 130."""
     exit_on_interrupt()
     from clipbert.cli.main import main as run
 

@@ -1,4 +1,4 @@
-"""What long work shows: a progress bar on a terminal, plain lines in a log."""
+"""Console output: redacted text, and progress as a bar on a terminal or as lines in a log."""
 
 import contextlib
 import io
@@ -15,11 +15,11 @@ from clipbert.redact import RedactedStream
 
 
 class RedactedConsole(Console):
-    """A console that hides passwords and tokens in whatever it prints."""
+    """Rich console that hides passwords and tokens in everything it prints."""
 
     @property
     def file(self) -> IO[str]:
-        """The stream behind it, redacted."""
+        """The output stream, redacted."""
         stream: Any = RedactedStream.over(Console.file.fget(self))  # type: ignore[attr-defined]
         return stream
 
@@ -28,8 +28,9 @@ class RedactedConsole(Console):
         self._file = new_file
 
 
-console = RedactedConsole(highlight=False, soft_wrap=True)
-errors = RedactedConsole(stderr=True, highlight=False, soft_wrap=True)
+# Text is printed as it is: file names and messages contain brackets and colons.
+console = RedactedConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
+errors = RedactedConsole(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 LOG_EVERY_S = 10.0
 
@@ -37,10 +38,10 @@ Advance = Callable[[int, str], None]
 
 
 def use_utf8() -> None:
-    """Make any terminal and any locale do: file names are UTF-8, and what a terminal cannot show is escaped.
+    """Use UTF-8 for file names in any locale, and escape characters that the terminal cannot show.
 
-    Where a forced ASCII locale (LC_ALL=C with PYTHONUTF8=0) made the interpreter read file names as ASCII, the command
-    starts itself again in UTF-8 mode; what it prints stays in the encoding that the terminal has.
+    If a forced ASCII locale (LC_ALL=C with PYTHONUTF8=0) made the interpreter read file names as ASCII, the command
+    restarts itself in UTF-8 mode; its output keeps the encoding of the terminal.
     """
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
         encoding = sys.stdout.encoding if isinstance(sys.stdout, io.TextIOWrapper) else "ascii"
@@ -53,20 +54,28 @@ def use_utf8() -> None:
 
 @contextlib.contextmanager
 def progress(title: str | None, total: int, done: int = 0) -> Iterator[Advance]:
-    """Show progress over `total` units; yields `advance(units, note)`, the note standing beside the bar.
+    """Show progress over `total` units.
 
-    On a terminal a live bar with the time left; elsewhere a line at most every ten seconds and one at the end.
-    Without a title nothing is shown.
+    A terminal shows a live bar with the time left; a log gets a line at most every `LOG_EVERY_S` seconds and one at the
+    end.
+
+    Args:
+        title: the name of the work; None shows nothing.
+        total: the number of units.
+        done: the number of units that are already finished.
+
+    Yields:
+        `advance(units, note)`, which adds finished units and shows a note next to the bar.
     """
     if title is None:
         yield lambda units, note: None
         return
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description:<10}"),
+            TextColumn("{task.description:<10}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""Exceptions for errors that the user can fix."""
 
 import re
 
@@ -15,10 +15,10 @@ EXTRAS = {
 
 
 class ClipBertError(Exception):
-    """A user's error: the message names the file, field or value, what was expected and what to do.
+    """Error that the user can fix: the message names the file, field or value, what was expected and what to do.
 
-    The command line prints it without a traceback and exits with 2. Anything else that escapes is ours: exit 1.
-    Passwords and tokens in the message are hidden, since messages also reach logs, states of flows and files.
+    The command line prints it without a traceback and exits with code 2; any other exception exits with code 1.
+    Passwords and tokens in the message are hidden, because messages also reach logs, flow states and files.
     """
 
     def __init__(self, *arguments: object) -> None:
@@ -26,11 +26,11 @@ class ClipBertError(Exception):
 
 
 class ModelFolderError(ClipBertError, ValueError):
-    """A model folder that is incomplete, changed since it was saved, or of something else."""
+    """Model folder that is incomplete, changed since it was saved, or not a ClipBERT model."""
 
 
 def first_line(error: BaseException | str) -> str:
-    """What a native library said, in one short line: no path, no address, no C++ stack."""
+    """Return an error message of a native library as one short line without paths, addresses and stack frames."""
     reason = getattr(error, "strerror", None)
     if reason:
         return str(reason)

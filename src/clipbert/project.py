@@ -1,10 +1,10 @@
-"""Paths of a project's folder."""
+"""Paths of a project."""
 
 from pathlib import Path
 
 
 class Project:
-    """Where everything lies below the project's folder."""
+    """Files and folders below a project's root."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -16,37 +16,37 @@ class Project:
         self.frames = self.artifacts / "frames"
 
     def model(self, task: str) -> Path:
-        """The trained model of a task."""
+        """Folder of a task's trained model."""
         return self.artifacts / "models" / task
 
     def run(self, task: str) -> Path:
-        """Which experiment run trained it."""
+        """Description of the MLflow run that trained the model."""
         return self.artifacts / "runs" / f"{task}.json"
 
     def history(self, task: str) -> Path:
-        """The curves of its training."""
+        """Folder of the training and validation curves."""
         return self.artifacts / "history" / task
 
     def checkpoints(self, task: str) -> Path:
-        """Checkpoints from which a killed training resumes; not a DVC output."""
+        """Folder of the checkpoints from which training resumes; not a DVC output."""
         return self.artifacts / "checkpoints" / task
 
     def metrics(self, task: str) -> Path:
-        """Its flat metrics."""
+        """Metrics of the test split, as flat JSON."""
         return self.artifacts / "metrics" / f"{task}.json"
 
     def plots(self, task: str) -> Path:
-        """The tables behind its curves."""
+        """Folder of the tables that `dvc plots` draws."""
         return self.artifacts / "plots" / task
 
     def predictions(self, task: str) -> Path:
-        """One row a test item."""
+        """Predictions, one row per test item."""
         return self.artifacts / "predictions" / f"{task}.parquet"
 
     def report(self, task: str) -> Path:
-        """Its page."""
+        """Report page."""
         return self.artifacts / "reports" / f"{task}.html"
 
     def release(self, task: str) -> Path:
-        """Its registered version."""
+        """Description of the registered version."""
         return self.artifacts / "releases" / f"{task}.json"

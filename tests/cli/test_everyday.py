@@ -99,7 +99,7 @@ def test_ctrl_c_ends_any_verb_with_a_closing_line_and_130(verb: str, monkeypatch
 
 def test_the_closing_line_says_what_is_left() -> None:
     assert closing_line("ingest", ["ingest", "--set", "ingest.workers=1"]) == (
-        "clipbert: ingest was interrupted: the manifest is as it was; files that were probed are not probed again; "
+        "clipbert: ingest was interrupted: the manifest is unchanged; probed files are not probed again; "
         "rerun `clipbert ingest --set ingest.workers=1` to finish."
     )
     assert closing_line("promote", ["promote", "open_qa", "--set", "seed=1"]) == (

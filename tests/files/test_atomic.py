@@ -129,7 +129,7 @@ def test_a_reader_never_misses_a_folder_that_is_replaced_1000_times(tmp_path: Pa
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from clipbert import files
+from clipbert.files import atomic
 path, wanted, fallback = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "fallback"
 calls = 0
 
@@ -143,12 +143,12 @@ def watched(call):
     return run
 
 if fallback:
-    files.exchange = lambda first, second: False
+    atomic.exchange = lambda first, second: False
 else:
-    files.exchange = watched(files.exchange)
+    atomic.exchange = watched(atomic.exchange)
 for name in ("mkdir", "fsync", "rename", "replace", "rmdir", "unlink", "open"):
     setattr(os, name, watched(getattr(os, name)))
-with files.atomic_directory(path) as folder:
+with atomic.atomic_directory(path) as folder:
     (folder / "content").write_text("new")
 """
 

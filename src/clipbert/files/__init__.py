@@ -1,1 +1,1 @@
-"""Atomic files, folder checksums, leftovers of killed processes."""
+"""Atomic writes, checksums and temporary files."""

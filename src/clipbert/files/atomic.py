@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name, flushed to disk, renamed."""
+"""Atomic writes of files and folders: temporary name, flush to disk, rename."""
 
 import contextlib
 import errno
@@ -26,10 +26,10 @@ def fsync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write `path` into a message that says what to do.
+    """Convert `OSError`s of a full disk or missing permission into user errors.
 
     Raises:
-        ClipBertError: the disk is full, or the place is read-only or not ours.
+        ClipBertError: the disk is full, or `path` is not writable.
     """
     try:
         yield
@@ -37,7 +37,7 @@ def write_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ClipBertError(
                 f"{path}: no space left on the device while writing; nothing was changed. "
-                f"Free some space (df -h {path.parent}) and run the command again."
+                f"Free some space (df -h {path.parent}) and rerun the command."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise ClipBertError(
@@ -48,9 +48,9 @@ def write_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file that appears at `path` whole when the block ends, and not at all when it raises.
+    """Open a temporary file that replaces `path` when the block ends; on an error `path` stays as it was.
 
-    The mode of the file is 0666 less the umask. What a killed process left of an earlier write is removed.
+    The file's mode is 0666 minus the umask. Temporary files of killed processes for the same path are removed.
 
     Raises:
         ClipBertError: the disk is full or the folder cannot be written.
@@ -78,10 +78,10 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty sibling folder that replaces `path` when the block ends; on an error `path` stays as it was.
 
-    Readers always find the old folder or the new one, for the two are exchanged in one system call. On a kernel or a
-    file system that cannot do this, the old folder is renamed away first: readers may find nothing for a moment, and
-    after a kill in that moment the next command puts the old folder back. Where `path` is a symbolic link to a folder,
-    the link stays and the folder it names is replaced.
+    The two folders are exchanged in one system call, so readers always find one of them. Where the kernel or the file
+    system does not support the exchange, the old folder is renamed first: readers may find nothing for a moment, and
+    after a kill in that moment the next command restores the old folder. If `path` is a symbolic link to a folder, the
+    link stays and its target is replaced.
 
     Raises:
         ClipBertError: the disk is full, the folder cannot be written, or `path` is a file or a mount point.
@@ -90,7 +90,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         path = Path(os.path.realpath(path))
     with write_errors(path):
         if path.exists() and not path.is_dir():
-            raise ClipBertError(f"{path}: is a file; expected a folder or nothing. Move it away and run again.")
+            raise ClipBertError(f"{path}: is a file; expected a folder or nothing. Move it away and rerun the command.")
         path.parent.mkdir(parents=True, exist_ok=True)
         leftovers.remove_stale_temporaries([path.parent], path.name)
         lock, temporary = leftovers.create_folder(path)
@@ -117,7 +117,7 @@ def _fsync_tree(folder: Path) -> None:
 
 
 def _replace_directory(new: Path, path: Path) -> None:
-    """Put `new` in the place of `path` and remove what was there."""
+    """Replace the folder `path` by `new`."""
     try:
         if not path.exists():
             os.rename(new, path)
@@ -147,7 +147,7 @@ def _replace_directory(new: Path, path: Path) -> None:
 
 
 def create_with_umask(path: Path) -> None:
-    """Create an empty file with mode 0666 less the umask if there is none; SQLite alone never lets a group write."""
+    """Create an empty file with mode 0666 minus the umask if none exists; SQLite never makes files group-writable."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
 
@@ -160,7 +160,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def create_json(path: Path, value: Any) -> bool:
-    """Write `value` to a file that does not exist yet; of several processes one succeeds, whether this one did.
+    """Write `value` as JSON to a file that must not exist yet.
+
+    Returns:
+        Whether this process created the file; of several concurrent processes, exactly one does.
 
     Raises:
         ClipBertError: the disk is full or the folder cannot be written.
@@ -186,21 +189,24 @@ def create_json(path: Path, value: Any) -> bool:
 
 
 def sha256_file(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file's bytes, read in blocks."""
+    """Return the hexadecimal SHA-256 of a file, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_sums(out: Path, files: Iterable[Path]) -> None:
-    """Write the SHA-256 of files beside `out`, as sha256sum writes and checks it."""
+    """Write the SHA-256 of files in the folder of `out` in the format of `sha256sum`."""
     lines = [f"{sha256_file(path)}  {path.name}\n" for path in files]
     with atomic_write(out, "w") as file:
         file.writelines(lines)
 
 
 def changed_files(sums: Path) -> Iterator[tuple[Path, str, str | None]]:
-    """The files beside `sums` that are not what `write_sums` saw: each with the SHA-256 it had and the one it has, None
-    where it is missing."""
+    """Yield each file listed in `sums` that has changed.
+
+    Yields:
+        Its path, the SHA-256 that `write_sums` recorded, and the present one; None if the file is missing.
+    """
     for line in sums.read_text(encoding="utf-8").rstrip("\n").split("\n"):
         expected, _, name = line.partition("  ")
         path = sums.parent / name

@@ -1,6 +1,6 @@
-"""SHA-256 checksums of the files of a folder, in a file beside them that `sha256sum --check` reads too.
+"""SHA-256 checksums of the files of a folder, in a list that `sha256sum --check` can read.
 
-The first line is a comment with the SHA-256 of the other lines, so that damage to the list itself is found. Files that
+The first line is a comment with the SHA-256 of the other lines, so damage to the list itself is detected. Files that
 are not listed are ignored: people and tools add a README or a .gitattributes to a folder.
 """
 
@@ -16,21 +16,21 @@ SHOWN = 12  # characters of a digest in a message
 
 
 class DamagedError(ValueError):
-    """A file that is missing or not as it was written; the message names the file and what is wrong with it."""
+    """A file that is missing or has changed since it was written; the message names the file and the problem."""
 
 
 def write_checksums(folder: Path, files: Iterable[Path], name: str = CHECKSUMS) -> None:
-    """Write the checksums of `files`, which lie in `folder`, replacing those that were there."""
+    """Write the checksums of `files` inside `folder`; an existing list is replaced."""
     _write(folder / name, {path.relative_to(folder).as_posix(): sha256_file(path) for path in files})
 
 
 def add_checksums(
     folder: Path, files: Iterable[Path], drop: Callable[[str], bool] = lambda _: False, name: str = CHECKSUMS
 ) -> None:
-    """Add or replace the checksums of `files`, which lie in `folder`, and drop those whose name `drop` accepts.
+    """Add or replace the checksums of `files` inside `folder`, and drop those whose path `drop` accepts.
 
     Raises:
-        DamagedError: the checksums that are there are damaged.
+        DamagedError: the existing list is damaged.
     """
     kept = read_checksums(folder, name) if (folder / name).is_file() else {}
     kept = {path: digest for path, digest in kept.items() if not drop(path)}
@@ -38,10 +38,10 @@ def add_checksums(
 
 
 def read_checksums(folder: Path, name: str = CHECKSUMS) -> dict[str, str]:
-    """Return the SHA-256 of each listed file, by its path below `folder`.
+    """Return {path below `folder`: SHA-256} of the listed files.
 
     Raises:
-        DamagedError: the list is missing, empty or not what was written.
+        DamagedError: the list is missing, empty or damaged.
     """
     path = folder / name
     try:
@@ -50,16 +50,16 @@ def read_checksums(folder: Path, name: str = CHECKSUMS) -> dict[str, str]:
         raise DamagedError(f"{path}: cannot be read ({error.strerror})") from error
     header, _, body = text.partition(b"\n")
     if header != f"{HEADER}{hashlib.sha256(body).hexdigest()}".encode():
-        raise DamagedError(f"{path}: damaged or edited: its lines are not those its first line was made of")
+        raise DamagedError(f"{path}: damaged or edited: its lines do not match the checksum in its first line")
     pairs = (line.split("  ", 1) for line in body.decode().splitlines())
     return {file: digest for digest, file in pairs}
 
 
 def check_files(folder: Path, wanted: Callable[[str], bool] = lambda _: True, name: str = CHECKSUMS) -> None:
-    """Check the listed files whose name `wanted` accepts.
+    """Check the listed files whose path `wanted` accepts.
 
     Raises:
-        DamagedError: for the first one that is missing or has other bytes, or for a damaged list.
+        DamagedError: a file is missing or has changed, or the list is damaged; the first problem is reported.
     """
     for file, digest in read_checksums(folder, name).items():
         if wanted(file) and (problem := problem_of(folder / file, digest)) is not None:
@@ -67,11 +67,11 @@ def check_files(folder: Path, wanted: Callable[[str], bool] = lambda _: True, na
 
 
 def problem_of(path: Path, expected: str) -> str | None:
-    """What is wrong with a file of which the SHA-256 is `expected`; None if nothing is."""
+    """Return what is wrong with a file that should have the SHA-256 `expected`; None if nothing is."""
     try:
         found = sha256_file(path)
     except FileNotFoundError:
-        return f"{path}: not found, although its checksum is there"
+        return f"{path}: not found, but its checksum is listed"
     except OSError as error:
         return f"{path}: cannot be read ({error.strerror})"
     if found == expected:

@@ -1,4 +1,4 @@
-"""Exchange of two paths in one system call: Linux's renameat2 with RENAME_EXCHANGE."""
+"""Atomic exchange of two paths by Linux's renameat2 with RENAME_EXCHANGE."""
 
 import ctypes
 import errno
@@ -7,22 +7,22 @@ from pathlib import Path
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
-# Not known to the kernel, the file system or the sandbox (which answers EPERM to calls it does not know).
+# The kernel, the file system or the sandbox does not support the call (some sandboxes answer EPERM).
 UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Exchange two paths that both exist, so that each always exists for a reader.
+    """Exchange two existing paths atomically, so that readers always find both.
 
     Returns:
-        False, with nothing changed, where the kernel or the file system cannot.
+        False, without any change, if the kernel or the file system does not support it.
 
     Raises:
-        OSError: as from `os.rename`.
+        OSError: as `os.rename`.
     """
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):  # another system, or a C library older than glibc 2.28
+    except (OSError, AttributeError):  # not Linux, or glibc before 2.28
         return False
     renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
     if renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0:

@@ -1,11 +1,11 @@
-"""Temporary files and folders: created with the user's umask, locked while in use, removed once their owner is dead.
+"""Temporary files and folders that are locked while in use and removed once their owner has died.
 
-The owner holds an flock on its temporary file or folder for as long as it uses it. The kernel releases the lock when
-the process ends, however it ends, so a process that gets the lock knows that the owner is dead. This holds across
-containers that share a folder, where process ids do not. On a file system without locks nothing is removed.
+The owner holds an flock on its temporary file or folder as long as it uses it. The kernel releases the lock when the
+process ends in any way, so a process that gets the lock knows that the owner is dead. Unlike process ids, this also
+works across containers that share a folder. On a file system without locks nothing is removed.
 
-The locks here are plain `flock` calls: `files.locks` (the library filelock) locks a file of its own at a fixed path,
-while these lock the temporary file or folder itself, through the descriptor that it is written through.
+The locks are plain `flock` calls on the temporary file or folder itself, through the descriptor that writes it;
+`files.locks` (the library filelock) locks a separate file at a fixed path.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ ATTEMPTS = 100
 
 
 def create_file(target: Path) -> tuple[int, Path]:
-    """Create an empty, locked temporary file beside `target`.
+    """Create an empty, locked temporary file in the folder of `target`.
 
     Returns:
-        Its open descriptor, which holds the lock, and its path. Its mode is 0666 less the umask.
+        Its open descriptor, which holds the lock, and its path. The mode is 0666 minus the umask.
     """
     for _ in range(ATTEMPTS):
         path = _sibling(target, TEMPORARY)
@@ -44,7 +44,7 @@ def create_file(target: Path) -> tuple[int, Path]:
 
 
 def create_folder(target: Path, suffix: str = TEMPORARY) -> tuple[int, Path]:
-    """Create an empty, locked temporary folder beside `target`; its mode is 0777 less the umask.
+    """Create an empty, locked temporary folder in the folder of `target`; its mode is 0777 minus the umask.
 
     Returns:
         A descriptor that holds the lock, and its path.
@@ -54,7 +54,7 @@ def create_folder(target: Path, suffix: str = TEMPORARY) -> tuple[int, Path]:
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
-    """Yield a private folder in the system's temporary folder; after a kill a later command removes it."""
+    """Yield a private folder below the system's temporary folder; after a kill, a later command removes it."""
     place = parent or Path(tempfile.gettempdir())
     descriptor, path = _create_folder(lambda: place / f"{PREFIX}{secrets.token_hex(8)}", 0o700)
     try:
@@ -65,7 +65,7 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
 
 
 def lock_folder(path: Path) -> int:
-    """Open a folder and hold its lock where the file system has locks; returns the descriptor."""
+    """Open a folder, lock it where the file system supports locks, and return the descriptor."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,14 +75,14 @@ def lock_folder(path: Path) -> int:
 def remove_stale_temporaries(folders: Iterable[Path], target: str | None = None) -> list[Path]:
     """Remove temporary files and folders of dead processes directly inside `folders`.
 
-    A replaced folder whose successor never arrived (a kill on a file system without atomic exchange) is put back.
+    A replaced folder that has no successor (a kill on a file system without atomic exchange) is restored.
 
     Args:
         folders: where to look; folders that do not exist are skipped.
-        target: only leftovers of this file or folder name; None: of any.
+        target: only temporary files for this file or folder name; None: for any.
 
     Returns:
-        What was removed or put back.
+        The paths that were removed or restored.
     """
     removed = []
     for folder in folders:
@@ -98,7 +98,7 @@ def remove_stale_temporaries(folders: Iterable[Path], target: str | None = None)
 
 
 def remove_scratch_folders() -> list[Path]:
-    """Remove this user's scratch folders of dead processes from the system's temporary folder; returns them."""
+    """Remove scratch folders of this user's dead processes from the system's temporary folder and return them."""
     removed = []
     with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
         for entry in entries:
@@ -110,7 +110,7 @@ def remove_scratch_folders() -> list[Path]:
 
 
 def project_folders(root: Path) -> list[Path]:
-    """The folders of a project in which the verbs write: the root, data/ and mlflow/ themselves, all of artifacts/."""
+    """Return the folders in which commands write: the root, data/, mlflow/ and every folder below artifacts/."""
     below = [Path(folder) for folder, _, _ in os.walk(root / "artifacts")]
     return [root, root / "data", root / "mlflow", *below]
 
@@ -126,7 +126,7 @@ def umask() -> int:
 
 
 def follow_umask(path: Path) -> None:
-    """Give a file that another library created with its own mode the mode 0666 less the umask."""
+    """Set the mode of a file that another library created to 0666 minus the umask."""
     path.chmod(0o666 & ~umask())
 
 
@@ -149,7 +149,7 @@ def _create_folder(name: Callable[[], Path], mode: int) -> tuple[int, Path]:
 
 
 def _own(descriptor: int, path: Path) -> bool:
-    """Lock what was just created; False if a cleaning process took it between its creation and the lock."""
+    """Lock a new file or folder; return False if another process removed it before it was locked."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
@@ -163,7 +163,7 @@ def _own(descriptor: int, path: Path) -> bool:
 
 
 def _remove(path: Path, successor: Path | None) -> bool:
-    """Remove a leftover if its owner is dead; put it back if it is what `successor` was."""
+    """Remove a temporary path of a dead owner; restore it if it is the replaced folder of a missing `successor`."""
     try:
         if path.is_symlink():
             return False
@@ -181,7 +181,7 @@ def _remove(path: Path, successor: Path | None) -> bool:
         else:
             os.unlink(path)
         return True
-    except OSError:  # in use, or gone meanwhile
+    except OSError:  # in use, or already removed
         return False
     finally:
         os.close(descriptor)

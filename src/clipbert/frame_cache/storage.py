@@ -78,11 +78,13 @@ class RemoteShards:
         Raises:
             ClipBertError: it is not there, or cannot be reached.
         """
+        import platformdirs
+
         with remote_errors(f"{self.url}/{INDEX_FILE}"):
             system, base = self._connect()
             system.invalidate_cache()
             version = str(system.ukey(f"{base}/{INDEX_FILE}"))
-            folder = _user_cache() / digest(self.url.encode())
+            folder = platformdirs.user_cache_path("clipbert") / "index" / digest(self.url.encode())
             path = folder / f"{digest(version.encode())}.arrow"
             if not path.is_file():
                 data = system.cat_file(f"{base}/{INDEX_FILE}")
@@ -121,8 +123,3 @@ def _media_in(quarantine: bytes) -> list[str]:
 def open_storage(path: str) -> Shards:
     """The files of the cache at `path`, a folder or a URL."""
     return RemoteShards(path) if is_url(path) else LocalShards(Path(path))
-
-
-def _user_cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "clipbert" / "index"

@@ -127,7 +127,7 @@ def test_weights_that_the_checksums_name_and_nobody_has(saved):
     (saved / "model-00001-of-00002.safetensors").write_bytes(b"x")
     sign_folder(saved)
     (saved / "model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(ClipBertError, match=r"model-00001-of-00002\.safetensors: not found, although its checksum"):
+    with pytest.raises(ClipBertError, match=r"model-00001-of-00002\.safetensors: not found, but its checksum"):
         load(saved)
 
 
