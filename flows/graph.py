@@ -8,7 +8,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from clipbert.redact import redact
-from flows.process import environment
+from flows.supervisor import environment
 
 _NODE = re.compile(r'^"(?P<name>[^"]+)";$')
 _EDGE = re.compile(r'^"(?P<first>[^"]+)" -> "(?P<then>[^"]+)";$')
@@ -61,7 +61,7 @@ def select(graph: Graph, stages: list[str] | None) -> Graph:
         return graph
     wanted: set[str] = set()
     for name in stages:
-        named = [stage for stage in graph if name in (stage, base(stage))]
+        named = [stage for stage in graph if name in (stage, stage_name(stage))]
         if not named:
             near = difflib.get_close_matches(name, graph, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
@@ -73,6 +73,6 @@ def select(graph: Graph, stages: list[str] | None) -> Graph:
     return {stage: needs for stage, needs in graph.items() if stage in wanted}
 
 
-def base(stage: str) -> str:
+def stage_name(stage: str) -> str:
     """The name under which dvc.yaml holds the stage: train for train@retrieval."""
     return stage.partition("@")[0]

@@ -31,7 +31,7 @@ def project_folder(root: str) -> Path:
     return allowed
 
 
-def checked_task(task: str) -> str:
+def check_task_name(task: str) -> str:
     """Return `task`.
 
     Raises:

@@ -21,12 +21,12 @@ from pydantic import Field
 from clipbert.redact import install
 from flows import PROJECT
 from flows.artifacts import Metrics, publish_links, publish_metrics, publish_stages, read_results
-from flows.graph import Graph, GraphError, base, read_graph, select
+from flows.graph import Graph, GraphError, read_graph, select, stage_name
 from flows.parameters import ParameterError, project_folder
-from flows.process import Supervisor
 from flows.project_lock import flow_run_lock
 from flows.servers import ServerError
 from flows.stage import StageError, StageResult, run_stage
+from flows.supervisor import Supervisor
 from flows.temporary_server import temporary_server
 
 NAMES = {"ran": "Completed", "unchanged": "Unchanged", "restored": "Restored"}
@@ -87,7 +87,7 @@ def pipeline(
         stage: stage_task.with_options(
             name=stage,
             task_run_name=stage,
-            tags={"gpu"} if {stage, base(stage)} & tagged else None,
+            tags={"gpu"} if {stage, stage_name(stage)} & tagged else None,
             retries=retries,
             retry_delay_seconds=retry_delay_s,
         )

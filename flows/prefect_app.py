@@ -11,7 +11,7 @@ from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
 
 from clipbert.web_guard import WebGuard, read_access
-from flows.process import HOST
+from flows.supervisor import HOST
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from clipbert.redact import redact
 from clipbert.web_guard import LOGIN_PATH, USER, Access, write_access
 from flows.deployments import mark_abandoned_runs, update_deployments
 from flows.prefect_api import PrefectApi, PrefectApiError
-from flows.process import HOST, Supervised, Supervisor, environment
+from flows.supervisor import HOST, SupervisedProcess, Supervisor, environment
 
 POOL = "clipbert"
 START_S = 300.0
@@ -41,7 +41,7 @@ class Program:
     command: list[str]
     environment: dict[str, str]
     ending: signal.Signals
-    process: Supervised
+    process: SupervisedProcess
     started: float = field(default_factory=time.monotonic)
 
 
@@ -77,7 +77,7 @@ class Servers:
         Returns:
             Its address.
         """
-        claim(port, "MLflow", "CLIPBERT_MLFLOW_PORT")
+        require_free_port(port, "MLflow", "CLIPBERT_MLFLOW_PORT")
         folder = self.root / "mlflow"
         folder.mkdir(exist_ok=True)
         store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
@@ -100,7 +100,7 @@ class Servers:
         Returns:
             Its address.
         """
-        claim(port, "Prefect", "CLIPBERT_PREFECT_PORT")
+        require_free_port(port, "Prefect", "CLIPBERT_PREFECT_PORT")
         address = f"http://{HOST}:{port}"
         access = Access("Prefect", port, self._password, self._login_token, session="prefect")
         auth_string = f"{USER}:{self._password}"
@@ -126,10 +126,10 @@ class Servers:
         own = {"CLIPBERT_ROOT": str(self.root), "CLIPBERT_MLFLOW_UI": mlflow, "PREFECT_WORKER_QUERY_SECONDS": "2"}
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
         self._start("worker", command, own, signal.SIGINT)
-        self.until("worker", lambda: api.find(f"/work_pools/{POOL}") is not None)
+        self.wait_until_ready("worker", lambda: api.find(f"/work_pools/{POOL}") is not None)
         return update_deployments(api, self.root, self._deploy, scheduled, self._say)
 
-    def until(self, name: str, ready: Callable[[], bool]) -> None:
+    def wait_until_ready(self, name: str, ready: Callable[[], bool]) -> None:
         """Wait until `ready`; start a program again that ended because a database was locked.
 
         Raises:
@@ -139,14 +139,14 @@ class Servers:
         attempts = 1
         while not ready():
             program = self._running[name]
-            if program.process.poll() is not None and LOCKED in self.tail(name) and attempts < LOCKED_ATTEMPTS:
+            if program.process.poll() is not None and LOCKED in self.log_tail(name) and attempts < LOCKED_ATTEMPTS:
                 self._say(f"{name}: its database was locked by another process; starting it again")
                 time.sleep(2.0**attempts)
                 attempts += 1
                 self._restart(name)
             self.check(but=None)
             if time.monotonic() > deadline:
-                raise ServerError(f"{name} is not ready after {START_S:g} s. Its log ends with:\n{self.tail(name)}")
+                raise ServerError(f"{name} is not ready after {START_S:g} s. Its log ends with:\n{self.log_tail(name)}")
             time.sleep(POLL_S)
 
     def check(self, but: str | None = "worker") -> None:
@@ -157,9 +157,9 @@ class Servers:
         """
         for name, program in self._running.items():
             if name != but and (code := program.process.poll()) is not None:
-                raise ServerError(f"{name} ended with exit code {code}. Its log ends with:\n{self.tail(name)}")
+                raise ServerError(f"{name} ended with exit code {code}. Its log ends with:\n{self.log_tail(name)}")
 
-    def keep_worker(self) -> None:
+    def restart_ended_worker(self) -> None:
         """Restart the worker if it has ended: at once, then after 2, 4, 8, ... seconds while it keeps ending."""
         worker = self._running.get("worker")
         if worker is None or (code := worker.process.poll()) is None:
@@ -188,7 +188,7 @@ class Servers:
             worker.process.stop()
             worker.process.wait()
 
-    def tail(self, name: str) -> str:
+    def log_tail(self, name: str) -> str:
         """Return the last lines of a program's log, with passwords in them hidden."""
         text = redact(self._log(name).read_text(encoding="utf-8", errors="replace"))
         return "\n".join(f"  {line}" for line in text.splitlines()[-LOG_LINES:])
@@ -203,10 +203,10 @@ class Servers:
             del self._running["deploy"]
             if code == 0:
                 return
-            if LOCKED not in self.tail("deploy") and "503" not in self.tail("deploy"):
+            if LOCKED not in self.log_tail("deploy") and "503" not in self.log_tail("deploy"):
                 break
             time.sleep(2.0**attempt)
-        raise ServerError(f"The deployments of prefect.yaml cannot be made:\n{self.tail('deploy')}")
+        raise ServerError(f"The deployments of prefect.yaml cannot be made:\n{self.log_tail('deploy')}")
 
     def _start(
         self,
@@ -225,7 +225,7 @@ class Servers:
         process = self._launch(name, old.command, old.environment, old.ending)
         self._running[name] = Program(old.command, old.environment, old.ending, process)
 
-    def _launch(self, name: str, command: list[str], full: dict[str, str], ending: signal.Signals) -> Supervised:
+    def _launch(self, name: str, command: list[str], full: dict[str, str], ending: signal.Signals) -> SupervisedProcess:
         log: IO[bytes]
         # Servers write addresses with passwords into their logs, so only the owner may read them.
         with open(self._log(name), "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
@@ -257,7 +257,7 @@ def server_environment(access: Access, auth_string: str) -> dict[str, str]:
     }
 
 
-def claim(port: int, name: str, variable: str) -> None:
+def require_free_port(port: int, name: str, variable: str) -> None:
     """See that nothing listens on a port.
 
     Raises:

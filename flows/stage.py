@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clipbert.redact import redact
-from flows.process import Supervisor
+from flows.supervisor import Supervisor
 
 Outcome = Literal["ran", "unchanged", "restored"]
 

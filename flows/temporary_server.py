@@ -13,8 +13,8 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_curre
 from clipbert.redact import redact
 from clipbert.web_guard import USER, Access
 from flows.prefect_api import PrefectApi
-from flows.process import HOST, Supervisor, environment
 from flows.servers import LOG_LINES, START_S, ServerError, free_port, server_environment
+from flows.supervisor import HOST, Supervisor, environment
 
 POLL_S = 0.1
 

@@ -16,8 +16,8 @@ from clipbert.redact import install, redact
 from flows import PROJECT
 from flows.api_password import ApiPasswordError, api_password
 from flows.prefect_api import PrefectApiError
-from flows.process import HOST, Supervisor
 from flows.servers import POLL_S, ServerError, Servers, answers, shell_exports
+from flows.supervisor import HOST, Supervisor
 
 
 def serve(
@@ -50,7 +50,7 @@ def serve(
         prefect = shared.removesuffix("/api") if shared else servers.prefect(prefect_port)
         print("Starting", flush=True)
         if not remote:
-            servers.until("MLflow", lambda: answers(f"{mlflow}/health"))
+            servers.wait_until_ready("MLflow", lambda: answers(f"{mlflow}/health"))
         print(
             f"MLflow   {f'{redact(mlflow)}  (MLFLOW_TRACKING_URI)' if remote else servers.sign_in_link(mlflow)}",
             flush=True,
@@ -59,7 +59,7 @@ def serve(
         if api is None:
             print(f"Prefect  {prefect}  (PREFECT_API_URL)", flush=True)
         else:
-            servers.until("Prefect", api.is_healthy)
+            servers.wait_until_ready("Prefect", api.is_healthy)
             print(f"Prefect  {servers.sign_in_link(prefect)}", flush=True)
         try:
             if worker and api is not None:
@@ -71,7 +71,7 @@ def serve(
             print(f"Logs     {logs}\nCtrl-C stops everything.", flush=True)
             while True:
                 servers.check()
-                servers.keep_worker()
+                servers.restart_ended_worker()
                 time.sleep(POLL_S)
         finally:
             servers.stop_worker()

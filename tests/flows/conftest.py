@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect_server import PROGRAMS, Prefect, make_project, until
+from prefect_server import PROGRAMS, Prefect, make_project, wait_until
 from server_logs import assert_no_errors
 
 from flows.api_password import api_password
@@ -52,7 +52,7 @@ def prefect(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         command = [sys.executable, "-m", "flows.ui", "--logs", str(logs)]
         ui = subprocess.Popen(command, cwd=project, env=environment, stdout=output, stderr=output)
     try:
-        until(lambda: ui.poll() is not None or "Ctrl-C stops everything" in log.read_text())
+        wait_until(lambda: ui.poll() is not None or "Ctrl-C stops everything" in log.read_text())
         assert ui.poll() is None, log.read_text()
         url, password = f"http://127.0.0.1:{prefect}/api", api_password(project)
         auth_string = f"{USER}:{password}"

@@ -135,8 +135,8 @@ def test_a_browser_signs_in_with_the_printed_link(prefect: Prefect) -> None:
 
 def test_the_pages_may_load_nothing_from_another_host(prefect: Prefect) -> None:
     """What a browser does with it is tested in test_pages.py, where there is one."""
-    base = prefect.url.removesuffix("/api")
-    for page in (f"{base}/", f"{base}/v2/dashboard", f"{base}/docs", f"{prefect.mlflow}/health"):
+    address = prefect.url.removesuffix("/api")
+    for page in (f"{address}/", f"{address}/v2/dashboard", f"{address}/docs", f"{prefect.mlflow}/health"):
         request = urllib.request.Request(page, headers={"Accept": "text/html"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             policy = answer.headers["content-security-policy"]
@@ -145,5 +145,5 @@ def test_the_pages_may_load_nothing_from_another_host(prefect: Prefect) -> None:
             f"ws://{page.split('/')[2]}",
             f"ws://localhost:{page.split('/')[2].split(':')[1]}",
         }
-    with urllib.request.urlopen(f"{base}/ui-settings", timeout=30) as answer:
+    with urllib.request.urlopen(f"{address}/ui-settings", timeout=30) as answer:
         assert json.load(answer)["default_ui"] == "v1"  # the other version brings an analytics library

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from prefect_server import Prefect
 
-from flows.parameters import ParameterError, checked_task, project_folder
+from flows.parameters import ParameterError, check_task_name, project_folder
 
 
 def test_the_projects_folder_may_be_spelled_in_several_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,8 +28,8 @@ def test_another_folder_is_refused(root: str, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("task", ["--params=x", "../x", "retrieval; touch x", "", "Retrieval", "retrieval\n", "-h"])
 def test_what_is_no_task_is_refused_with_the_tasks_there_are(task: str) -> None:
     with pytest.raises(ParameterError, match=r"(?s)^task: .*expected one of retrieval, open_qa"):
-        checked_task(task)
-    assert checked_task("retrieval") == "retrieval"
+        check_task_name(task)
+    assert check_task_name("retrieval") == "retrieval"
 
 
 @pytest.mark.pipeline

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from prefect_server import Prefect, until
+from prefect_server import Prefect, wait_until
 
 DAILY = "clipbert-pipeline/daily"
 STAGES = {"data.dvc", "prepare", "train@left", "train@right", "evaluate@left"}
@@ -29,7 +29,7 @@ def test_the_deployment_runs_every_stage_and_a_second_time_none(prefect: Prefect
     tags = {name: set(task["tags"]) for name, task in prefect.tasks(first).items()}
     assert tags["train@left"] == {"gpu"}
     assert tags["prepare"] == set()
-    until(lambda: "evaluate@left reads artifacts/models/left.txt" in prefect.logs(first), 10)
+    wait_until(lambda: "evaluate@left reads artifacts/models/left.txt" in prefect.logs(first), 10)
 
     found = prefect.artifacts(first)
     metrics = {(row["task"], row["metric"]): (row["value"], row["before"]) for row in table(found, "metrics")}
@@ -52,7 +52,7 @@ def test_a_secret_that_a_stage_prints_is_nowhere_in_prefect(prefect: Prefect, pr
     assert end["type"] == "FAILED"
     hidden = "postgresql://***@db.example/clips?sslmode=require&password=***"
     assert f"cannot read {hidden}" in end["message"]
-    until(lambda: f"reading {hidden}" in prefect.logs(run), 30)
+    wait_until(lambda: f"reading {hidden}" in prefect.logs(run), 30)
     stored = prefect.everything(run)
     assert "planted" not in stored
     assert stored.count(hidden) >= 4  # both lines in the log, the states of the task and of the run
@@ -72,16 +72,16 @@ def test_a_failure_holds_back_what_needs_it_and_nothing_else(prefect: Prefect, p
     assert found["train@right"] == "Completed"
     assert "evaluate@left" not in found
     assert prefect.tasks(run)["train@left"]["run_count"] == 1, "a user's error is not tried again"
-    until(lambda: "the colour is wrong; expected red, blue or green" in prefect.logs(run), 10)
+    wait_until(lambda: "the colour is wrong; expected red, blue or green" in prefect.logs(run), 10)
     assert not [line for line in prefect.logs(run) if "Traceback" in line]
 
 
 def test_a_cancelled_run_leaves_no_process_behind(prefect: Prefect, project: Path) -> None:
     (project / "orders/prepare").write_text("wait")
     run = prefect.start(DAILY, project)
-    pids = until(lambda: (project / "pids").read_text().split() if (project / "pids").exists() else None)
+    pids = wait_until(lambda: (project / "pids").read_text().split() if (project / "pids").exists() else None)
     prefect.call("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
-    until(lambda: not [pid for pid in pids if Path("/proc", pid).exists()], 20)
+    wait_until(lambda: not [pid for pid in pids if Path("/proc", pid).exists()], 20)
     assert prefect.wait(run)["type"] == "CANCELLED"
     assert prefect.tasks(run)["prepare"]["state"]["message"] == "prepare: stopped with the flow."
     assert not (project / "artifacts/prepared.txt").exists()

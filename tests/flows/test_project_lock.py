@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from prefect_server import REPOSITORY, Prefect, until
+from prefect_server import REPOSITORY, Prefect, wait_until
 
 from flows.project_lock import WAITING, project_lock
 
@@ -34,7 +34,7 @@ def test_a_second_flow_says_that_it_waits_until_the_first_has_died(tmp_path: Pat
             done.set()
 
     threading.Thread(target=second).start()
-    until(lambda: said)
+    wait_until(lambda: said)
     assert said == [f"Waiting: another run works in {tmp_path}"]
     time.sleep(0.2)
     assert not done.is_set()
@@ -51,7 +51,7 @@ def test_a_waiting_run_shows_that_it_waits_and_then_that_it_runs(prefect: Prefec
     with (project / "artifacts/.flow.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run = prefect.start("clipbert-pipeline/daily", project, stages=["prepare"])
-        until(lambda: prefect.state(run)["name"] == WAITING)
+        wait_until(lambda: prefect.state(run)["name"] == WAITING)
         assert prefect.state(run)["type"] == "RUNNING"
         assert prefect.state(run)["message"] == f"Waiting: another run works in {project}"
     assert prefect.wait(run)["type"] == "COMPLETED"

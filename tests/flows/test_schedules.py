@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect_server import Prefect, until
+from prefect_server import Prefect, wait_until
 
 from flows.deployments import read_digests, update_deployments
 
@@ -22,7 +22,7 @@ def test_a_deployment_with_an_interval_starts_a_run_by_itself_and_it_completes(p
     wanted = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
     started = {"deployments": {"name": {"any_": ["daily"]}}, **wanted}
     try:
-        runs = until(
+        runs = wait_until(
             lambda: [run for run in prefect.call("POST", "/flow_runs/filter", started) if run["auto_scheduled"]]
         )
     finally:

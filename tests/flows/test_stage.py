@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.process import Supervisor
 from flows.stage import StageError, run_stage
+from flows.supervisor import Supervisor
 
 
 def test_a_stage_runs_is_then_unchanged_and_comes_back_from_the_cache(project: Path) -> None:

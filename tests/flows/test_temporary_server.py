@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from prefect_server import PROGRAMS, until
+from prefect_server import PROGRAMS, wait_until
 
 pytestmark = pytest.mark.pipeline
 
@@ -19,7 +19,7 @@ def test_a_killed_flow_leaves_no_server_and_no_stage_behind(project: Path) -> No
         command = [sys.executable, "-m", "flows.pipeline", "prepare"]
         flow = subprocess.Popen(command, cwd=project, env=environment, stdout=output, stderr=output)
     try:
-        until(lambda: flow.poll() is not None or (project / "pids").exists(), 120)
+        wait_until(lambda: flow.poll() is not None or (project / "pids").exists(), 120)
         assert flow.poll() is None, log.read_text()
         family = psutil.Process(flow.pid).children(recursive=True)
         (server,) = [one for one in family if "flows.prefect_app" in one.cmdline() and "--ending" not in one.cmdline()]
@@ -28,4 +28,4 @@ def test_a_killed_flow_leaves_no_server_and_no_stage_behind(project: Path) -> No
     finally:
         flow.kill()
         flow.wait()
-    until(lambda: not psutil.wait_procs(family, timeout=0.1)[1], 30)
+    wait_until(lambda: not psutil.wait_procs(family, timeout=0.1)[1], 30)

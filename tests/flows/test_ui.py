@@ -5,11 +5,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from prefect_server import Prefect, until
+from prefect_server import Prefect, wait_until
 
 from clipbert.cli.doctor import Finding, check_mlflow, check_prefect
 from flows.deployments import mark_abandoned_runs
-from flows.servers import POOL, claim, free_port
+from flows.servers import POOL, free_port, require_free_port
 
 pytestmark = pytest.mark.pipeline
 
@@ -70,17 +70,17 @@ def test_a_server_that_does_not_start_is_shown_with_its_log_and_nothing_stays(pr
     assert done.returncode == 2
     assert "make ui: MLflow ended with exit code" in done.stderr
     assert "No such file or directory: '/proc/absent'" in done.stderr
-    claim(port, "MLflow", "")
+    require_free_port(port, "MLflow", "")
 
 
 def test_a_killed_worker_is_restarted_with_a_message_and_the_servers_stay(prefect: Prefect, project: Path) -> None:
     servers = {process.pid for process in prefect.programs("flows.prefect_app") + prefect.programs("mlflow")}
     (project / "orders/prepare").write_text("wait")
     lost = prefect.start("clipbert-pipeline/daily", project)
-    until(lambda: (project / "pids").exists())
+    wait_until(lambda: (project / "pids").exists())
     (worker,) = prefect.programs("worker")
     worker.kill()
-    until(lambda: "The worker ended with exit code 137; restarting it now. Log: " in prefect.printed)
+    wait_until(lambda: "The worker ended with exit code 137; restarting it now. Log: " in prefect.printed)
     prefect.wait(lost, "CRASHED")
     assert not [pid for pid in (project / "pids").read_text().split() if Path("/proc", pid).exists()]
     (project / "orders/prepare").unlink()

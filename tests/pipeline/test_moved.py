@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from dvc_project import run, set_params, stages_run
 
-from clipbert.release.store import as_default, open_store
+from clipbert.release.store import default_store, open_store
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
 
@@ -46,7 +46,7 @@ def test_a_moved_project_is_diagnosed_repaired_and_used(own_copy: Path) -> None:
     (event,) = json.loads(run(*CLIPBERT, "history", "--json", cwd=moved).stdout)
     assert (event["name"], event["decision"], event["version"]) == ("clipbert-retrieval", "rejected", "1")
     store = open_store(moved)
-    with as_default(store):
+    with default_store(store):
         model = mlflow.pyfunc.load_model("models:/clipbert-retrieval@candidate")
     video = sorted((moved / "data" / "videos").glob("*.mp4"))[0]
     answer = model.predict(pd.DataFrame({"video": [str(video)], "text": ["a red square moves left"]}))

@@ -8,7 +8,7 @@ import pytest
 from clipbert.config.schema import Params, ReleaseParams
 from clipbert.errors import ClipBertError
 from clipbert.release.aliases import aliases
-from clipbert.release.ownership import IDENTITY, PROJECT_TAG, identity, own_model
+from clipbert.release.ownership import IDENTITY, PROJECT_TAG, claim_model, identity
 from clipbert.release.promotion import promote, rollback
 from clipbert.release.store import open_experiment, open_store
 from clipbert.release.tracking import start_training_run
@@ -75,7 +75,7 @@ def test_what_an_older_version_made_is_adopted_with_a_line(root, shared, capsys)
     client.create_experiment(NAME, artifact_location=str(root / "mlflow" / "artifacts"))
     client.create_registered_model(NAME)
     open_experiment(open_store(root), "retrieval")
-    assert own_model(open_store(root), NAME)
+    assert claim_model(open_store(root), NAME)
     said = capsys.readouterr().err
     assert f"MLflow experiment {NAME} had no owner" in said
     assert f"MLflow registered model {NAME} had no owner" in said
@@ -83,7 +83,7 @@ def test_what_an_older_version_made_is_adopted_with_a_line(root, shared, capsys)
     open_experiment(open_store(root), "retrieval")
     assert "no owner" not in capsys.readouterr().err
     with pytest.raises(ClipBertError, match="belongs to another project"):
-        own_model(open_store(shared), NAME)
+        claim_model(open_store(shared), NAME)
 
 
 def test_a_version_of_another_project_under_our_model_keeps_its_alias(root, shared, release_in, predictions):

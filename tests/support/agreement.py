@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from clipbert.release.alias_transaction import last_known_aliases, pending, store_identity
 from clipbert.release.aliases import position
-from clipbert.release.change import last_position, pending, store_identity
 from clipbert.release.derived import decision_path, decisions
 from clipbert.release.ledger import Ledger
 from clipbert.release.store import open_store
@@ -19,7 +19,7 @@ def assert_agreement(root: Path, task: str = "retrieval") -> None:
     with Ledger(root) as ledger:
         entries = ledger.entries(task)
     assert pending(entries, store_identity(store)) == []
-    expected = last_position(entries, store_identity(store), NAME)
+    expected = last_known_aliases(entries, store_identity(store), NAME)
     assert position(store, NAME) == (expected or {"champion": None, "previous": None})
     made = decisions(entries, store_identity(store), NAME)
     path = decision_path(root, task)

@@ -126,7 +126,7 @@ class Prefect:
     def wait(self, run: str, *kinds: str, seconds: float = 180) -> dict[str, Any]:
         """The run's state as soon as it is of one of `kinds`, by default of one that ends it."""
         wanted = kinds or ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-        return until(lambda: state if (state := self.state(run))["type"] in wanted else None, seconds)
+        return wait_until(lambda: state if (state := self.state(run))["type"] in wanted else None, seconds)
 
     def tasks(self, run: str) -> dict[str, dict[str, Any]]:
         """The run's task runs by name."""
@@ -156,7 +156,7 @@ class Prefect:
         return {artifact["key"]: artifact["data"] for artifact in found}
 
 
-def until(check: Callable[[], Any], seconds: float = 180) -> Any:
+def wait_until(check: Callable[[], Any], seconds: float = 180) -> Any:
     """What `check` returns as soon as it is something."""
     deadline = time.monotonic() + seconds
     while not (found := check()):

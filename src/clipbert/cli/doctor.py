@@ -278,10 +278,10 @@ def _write_clip(path: Path) -> None:
 def _misplaced(root: Path, store: Path) -> Finding | None:
     """The finding about an embedded store in a project that was moved."""
     try:
-        from clipbert.release.relocate import misplaced
+        from clipbert.release.relocate import misplaced_paths
     except ClipBertError:  # no mlflow; it is named among the packages
         return None
-    problem = misplaced(root) if store.resolve() == (root / "mlflow" / "mlflow.db").resolve() else None
+    problem = misplaced_paths(root) if store.resolve() == (root / "mlflow" / "mlflow.db").resolve() else None
     return Finding("MLflow", f"store {store}", problem) if problem else None
 
 

@@ -54,11 +54,11 @@ def print_summary(project: Project, params: Params) -> None:
 
 def _print_versions(project: Project, params: Params, tasks: list[str]) -> None:
     """The version of each task's model as the store has it now, and what to do next with it."""
-    from clipbert.release.registry import registered_versions
+    from clipbert.release.registry import registry_state
 
     digests = {task: digest for task in tasks if (digest := _digest(project, task)) is not None}
     try:
-        found = registered_versions(project.root, digests, params.release.name)
+        found = registry_state(project.root, digests, params.release.name)
     except ClipBertError as error:
         console.print(f"Registered models: the registry's state is unknown.\n{error}\n", markup=False)
         return

@@ -11,16 +11,16 @@ from mlflow.exceptions import MlflowException
 from clipbert.console import console, errors, progress
 from clipbert.errors import ClipBertError, first_line
 from clipbert.redact import redact
-from clipbert.release.outbox import Outbox, OutboxInUse, Record, Waiting, counted, read_run, waiting
-from clipbert.release.store import DEFAULT_NAME, EMBEDDED, Store, open_store, portable_uri, short_patience, store_errors
+from clipbert.release.outbox import Outbox, OutboxInUse, PendingOutbox, Record, format_count, read_run, waiting
+from clipbert.release.store import DEFAULT_NAME, EMBEDDED, Store, open_store, portable_uri, short_timeouts, store_errors
 from clipbert.release.system_metrics import PREFIX
 
-VALUES_AT_ONCE = 1000
+MAX_VALUES_PER_BATCH = 1000
 LOCK_PATIENCE_S = 2.0
 SYNC = "`clipbert track sync`"
 
 
-class RunGone(ClipBertError):
+class RunNotFound(ClipBertError):
     """The store answers, and does not have the run."""
 
 
@@ -44,12 +44,12 @@ class Delivery:
         and passed over, so that it does not hold up those behind it.
 
         Raises:
-            RunGone: the run was deleted or is in another store.
+            RunNotFound: the run was deleted or is in another store.
             ClipBertError: the store does not answer.
         """
-        if not (chunk := self.outbox.next_records(VALUES_AT_ONCE)):
+        if not (chunk := self.outbox.next_records(MAX_VALUES_PER_BATCH)):
             return []
-        with store_errors(self.store.uri, "does not take metrics"), short_patience():
+        with store_errors(self.store.uri, "does not take metrics"), short_timeouts():
             try:
                 if self._last_step is None:
                     self._look_up()
@@ -75,8 +75,8 @@ class Delivery:
         ]
 
     def _send_metrics(self, metrics: list[Metric]) -> None:
-        for start in range(0, len(metrics), VALUES_AT_ONCE):
-            batch = metrics[start : start + VALUES_AT_ONCE]
+        for start in range(0, len(metrics), MAX_VALUES_PER_BATCH):
+            batch = metrics[start : start + MAX_VALUES_PER_BATCH]
             try:
                 self.store.client.log_batch(self.run_id, metrics=batch)
             except MlflowException as error:
@@ -121,18 +121,18 @@ class Delivery:
                 raise
             kept = redact(read_run(self.outbox.folder)["tracking_uri"])
             if kept in ("", portable_uri(self.store.root)):
-                raise RunGone(
+                raise RunNotFound(
                     f"MLflow store {self.store.shown} has no {name} any more: bring it back, {give_up}."
                 ) from error
             remedy = (
                 "unset MLFLOW_TRACKING_URI" if kept == f"sqlite:///{EMBEDDED}" else f"set MLFLOW_TRACKING_URI={kept}"
             )
-            raise RunGone(
+            raise RunNotFound(
                 f"MLflow store {self.store.shown} has no {name}, which was made in {kept}: {remedy} and run {SYNC}, "
                 f"{give_up}."
             ) from error
         if run.info.lifecycle_stage != "active":
-            raise RunGone(
+            raise RunNotFound(
                 f"{name} was deleted from MLflow store {self.store.shown}: restore it with "
                 f"`{self.store.mlflow} runs restore --run-id {self.run_id}`, {give_up}."
             )
@@ -179,20 +179,20 @@ def sync(root: Path, task: str | None = None) -> None:
         raise ClipBertError(f"Not delivered to MLflow: {', '.join(outbox.text for outbox, _ in left)}.\n{reasons}")
 
 
-def _deliver_all(store: Store, found: list[Waiting]) -> list[tuple[Waiting, ClipBertError]]:
+def _deliver_all(store: Store, found: list[PendingOutbox]) -> list[tuple[PendingOutbox, ClipBertError]]:
     """Those that are left, with the reason; a store that stops answering is not asked for the next one."""
-    left: list[tuple[Waiting, ClipBertError]] = []
+    left: list[tuple[PendingOutbox, ClipBertError]] = []
     for index, outbox in enumerate(found):
         try:
             console.print(_deliver(store, outbox), markup=False)
-        except (RunGone, OutboxInUse) as error:
+        except (RunNotFound, OutboxInUse) as error:
             left.append((outbox, error))
         except ClipBertError as error:
             return left + [(other, error) for other in found[index:]]
     return left
 
 
-def _deliver(store: Store, found: Waiting) -> str:
+def _deliver(store: Store, found: PendingOutbox) -> str:
     outbox = Outbox(found.folder, LOCK_PATIENCE_S)
     try:
         delivery = Delivery(outbox, store)
@@ -214,7 +214,7 @@ def _deliver(store: Store, found: Waiting) -> str:
     said = []
     if values:
         spread = f" up to step {max(steps)}" if steps else ""
-        said.append(f"{counted(values)}{spread}")
+        said.append(f"{format_count(values)}{spread}")
     said += [f"status {status}"] if status else []
     return f"{found.run_name}: {', '.join(said) or 'tags'} delivered to {store.shown}."
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from clipbert.console import errors
 from clipbert.errors import ClipBertError
+from clipbert.release.alias_transaction import pending
 from clipbert.release.aliases import CHAMPION, shown
-from clipbert.release.change import pending
 from clipbert.release.decisions import Decision
 from clipbert.release.ledger import Entry, Ledger
-from clipbert.release.session import Session, note_on_stderr, repair
+from clipbert.release.session import ReleaseSession, print_note, repair
 from clipbert.release.store import open_store
 from clipbert.release.task_lock import task_lock
 
@@ -80,7 +80,7 @@ def _repair(root: Path, task: str, name: str, ledger: Ledger) -> None:
     store = open_store(root, name.removesuffix(f"-{task}"))
     with task_lock(store.root, task, wait=False) as held:
         if held:
-            repair(Session(store, ledger, task, name), note_on_stderr)
+            repair(ReleaseSession(store, ledger, task, name), print_note)
         else:
             errors.print(f"A promotion, rollback or registration of {task} is under way.", markup=False)
 

@@ -194,7 +194,7 @@ class Outbox:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class PendingOutbox:
     """What an outbox holds that MLflow does not have."""
 
     folder: Path
@@ -208,10 +208,10 @@ class Waiting:
     @property
     def text(self) -> str:
         """As in "120 values of retrieval 2026-01-31 12:00:00"."""
-        return f"{counted(self.values) if self.values else 'the status'} of {self.run_name}"
+        return f"{format_count(self.values) if self.values else 'the status'} of {self.run_name}"
 
 
-def counted(values: int) -> str:
+def format_count(values: int) -> str:
     """As in "1 value"."""
     return f"{values} value{'' if values == 1 else 's'}"
 
@@ -230,14 +230,14 @@ def read_run(folder: Path) -> dict[str, str]:
     return known
 
 
-def waiting(root: Path, task: str | None = None) -> list[Waiting]:
+def waiting(root: Path, task: str | None = None) -> list[PendingOutbox]:
     """The outboxes, of a task or of all, that hold something; the oldest first."""
-    found: list[tuple[int, Waiting]] = []
+    found: list[tuple[int, PendingOutbox]] = []
     for folder in _folders(root):
         run, state = read_run(folder), _read(folder)
         if state.waiting and task in (None, run["task"]):
             values = sum(record.values for record in state.waiting)
-            outbox = Waiting(
+            outbox = PendingOutbox(
                 folder, run["run_id"], run["run_name"], run["task"], run["tracking_uri"], values, _holder(folder)
             )
             found.append((state.waiting[0].time_ms, outbox))
@@ -341,7 +341,7 @@ def _lock(folder: Path, patience_s: float) -> int:
         os.close(descriptor)
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether a process of this machine holds the outbox, as a training that is under way does."""
     return _holder(folder) is not None
 

@@ -52,7 +52,7 @@ def identity(root: Path) -> dict[str, str]:
         ) from error
 
 
-def own_experiment(store: Store, experiment: Any) -> None:
+def claim_experiment(store: Store, experiment: Any) -> None:
     """Mark an experiment as this project's; one without an owner, of an older version, is adopted with a line.
 
     Raises:
@@ -65,7 +65,7 @@ def own_experiment(store: Store, experiment: Any) -> None:
         store.client.set_experiment_tag(str(experiment.experiment_id), key, value)
 
 
-def own_model(store: Store, name: str) -> bool:
+def claim_model(store: Store, name: str) -> bool:
     """Mark a registered model as this project's, if it exists; whether it does.
 
     Call it before an alias of the model is moved.
@@ -84,11 +84,11 @@ def own_model(store: Store, name: str) -> bool:
             store.client.set_registered_model_tag(name, key, value)
     if not store.embedded:
         for alias, version in model.aliases.items():
-            own_version(store, store.client.get_model_version(name, version), alias)
+            check_version_owner(store, store.client.get_model_version(name, version), alias)
     return True
 
 
-def own_version(store: Store, version: Any, alias: str) -> None:
+def check_version_owner(store: Store, version: Any, alias: str) -> None:
     """Check that a version is this project's; versions without an owner are those of older versions of it.
 
     Raises:
@@ -100,13 +100,13 @@ def own_version(store: Store, version: Any, alias: str) -> None:
         raise _refusal(store, what, owner, version.tags.get(MADE_TAG, "unknown"))
 
 
-def version_tags(store: Store) -> dict[str, str]:
+def version_ownership_tags(store: Store) -> dict[str, str]:
     """The tags that mark a new version as this project's."""
     ours = identity(store.root)
     return {VERSION_TAG: ours["id"], MADE_TAG: ours["made"]}
 
 
-def model_tags(store: Store) -> dict[str, str]:
+def ownership_tags(store: Store) -> dict[str, str]:
     """The tags that mark a new experiment or registered model as this project's."""
     return _tags(store)
 

@@ -1,16 +1,17 @@
 """Promotion and rollback of registered models.
 
 Three aliases say which version is in use: `candidate` (the last one registered), `champion` (in use) and `previous`
-(the champion before). Every decision is a row of the ledger (`clipbert.release.ledger`); alias changes are transactions
-(`clipbert.release.change`); version tags and artifacts/promotions/TASK.json are derived (`clipbert.release.derived`).
+(the champion before). Every decision is a row of the ledger (`clipbert.release.ledger`). Alias changes are transactions
+(`clipbert.release.alias_transaction`). Version tags and artifacts/promotions/TASK.json are copies of the ledger
+(`clipbert.release.derived`).
 """
 
 from pathlib import Path
 
 from clipbert.config.schema import ReleaseParams
 from clipbert.errors import ClipBertError
+from clipbert.release.alias_transaction import change, record
 from clipbert.release.aliases import CANDIDATE, CHAMPION, PREVIOUS, Position, aliases
-from clipbert.release.change import change, record
 from clipbert.release.decisions import Decision
 from clipbert.release.derived import block, decision_path
 from clipbert.release.gate import EvaluateChampion, decide

@@ -30,7 +30,7 @@ def provenance(root: Path) -> dict[str, str]:
         "clipbert.version": __version__,
         "clipbert.git_commit": git_commit(root),
         "clipbert.git_dirty": git_dirty(root),
-        "clipbert.dvc_lock": lock_digest(root),
+        "clipbert.dvc_lock": dvc_lock_digest(root),
         "clipbert.data_digest": data_digest(root),
         "clipbert.command": shlex.join([Path(sys.argv[0]).name, *redact_arguments(sys.argv[1:])]),
         **process_tags(),
@@ -40,7 +40,7 @@ def provenance(root: Path) -> dict[str, str]:
 
 
 def process_tags() -> dict[str, str]:
-    """Tags that say which process of which machine works on something; see `release.leftovers`."""
+    """Tags that say which process of which machine works on something; see `release.orphans`."""
     pid = os.getpid()
     return {
         "clipbert.host": platform.node() or NONE,
@@ -70,7 +70,7 @@ def data_digest(root: Path) -> str:
     return locked or _md5_of_data(_yaml(root / "data.dvc"), "outs") or NONE
 
 
-def lock_digest(root: Path) -> str:
+def dvc_lock_digest(root: Path) -> str:
     """The SHA-256 of dvc.lock, or "none"."""
     lock = root / "dvc.lock"
     return sha256_file(lock) if lock.is_file() else NONE

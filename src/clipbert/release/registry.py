@@ -31,10 +31,10 @@ from clipbert.model.weights.checksums import check_model
 from clipbert.redact import redact_values
 from clipbert.release.aliases import CANDIDATE, aliases
 from clipbert.release.delivery import open_store_and_deliver
-from clipbert.release.leftovers import UNFINISHED
-from clipbert.release.ownership import model_tags, own_version, version_tags
+from clipbert.release.orphans import UNFINISHED
+from clipbert.release.ownership import check_version_owner, ownership_tags, version_ownership_tags
 from clipbert.release.provenance import NONE, data_digest, process_tags
-from clipbert.release.runs import DATASET, LONGEST_DIGEST, find_run
+from clipbert.release.runs import DATASET, MAX_DIGEST_LENGTH, find_run
 from clipbert.release.served_settings import differences_from_evaluation, served_settings
 from clipbert.release.session import release_session
 from clipbert.release.signatures import SERVED
@@ -42,7 +42,7 @@ from clipbert.release.store import (
     DEFAULT_NAME,
     EMBEDDED,
     Store,
-    as_default,
+    default_store,
     embedded_uri,
     model_name,
     open_experiment,
@@ -99,7 +99,7 @@ def register(
         if version is None:
             run_id = find_run(store, run_json)
             version = _create_version(store, task, run_id, model_dir, digest, params)
-        own_version(store, version, CANDIDATE)
+        check_version_owner(store, version, CANDIDATE)
         conditions = to_tags({"clips": params.evaluate.clips, **recorded})
         _attach_evaluation(store, task, version, metrics, conditions, predictions_parquet, model_dir)
         store.client.set_registered_model_alias(name, CANDIDATE, version.version)
@@ -138,7 +138,7 @@ class RegistryState:
     tasks: dict[str, TaskState]
 
 
-def registered_versions(root: Path, digests: Mapping[str, str], release_name: str = DEFAULT_NAME) -> RegistryState:
+def registry_state(root: Path, digests: Mapping[str, str], release_name: str = DEFAULT_NAME) -> RegistryState:
     """Look up models by their digests; an embedded store that is not there yet is not made.
 
     Args:
@@ -209,7 +209,7 @@ def predictions_path(task: str, digest: str) -> str:
 
 def download_model(store: Store, name: str, version: str, destination: Path) -> Path:
     """Fetch a version's model folder, as `clipbert.model.weights.load` reads it."""
-    with as_default(store):
+    with default_store(store):
         downloaded = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(destination))
     flavor = Model.load(downloaded).flavors["python_function"]
     return Path(downloaded, flavor["artifacts"]["model"]["path"])
@@ -247,21 +247,21 @@ def _create_version(store: Store, task: str, run_id: str, model_dir: Path, diges
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     try:
         described = f"ClipBERT for {task}; the alias champion is the one in use."
-        client.create_registered_model(name, tags=model_tags(store), description=described)
+        client.create_registered_model(name, tags=ownership_tags(store), description=described)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     tags = {
         "digest": digest,
         "model_id": logged.model_id,
-        **version_tags(store),
+        **version_ownership_tags(store),
         **{name: run.data.tags.get(f"clipbert.{name}", NONE) for name in ("git_commit", "data_digest", "dvc_lock")},
     }
-    with as_default(store):
+    with default_store(store):
         version = client.create_model_version(
             name, f"models:/{logged.model_id}", run_id=run_id, tags=tags, model_id=logged.model_id
         )
-    # Until here a kill leaves a model without a version, which the next command removes (see leftovers.py).
+    # Until here a kill leaves a model without a version, which the next command removes (see orphans.py).
     client.delete_logged_model_tag(logged.model_id, UNFINISHED)
     return version
 
@@ -310,7 +310,7 @@ def _attach_evaluation(
     current = all(version.tags.get(key) == value for key, value in wanted.items())
     if current and not stale and stored == wanted["evaluation.predictions"]:
         return
-    now, data = int(time.time() * 1000), data_digest(store.root)[:LONGEST_DIGEST]
+    now, data = int(time.time() * 1000), data_digest(store.root)[:MAX_DIGEST_LENGTH]
     store.client.log_batch(
         version.run_id,
         metrics=[

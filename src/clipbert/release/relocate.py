@@ -40,7 +40,7 @@ class Relocation:
         return f"{self.changed} paths in {DATABASE} changed from {places} to this folder. Copy of before: {BACKUP}."
 
 
-def misplaced(root: Path) -> str | None:
+def misplaced_paths(root: Path) -> str | None:
     """What is wrong with the paths in the embedded store of the project at `root`, and the remedy; None if nothing is.
 
     A store that is missing or cannot be read has no answer; the code that opens it reports what is wrong.

@@ -17,9 +17,9 @@ from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.provenance import provenance
 from clipbert.release.store import DEFAULT_NAME, Store, open_experiment, store_errors
 
-PARAMS_AT_ONCE = 100
-LONGEST_VALUE = 5999
-LONGEST_DIGEST = 36
+MAX_PARAMS_PER_BATCH = 100
+MAX_VALUE_LENGTH = 5999
+MAX_DIGEST_LENGTH = 36
 DATASET = "data"
 RUN_DESCRIPTION = "the description of a training run, a JSON object with task and run_id"
 
@@ -36,11 +36,11 @@ def create_run(store: Store, experiment_id: str, name: str, params: Mapping[str,
         "mlflow.source.git.commit": tags["clipbert.git_commit"],
         "mlflow.user": tags["clipbert.user"],
     }
-    cut = {key: redact(value)[:LONGEST_VALUE] for key, value in {**tags, **mlflow_tags}.items()}
+    cut = {key: redact(value)[:MAX_VALUE_LENGTH] for key, value in {**tags, **mlflow_tags}.items()}
     info = store.client.create_run(experiment_id, run_name=name, tags=cut).info
     entries = [Param(key, value) for key, value in params.items()]
-    for start in range(0, len(entries), PARAMS_AT_ONCE):
-        store.client.log_batch(info.run_id, params=entries[start : start + PARAMS_AT_ONCE])
+    for start in range(0, len(entries), MAX_PARAMS_PER_BATCH):
+        store.client.log_batch(info.run_id, params=entries[start : start + MAX_PARAMS_PER_BATCH])
     _log_dataset(store, info.run_id, tags)
     return info
 
@@ -135,7 +135,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             text = json.dumps(value) if isinstance(value, list | tuple) else str(value)
-            flat[f"{prefix}{key}"] = redact_values(text, str(key))[:LONGEST_VALUE]
+            flat[f"{prefix}{key}"] = redact_values(text, str(key))[:MAX_VALUE_LENGTH]
     return flat
 
 
@@ -143,7 +143,7 @@ def _log_dataset(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
     """data/ as an MLflow dataset: its digest is DVC's hash, its profile the manifest's counts by split."""
     dataset = Dataset(
         name=DATASET,
-        digest=tags["clipbert.data_digest"][:LONGEST_DIGEST],
+        digest=tags["clipbert.data_digest"][:MAX_DIGEST_LENGTH],
         source_type="dvc",
         source=json.dumps({"path": "data", "tracked_by": "data.dvc", "git_commit": tags["clipbert.git_commit"]}),
         profile=json.dumps(_counts(store.root / "artifacts" / "manifest")),

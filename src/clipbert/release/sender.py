@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from clipbert.console import errors
 from clipbert.errors import ClipBertError
-from clipbert.release.delivery import Delivery, RunGone
-from clipbert.release.outbox import Outbox, counted
+from clipbert.release.delivery import Delivery, RunNotFound
+from clipbert.release.outbox import Outbox, format_count
 from clipbert.release.store import Store
 
 SEND_EVERY_S = 5.0
@@ -73,7 +73,7 @@ class Sender(threading.Thread):
         except Exception as error:  # whatever it is, the training goes on and the outbox keeps what it has
             self.error = error
             self._failures += 1
-            if not self._said and (self._failures > 1 or isinstance(error, RunGone)):
+            if not self._said and (self._failures > 1 or isinstance(error, RunNotFound)):
                 self._said = True
                 kind = "" if isinstance(error, ClipBertError) else f"{type(error).__name__}: "
                 errors.print(
@@ -82,6 +82,6 @@ class Sender(threading.Thread):
                 )
             return min(FIRST_RETRY_S * 2.0 ** (self._failures - 1), LONGEST_RETRY_S)
         if self._said:
-            errors.print(f"MLflow answers again: {counted(sent)} of {self.run_name} delivered.", markup=False)
+            errors.print(f"MLflow answers again: {format_count(sent)} of {self.run_name} delivered.", markup=False)
         self._said, self._failures, self.error = False, 0, None
         return SEND_EVERY_S

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 from clipbert.console import errors
 from clipbert.errors import ClipBertError
-from clipbert.release.change import Note, observe, recover, store_identity
+from clipbert.release.alias_transaction import Note, observe, recover, store_identity
 from clipbert.release.derived import publish
 from clipbert.release.ledger import Ledger
-from clipbert.release.ownership import own_model
+from clipbert.release.ownership import claim_model
 from clipbert.release.store import Store, store_errors
 from clipbert.release.task_lock import task_lock
 
 
-def note_on_stderr(line: str) -> None:
+def print_note(line: str) -> None:
     """Print a line about a repair, apart from the results on stdout."""
     errors.print(line, markup=False)
 
 
 @dataclass(frozen=True)
-class Session:
+class ReleaseSession:
     """The store and the ledger of a task while its lock is held."""
 
     store: Store
@@ -34,7 +34,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def release_session(store: Store, task: str, name: str, note: Note = note_on_stderr) -> Iterator[Session]:
+def release_session(store: Store, task: str, name: str, note: Note = print_note) -> Iterator[ReleaseSession]:
     """Hold the task's lock; first complete or undo an interrupted change, then report aliases that were moved
     elsewhere, then repair tags and file.
 
@@ -46,12 +46,12 @@ def release_session(store: Store, task: str, name: str, note: Note = note_on_std
         ClipBertError: the model belongs to another project, or the store or the ledger failed.
     """
     with task_lock(store.root, task), Ledger(store.root) as ledger:
-        session = Session(store, ledger, task, name)
+        session = ReleaseSession(store, ledger, task, name)
         repair(session, note)
         yield session
 
 
-def repair(session: Session, note: Note) -> None:
+def repair(session: ReleaseSession, note: Note) -> None:
     """Make aliases, ledger, tags and file agree; see `release_session`.
 
     Raises:
@@ -59,13 +59,13 @@ def repair(session: Session, note: Note) -> None:
     """
     store, ledger, task, name = session.store, session.ledger, session.task, session.name
     with store_errors(store.uri, f"cannot be compared with the ledger of {name}"):
-        own_model(store, name)
+        claim_model(store, name)
         recover(ledger, store, task, note)
         observe(ledger, store, name, task, note)
         session.publish()
 
 
-def publish_decision(session: Session, state: str) -> None:
+def publish_decision(session: ReleaseSession, state: str) -> None:
     """Publish a decision that the ledger has.
 
     Args:

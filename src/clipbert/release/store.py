@@ -96,7 +96,7 @@ def open_store(root: Path, name: str = DEFAULT_NAME) -> Store:
             embedded one of a project that was moved since.
     """
     uri = tracking_uri(root)
-    if uri == embedded_uri(root) and (problem := relocate.misplaced(root)):
+    if uri == embedded_uri(root) and (problem := relocate.misplaced_paths(root)):
         raise ClipBertError(problem)
     with store_errors(uri, "cannot be used"):
         local = uri.split(":", 1)[0].split("+", 1)[0] in DATABASES
@@ -104,13 +104,13 @@ def open_store(root: Path, name: str = DEFAULT_NAME) -> Store:
             _probe_database(uri)
         registry_uri = os.environ.get("MLFLOW_REGISTRY_URI") or uri
         client = MlflowClient(tracking_uri=uri, registry_uri=registry_uri)
-        with short_patience():
+        with short_timeouts():
             client.search_experiments(max_results=1)
-        from clipbert.release.leftovers import close_interrupted_runs
+        from clipbert.release.orphans import clean_up_orphans
 
         root = root.resolve()
         store = _store(uri, registry_uri, client, root, local, name)
-        close_interrupted_runs(store)
+        clean_up_orphans(store)
     return store
 
 
@@ -125,7 +125,7 @@ def open_experiment(store: Store, task: str) -> str:
         ClipBertError: they cannot; the experiment was deleted, or is another project's; or its files belong to a folder
             of another place.
     """
-    from clipbert.release.ownership import model_tags, own_experiment
+    from clipbert.release.ownership import claim_experiment, ownership_tags
 
     name = store.model_name(task)
     with store_errors(store.uri, "cannot be written"):
@@ -133,7 +133,9 @@ def open_experiment(store: Store, task: str) -> str:
         if experiment is None:
             where = None if store.artifacts is None else str(store.artifacts)
             try:
-                experiment_id = store.client.create_experiment(name, artifact_location=where, tags=model_tags(store))
+                experiment_id = store.client.create_experiment(
+                    name, artifact_location=where, tags=ownership_tags(store)
+                )
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -143,7 +145,7 @@ def open_experiment(store: Store, task: str) -> str:
                 f"MLflow store {store.shown}: the experiment {name} was deleted. Restore it with `{store.mlflow} "
                 f"experiments restore --experiment-id {experiment.experiment_id}`, or set release.name to another name."
             )
-        own_experiment(store, experiment)
+        claim_experiment(store, experiment)
         experiment_id = str(experiment.experiment_id)
         store.client.set_experiment_tag(experiment_id, "clipbert.version", __version__)
         # Without it the UI opens the experiment as one of language-model traces.
@@ -225,7 +227,7 @@ def _check_artifacts(store: Store, artifacts: Path, location: str) -> None:
 
 
 @contextlib.contextmanager
-def short_patience() -> Iterator[None]:
+def short_timeouts() -> Iterator[None]:
     """Inside, a server that does not answer within seconds has failed; MLflow's own patience is minutes.
 
     Several threads may be inside at once; the last one out brings the patience back.
@@ -246,7 +248,7 @@ def short_patience() -> Iterator[None]:
                 _restore(_usual_patience)
 
 
-def as_default(store: Store) -> contextlib.AbstractContextManager[None]:
+def default_store(store: Store) -> contextlib.AbstractContextManager[None]:
     """Inside, the parts of MLflow that look for a default store instead of being given one find this one."""
     return _environment(MLFLOW_TRACKING_URI=store.uri, MLFLOW_REGISTRY_URI=store.registry_uri)
 

@@ -13,7 +13,7 @@ from clipbert.errors import ClipBertError
 from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.outbox import Outbox, outbox_folder, read_run, remove_delivered, waiting
 from clipbert.release.provenance import provenance
-from clipbert.release.runs import LONGEST_VALUE, active_run, create_run, flatten, log_evaluation
+from clipbert.release.runs import MAX_VALUE_LENGTH, active_run, create_run, flatten, log_evaluation
 from clipbert.release.sender import Sender
 from clipbert.release.store import (
     DEFAULT_NAME,
@@ -117,7 +117,7 @@ def start_training_run(
         known = {key: max(known.get(key, -1), outbox.steps.get(key, -1)) for key in known.keys() | outbox.steps.keys()}
         if store is None:
             outbox.append("status", {"status": "RUNNING"})
-            outbox.append("tags", {key: value[:LONGEST_VALUE] for key, value in tags.items()})
+            outbox.append("tags", {key: value[:MAX_VALUE_LENGTH] for key, value in tags.items()})
     except BaseException:
         outbox.close()
         raise
@@ -171,7 +171,7 @@ def _begin(
         else:
             known = {metric.key: metric.step for metric in store.client.get_run(info.run_id).data._metric_objs}
             # The process first: a run that is running and whose process is gone is ended by whatever looks next.
-            store.client.log_batch(info.run_id, tags=[RunTag(key, tags[key][:LONGEST_VALUE]) for key in tags])
+            store.client.log_batch(info.run_id, tags=[RunTag(key, tags[key][:MAX_VALUE_LENGTH]) for key in tags])
             store.client.update_run(info.run_id, status="RUNNING")
         # The first file proves, before any training, that the store takes files.
         store.client.log_dict(info.run_id, {"params": params, "tags": tags}, "training.json")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.process import Stopped, Supervisor
+from flows.supervisor import Supervisor, SupervisorStopped
 
 # A command with a child of its own; says both process ids.
 FAMILY = """
@@ -96,14 +96,14 @@ def test_what_a_killed_command_left_in_another_session_ends_too(tmp_path: Path) 
 def test_nothing_starts_after_the_end(tmp_path: Path) -> None:
     with Supervisor(tmp_path) as supervisor:
         pass
-    with pytest.raises(Stopped):
+    with pytest.raises(SupervisorStopped):
         supervisor.start(["true"])
 
 
 def test_a_killed_owner_leaves_nothing_running(tmp_path: Path) -> None:
     repository = Path(__file__).resolve().parents[2]
     program = (
-        "import sys;from pathlib import Path;from flows.process import Supervisor\n"
+        "import sys;from pathlib import Path;from flows.supervisor import Supervisor\n"
         f"for line in Supervisor(Path('.')).start([sys.executable, '-c', {FAMILY!r}]).lines(): print(line, flush=True)"
     )
     owner = subprocess.Popen([sys.executable, "-c", program], cwd=repository, stdout=subprocess.PIPE, text=True)

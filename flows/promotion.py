@@ -12,8 +12,8 @@ from prefect.states import Completed, Failed
 
 from clipbert.redact import redact
 from flows.artifacts import artifact_key, read_result
-from flows.parameters import ParameterError, checked_task, project_folder
-from flows.process import Supervisor
+from flows.parameters import ParameterError, check_task_name, project_folder
+from flows.supervisor import Supervisor
 
 
 class Approval(RunInput):
@@ -35,7 +35,7 @@ def promote(task: str, approve: bool = False, patience_s: int = 24 * 3600, root:
         root: the project's folder; another folder is refused.
     """
     try:
-        project, task = project_folder(root), checked_task(task)
+        project, task = project_folder(root), check_task_name(task)
     except ParameterError as error:
         return Failed(message=str(error))
     if approve:
@@ -58,7 +58,7 @@ def rollback(task: str, root: str = ".") -> State:
         root: the project's folder; another folder is refused.
     """
     try:
-        return _decide(project_folder(root), "rollback", checked_task(task))
+        return _decide(project_folder(root), "rollback", check_task_name(task))
     except ParameterError as error:
         return Failed(message=str(error))
 

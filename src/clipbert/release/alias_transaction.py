@@ -19,7 +19,7 @@ from clipbert.redact import redact
 from clipbert.release.aliases import CHAMPION, Position, move, position, shown, states
 from clipbert.release.decisions import Decision
 from clipbert.release.ledger import ENDS, Entry, Kind, Ledger
-from clipbert.release.store import EMBEDDED, Store, short_patience, store_errors
+from clipbert.release.store import EMBEDDED, Store, short_timeouts, store_errors
 
 Note = Callable[[str], None]
 FAILURES = (ClipBertError, MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError)
@@ -98,7 +98,7 @@ def observe(ledger: Ledger, store: Store, name: str, task: str, note: Note) -> N
         ClipBertError: the ledger or the store failed.
     """
     identity = store_identity(store)
-    expected = last_position(ledger.entries(task), identity, name)
+    expected = last_known_aliases(ledger.entries(task), identity, name)
     found = position(store, name)
     if found == expected or (expected is None and found[CHAMPION] is None):
         return
@@ -117,7 +117,7 @@ def pending(entries: list[Entry], store: str) -> list[Entry]:
     return [entry for entry in entries if entry.kind == "intent" and entry.store == store and entry.id not in ended]
 
 
-def last_position(entries: list[Entry], store: str, name: str) -> Position | None:
+def last_known_aliases(entries: list[Entry], store: str, name: str) -> Position | None:
     """Return what `champion` and `previous` of a model were when the ledger last saw them; None: never."""
     intents = {entry.id: entry for entry in entries if entry.kind == "intent"}
     for entry in reversed(entries):
@@ -144,7 +144,7 @@ def _stopped(ledger: Ledger, store: Store, intent: Entry, cause: str) -> str:
     name, before, after = intent.facts["name"], intent.facts["before"], intent.facts["after"]
     again = f"`clipbert history {intent.task}`"
     try:
-        with short_patience():
+        with short_timeouts():
             found = position(store, name)
     except FAILURES:
         state = f"whether its aliases were moved is not known. {again} completes or undoes it when the store answers"

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from clipbert.release.leftovers import UNFINISHED, owner_lives
+from clipbert.release.orphans import UNFINISHED, owner_is_alive
 from clipbert.release.outbox import Outbox, outbox_folder
 from clipbert.release.provenance import process_tags
-from clipbert.release.store import as_default, open_experiment, open_store
+from clipbert.release.store import default_store, open_experiment, open_store
 
 NAME = "clipbert-retrieval"
 
@@ -45,7 +45,7 @@ def test_finished_models_with_a_version_stay(root, dead):
     store.client.finalize_logged_model(model.model_id, "READY")
     store.client.create_registered_model(NAME)
     source, tags = f"models:/{model.model_id}", {"model_id": model.model_id}
-    with as_default(store):
+    with default_store(store):
         store.client.create_model_version(NAME, source, tags=tags, model_id=model.model_id)
     open_store(root)
     assert [found.model_id for found in store.client.search_logged_models([experiment])] == [model.model_id]
@@ -106,5 +106,5 @@ def test_a_kill_before_the_version_leaves_one_model_after_the_next_command(
 
 
 def test_tags_that_do_not_say_are_no_proof():
-    assert owner_lives({})
-    assert owner_lives({"clipbert.pid": str(os.getpid())})
+    assert owner_is_alive({})
+    assert owner_is_alive({"clipbert.pid": str(os.getpid())})

@@ -38,11 +38,11 @@ def environment() -> dict[str, str]:
     }
 
 
-class Stopped(Exception):
+class SupervisorStopped(Exception):
     """The group of commands was stopped: nothing more starts in it."""
 
 
-class Supervised:
+class SupervisedProcess:
     """A running command, made by `Supervisor.start`."""
 
     def __init__(self, popen: "subprocess.Popen[bytes]") -> None:
@@ -84,7 +84,7 @@ class Supervisor:
         self._cwd = cwd
         self._grace_s = grace_s
         self._lock = threading.Lock()
-        self._started: list[Supervised] = []
+        self._started: list[SupervisedProcess] = []
         self._closed = False
 
     def start(
@@ -93,7 +93,7 @@ class Supervisor:
         env: Mapping[str, str] | None = None,
         ending: signal.Signals = signal.SIGTERM,
         output: IO[bytes] | None = None,
-    ) -> Supervised:
+    ) -> SupervisedProcess:
         """Start `command`; `ending` is the signal that asks it to end. Its output goes to `lines`, or to `output`.
 
         Raises:
@@ -102,8 +102,8 @@ class Supervisor:
         supervised = [sys.executable, "-I", __file__, "--ending", ending.name, "--grace", str(self._grace_s), "--"]
         with self._lock:
             if self._closed:
-                raise Stopped
-            process = Supervised(
+                raise SupervisorStopped
+            process = SupervisedProcess(
                 subprocess.Popen(
                     [*supervised, *command],
                     cwd=self._cwd,

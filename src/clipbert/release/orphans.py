@@ -8,14 +8,14 @@ import psutil
 from mlflow.entities import LoggedModelStatus
 
 from clipbert.config.schema import TASKS
-from clipbert.release.outbox import is_held, outbox_folder
+from clipbert.release.outbox import is_locked, outbox_folder
 from clipbert.release.store import Store
 
 UNFINISHED = "clipbert.unfinished"  # a tag of models whose files are being sent, or that have no version yet
 CLOCK_S = 2.0  # by which the start time of a process may be read differently
 
 
-def close_interrupted_runs(store: Store) -> None:
+def clean_up_orphans(store: Store) -> None:
     """End runs and remove unfinished models of this machine whose process is gone.
 
     Runs and models of other machines, and of processes that live, stay as they are.
@@ -27,12 +27,12 @@ def close_interrupted_runs(store: Store) -> None:
         return
     here = f"tags.`clipbert.host` = '{platform.node()}'"
     for run in store.client.search_runs(ids, filter_string=f"attributes.status = 'RUNNING' and {here}"):
-        held = is_held(outbox_folder(store.root, run.info.run_id))
-        if not held and not owner_lives(run.data.tags):
+        held = is_locked(outbox_folder(store.root, run.info.run_id))
+        if not held and not owner_is_alive(run.data.tags):
             store.client.set_terminated(run.info.run_id, "KILLED")
     # MLflow 3.17 accepts a filter by status and finds nothing with it.
     for model in store.client.search_logged_models(ids, filter_string=f"tags.`{UNFINISHED}` = 'true' AND {here}"):
-        if owner_lives(model.tags):
+        if owner_is_alive(model.tags):
             continue
         ready = model.status == LoggedModelStatus.READY
         if model.status == LoggedModelStatus.PENDING or (ready and not _has_version(store, model)):
@@ -47,7 +47,7 @@ def _has_version(store: Store, model: Any) -> bool:
     return bool(store.client.search_model_versions(query))
 
 
-def owner_lives(tags: Mapping[str, str]) -> bool:
+def owner_is_alive(tags: Mapping[str, str]) -> bool:
     """Whether the process that `provenance.process_tags` described is there still; true when the tags do not say."""
     pid = tags.get("clipbert.pid", "")
     if not pid.isdigit():
