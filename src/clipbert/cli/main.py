@@ -13,7 +13,7 @@ from clipbert import __version__
 from clipbert.cli.checksum import checksum
 from clipbert.cli.convert import convert
 from clipbert.cli.history import history
-from clipbert.cli.importing import importers
+from clipbert.cli.importing import import_group
 from clipbert.cli.options import DEFAULT, ParamsFile, Set, complete_task, project
 from clipbert.cli.quarantine import quarantine
 from clipbert.cli.track import track
@@ -47,7 +47,7 @@ app = typer.Typer(
     help="Train, version, compare, promote and use ClipBERT video-and-language models. "
     "Every verb works on the project in the current folder.",
 )
-app.add_typer(importers, name="import")
+app.add_typer(import_group, name="import")
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(track, name="track")
 app.command(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from clipbert.data.manifest import SPLITS
 from clipbert.errors import ClipBertError
 
+SPLITS = ("train", "val", "test")
 MAX_ERRORS = 10
 MAX_LINE_BYTES = 16 * 2**20
 SHOWN = 60

@@ -18,7 +18,6 @@ QUARANTINE_FILE = "quarantine.jsonl"
 DROPPED_TEXTS_FILE = "dropped_texts.json"
 
 REMEDY = "Make the manifest again: clipbert ingest"
-SPLITS = ("train", "val", "test")
 KINDS = ("caption", "open_qa", "multiple_choice")
 ROWS_PER_BATCH = 4096
 

@@ -69,8 +69,8 @@ def test_paragraphs_in_the_order_of_time(
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({**VIDEO, "timestamps": [[0, 1]]}, "v_a: timestamps [[0, 1]] beside 2 sentences"),
-        ({**VIDEO, "timestamps": 7}, "v_a: timestamps 7 beside 2 sentences"),
+        ({**VIDEO, "timestamps": [[0, 1]]}, "v_a: timestamps [[0, 1]] for 2 sentences"),
+        ({**VIDEO, "timestamps": 7}, "v_a: timestamps 7 for 2 sentences"),
         ({**VIDEO, "sentences": "one"}, 'v_a: sentences is "one", not a list of strings'),
         ({"sentence": []}, "v_a: no sentences (did you mean sentence?)"),
         (3, "v_a: no sentences, only nothing"),

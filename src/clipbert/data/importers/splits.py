@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from clipbert.data.manifest import SPLITS
+from clipbert.data.annotations import SPLITS
 from clipbert.errors import ClipBertError
 
 HoldOut = Mapping[str, float]

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from clipbert.data.manifest import SPLITS
+from clipbert.data.annotations import SPLITS
 
 NAMED = 10
 KIND_NAMES = {"caption": "captions", "open_qa": "questions", "multiple_choice": "multiple-choice questions"}

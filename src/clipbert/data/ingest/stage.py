@@ -8,7 +8,7 @@ from typing import Any
 
 from clipbert.console import progress
 from clipbert.data import manifest
-from clipbert.data.annotations import ErrorList, Text, annotation_files, stream_texts
+from clipbert.data.annotations import SPLITS, ErrorList, Text, annotation_files, stream_texts
 from clipbert.video.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from clipbert.data.ingest.probe import MediaInfo, Rejected
 from clipbert.data.ingest.runner import probe_all, remembering
@@ -58,8 +58,8 @@ class IngestSummary:
 
     def lines(self) -> list[str]:
         """The summary a person reads."""
-        by_split = ", ".join(f"{self.splits[split]} {split}" for split in manifest.SPLITS)
-        unnamed = self.media.total() - sum(self.splits[split] for split in manifest.SPLITS)
+        by_split = ", ".join(f"{self.splits[split]} {split}" for split in SPLITS)
+        unnamed = self.media.total() - sum(self.splits[split] for split in SPLITS)
         found = [
             f"media: {_counts(self.media)} ({self.duration_s / 60:.1f} min, {self.bytes / 1e6:.1f} MB); {by_split}"
             + (f", {unnamed} without a text" if unnamed else ""),

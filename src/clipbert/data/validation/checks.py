@@ -6,7 +6,8 @@ from typing import Any
 
 import great_expectations.expectations as gxe
 
-from clipbert.data.manifest import KINDS, SPLITS
+from clipbert.data.annotations import SPLITS
+from clipbert.data.manifest import KINDS
 from clipbert.config.data import ValidateParams
 
 ROW_COLUMNS = {

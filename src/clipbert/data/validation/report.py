@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from clipbert.data.manifest import SPLITS
+from clipbert.data.annotations import SPLITS
 
 SHOWN_PAIRS = 20
 BINS = 24

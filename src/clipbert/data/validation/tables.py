@@ -8,7 +8,7 @@ import pandas as pd
 import regex
 
 from clipbert.data.validation.near_duplicates import near_duplicates
-from clipbert.data.manifest import SPLITS
+from clipbert.data.annotations import SPLITS
 from clipbert.data.placeholders import is_placeholder
 from clipbert.data.validation.truncation import TextLimit, measure_truncation
 from clipbert.config.data import ValidateParams

@@ -1,14 +1,15 @@
-"""ActivityNet Captions (Krishna et al., ICCV 2017) for paragraph-to-video retrieval.
+"""Importer of ActivityNet Captions (Krishna et al., ICCV 2017) for paragraph-to-video retrieval.
 
-train.json holds 10,009 videos, val_1.json 4,917; val_2.json describes 4,885 of val_1's videos a second time. As in
-ClipBERT, the sentences of a video are joined in the order of time into one paragraph, train.json trains and val_1.json
-is the test; val_2.json is left out, and there is no validation split. Files are named v_ID or ID.
+As in ClipBERT, the sentences of a video are joined in the order of time into one paragraph, train.json is for training
+and val_1.json for testing. val_2.json describes 4,885 of val_1's videos a second time and is left out. There is no
+validation split.
 """
 
 from pathlib import Path
 
 from clipbert.data.importers.base import Source, importing
 from clipbert.data.importers.readers import Row, json_members, shown
+from clipbert.data.importers.registry import importer
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 
@@ -19,13 +20,23 @@ LAYOUT = '{"v_ID": {"duration", "timestamps": [[start, end]], "sentences": [one 
 
 
 def activitynet_aliases(name: str) -> tuple[str, ...]:
-    """ActivityNet's videos lie about as v_ID and as ID."""
+    """Return the two names, v_ID and ID, that copies of an ActivityNet video have."""
     bare = name.removeprefix("v_")
     return f"v_{bare}", bare
 
 
+@importer(
+    "activitynet_captions",
+    title="ActivityNet Captions",
+    paper="Krishna et al., ICCV 2017",
+    about="ActivityNet Captions: all sentences of a video as one paragraph, tested on val_1.",
+    tasks=("retrieval", "captioning"),
+    annotations="train.json, val_1.json",
+    example="captions/ videos/ --hold-out val=0.05",
+    published=PROTOCOL,
+)
 def import_activitynet_captions(annotations: Path, source: Source) -> ImportSummary:
-    """Make canonical data from ActivityNet Captions: one paragraph a video.
+    """Import ActivityNet Captions, one paragraph per video.
 
     Args:
         annotations: a folder with train.json and val_1.json, or one of them.
@@ -53,6 +64,6 @@ def _paragraph(row: Row) -> str:
         for time in times
     )
     if not pairs or len(times) != len(sentences):
-        raise row.error(f"timestamps {shown(times)} beside {len(sentences)} sentences")
+        raise row.error(f"timestamps {shown(times)} for {len(sentences)} sentences")
     ordered = sorted(range(len(times)), key=lambda index: times[index])
     return " ".join(sentences[index].strip() for index in ordered)

@@ -1,7 +1,6 @@
-"""ActivityNet-QA (Yu et al., AAAI 2019): 10 questions about each of 5,800 videos of ActivityNet.
+"""Importer of ActivityNet-QA (Yu et al., AAAI 2019): 10 questions about each of 5,800 videos of ActivityNet.
 
-Files train_q.json and train_a.json, and the same for val and test: 3,200, 1,800 and 800 videos. The answer vocabulary
-is the 1,000 most frequent training answers, as in the paper. Files are named v_ID or ID.
+The answer vocabulary is the 1,000 most frequent training answers, as in the paper.
 """
 
 from pathlib import Path
@@ -10,6 +9,7 @@ from clipbert.data.importers.datasets.activitynet_captions import activitynet_al
 from clipbert.data.importers.base import Source, importing
 from clipbert.data.importers.limits import HeldTexts
 from clipbert.data.importers.readers import records, split_files
+from clipbert.data.importers.registry import importer
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 
@@ -33,11 +33,21 @@ QUESTIONS = '{"video_name", "question", "question_id"} in *_q.json'
 ANSWERS = '{"answer", "type": 0 to 8, "question_id"} in *_a.json'
 
 
+@importer(
+    "activitynet_qa",
+    title="ActivityNet-QA",
+    paper="Yu et al., AAAI 2019",
+    about="ActivityNet-QA: open questions about long videos, 1,000 answers.",
+    tasks=("open_qa",),
+    annotations="train_q.json, train_a.json, the same for val and test",
+    example="dataset/ videos/",
+    published=PROTOCOL,
+)
 def import_activitynet_qa(annotations: Path, source: Source) -> ImportSummary:
-    """Make canonical data from ActivityNet-QA.
+    """Import ActivityNet-QA.
 
     Args:
-        annotations: a folder with its files, or one *_q.json; its *_a.json lies beside it.
+        annotations: a folder with its files, or one *_q.json with its *_a.json in the same folder.
 
     Raises:
         ClipBertError: a file is missing or not in its official layout, or see `importing`.
@@ -58,7 +68,7 @@ def import_activitynet_qa(annotations: Path, source: Source) -> ImportSummary:
 
 
 def _read_answers(questions: Path) -> dict[str, tuple[str, str]]:
-    """{question id: (answer, type)} of the file beside the questions."""
+    """Return {question id: (answer, type)} of the *_a.json that belongs to a *_q.json."""
     path = questions.with_name(questions.name.replace("_q.", "_a."))
     if path == questions or not path.is_file():
         raise ClipBertError(f"{path}: no such file; expected the answers to {questions.name} there: {ANSWERS}.")

@@ -1,8 +1,7 @@
-"""COCO Captions (Chen et al., 2015): five captions an image.
+"""Importer of COCO Captions (Chen et al., 2015): five captions per image.
 
-With dataset_coco.json, Karpathy's split: train 113,287 (train and restval), val 5,000, test 5,000 images, the one that
-image-text retrieval and captioning report. With captions_train2014.json and captions_val2014.json, or 2017, the
-official ones, which have no public test: train2014 82,783, val2014 40,504; train2017 118,287, val2017 5,000 images.
+dataset_coco.json holds Karpathy's split, with which image-text retrieval and captioning are reported; its training
+images are train and restval. The official captions_*.json of 2014 and 2017 have no public test split.
 """
 
 from pathlib import Path
@@ -11,6 +10,7 @@ from clipbert.data.importers.base import Import, Source, importing
 from clipbert.data.importers.karpathy import add_karpathy
 from clipbert.data.importers.limits import HeldTexts
 from clipbert.data.importers.readers import json_records, split_files
+from clipbert.data.importers.registry import importer
 from clipbert.data.importers.summary import ImportSummary, Protocol
 
 KARPATHY = Protocol(
@@ -24,8 +24,19 @@ KARPATHY_FILE = "dataset_coco.json"
 LAYOUT = '{"images": [{"id", "file_name"}], "annotations": [{"id", "image_id", "caption"}]}'
 
 
+@importer(
+    "coco_captions",
+    title="COCO Captions",
+    paper="Chen et al., 2015",
+    about="COCO Captions, by Karpathy's split or the official one.",
+    tasks=("retrieval", "captioning", "pretrain"),
+    annotations="dataset_coco.json, or captions_train2014.json and captions_val2014.json, or those of 2017",
+    example="dataset_coco.json images/",
+    media="images",
+    published={"Karpathy": KARPATHY, **OFFICIAL},
+)
 def import_coco_captions(annotations: Path, source: Source) -> ImportSummary:
-    """Make canonical data from COCO Captions.
+    """Import COCO Captions.
 
     Args:
         annotations: dataset_coco.json, or a folder with it; else a folder with captions_*.json, or one of them.

@@ -1,8 +1,8 @@
-"""DiDeMo (Hendricks et al., ICCV 2017) for paragraph-to-video retrieval.
+"""Importer of DiDeMo (Hendricks et al., ICCV 2017) for paragraph-to-video retrieval.
 
-Files train_data.json, val_data.json, test_data.json: moments of Flickr videos with a sentence each. As in ClipBERT and
-the papers it compares with, all sentences of a video are joined, in the order of the file, into one paragraph: train
-8,395, val 1,065, test 1,004 videos. A video is told by the stem of its name: the files name some with two suffixes.
+The files hold moments of Flickr videos with a sentence each. As in ClipBERT and the papers it compares with, all
+sentences of a video are joined, in the order of the file, into one paragraph. A video is identified by the stem of its
+name, because the files name some videos with two suffixes.
 """
 
 from pathlib import Path
@@ -11,21 +11,31 @@ from clipbert.data.importers.base import Source, importing
 from clipbert.data.importers.limits import HeldTexts
 from clipbert.data.importers.media_folder import stem
 from clipbert.data.importers.readers import records, split_files
+from clipbert.data.importers.registry import importer
 from clipbert.data.importers.summary import ImportSummary, Protocol
 
 PROTOCOL = Protocol(
     media={"train": 8_395, "val": 1_065, "test": 1_004}, texts={"train": 8_395, "val": 1_065, "test": 1_004}
 )
-SENTENCES = {"train": 33_005, "val": 4_180, "test": 4_021}
 PATTERNS = ("*_data.json",)
 LAYOUT = '{"video": "NAME.mov", "description"}'
 
 
+@importer(
+    "didemo",
+    title="DiDeMo",
+    paper="Hendricks et al., ICCV 2017",
+    about="DiDeMo: all sentences of a video as one paragraph.",
+    tasks=("retrieval", "captioning"),
+    annotations="train_data.json, val_data.json, test_data.json",
+    example="data/ videos/",
+    published=PROTOCOL,
+)
 def import_didemo(annotations: Path, source: Source) -> ImportSummary:
-    """Make canonical data from DiDeMo: one paragraph a video.
+    """Import DiDeMo, one paragraph per video.
 
     Args:
-        annotations: a folder with its files, or one of them; the name tells the split.
+        annotations: a folder with its files, or one of them; the split is read from the name.
 
     Raises:
         ClipBertError: a file is missing or not in its official layout, or see `importing`.
@@ -37,8 +47,8 @@ def import_didemo(annotations: Path, source: Source) -> ImportSummary:
             held = HeldTexts(path)
             for row in records(path, LAYOUT):
                 sentences.setdefault(stem(row.text("video")), []).append(held.hold(row.text("description")))
-            for name, told in sentences.items():
-                made.caption(f"didemo-{name}", name, " ".join(told), split)
+            for name, descriptions in sentences.items():
+                made.caption(f"didemo-{name}", name, " ".join(descriptions), split)
             total = sum(map(len, sentences.values()))
             made.summary.notes.append(f"{split}: {total} sentences joined into {len(sentences)} paragraphs")
     return made.summary

@@ -1,8 +1,8 @@
-"""Flickr8k (Hodosh et al., JAIR 2013): 8,000 images with five captions each; train 6,000, val 1,000, test 1,000.
+"""Importer of Flickr8k (Hodosh et al., JAIR 2013): 8,000 images with five captions each.
 
-Captions: Flickr8k.token.txt (`image.jpg#0<tab>caption`) or captions.txt (columns image, caption); splits:
-Flickr_8k.trainImages.txt, devImages, testImages beside it. dataset_flickr8k.json holds both. Without split files the
-images are split by a hash of their names in the same proportions (75, 12.5, 12.5 %), and the summary says so.
+Captions are read from Flickr8k.token.txt (`image.jpg#0<tab>caption`) or captions.txt (columns image, caption), splits
+from Flickr_8k.trainImages.txt, devImages and testImages in the same folder. dataset_flickr8k.json holds both. Without
+split files the images are split by a hash of their names in the official proportions, and the summary says so.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from clipbert.data.importers.karpathy import add_karpathy
 from clipbert.data.importers.limits import limited_lines
 from clipbert.data.importers.readers import opened, table_rows
 from clipbert.data.importers.splits import hashed_split
+from clipbert.data.importers.registry import importer
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 
@@ -29,8 +30,20 @@ SPLIT_FILES = {
 LAYOUT = "the columns image, caption, or image.jpg#0, a tab, a caption"
 
 
+@importer(
+    "flickr8k",
+    title="Flickr8k",
+    paper="Hodosh et al., JAIR 2013",
+    about="Flickr8k: 8,000 images with five captions each.",
+    tasks=("retrieval", "captioning", "pretrain"),
+    annotations="Flickr8k.token.txt or captions.txt with Flickr_8k.trainImages.txt, devImages, testImages; or "
+    "dataset_flickr8k.json",
+    example="Flickr8k_text/ Flicker8k_Dataset/",
+    media="images",
+    published=PROTOCOL,
+)
 def import_flickr8k(annotations: Path, source: Source) -> ImportSummary:
-    """Make canonical data from Flickr8k.
+    """Import Flickr8k.
 
     Args:
         annotations: one of NAMES, or a folder with one.
@@ -56,7 +69,7 @@ def import_flickr8k(annotations: Path, source: Source) -> ImportSummary:
                 made.caption(identity, name, caption, split)
         if not official:
             made.summary.notes.append(
-                f"no {SPLIT_FILES['train']} beside {path.name}: the images were split by a hash of their names, 75 % "
+                f"no {SPLIT_FILES['train']} in {path.parent}: the images were split by a hash of their names, 75 % "
                 "train, 12.5 % val, 12.5 % test; not the official splits"
             )
     return made.summary

@@ -1,12 +1,13 @@
-"""MSR-VTT (Xu et al., CVPR 2016): videodatainfo.json, 10,000 videos with 20 captions each.
+"""Importer of MSR-VTT (Xu et al., CVPR 2016): 10,000 videos with 20 captions each.
 
-Splits, by name of the protocol:
+Splits, by the name of the protocol:
 
-- `official`: train 6,513, val 497, test 2,990 videos, all captions.
-- `7k`: train and val as official (papers that train on both say 7k, 7,010 videos), tested on the 1kA pairs: ClipBERT's.
+- `official`: all captions; every caption of a test video is a query.
+- `7k`: train and val as official, tested on the 1kA pairs, as in ClipBERT. Papers that say 7k for 7,010 training videos
+  train on val too.
 - `9k`, `1kA`: trained on the 9,000 videos outside 1kA (Gabeur et al., ECCV 2020), tested on the 1kA pairs.
 
-1kA (Yu et al., JSFusion, ECCV 2018) is a csv of 1,000 test videos with one sentence each: MSRVTT_JSFUSION_test.csv.
+1kA (Yu et al., JSFusion, ECCV 2018) is a csv of 1,000 test videos with one sentence each.
 """
 
 import itertools
@@ -14,11 +15,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from clipbert.data.importers.base import Import, Source, importing
 from clipbert.data.importers.datasets.msrvtt_mc import add_choices
 from clipbert.data.importers.datasets.msrvtt_qa import VOCABULARY, add_questions
 from clipbert.data.importers.readers import json_records, table_rows
+from clipbert.data.importers.registry import importer
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 
@@ -40,23 +43,40 @@ LAYOUT = '{"videos": [{"video_id", "split"}], "sentences": [{"video_id", "sen_id
 PAIRS_LAYOUT = "the columns key, vid_key, video_id, sentence"
 
 
+@importer(
+    "msrvtt",
+    title="MSR-VTT",
+    paper="Xu et al., CVPR 2016",
+    about="MSR-VTT: captions by the official, 7k, 9k or 1kA split, and optionally MSRVTT-QA and MSRVTT-MC.",
+    tasks=("retrieval", "captioning", "open_qa", "multiple_choice"),
+    annotations="train_val_videodatainfo.json, test_videodatainfo.json",
+    example="MSRVTT/ videos/ --split 7k --qa val.jsonl",
+    published=PROTOCOLS,
+    options={
+        "split": "Which videos are for training and testing.",
+        "pairs": "MSRVTT_JSFUSION_test.csv, for 7k, 9k and 1kA.",
+        "captions_per_test_video": "Keep this many captions of each test video. Default: all.",
+        "qa": "MSRVTT-QA questions, one JSON object per line.",
+        "mc": "The multiple-choice test, see msrvtt_mc.",
+    },
+)
 def import_msrvtt(
     annotations: Path,
     source: Source,
-    split: str = "official",
+    split: Literal["official", "7k", "9k", "1kA"] = "official",
     pairs: Path | None = None,
     captions_per_test_video: int | None = None,
     qa: Path | None = None,
     mc: Path | None = None,
 ) -> ImportSummary:
-    """Make canonical data from MSR-VTT.
+    """Import MSR-VTT.
 
     Args:
         annotations: a videodatainfo.json, its zip, or a folder with several of either (train_val and test).
         split: a name in PROTOCOLS.
-        pairs: the 1kA csv, which all but `official` need; found by itself in a folder of annotations.
-        captions_per_test_video: keep the first so many captions of each test video; None: all.
-        qa: MSRVTT-QA, one JSON object a line (see `msrvtt_qa`); its splits are those of the captions.
+        pairs: the 1kA csv, which all but `official` need; searched in a folder of annotations.
+        captions_per_test_video: how many captions of each test video are kept; None: all.
+        qa: MSRVTT-QA, one JSON object per line (see `msrvtt_qa`); its splits are those of the captions.
         mc: the multiple-choice test (see `msrvtt_mc`).
 
     Raises:
@@ -109,7 +129,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read_splits(path: Path, files: list[Path]) -> dict[str, str]:
-    """{video id: split} of all files together, which have captions."""
+    """Return {video id: split} of all files together; at least one video and one caption are required."""
     splits: dict[str, str] = {}
     for source in files:
         for row in json_records(source, LAYOUT, "videos"):

@@ -1,4 +1,4 @@
-"""MSRVTT-MC (Yu et al., ECCV 2018): for each of the 2,990 MSR-VTT test videos, which of 5 captions is its own.
+"""Importer of MSRVTT-MC (Yu et al., ECCV 2018): which of 5 captions describes a video.
 
 There is no training split: ClipBERT answers with its retrieval model. Two public forms of the file are read: tab- or
 comma-separated `key, vid_key, a1..a5, answer` (JSFusion's MSR_MC_test.csv; vid_key msr7010 is video7010) and JSON or
@@ -11,6 +11,7 @@ from pathlib import Path
 from clipbert.data.importers.base import Import, Source, importing
 from clipbert.data.importers.media_folder import stem
 from clipbert.data.importers.readers import Row, records
+from clipbert.data.importers.registry import importer
 from clipbert.data.importers.summary import ImportSummary, Protocol
 
 PROTOCOL = Protocol(media={"test": 2_990}, texts={"test": 2_990})
@@ -19,8 +20,19 @@ QUESTION = "which caption describes the video?"
 LAYOUT = 'vid_key, a1 to a5, answer as a table, or {"clip_name", "options": [5 captions], "answer": 0 to 4}'
 
 
+@importer(
+    "msrvtt_mc",
+    title="MSRVTT-MC",
+    paper="Yu et al., ECCV 2018",
+    about="MSRVTT-MC: which of five captions describes the video; a test without training split.",
+    tasks=("multiple_choice",),
+    annotations="MSR_MC_test.csv",
+    example="MSR_MC_test.csv videos/",
+    published=PROTOCOL,
+    hold_out=False,
+)
 def import_msrvtt_mc(annotations: Path, source: Source) -> ImportSummary:
-    """Make canonical data from the multiple-choice test, a file in one of its public forms.
+    """Import the multiple-choice test, a file in one of its public forms.
 
     Raises:
         ClipBertError: the file is missing or in none of the forms, or see `importing`.
@@ -31,7 +43,7 @@ def import_msrvtt_mc(annotations: Path, source: Source) -> ImportSummary:
 
 
 def add_choices(made: Import, path: Path, splits: str | Mapping[str, str]) -> None:
-    """Add the questions of the file, all of one split or of {video: split}; one whose video has none is left out."""
+    """Add the questions of a file; `splits` is the split of all or {video: split}, without which a question is left out."""
     for number, row in enumerate(records(path, LAYOUT), start=1):
         name = _video(row)
         split = splits if isinstance(splits, str) else splits.get(name)

@@ -1,7 +1,7 @@
-"""MSRVTT-QA (Xu et al., ACM MM 2017): 243,680 questions about the videos of MSR-VTT, in its official splits.
+"""Importer of MSRVTT-QA (Xu et al., ACM MM 2017): 243,680 questions about the videos of MSR-VTT, in its official splits.
 
-Files train_qa.json, val_qa.json, test_qa.json, or the same as .jsonl, as ClipBERT's authors published them. The answers
-are a vocabulary of the 1,500 most frequent training answers (ClipBERT, section 4.1; train_ans2label.json).
+The .jsonl files are those of ClipBERT's authors. The answer vocabulary is the 1,500 most frequent training answers
+(ClipBERT, section 4.1; train_ans2label.json).
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clipbert.data.importers.base import Import, Source, importing
 from clipbert.data.importers.readers import load_json, records, split_files
+from clipbert.data.importers.registry import importer
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 
@@ -23,12 +24,23 @@ LAYOUT = '{"question", "answer", "video_id"}, with "answer_type" or without'
 TYPES = ("what", "who", "how", "when", "where")
 
 
+@importer(
+    "msrvtt_qa",
+    title="MSRVTT-QA",
+    paper="Xu et al., ACM MM 2017",
+    about="MSRVTT-QA: open questions about MSR-VTT, 1,500 answers.",
+    tasks=("open_qa",),
+    annotations="train_qa.json, val_qa.json, test_qa.json, or the same as .jsonl",
+    example="MSRVTT-QA/ videos/ --vocabulary train_ans2label.json",
+    published=PROTOCOL,
+    options={"vocabulary": "The answers, as {answer: label}. Default: the most frequent training answers."},
+)
 def import_msrvtt_qa(annotations: Path, source: Source, vocabulary: Path | None = None) -> ImportSummary:
-    """Make canonical data from MSRVTT-QA.
+    """Import MSRVTT-QA.
 
     Args:
-        annotations: a folder with its files, or one of them; the name tells the split.
-        vocabulary: the answers as {answer: label}; without it the most frequent training answers.
+        annotations: a folder with its files, or one of them; the split is read from the name.
+        vocabulary: the answers as {answer: label}; None: the most frequent training answers.
 
     Raises:
         ClipBertError: a file is missing or not in its official layout, or see `importing`.
@@ -42,7 +54,7 @@ def import_msrvtt_qa(annotations: Path, source: Source, vocabulary: Path | None 
 
 
 def add_questions(made: Import, path: Path, splits: str | Mapping[str, str], prefix: str = "") -> None:
-    """Add the questions of one file, all of one split or of {video: split}; one whose video has none is left out."""
+    """Add the questions of a file; `splits` is the split of all or {video: split}, without which a question is left out."""
     for number, row in enumerate(records(path, LAYOUT), start=1):
         name = row.text("video_id")
         name = f"video{name}" if name.isdigit() else name
@@ -56,16 +68,16 @@ def add_questions(made: Import, path: Path, splits: str | Mapping[str, str], pre
 
 
 def first_word(question: str, kinds: tuple[str, ...]) -> str:
-    """The kind of a question: its first word, where that is one of the kinds, else the first kind."""
+    """Return the kind of a question: its first word if that is one of `kinds`, else the first kind."""
     word = question.lower().split()[:1]
     return word[0] if word and word[0] in kinds else kinds[0]
 
 
 def read_vocabulary(path: Path) -> frozenset[str]:
-    """The answers of a file {answer: label} or [answer, ...].
+    """Return the answers of a file {answer: label} or [answer, ...].
 
     Raises:
-        ClipBertError: it is missing or something else.
+        ClipBertError: the file is missing or has another layout.
     """
     layout = '{"answer": label, ...}'
     content = load_json(path, layout)

@@ -1,10 +1,8 @@
-"""MSVD-QA (Xu et al., ACM MM 2017): 50,505 questions about 1,970 YouTube clips.
+"""Importer of MSVD-QA (Xu et al., ACM MM 2017): 50,505 questions about 1,970 YouTube clips.
 
-Splits of 1,200, 250 and 520 clips, of which a few have no question (245 of val have).
-
-Files train_qa.json, val_qa.json, test_qa.json with `video_id` 1 to 1970, which is vid1 to vid1970 of
-youtube_mapping.txt (`-4wsuPCjDBc_5_15 vid1`). Media may be named by either. The answer vocabulary is the 1,000 most
-frequent training answers, as in the paper.
+The splits have 1,200, 250 and 520 clips, a few of them without questions (245 of val have some). `video_id` 1 to 1970 is
+vid1 to vid1970 of youtube_mapping.txt (`-4wsuPCjDBc_5_15 vid1`); media may have either name. The answer vocabulary is the
+1,000 most frequent training answers, as in the paper.
 """
 
 from pathlib import Path
@@ -13,6 +11,7 @@ from clipbert.data.importers.base import Source, importing
 from clipbert.data.importers.limits import limited_lines
 from clipbert.data.importers.datasets.msrvtt_qa import TYPES, first_word
 from clipbert.data.importers.readers import opened, records, split_files
+from clipbert.data.importers.registry import importer
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 
@@ -25,19 +24,30 @@ LAYOUT = '{"id", "video_id": 1, "question", "answer"}'
 MAPPING = "youtube_mapping.txt"
 
 
+@importer(
+    "msvd_qa",
+    title="MSVD-QA",
+    paper="Xu et al., ACM MM 2017",
+    about="MSVD-QA: open questions about YouTube clips, 1,000 answers.",
+    tasks=("open_qa",),
+    annotations="train_qa.json, val_qa.json, test_qa.json, youtube_mapping.txt",
+    example="MSVD-QA/ YouTubeClips/",
+    published=PROTOCOL,
+    options={"mapping": "youtube_mapping.txt. Default: the one in the folder of the annotations."},
+)
 def import_msvd_qa(annotations: Path, source: Source, mapping: Path | None = None) -> ImportSummary:
-    """Make canonical data from MSVD-QA.
+    """Import MSVD-QA.
 
     Args:
-        annotations: a folder with its files, or one of them; the name tells the split.
-        mapping: youtube_mapping.txt; found by itself beside the annotations.
+        annotations: a folder with its files, or one of them; the split is read from the name.
+        mapping: youtube_mapping.txt; None: the one in the folder of the annotations, if any.
 
     Raises:
         ClipBertError: a file is missing or not in its official layout, or see `importing`.
     """
     files = split_files(annotations, PATTERNS, LAYOUT)
-    beside = next(iter(files.values())).parent / MAPPING
-    names = _read_mapping(mapping or beside) if mapping or beside.is_file() else {}
+    found = next(iter(files.values())).parent / MAPPING
+    names = _read_mapping(mapping or found) if mapping or found.is_file() else {}
     with importing(source, PROTOCOL, lambda name: (name, *names.get(name, ())), PROTOCOL.answers) as made:
         for split, path in files.items():
             for row in records(path, LAYOUT):

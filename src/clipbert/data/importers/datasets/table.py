@@ -1,15 +1,17 @@
-"""Any table (csv, tsv, JSON lines, parquet) as canonical data, by a map from its columns to the canonical keys."""
+"""Importer of any table (csv, tsv, JSON lines, parquet), by a map from its columns to the canonical keys."""
 
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 from clipbert.data.importers.base import Import, Source, importing
 from clipbert.data.importers.limits import MAX_LINE_CHARS, line_error, mebibytes
 from clipbert.data.importers.readers import SPLIT_WORDS, Row, records, shown
-from clipbert.data.importers.splits import HoldOut, hashed_split
+from clipbert.data.importers.splits import HoldOut, hashed_split, read_fractions
+from clipbert.data.importers.registry import Option, importer
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 
@@ -24,24 +26,45 @@ ROWS_AT_ONCE = 4096
 MAX_ROW_GROUP_BYTES = 512 * 2**20
 
 
+@importer(
+    "table",
+    title="Any table",
+    about="Any table of captions, questions or choices, by a map of its columns.",
+    tasks=("retrieval", "captioning", "open_qa", "multiple_choice", "image_qa", "pretrain"),
+    annotations="a .csv, .tsv, .jsonl or .parquet with one text per row",
+    example="clips.csv clips/ --map text=caption,media=file --map split=fold",
+    media="media",
+    options={
+        "kind": "What a row holds.",
+        "columns": Option(
+            "Columns named differently from the keys. Repeatable.", "--map", "KEY=COLUMN,...", lambda pairs: read_map(pairs)
+        ),
+        "split_fractions": Option(
+            "Assign splits by a hash of the media names. Repeatable.",
+            metavar="SPLIT=FRACTION",
+            parse=lambda pairs: read_fractions(pairs, "--split-fractions"),
+        ),
+    },
+)
 def import_table(
     table: Path,
     source: Source,
-    kind: str = "caption",
+    kind: Literal["caption", "open_qa", "multiple_choice"] = "caption",
     columns: Mapping[str, Sequence[str]] | None = None,
     split_fractions: HoldOut | None = None,
 ) -> ImportSummary:
-    """Make canonical data from a table with one text a row.
+    """Import a table with one text per row.
 
     Args:
         kind: caption, open_qa or multiple_choice.
-        columns: {canonical key: its columns}; a key that is not named is looked for under its own name. Several columns
-            are for `options` alone; one column of options holds a list. `answer` of a choice is its position from 0, or
-            the text of the option. Without `id` a text is named by its place in the table.
-        split_fractions: without a split column, the shares of val and test, drawn by a hash of the media's name.
+        columns: {canonical key: its columns}; other keys are columns of their own name. Only `options` may have several
+            columns; a single one holds a list. `answer` of a choice is the position from 0 or the text of the option.
+            Without `id` the id of a text is its row number.
+        split_fractions: for a table without split column, the fractions of val and test, chosen by a hash of the media
+            names.
 
     Raises:
-        ClipBertError: the file or a column is missing, a value is of another kind, or see `importing`.
+        ClipBertError: the file or a column is missing, a value is of the wrong type, or see `importing`.
     """
     if kind not in KEYS:
         raise ClipBertError(f"kind {kind}: expected one of {', '.join(KEYS)}.")

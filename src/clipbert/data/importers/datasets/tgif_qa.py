@@ -1,20 +1,17 @@
-"""TGIF-QA (Jang et al., CVPR 2017): four tasks about animated GIFs, tab-separated Train_ and Test_ files.
+"""Importer of TGIF-QA (Jang et al., CVPR 2017): four tasks about animated GIFs, tab-separated files.
 
-| task | train | test | becomes |
-|---|---|---|---|
-| action (what is repeated N times) | 20,475 | 2,274 | multiple choice of 5 |
-| transition (what before, after) | 52,704 | 6,232 | multiple choice of 5 |
-| frameqa | 39,392 | 13,691 | open question, 1,540 answers (ClipBERT) |
-| count | 26,843 | 3,554 | open question, answers 0 and 2 to 10 (the papers report the mean squared error) |
-
-There is no validation split. The tasks split the GIFs differently, so each is a data set of its own.
+action (what is repeated N times) and transition (what happens before or after) are multiple choice of 5; frameqa and
+count are open questions. The papers report the mean squared error of count, whose answers are 0 and 2 to 10. There is no
+validation split. The tasks split the GIFs differently, so each is imported as a data set of its own.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from clipbert.data.importers.base import Source, importing
 from clipbert.data.importers.datasets.msrvtt_mc import OPTIONS
 from clipbert.data.importers.readers import split_files, table_rows
+from clipbert.data.importers.registry import importer
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 
@@ -33,8 +30,20 @@ LAYOUT = {
 }
 
 
-def import_tgif_qa(annotations: Path, source: Source, task: str) -> ImportSummary:
-    """Make canonical data from one task of TGIF-QA.
+@importer(
+    "tgif_qa",
+    title="TGIF-QA",
+    paper="Jang et al., CVPR 2017",
+    about="TGIF-QA: action and transition (choice of five), frameqa and count (open questions).",
+    tasks=("multiple_choice", "open_qa"),
+    annotations="Train_TASK_question.csv, Test_TASK_question.csv",
+    example="tgif-qa/dataset/ gifs/ --task action --hold-out val=0.1",
+    media="gifs",
+    published=PROTOCOLS,
+    options={"task": "Which of its four data sets."},
+)
+def import_tgif_qa(annotations: Path, source: Source, task: Literal["action", "transition", "frameqa", "count"]) -> ImportSummary:
+    """Import one task of TGIF-QA.
 
     Args:
         annotations: a folder with Train_TASK_question.csv and Test_TASK_question.csv, or one of them.

@@ -1,8 +1,8 @@
-"""Visual Genome region descriptions (Krishna et al., IJCV 2017), for pretraining: 108,077 images, 5.4 million phrases.
+"""Importer of Visual Genome's region descriptions (Krishna et al., IJCV 2017), for pretraining.
 
-region_descriptions.json; images are named by their number (VG_100K/1.jpg, VG_100K_2/2.jpg). There are no official
-splits: images are split by a hash of their number, 98 % train, 1 % val, 1 % test. ClipBERT pretrains on COCO and Visual
-Genome captions together. Half of the images are COCO's: leave those of a COCO test set out before testing on it.
+Images are named by their number (VG_100K/1.jpg, VG_100K_2/2.jpg). There are no official splits: images are split by a
+hash of their number, 98 % train, 1 % val, 1 % test. ClipBERT pretrains on COCO and Visual Genome captions together. Half
+of the images are COCO's: remove those of a COCO test set before testing on it.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from clipbert.data.importers.base import Source, importing
 from clipbert.data.importers.readers import json_records
 from clipbert.data.importers.splits import hashed_split
+from clipbert.data.importers.registry import importer
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 
@@ -19,12 +20,23 @@ NAMES = ("region_descriptions.json", "region_descriptions.json.zip")
 LAYOUT = '[{"id": image, "regions": [{"image_id", "phrase"}]}]'
 
 
+@importer(
+    "visual_genome",
+    title="Visual Genome",
+    paper="Krishna et al., IJCV 2017",
+    about="Visual Genome: 5.4 million descriptions of regions of 108,077 images, for pretraining.",
+    tasks=("pretrain",),
+    annotations="region_descriptions.json",
+    example="region_descriptions.json images/ --regions-per-image 10",
+    media="images",
+    options={"regions_per_image": "Keep this many phrases of each image. Default: all."},
+)
 def import_visual_genome(annotations: Path, source: Source, regions_per_image: int | None = None) -> ImportSummary:
-    """Make canonical data from Visual Genome's region descriptions, one image in memory at a time.
+    """Import Visual Genome's region descriptions, with one image in memory at a time.
 
     Args:
         annotations: region_descriptions.json, its zip, or a folder with one.
-        regions_per_image: keep the first so many different phrases of an image; None: all of them.
+        regions_per_image: how many different phrases of each image are kept; None: all.
 
     Raises:
         ClipBertError: the file is missing or not in its layout, or see `importing`.

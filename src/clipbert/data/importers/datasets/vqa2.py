@@ -1,9 +1,8 @@
-"""VQA 2.0 (Goyal et al., CVPR 2017): questions about COCO images, ten answers each.
+"""Importer of VQA 2.0 (Goyal et al., CVPR 2017): questions about COCO images, ten answers each.
 
-v2_OpenEnded_mscoco_train2014_questions.json and v2_mscoco_train2014_annotations.json, and the same for val2014: 443,757
-and 214,354 questions about 82,783 and 40,504 images. train2014 trains, val2014 is val; the answers to test2015 are not
-public. Each answer carries its soft score (`vqa_answers`). The vocabulary is the answers that are the commonest answer
-of at least 9 questions of train and val, 3,129 of them (bottom-up attention, LXMERT, ClipBERT).
+train2014 is for training, val2014 for validation; the answers to test2015 are not public. Each answer carries its soft
+score (`vqa_answers`). The vocabulary is the answers that are the most frequent answer of at least 9 questions of train
+and val, 3,129 of them (bottom-up attention, LXMERT, ClipBERT).
 """
 
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 from clipbert.data.importers.base import Import, Source, importing
 from clipbert.data.importers.limits import HeldTexts
 from clipbert.data.importers.readers import json_records, split_files
+from clipbert.data.importers.registry import importer
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.data.importers.vqa_answers import normalise, soft_scores
 from clipbert.errors import ClipBertError
@@ -25,8 +25,19 @@ ANNOTATIONS = (
 QUESTIONS = '{"questions": [{"question_id", "image_id", "question"}]}'
 
 
+@importer(
+    "vqa2",
+    title="VQA 2.0",
+    paper="Goyal et al., CVPR 2017",
+    about="VQA 2.0: open questions about images with soft scores, 3,129 answers.",
+    tasks=("image_qa", "open_qa"),
+    annotations="v2_OpenEnded_mscoco_train2014_questions.json, v2_mscoco_train2014_annotations.json, the same for val2014",
+    example="vqa/ coco/ --hold-out test=0.05",
+    media="images",
+    published=PROTOCOL,
+)
 def import_vqa2(annotations: Path, source: Source) -> ImportSummary:
-    """Make canonical data from VQA 2.0, one question in memory at a time beside the texts of the questions.
+    """Import VQA 2.0, with one annotation and the texts of all questions of a split in memory at a time.
 
     Args:
         annotations: a folder with v2_mscoco_*_annotations.json and v2_OpenEnded_mscoco_*_questions.json.
@@ -36,7 +47,7 @@ def import_vqa2(annotations: Path, source: Source) -> ImportSummary:
     """
     answers = split_files(annotations, ("v2_mscoco_*_annotations.json*",), ANNOTATIONS)
     folder = annotations if annotations.is_dir() else annotations.parent
-    # By name, for test-dev2015 is a part of test2015 and lies beside it.
+    # By full name: test-dev2015, in the same folder, is a part of test2015.
     names = [f"v2_OpenEnded_mscoco_{images}_questions.json*" for images in (*IMAGE_SETS.values(), "test2015")]
     questions = split_files(folder, names, QUESTIONS)
     answers.pop("test", None)
@@ -84,5 +95,5 @@ def _add(made: Import, answers: Path, questions: Path, split: str) -> None:
 
 
 def _aliases(name: str) -> tuple[str, ...]:
-    """COCO's images are COCO_train2014_000000000009 in 2014 and 000000000009 in 2017."""
+    """Return the names of a COCO image: COCO_train2014_000000000009 in 2014, 000000000009 in 2017."""
     return name, name.rsplit("_", 1)[-1]
