@@ -213,3 +213,16 @@ def test_examples_group_the_texts_of_a_video() -> None:
     )
     examples = make_task("retrieval", Params()).examples(texts, "train")
     assert [(e.media, e.ids, e.texts) for e in examples] == [("a", ["2"], ["y"]), ("b", ["1", "3"], ["x", "z"])]
+
+
+@pytest.mark.parametrize("rerank", [None, 2])
+def test_a_gallery_of_one_repeated_video_is_scored_once_and_ties_everywhere(rerank: int | None) -> None:
+    reranker = TwoStages([[1, 2, 3, 4]] * 4, [[4, 3, 2, 1]] * 4)
+    blank = Encoded([f"v{i}" for i in range(4)], [torch.zeros(1, 1, 1)] * 4)
+    tokenize = lambda texts: (torch.tensor([[int(texts[0])]]), torch.ones(1, 1, dtype=torch.long))  # noqa: E731
+    task = Retrieval(RetrievalParams()).measured(EvaluateParams(rerank_top_k=rerank))
+    rows = list(task.predict(reranker, blank, [example(i) for i in range(4)], tokenize, 2))
+    assert reranker.pairs == 4  # one a text
+    assert [row["rank"] for row in rows] == [4] * 4
+    assert [row["towers_rank"] for row in rows] == [4] * 4
+    assert [row["gallery"] for row in rows] == [4] * 4

@@ -107,6 +107,11 @@ class Encoded:
         """Visual tokens (M, K, V, hidden) of M media, in the order asked for."""
         return torch.stack([self.visual_embeds[self._place[name]] for name in media])
 
+    @property
+    def identical(self) -> bool:
+        """Whether all media have the same visual tokens, as blank frames do: one of them then scores for all."""
+        return len(self.visual_embeds) > 1 and len({id(embeds) for embeds in self.visual_embeds}) == 1
+
     @cached_property
     def _place(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.media)}

@@ -39,9 +39,10 @@ def predict(
 def encode_videos(
     model: Any, processor: Any, cache: FrameCache, media: list[str], clips: int, blank: bool = False
 ) -> Encoded:
-    """The vision half over uniform clips of each video, a few videos at a time."""
-    videos = [CachedFrames(cache, name) for name in media]
-    return Encoded(media, encode_clips(model, processor, videos, clips, blank))
+    """Return the visual tokens of each video's uniform clips; blank videos share one tensor, encoded once."""
+    videos = [CachedFrames(cache, name) for name in (media[:1] if blank else media)]
+    embeds = encode_clips(model, processor, videos, clips, blank)
+    return Encoded(media, embeds * len(media) if blank else embeds)
 
 
 def pixels(processor: Any, images: np.ndarray, clips: int, frames_per_clip: int) -> Tensor:

@@ -134,12 +134,15 @@ class Retrieval(Task):
                 "tasks.retrieval.contrastive_weight above 0."
             )
         gallery = [example.media for example in examples]
-        visual_embeds = videos.of(gallery)  # (G, K, V, hidden)
+        distinct = gallery[:1] if videos.identical else gallery
+        visual_embeds = videos.of(distinct)  # (G, K, V, hidden)
         vectors = None if model.contrast is None else model.get_video_features(visual_embeds)  # (G, P)
         for truth, example in enumerate(examples):
             for text_id, text in zip(example.ids, example.texts, strict=True):
                 tokens, extra = tokenize([text]), {}
                 found = rank_gallery(model, visual_embeds, vectors, *tokens, batch_size, self.rerank, truth)
+                if len(distinct) < len(gallery):
+                    found = found.repeat(len(gallery))
                 judged, scores = found.judged, found.scores
                 if found.similarity is not None:
                     extra["towers_rank"] = _rank(found.similarity, truth)

@@ -105,6 +105,11 @@ class Ranking:
     scores: Tensor
     similarity: Tensor | None
 
+    def repeat(self, count: int) -> "Ranking":
+        """Return the ranking of a gallery of `count` copies of this gallery's one video."""
+        similarity = None if self.similarity is None else self.similarity.expand(count)
+        return Ranking(torch.arange(count, device=self.scores.device), self.scores.expand(count), similarity)
+
 
 def rank_gallery(
     model: Any,
