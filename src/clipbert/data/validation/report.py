@@ -34,7 +34,7 @@ def bundle_styles(docs: Path) -> None:
 
     Their own files (scripts, fonts, a logo), which the pages then use no longer, go.
     """
-    styles = files("clipbert.data").joinpath("validation_docs.css").read_text(encoding="utf-8")
+    styles = files("clipbert.data.validation").joinpath("validation_docs.css").read_text(encoding="utf-8")
     for page in sorted(docs.rglob("*.html")):
         text = _LINK.sub(r"\1", _FOREIGN.sub("", page.read_text(encoding="utf-8")))
         text = _ADDRESS.sub("", _ICON.sub("", text)).replace("</head>", f"<style>\n{styles}</style>\n</head>", 1)
@@ -60,7 +60,7 @@ def _index_table(docs: Path, kind: str) -> str:
 def write_page(folder: Path, result: dict[str, Any], videos: pd.DataFrame, texts: pd.DataFrame) -> None:
     """Write `folder`/index.html from the content of result.json and the manifest, linking to the pages beside it."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clipbert.data", "."), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("clipbert.data.validation", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     expectations = result["expectations"]
     found = sorted((folder / "data_docs" / "validations").glob("*/*/*/*.html"))
