@@ -1,7 +1,7 @@
-"""Write the page that `dvc plots show` fills, with Vega inside, so that it opens without a network.
+"""Write the HTML template of `dvc plots show` with Vega embedded, so that the page works offline.
 
-The page is named in .dvc/config.local, which belongs to this clone alone: in a clone where this script never ran, `dvc
-plots show` uses DVC's own page, which loads Vega from the network.
+.dvc/config.local, which belongs to this clone only, names the template. Without this script, `dvc plots show` uses
+DVC's own template, which loads Vega from the network.
 """
 
 import configparser
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import vl_convert
 
-# The grammar of DVC's own templates; the bundle's Vega draws it.
+# The Vega-Lite version of DVC's templates.
 VEGA_LITE = "5.20"
 
 PAGE = """<!DOCTYPE html>
@@ -35,7 +35,7 @@ PAGE = """<!DOCTYPE html>
 
 
 def main() -> None:
-    """Write the template and name it in .dvc/config.local."""
+    """Write the template and set it in .dvc/config.local."""
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
     path = Path(__file__).parents[1] / ".dvc" / "tmp" / "plots_page.html"
     path.parent.mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def name_page(config: Path) -> None:
-    """Set plots.html_template in a DVC configuration file; its other sections stay as they are."""
+    """Set plots.html_template in a DVC configuration file and keep its other sections."""
     parser = configparser.ConfigParser(interpolation=None)
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     parser.read(config, encoding="utf-8")

@@ -1,12 +1,12 @@
-"""Print or write the code dependencies of the stages in dvc.yaml: the modules that each stage's verbs import.
+"""Check or write the code dependencies of the stages in dvc.yaml: the modules that their commands import.
 
-    python scripts/stage_dependencies.py           list what differs from dvc.yaml; exit code 1 if anything does
-    python scripts/stage_dependencies.py --write   write the lists into dvc.yaml; all other lines stay as they are
+    python scripts/stage_dependencies.py           list the differences from dvc.yaml; exit code 1 if there are any
+    python scripts/stage_dependencies.py --write   write the lists into dvc.yaml; all other lines stay unchanged
 
-DVC reruns a stage when one of its dependencies changes. The list of a stage is the static import closure of the verbs
-in its `cmd`, starting at the function of that name in `clipbert/stages.py` (and its command in `clipbert/cli/main.py`):
-imports inside functions count, imports under TYPE_CHECKING do not. A template, a style sheet or a Python file that a
-module names belongs to that module. A folder is one dependency where all its files are in the closure.
+DVC reruns a stage when one of its dependencies changes. The list of a stage is the static import closure of its
+`cmd`, starting at the function of each command in `clipbert/stages.py` (and in `clipbert/cli/main.py`): imports inside
+functions count, imports under TYPE_CHECKING do not. A template, a style sheet or a Python file that a module names
+belongs to that module. A folder is listed instead of its files if all of them are in the closure.
 """
 
 import argparse
@@ -19,30 +19,30 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src/clipbert")
 
-# Modules that no result depends on. A change to one of them must not train every model again.
+# Modules that do not affect results. A change to one of them must not retrain every model.
 INFRASTRUCTURE = {
     "__init__.py": "the version and the lazy name `clipbert.pipeline`, which no stage uses",
-    "config/": "reads params.yaml, whose values DVC compares by itself (`params` of each stage)",
-    "console.py": "what is printed while a stage works",
-    "errors.py": "the exception for user errors and the wording of messages",
-    "exit_status.py": "exit codes of a training's processes",
-    "files/": "writes files atomically, checks folders and removes leftovers: the bytes are the caller's",
-    "interruption.py": "the line that ends an interrupted verb",
-    "project.py": "the names of files and folders",
-    "redact.py": "hides secrets in what is printed and recorded",
-    "stages.py": "holds one function for each verb: as a dependency, a change to one verb would rerun all stages",
+    "config/": "reads params.yaml, whose values DVC compares itself (`params` of each stage)",
+    "console.py": "progress and messages",
+    "errors.py": "the exception for user errors",
+    "exit_status.py": "exit codes of the processes of a training",
+    "files/": "writes the callers' bytes atomically, checks folders and removes temporary files",
+    "interruption.py": "the closing line of an interrupted command",
+    "project.py": "names of files and folders",
+    "redact.py": "hides secrets in printed and recorded text",
+    "stages.py": "has one function per command: as a dependency, a change to one command would rerun all stages",
 }
-# Tracking records what a training or an evaluation does and changes neither: only stages that register a model, whose
-# output is made by this folder, depend on it.
+# Tracking records a training or an evaluation without changing it: only stages that register a model depend on this
+# package, which makes their output.
 TRACKING = "release"
 TRACKING_VERBS = {"register"}
-# Imports that no stage carries out: the processor decodes files that a user hands to it, stages read the frame cache.
-# With this one, each change to a decoder would train all models again even if no frame in the cache is another.
+# Imports that no stage runs: the processor decodes files for users, but stages read the frame cache. With this import,
+# each change to a decoder would retrain all models even if no cached frame changes.
 NOT_RUN = {("model/processor.py", "clipbert.sampling.video_input")}
 
 
 def python_files(root: Path = ROOT) -> dict[str, Path]:
-    """Return the path below `src/clipbert` of each module, by its dotted name."""
+    """Return {dotted name: path below `src/clipbert`} of each module."""
     found = {}
     for path in sorted((root / PACKAGE).rglob("*.py")):
         relative = path.relative_to(root / PACKAGE)
@@ -52,7 +52,7 @@ def python_files(root: Path = ROOT) -> dict[str, Path]:
 
 
 class Closure:
-    """The import graph of the package, read from its sources."""
+    """Import graph of the package, read from its sources."""
 
     def __init__(self, root: Path = ROOT) -> None:
         self.root = root
@@ -60,7 +60,7 @@ class Closure:
         self._trees: dict[Path, ast.Module] = {}
 
     def of_verb(self, verb: str) -> set[Path]:
-        """Return the files below `src/clipbert` that a verb runs, without infrastructure and tracking."""
+        """Return the files below `src/clipbert` that a command imports, without infrastructure and tracking."""
         wanted = list(self._of_function(Path("stages.py"), verb.replace("-", "_")))
         for node in self._tree(Path("cli/main.py")).body:
             if isinstance(node, ast.FunctionDef) and node.name == verb.replace("-", "_"):
@@ -82,17 +82,17 @@ class Closure:
         return infrastructure or tracking
 
     def _files(self, module: str) -> Iterator[Path]:
-        """The file of a module and the `__init__.py` of the packages around it, all of which an import runs."""
+        """Yield the file of a module and the `__init__.py` of its parent packages, all of which an import runs."""
         parts = module.split(".")
         for end in range(1, len(parts) + 1):
             if (path := self.modules.get(".".join(parts[:end]))) is not None:
                 yield path
 
     def _of_function(self, path: Path, name: str) -> Iterator[str]:
-        """What a function of a file imports, with the functions and classes of the same file that it uses."""
+        """Yield the imports of a function and of the functions and classes of the same file that it uses."""
         tree = self._tree(path)
         defined = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-        for node in tree.body:  # X = ... at the top
+        for node in tree.body:  # module-level assignments
             if isinstance(node, ast.Assign | ast.AnnAssign):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 defined |= {target.id: node for target in targets if isinstance(target, ast.Name)}
@@ -127,12 +127,12 @@ class Closure:
         for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in skipped:
                 found += self._modules_of(node)
-            # import_module(f"clipbert.tasks.{name}") may import any module of that package.
+            # import_module(f"clipbert.tasks.{name}") may import any module of that package
             elif isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.Constant):
                 prefix = str(node.values[0].value)
                 if re.fullmatch(r"clipbert(\.\w+)+\.", prefix):
                     found += [name for name in self.modules if name.startswith(prefix)]
-            # A file of the same folder that is named, such as the code of the model that MLflow runs.
+            # the name of a Python file, such as the code of the model that MLflow runs
             elif isinstance(node, ast.Constant) and re.fullmatch(r"\w+\.py", str(node.value)):
                 found += [name for name, path in self.modules.items() if path.name == node.value]
         return found
@@ -140,12 +140,12 @@ class Closure:
     def _modules_of(self, node: ast.Import | ast.ImportFrom) -> list[str]:
         if isinstance(node, ast.Import):
             return [alias.name for alias in node.names]
-        # `from clipbert.model import load` may import the module clipbert.model.weights.load or a name of the package.
+        # `from clipbert.model import load` may import a module or a name of the package
         names = [f"{node.module}.{alias.name}" for alias in node.names]
         return [name if name in self.modules else str(node.module) for name in names]
 
     def _data_files(self, path: Path) -> Iterator[Path]:
-        """The files of other kinds in a module's folder that it names."""
+        """Yield the templates and style sheets in a module's folder that the module names."""
         for node in ast.walk(self._tree(path)):
             if isinstance(node, ast.Constant) and re.fullmatch(r"[\w.]+\.(j2|css)", str(node.value)):
                 named = path.parent / str(node.value)
@@ -159,7 +159,7 @@ class Closure:
 
 
 def collapse(files: Iterable[Path], root: Path = ROOT) -> list[str]:
-    """Replace files by their folder where all of the folder is among them; return paths from the project, sorted."""
+    """Replace all files of a folder by the folder; return sorted paths from the project root."""
     names = set(files)
     folders = {parent for name in names for parent in name.parents if parent != Path(".")}
     for folder in sorted(folders, key=lambda folder: len(folder.parts)):
@@ -174,7 +174,7 @@ def collapse(files: Iterable[Path], root: Path = ROOT) -> list[str]:
 
 
 def expected(text: str, root: Path = ROOT) -> dict[str, list[str]]:
-    """Return the code dependencies of each stage of a dvc.yaml that runs `clipbert` verbs."""
+    """Return the code dependencies of each stage of a dvc.yaml that runs `clipbert` commands."""
     closure = Closure(root)
     found = {}
     for stage, lines in _stages(text).items():
@@ -190,7 +190,7 @@ def declared(text: str) -> dict[str, list[str]]:
 
 
 def rewritten(text: str, root: Path = ROOT) -> str:
-    """Return a dvc.yaml with the expected code dependencies; every other line, comments included, stays as it is."""
+    """Return a dvc.yaml with the expected code dependencies; all other lines, also comments, are unchanged."""
     lists = expected(text, root)
     lines, out, stage, pending = text.splitlines(), [], "", False
     for line in [*lines, ""]:
@@ -210,7 +210,7 @@ def _is_code(line: str) -> bool:
 
 
 def _stages(text: str) -> dict[str, list[str]]:
-    """The lines of each stage of a dvc.yaml: stages are indented by two spaces, their keys by four."""
+    """Return the lines of each stage of a dvc.yaml: stages are indented by two spaces, their keys by four."""
     found: dict[str, list[str]] = {}
     section, stage = "", ""
     for line in text.splitlines():
@@ -225,7 +225,7 @@ def _stages(text: str) -> dict[str, list[str]]:
 
 
 def differences(text: str, root: Path = ROOT) -> list[str]:
-    """Return one line for each dependency that a stage of a dvc.yaml lacks or lists without need."""
+    """Return a line for each missing or unneeded dependency of a stage."""
     now = declared(text)
     found = []
     for stage, wanted in expected(text, root).items():
@@ -235,9 +235,9 @@ def differences(text: str, root: Path = ROOT) -> list[str]:
 
 
 def main() -> int:
-    """Compare the lists with the code, or write them."""
-    parser = argparse.ArgumentParser(description="The code dependencies of the stages in dvc.yaml.")
-    parser.add_argument("--write", action="store_true", help="write them into dvc.yaml")
+    """Check the lists of dvc.yaml, or write them."""
+    parser = argparse.ArgumentParser(description="Check the code dependencies of the stages in dvc.yaml.")
+    parser.add_argument("--write", action="store_true", help="write the lists into dvc.yaml")
     write = parser.parse_args().write
     path = ROOT / "dvc.yaml"
     text = path.read_text(encoding="utf-8")

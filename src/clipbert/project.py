@@ -43,6 +43,10 @@ class Project:
         """Predictions, one row per test item."""
         return self.artifacts / "predictions" / f"{task}.parquet"
 
+    def pictures(self, task: str) -> Path:
+        """Folder of the pictures that are logged to MLflow."""
+        return self.artifacts / "pictures" / task
+
     def report(self, task: str) -> Path:
         """Report page."""
         return self.artifacts / "reports" / f"{task}.html"

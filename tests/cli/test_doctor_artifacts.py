@@ -15,7 +15,7 @@ from clipbert.files.checksums import write_checksums
 from clipbert.files.signed_json import write_signed_json
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval, ClipBertProcessor
 from clipbert.project import Project
-from clipbert.stages import check_history
+from clipbert.training.history import read_history
 
 
 @pytest.fixture
@@ -100,14 +100,14 @@ def test_a_shard_that_was_cut_off_is_named(project: Project) -> None:
 
 def test_a_changed_number_in_metrics_or_curves_is_noticed(project: Project) -> None:
     metrics, curve = project.metrics("retrieval"), project.history("retrieval") / "val.csv"
-    check_history(project.history("retrieval"), "retrieval")
+    read_history(project.history("retrieval"), "retrieval")
     metrics.write_text(metrics.read_text().replace("42.0", "52.0"))
     curve.write_text(curve.read_text().replace("2.25", "1.25"))
     first, second = problems(project)
     assert f"{curve}: damaged or edited" in first
     assert f"{metrics}: retrieval/r1 is 52.0, but the evaluation computed 42.0" in second
     with pytest.raises(doctor.ClipBertError, match=r"val\.csv: damaged or edited .* dvc checkout"):
-        check_history(project.history("retrieval"), "retrieval")
+        read_history(project.history("retrieval"), "retrieval")
 
 
 @pytest.mark.parametrize(("kind", "stage"), [("run", "train"), ("release", "register")])

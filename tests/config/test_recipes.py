@@ -89,7 +89,7 @@ def test_lists_nulls_numbers_and_texts_reach_dvc_as_they_are(tmp_path: Path) -> 
     [
         ("train: {lr: 7}", r"bad\.yaml: train\.lr=7: train\.lr = 7: expected less than"),
         ("train: {lrr: 0.1}", "train.lrr: unknown parameter; did you mean train.lr"),
-        ("frames: {media_url: 's3://a b'}", "frames.media_url = 's3://a b' cannot be handed to `dvc exp run -S`"),
+        ("frames: {media_url: 's3://a b'}", "frames.media_url = 's3://a b' cannot be passed to `dvc exp run -S`"),
         ("train: [", "bad.yaml: cannot be read"),
         ("- 3", "bad.yaml: expected sections such as `train:`, found list"),
     ],

@@ -86,7 +86,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_says_where_to_stand(tmp_path: Path) -> None:
-    with pytest.raises(ClipBertError, match=r"no such parameter file. Run the command in the project's folder"):
+    with pytest.raises(ClipBertError, match=r"no such parameter file. Run the command in the project folder"):
         load_params(tmp_path / "params.yaml")
 
 
@@ -142,7 +142,7 @@ def test_missing_parameters_are_listed_with_their_defaults_to_paste(tmp_path: Pa
     lines = str(error.value).splitlines()
     assert lines[0].startswith(f"{path}: 2 missing parameter(s). Add them to their sections")
     assert lines[1:5] == ["  train:", "    lr: 0.0015", "  evaluate:", "    clips: 2"]
-    assert lines[5].startswith(f"If the file was cut off, restore it: git checkout {path}.")
+    assert lines[5].startswith(f"If the file was truncated, restore it: git checkout {path}.")
     assert load_params(path, ["train.lr=0.1", "evaluate.clips=4"]).train.lr == 0.1
     assert load_params(path, complete=False) == Params()
 

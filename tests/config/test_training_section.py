@@ -11,7 +11,6 @@ from clipbert.config.help import explain
 from clipbert.config.recipes import dvc_arguments
 from clipbert.config.schema import Params, load_params
 from clipbert.errors import ClipBertError
-from clipbert.stages import train_params
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
@@ -73,7 +72,7 @@ def test_multipliers_are_one_parameter_for_whoever_lists_them() -> None:
     expected = {"clipbert.embeddings": 0.1, "classifier": 2.0}
     assert params.train.lr_multipliers == expected
     assert params.flat()["train.lr_multipliers"] == expected
-    assert train_params("retrieval", params)["train.lr_multipliers"] == expected  # MLflow and the fingerprint
+    assert params.training_parameters("retrieval")["train.lr_multipliers"] == expected  # MLflow and the fingerprint
     rows = {key: (value, meaning) for key, value, meaning in explain(params)}
     value, meaning = rows["train.lr_multipliers"]
     assert value == expected
@@ -120,7 +119,7 @@ def through_dvc(file: Path, word: str) -> None:
 
 def test_a_recipe_with_multipliers_says_where_they_go(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("# Mine\ntrain: {lr_multipliers: {clipbert.embeddings: 0.1}}")
-    with pytest.raises(ClipBertError, match=r"train\.lr_multipliers = .* cannot be handed .* into params\.yaml"):
+    with pytest.raises(ClipBertError, match=r"train\.lr_multipliers = .* cannot be passed .* into params\.yaml"):
         dvc_arguments(tmp_path, "mine", PARAMS)
     (tmp_path / "none.yaml").write_text("# None\ntrain: {lr_multipliers: {}, lr: 0.1}")
     assert dvc_arguments(tmp_path, "none", PARAMS) == ["-S", "train.lr_multipliers={}", "-S", "train.lr=0.1"]

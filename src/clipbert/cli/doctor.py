@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 from rich.table import Table
+from rich.text import Text
 
 from clipbert.config.schema import load_params
 from clipbert.console import console
@@ -47,7 +48,7 @@ def doctor(root: Path) -> list[str]:
     for check in checks:
         for finding in check(root):
             found = redact(finding.found)  # before the table breaks lines
-            table.add_row(finding.what, found if finding.problem is None else f"[red]{found}[/red]")
+            table.add_row(finding.what, Text(found, style="" if finding.problem is None else "red"))
             if finding.problem is not None:
                 problems.append(f"{finding.what}: {finding.problem}")
     console.print(table)

@@ -54,7 +54,7 @@ def list_quarantine(project: Project, reason: str | None, as_json: bool) -> None
     for row in rows:
         detail = row.detail if len(row.detail) <= DETAIL_CHARS else f"{row.detail[: DETAIL_CHARS - 3]}..."
         bad = "" if row.first_bad_s is None else f"{row.first_bad_s:.1f} s"
-        table.add_row(_plain(row.media), row.reason, _plain(detail), bad)
+        table.add_row(row.media, row.reason, detail, bad)
     console.print(table)
     counts = Counter(row.reason for row in rows)
     console.print(f"{len(rows)} files: " + ", ".join(f"{number} {code}" for code, number in sorted(counts.items())))
@@ -126,7 +126,3 @@ def _count_texts(project: Project, media: str) -> int:
     from clipbert.data.annotations import stream_texts
 
     return sum(text.media == media for text in stream_texts(project.data, lambda message: None))
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")

@@ -40,7 +40,7 @@ def print_summary(project: Project, params: Params) -> None:
     if missing := [task for task in pipeline if task not in tasks]:
         console.print(f"Not evaluated yet: {', '.join(missing)}. Run `dvc repro`.\n", markup=False)
     _print_versions(project, params, tasks)
-    console.print("[bold]Where to look[/bold]")
+    console.print("Where to look", style="bold")
     places = [
         *((f"{task} report", _relative(project, project.report(task))) for task in tasks),
         ("validation pages", _relative(project, project.validation / "index.html")),

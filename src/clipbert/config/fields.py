@@ -1,4 +1,4 @@
-"""Fields of the parameter schema by dotted path: bounds in words, mistakes in a user's values, missing ones."""
+"""Parameters by dotted path: their bounds in words, missing ones, and messages about wrong values."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +14,8 @@ TYPES = {int: "an integer", float: "a number", bool: "true or false", str: "text
 TYPES |= {list: "a list", dict: "a mapping"}
 BOUNDS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt: ("lt", "below")}
 LENGTHS = {MinLen: ("min_length", "at least"), MaxLen: ("max_length", "at most")}
-CLOSEST = 0.5  # similarity of a name that is suggested
-RENAMED = {  # names of version 0.1, for which messages suggest today's
+MIN_SIMILARITY = 0.5  # of a name that is suggested
+RENAMED = {  # old name: new name, for messages
     "evaluate.rerank": "evaluate.rerank_top_k",
     "train.accumulate": "train.gradient_accumulation_steps",
     "train.clip_norm": "train.max_grad_norm",
@@ -24,16 +24,16 @@ RENAMED = {  # names of version 0.1, for which messages suggest today's
 
 
 def find_field(root: type[BaseModel], path: str) -> FieldInfo | None:
-    """The field at a dotted path; None if there is none or it is a section."""
+    """Return the field at a dotted path; None if there is none or it is a section."""
     *sections, name = path.split(".")
     field = _field(_section_at(root, tuple(sections)), name)
     return None if field is None or _section_of(field) is not None else field
 
 
 def bounds_in_words(field: FieldInfo) -> str:
-    """The values a field may have: `at least 1, at most 64`, `one of linear, cosine`; empty if any of its type may be.
+    """Return the allowed values in words: `at least 1, at most 64` or `one of linear, cosine`; empty if unrestricted.
 
-    Bounds of the entries of a list or mapping are given as those of each entry.
+    Bounds of the entries of a list or mapping start with `each entry`.
     """
     words = _limits(field.metadata)
     for kind in _alternatives(field.annotation):
@@ -49,15 +49,15 @@ def bounds_in_words(field: FieldInfo) -> str:
 
 
 def allowed_in_words(field: FieldInfo) -> str:
-    """The type and the bounds of a field: `an integer or null; at least 1`."""
+    """Return the type and the bounds of a field: `an integer or null; at least 1`."""
     kinds = [TYPES.get(get_origin(kind) or kind, "") for kind in _alternatives(field.annotation)]
     return "; ".join(text for text in (" or ".join(filter(None, kinds)), bounds_in_words(field)) if text)
 
 
 def missing_parameters(root: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """{section: {name: default}} of every parameter that nested `values` do not have, in the order of the schema.
+    """Return the parameters that are missing in nested `values`, with their defaults, in the order of the schema.
 
-    A section without content counts as one that lacks everything; a value in the place of a section is another error.
+    All parameters of an empty section are missing. A value in the place of a section is reported elsewhere.
     """
     missing: dict[str, Any] = {}
     for key, field in root.model_fields.items():
@@ -73,7 +73,7 @@ def missing_parameters(root: type[BaseModel], values: Mapping[str, Any]) -> dict
 
 
 def drop_empty_sections(root: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` without sections that have no content, `train:` and nothing below it."""
+    """Return `values` without empty sections, such as `train:` with nothing below it."""
     kept = dict(values)
     for key, field in root.model_fields.items():
         name, section = field.alias or key, _section_of(field)
@@ -91,16 +91,17 @@ def suggest(name: str, known: Sequence[str]) -> str:
         return f"did you mean {RENAMED[name]}? "
     last = name.rpartition(".")[2]
     same_end = [path for path in known if path.rpartition(".")[2] == last]
-    near = same_end or difflib.get_close_matches(name, known, n=1, cutoff=CLOSEST)
+    near = same_end or difflib.get_close_matches(name, known, n=1, cutoff=MIN_SIMILARITY)
     return f"did you mean {near[0]}? " if near else ""
 
 
 def describe_problem(root: type[BaseModel], known: Sequence[str], problem: ErrorDetails) -> str:
-    """One of pydantic's problems as a message that names the parameter, its value and what is allowed.
+    """Return a message for a validation error that names the parameter, its value and what is allowed.
 
     Args:
         root: the class of the whole file.
         known: the dotted path of every parameter.
+        problem: an error of pydantic.
     """
     location, value = problem["loc"], problem["input"]
     path = ".".join(str(part) for part in location)
@@ -138,7 +139,7 @@ def _limits(metadata: Any) -> list[str]:
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:
-    """The types of a union; a single type by itself."""
+    """Yield the types of a union, or a single type."""
     if get_origin(annotation) in (Literal, list, dict):
         yield annotation
         return
@@ -150,7 +151,7 @@ def _field(section: type[BaseModel], name: int | str) -> FieldInfo | None:
 
 
 def _section_at(root: type[BaseModel], location: Location) -> type[BaseModel]:
-    """The class of the section at `location`, or of the last one on the way there."""
+    """Return the class of the section at `location`, or of the last section on the way to it."""
     section = root
     for key in location:
         inner = _section_of(_field(section, key))
@@ -161,13 +162,13 @@ def _section_at(root: type[BaseModel], location: Location) -> type[BaseModel]:
 
 
 def _field_around(root: type[BaseModel], location: Location) -> FieldInfo | None:
-    """The field whose list or mapping holds the value at `location`."""
+    """Return the field whose list or mapping contains the value at `location`."""
     inside = (_field(_section_at(root, location[:depth]), location[depth]) for depth in range(len(location) - 1))
     return next((field for field in inside if field is not None and _section_of(field) is None), None)
 
 
 def _section_of(field: FieldInfo | None) -> type[BaseModel] | None:
-    """The class of a field that is a section."""
+    """Return the class of a field that is a section, else None."""
     annotation = field.annotation if field is not None else None
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 

@@ -1,4 +1,4 @@
-"""What `clipbert params` shows: every parameter, one of them in full, or a complete parameter file."""
+"""Parameter help for `clipbert params`: all parameters, one in detail, or a complete parameter file."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -11,12 +11,12 @@ from clipbert.config.yaml_io import dump_yaml, parse_yaml
 from clipbert.errors import ClipBertError
 
 GRAPH = "dvc.yaml"
-# What no stage of the graph reads, and which verb does.
-VERBS = {"release": "clipbert promote", "tasks_run": "the graph: which tasks are trained", "pretrain_run": "the graph"}
+# Parameters that no stage lists, and what reads them.
+OTHER_READERS = {"release": "clipbert promote", "tasks_run": "dvc.yaml", "pretrain_run": "dvc.yaml"}
 
 
 def explain(params: Params) -> list[tuple[str, Any, str]]:
-    """(dotted path, value, meaning with its bounds) of every parameter."""
+    """Return (dotted path, value, description with bounds) of every parameter."""
     rows = []
     for path, value in params.flat().items():
         field = find_field(Params, path)
@@ -27,20 +27,22 @@ def explain(params: Params) -> list[tuple[str, Any, str]]:
 
 
 def explain_one(params: Params, name: str, root: Path) -> list[tuple[str, str]]:
-    """(title, text) pairs about the parameter `name`: value, default, bounds, meaning, the stages that read it.
+    """Return (title, text) pairs about one parameter: value, default, bounds, description and the stages that read it.
 
     Args:
-        root: the project, whose dvc.yaml says what its stages read.
+        params: the loaded parameters.
+        name: the dotted path of a parameter.
+        root: the project folder with dvc.yaml.
 
     Raises:
-        ClipBertError: there is no such parameter, with the name that was probably meant.
+        ClipBertError: there is no such parameter; the message suggests the most similar name.
     """
     known = params.flat()
     field = find_field(Params, name)
     if field is None or name not in known:
         inside = [path for path in known if path.startswith(f"{name}.")]
         if inside:
-            raise ClipBertError(f"{name}: a section; name one of its parameters: {', '.join(inside)}.")
+            raise ClipBertError(f"{name}: is a section; expected one of its parameters: {', '.join(inside)}.")
         hint = suggest(name, list(known)).rstrip()
         raise ClipBertError(f"{name}: no such parameter; {hint or 'clipbert params lists them.'}")
     return [
@@ -53,23 +55,23 @@ def explain_one(params: Params, name: str, root: Path) -> list[tuple[str, str]]:
 
 
 def readers(name: str, root: Path) -> list[str]:
-    """The stages of the project's dvc.yaml that read a parameter, or the verb that does."""
+    """Return the stages of dvc.yaml that read a parameter, or the command that does."""
     try:
         stages = (parse_yaml((root / GRAPH).read_text(encoding="utf-8")) or {}).get("stages", {})
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
         return [f"unknown: {root / GRAPH} cannot be read"]
     found = [stage for stage, content in stages.items() if _reads(content, name)]
-    verb = next((verb for prefix, verb in VERBS.items() if f"{name}.".startswith(f"{prefix}.")), None)
+    verb = next((verb for prefix, verb in OTHER_READERS.items() if f"{name}.".startswith(f"{prefix}.")), None)
     return found + ([verb] if verb and not found else [])
 
 
 def complete_file(params: Params) -> str:
-    """The text of a complete params.yaml with these values."""
+    """Return the text of a complete params.yaml with these values."""
     return dump_yaml(params.model_dump(by_alias=True, mode="json"))
 
 
 def _reads(stage: Any, name: str) -> bool:
-    """Whether a stage lists a parameter or its section, or uses its value in a command or a dependency."""
+    """Return whether a stage lists a parameter or its section, or uses its value in a command or a dependency."""
     if not isinstance(stage, dict):
         return False
     listed = [text for text in stage.get("params") or [] if isinstance(text, str)]
@@ -80,7 +82,7 @@ def _reads(stage: Any, name: str) -> bool:
 
 
 def _tasks_of(stage: dict[str, Any]) -> tuple[str, ...]:
-    """The tasks that a stage's matrix, `task: ${PARAMETER}`, can run for."""
+    """Return the tasks that the matrix of a stage, `task: ${PARAMETER}`, can contain."""
     parameter = str((stage.get("matrix") or {}).get("task", "")).removeprefix("${").removesuffix("}")
     field = find_field(Params, parameter)
     entry = get_args(field.annotation)[0] if field is not None else None

@@ -1,4 +1,4 @@
-"""Recipes: overlays on params.yaml, and the words that hand one to `dvc exp run`."""
+"""Recipes: overlays on params.yaml, and their conversion to arguments of `dvc exp run`."""
 
 import json
 import re
@@ -11,27 +11,27 @@ from clipbert.config.schema import load_params
 from clipbert.config.yaml_io import leaves, parse_yaml
 from clipbert.errors import ClipBertError
 
-# What neither the shell nor the grammar of Hydra takes apart.
+# Characters that need no quoting in a shell or in Hydra's grammar.
 PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
 
 
 def list_recipes(folder: Path) -> dict[str, str]:
-    """{name: the comment on its first line} of the recipes in `folder`, by name.
+    """Return {name: the comment in its first line} of the recipes in `folder`.
 
     Raises:
-        ClipBertError: there are none.
+        ClipBertError: the folder has no recipes.
     """
     found = sorted(folder.glob("*.yaml"))
     if not found:
-        raise ClipBertError(f"{folder}: no recipes here (*.yaml). Run the command in the project's folder.")
+        raise ClipBertError(f"{folder}: no recipes here (*.yaml). Run the command in the project folder.")
     return {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for path in found}
 
 
 def dvc_arguments(folder: Path, name: str, params: Path) -> list[str]:
-    """The recipe `name` as words of `dvc exp run`: -S KEY=VALUE for each parameter, +KEY where `params` lacks it.
+    """Return a recipe as arguments of `dvc exp run`: -S KEY=VALUE for each parameter, -S +KEY=VALUE for new ones.
 
     Raises:
-        ClipBertError: no such recipe, one that is no YAML, or one that gives wrong parameters on top of `params`.
+        ClipBertError: there is no such recipe, it is not valid YAML, or it gives invalid parameters on top of `params`.
     """
     recipes = list_recipes(folder)
     if name not in recipes:
@@ -55,12 +55,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _word(path: Path, key: str, value: Any) -> str:
-    """A value as Hydra and YAML both read it, without a space."""
+    """Return a value in a form that Hydra and YAML both read, without spaces."""
     if isinstance(value, list):
         return f"[{','.join(_word(path, key, item) for item in value)}]"
     if (isinstance(value, str) and not PLAIN.fullmatch(value)) or (isinstance(value, dict) and value):
         raise ClipBertError(
-            f"{path}: {key} = {value!r} cannot be handed to `dvc exp run -S`: expected letters, digits, _ . : / -. "
+            f"{path}: {key} = {value!r} cannot be passed to `dvc exp run -S`: expected letters, digits, _ . : / -. "
             f"Write it into params.yaml instead."
         )
     if isinstance(value, str):

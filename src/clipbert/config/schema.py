@@ -1,4 +1,4 @@
-"""params.yaml, typed: every knob of every stage, with its default, its range and its meaning."""
+"""Schema of params.yaml: every parameter with its default, range and description."""
 
 import contextlib
 import copy
@@ -16,39 +16,47 @@ from clipbert.config.tasks import Section, TasksParams
 from clipbert.config.training import TrainParams
 from clipbert.config.yaml_io import DuplicateKeyError, dump_yaml, leaves, parse_yaml
 from clipbert.errors import ClipBertError
-from clipbert.redact import remember
+from clipbert.project import Project
+from clipbert.redact import redact_values, remember
 
 TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa", "captioning", "pretrain")
 TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa", "captioning"]
 
-SCRATCH = "src/clipbert/model"  # for DVC, a path that is there: what the code draws at random
+SCRATCH = "src/clipbert/model"  # random weights: DVC needs a dependency that exists, here the code that draws them
 
 
 class FramesParams(Section):
-    """The sampled-frame cache: candidate frames, from which training and evaluation draw their clips."""
+    """The sampled-frame cache: candidate frames from which training and evaluation sample clips."""
 
-    fps: float = Field(2.0, gt=0, le=240, description="candidate frames for each second of video")
-    size: int = Field(112, ge=8, le=4096, description="pixels of the short side; smaller videos are not enlarged")
-    quality: int = Field(90, ge=1, le=100, description="JPEG quality")
-    shard_mb: float = Field(64.0, gt=0, le=16384, description="a shard is closed at about this size")
-    max_frames: int = Field(64, ge=1, description="candidates of one video at most, spread over its duration")
+    fps: float = Field(2.0, gt=0, le=240, description="candidate frames per second of video")
+    size: int = Field(
+        112, ge=8, le=4096, description="short side of the cached frames in pixels; smaller videos are not enlarged"
+    )
+    quality: int = Field(90, ge=1, le=100, description="JPEG quality of the cached frames")
+    shard_mb: float = Field(64.0, gt=0, le=16384, description="approximate size of a shard file in MB")
+    max_frames: int = Field(
+        64, ge=1, description="maximum number of candidate frames per video, spread over its duration"
+    )
     sampling: Literal["uniform", "scene", "adaptive"] = Field(
-        "uniform", description="candidates evenly in time, or more of them where the picture changes"
+        "uniform",
+        description="choice of candidate frames: evenly in time, one per scene, or denser where the picture changes",
     )
-    timeout_s: Seconds = Field(
-        60.0, description="decoding one file is killed after this many seconds, more for long ones"
+    timeout_s: Seconds = Field(60.0, description="time limit for decoding one file in seconds; long files get more")
+    max_worker_mb: int = Field(
+        4096, ge=256, description="memory limit of a decoding process in MB; above it the process is killed"
     )
-    max_worker_mb: int = Field(4096, ge=256, description="a decoding process that holds more memory is killed")
     executor: str = Field(
         "local",
         pattern=r"^(local|dask://[^/\s]+:\d+)$",
-        description="local processes, or dask://HOST:PORT of a scheduler",
+        description="where files are decoded: local processes, or a Dask scheduler as dask://HOST:PORT",
     )
     media_url: str | None = Field(
-        None, pattern="://", description="where the manifest's media lie, s3://bucket/data, say; null: data/"
+        None, pattern="://", description="URL of the media in the manifest, such as s3://bucket/data; null: data/"
     )
     cache_url: str | None = Field(
-        None, pattern="://", description="where the cache is published as well, s3://bucket/frames, say; null: nowhere"
+        None,
+        pattern="://",
+        description="URL to which the cache is also published, such as s3://bucket/frames; null: not published",
     )
 
     @field_validator("media_url", "cache_url", mode="before")
@@ -60,39 +68,49 @@ class FramesParams(Section):
 
 
 class ModelParams(Section):
-    """A preset, and what to change in it; null keeps the preset's value."""
+    """Architecture and initial weights of the model: a preset and changes to it; null keeps the preset's value."""
 
-    preset: Literal["tiny", "base"] = Field("tiny", description="tiny: CPU minutes; base: the paper's model")
+    preset: Literal["tiny", "base"] = Field(
+        "tiny", description="size of the model: tiny trains in minutes on a CPU, base is the model of the paper"
+    )
     init_from: str | None = Field(
-        SCRATCH, description=f"folder of the model to start from; {SCRATCH} or null: random weights"
+        SCRATCH,
+        description=f"folder of the model whose weights training starts from; {SCRATCH} or null: random weights",
     )
     vision: str | None = Field(
-        SCRATCH, description=f"folder or hub id of a backbone with feature maps; {SCRATCH} or null: the preset's ResNet"
+        SCRATCH,
+        description=f"folder or hub id of a vision backbone with feature maps; {SCRATCH} or null: the preset's ResNet",
     )
     text: str | None = Field(
-        SCRATCH, description=f"folder or hub id of a BERT encoder; {SCRATCH} or null: the preset's, random weights"
+        SCRATCH, description=f"folder or hub id of a BERT encoder; {SCRATCH} or null: the preset's with random weights"
     )
-    image_size: int | None = Field(None, ge=32, le=2048, description="pixels of the square the model sees")
-    clips: int | None = Field(None, ge=1, le=64, description="clips of a video in one training step")
-    frames_per_clip: int | None = Field(None, ge=1, le=64, description="frames of a clip, joined by frame_fusion")
+    image_size: int | None = Field(None, ge=32, le=2048, description="side of the square input image in pixels")
+    clips: int | None = Field(None, ge=1, le=64, description="clips sampled from a video in one training step")
+    frames_per_clip: int | None = Field(None, ge=1, le=64, description="frames of a clip, combined by frame_fusion")
     frame_fusion: Literal["mean", "concat", "attention"] | None = Field(
-        None, description="of a clip's frames; mean (the paper) does not see their order"
+        None, description="how the frames of a clip are combined; mean, as in the paper, ignores their order"
     )
-    score_aggregation: Literal["lse", "mean", "max"] | None = Field(None, description="how clips' scores are fused")
-    hidden_size: int | None = Field(None, ge=16, le=4096, description="width of the encoder")
-    num_hidden_layers: int | None = Field(None, ge=1, le=64, description="layers of the encoder")
-    num_attention_heads: int | None = Field(None, ge=1, le=64, description="heads of each layer; divides hidden_size")
-    max_text_length: int | None = Field(None, ge=4, le=512, description="tokens; longer texts are cut")
-    vocab_size: int = Field(8192, ge=64, description="of the WordPiece vocabulary learned from the training texts")
+    score_aggregation: Literal["lse", "mean", "max"] | None = Field(
+        None, description="how the scores of the clips of a video are combined"
+    )
+    hidden_size: int | None = Field(None, ge=16, le=4096, description="width of the transformer encoder")
+    num_hidden_layers: int | None = Field(None, ge=1, le=64, description="layers of the transformer encoder")
+    num_attention_heads: int | None = Field(
+        None, ge=1, le=64, description="attention heads of a layer; must divide hidden_size"
+    )
+    max_text_length: int | None = Field(
+        None, ge=4, le=512, description="maximum tokens of a text; longer texts are truncated"
+    )
+    vocab_size: int = Field(8192, ge=64, description="size of the WordPiece vocabulary learned from the training texts")
 
     @property
     def start_from(self) -> str | None:
-        """The folder of the model whose weights are the start; None for random weights."""
+        """Folder of the model that training starts from; None for random weights."""
         return None if self.init_from == SCRATCH else self.init_from
 
     @property
     def vision_from(self) -> str | None:
-        """Folder or hub id of the backbone; None for the preset's."""
+        """Folder or hub id of the vision backbone; None for the preset's."""
         return None if self.vision == SCRATCH else self.vision
 
     @property
@@ -100,8 +118,30 @@ class ModelParams(Section):
         """Folder or hub id of the text encoder; None for the preset's."""
         return None if self.text == SCRATCH else self.text
 
+    def resolve_init_from(self, task: str, project: Project) -> "ModelParams":
+        """Return the parameters for a task when `init_from` names the model that pretraining writes.
+
+        Pretraining itself starts from `vision` and `text`; the other tasks start from the pretrained model, which
+        includes them.
+
+        Raises:
+            ClipBertError: the task would start from the folder that it writes.
+        """
+        if self.start_from is None:
+            return self
+        start = (project.root / self.start_from).resolve()
+        if start == project.model("pretrain").resolve():
+            unset: dict[str, Any] = {"init_from": None} if task == "pretrain" else {"vision": None, "text": None}
+            return self.model_copy(update=unset)
+        if start == project.model(task).resolve():
+            raise ClipBertError(
+                f"model.init_from: {self.init_from} is the folder that this training writes. Start from another "
+                "folder, or set model.init_from to null."
+            )
+        return self
+
     def overrides(self) -> dict[str, Any]:
-        """The fields that replace the preset's values."""
+        """Return the configuration fields that replace values of the preset."""
         chosen = self.model_dump(exclude={"preset", "vocab_size", "init_from", "vision", "text"}, exclude_none=True)
         if "hidden_size" in chosen:
             chosen["intermediate_size"] = 4 * chosen["hidden_size"]
@@ -109,39 +149,46 @@ class ModelParams(Section):
 
 
 class EvaluateParams(Section):
-    """How a trained model is measured."""
+    """Evaluation of a trained model."""
 
-    clips: int = Field(2, ge=1, le=64, description="uniform clips of a video")
+    clips: int = Field(2, ge=1, le=64, description="clips of a video, evenly in time")
     batch_size: int = Field(256, ge=1, description="text-video pairs in one forward pass")
     rerank_top_k: int | None = Field(
-        None, ge=1, description="retrieval: the best videos by tower vectors that are judged for a text; null: all"
+        None,
+        ge=1,
+        description="retrieval: number of videos, best by the dual encoder, that the cross-encoder scores; null: all",
     )
 
 
 class ReleaseParams(Section):
-    """The registry's names, and the promotion gate: a paired bootstrap over the test items."""
+    """Names in the model registry, and the promotion gate: a paired bootstrap over the test items."""
 
     name: str = Field(
         "clipbert",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
-        description="experiments and registered models are NAME-TASK; one name for each project on an MLflow server",
+        description="prefix of experiments and registered models, NAME-TASK; unique per project on an MLflow server",
     )
 
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="of the interval whose lower end must exceed min_gain")
-    min_gain: float = Field(0.0, ge=0, le=1, description="improvement of the mean item score that counts as better")
-    bootstrap_samples: int = Field(10_000, ge=100, description="resamplings of the test items")
+    confidence: float = Field(
+        0.95,
+        gt=0.5,
+        lt=1,
+        description="level of the confidence interval; its lower bound must exceed min_gain to promote",
+    )
+    min_gain: float = Field(0.0, ge=0, le=1, description="required improvement of the mean item score")
+    bootstrap_samples: int = Field(10_000, ge=100, description="bootstrap resamplings of the test items")
 
 
 class Params(Section):
-    """The whole of params.yaml."""
+    """All sections of params.yaml."""
 
     tasks_run: list[TaskName] = Field(
-        ["retrieval", "open_qa"], description="the tasks of `dvc repro`: " + ", ".join(TASKS[:-1])
+        ["retrieval", "open_qa"], description="tasks that `dvc repro` trains, evaluates and registers"
     )
     pretrain_run: list[Literal["pretrain"]] = Field(
-        [], max_length=1, description="[pretrain]: image-text pretraining as well, before what starts from it"
+        [], max_length=1, description="task that `dvc repro` trains first, as the start of others; [] for none"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="of everything that is drawn at random in a training")
+    seed: int = Field(0, ge=0, lt=2**32, description="random seed of training and of the promotion bootstrap")
     ingest: IngestParams = IngestParams()
     validate_: ValidateParams = Field(ValidateParams(), alias="validate")
     frames: FramesParams = FramesParams()
@@ -162,30 +209,41 @@ class Params(Section):
 
     @property
     def image_size(self) -> int:
-        """Pixels of the square the model sees."""
+        """Side of the square input image in pixels."""
         return self.model.image_size or {"tiny": 96, "base": 448}[self.model.preset]
 
     def flat(self) -> dict[str, Any]:
-        """{"train.lr": 0.001, ...}: every field that is no section, under its dotted path."""
+        """Return every parameter by its dotted path: {"train.lr": 0.001, ...}."""
         return _flat(self)
+
+    def training_parameters(self, task: str) -> dict[str, Any]:
+        """Return the parameters that a training depends on, by dotted path, as DVC lists them for its stage.
+
+        They are written to MLflow, checkpoints, the model card and the report, so passwords in URLs are hidden.
+        """
+        wanted = ("seed", "model.", "train.", f"tasks.{task}.", "frames.", "evaluate.clips")
+        chosen = {name: value for name, value in self.flat().items() if name.startswith(wanted)}
+        redacted: dict[str, Any] = redact_values(chosen)
+        return redacted
 
 
 def load_params(
     path: Path = Path("params.yaml"), overrides: list[str] | None = None, source: str = "--set", complete: bool = True
 ) -> Params:
-    """Read a parameter file and apply `key=value` overrides, the values written as in YAML.
+    """Read a parameter file and apply overrides of the form `key=value`, with values in YAML.
 
-    Every parameter must be in the file or among the overrides: a file that was cut off must not become one with
-    default values.
+    Every parameter must be in the file or among the overrides: a truncated file must not turn into default values.
 
     Args:
-        source: what gave the overrides, for messages about them.
-        complete: False takes the default of every missing parameter.
+        path: the parameter file.
+        overrides: for example `["train.lr=0.001"]`.
+        source: the origin of the overrides, for messages.
+        complete: False uses the default of every missing parameter.
 
     Raises:
-        ClipBertError: the file is missing, unreadable or cut off; a key is unknown, missing or occurs twice; a value
-            has a wrong type or is out of range. Each is named with its path, its value and what is allowed; a mistake
-            in an override names the override.
+        ClipBertError: the file is missing, unreadable or truncated; a key is unknown, missing or duplicated; a value
+            has the wrong type or is out of range. The message names each parameter, its value and what is allowed, and
+            the override if the mistake is in one.
     """
     values = drop_empty_sections(Params, _read(path, complete))
     in_file_alone = copy.deepcopy(values)
@@ -222,13 +280,13 @@ def _read(path: Path, complete: bool) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ClipBertError(
-            f"{path}: no such parameter file. Run the command in the project's folder, or name the file with --params."
+            f"{path}: no such parameter file. Run the command in the project folder, or name the file with --params."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ClipBertError(f"{path}: cannot be read ({error}); expected a UTF-8 YAML file.") from error
     if complete and text and not text.endswith("\n"):
         raise ClipBertError(
-            f"{path}: its last line does not end with a newline, as of a file that was cut off. Restore it "
+            f"{path}: its last line does not end with a newline; the file may be truncated. Restore it "
             f"(git checkout {path}); if it is complete, add the newline."
         )
     try:
@@ -247,9 +305,9 @@ def _describe_missing(path: Path, missing: dict[str, Any]) -> str:
     count = len(leaves(missing))
     listed = "".join(f"  {line}\n" for line in text.splitlines())
     return (
-        f"{path}: {count} missing parameter(s). Add them to their sections; these are the defaults:\n{listed}"
-        f"If the file was cut off, restore it: git checkout {path}. "
-        f"`clipbert params --complete` prints the whole file with the defaults added."
+        f"{path}: {count} missing parameter(s). Add them to their sections, for example with the defaults:\n{listed}"
+        f"If the file was truncated, restore it: git checkout {path}. "
+        f"`clipbert params --complete` prints the file with the defaults added."
     )
 
 
@@ -262,7 +320,7 @@ def _flat(section: Section, prefix: str = "") -> dict[str, Any]:
 
 
 def _apply(values: dict[str, Any], override: str, source: str) -> tuple[str, ...]:
-    """Put an override into nested `values`; returns its path."""
+    """Apply an override to nested `values` and return its path."""
     key, equals, text = override.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     if not equals or not all(path):
@@ -279,15 +337,15 @@ def _apply(values: dict[str, Any], override: str, source: str) -> tuple[str, ...
         place[path[-1]] = parse_yaml(text)
     except yaml.YAMLError as error:
         reason = getattr(error, "problem", None) or error
-        raise ClipBertError(f"{source} {override}: the value is not valid YAML ({reason}); quote text.") from error
+        raise ClipBertError(f"{source} {override}: the value is not valid YAML ({reason}); quote the text.") from error
     return path
 
 
 def _blamed(problem: ErrorDetails, given: dict[tuple[str, ...], str], in_file_alone: dict[str, Any]) -> str | None:
-    """The overrides that a problem comes from; None if it is in the file.
+    """Return the overrides that cause a problem; None if the file does.
 
-    A problem between two parameters has no location: if the file alone is valid, it comes from the overrides of those
-    that its message names.
+    A conflict between two parameters has no location: if the file alone is valid, the overrides of the parameters in
+    the message cause it.
     """
     parts = tuple(map(str, problem["loc"]))
     if not parts:
@@ -301,10 +359,10 @@ def _blamed(problem: ErrorDetails, given: dict[tuple[str, ...], str], in_file_al
 
 
 def check_task(task: str) -> str:
-    """`task` itself when there is such a task.
+    """Return `task` if there is a task of that name.
 
     Raises:
-        ClipBertError: otherwise, with the tasks there are.
+        ClipBertError: there is none; the message lists the tasks.
     """
     if task not in TASKS:
         nearest = difflib.get_close_matches(task, TASKS, n=1)

@@ -1,4 +1,4 @@
-"""YAML as DVC writes it: DVC's is 1.2, where 5e-05 is a number; PyYAML's is 1.1, where it is text."""
+"""YAML as DVC writes it: in DVC's YAML 1.2, 5e-05 is a number; in PyYAML's YAML 1.1, it is text."""
 
 import re
 from collections.abc import Hashable
@@ -10,14 +10,14 @@ MERGE = "tag:yaml.org,2002:merge"
 
 
 class DuplicateKeyError(yaml.YAMLError):
-    """A key that occurs twice in one section; YAML's own readers keep the last value and drop the other."""
+    """Key that occurs twice in one section; PyYAML would keep only the last value."""
 
     def __init__(self, key: object, first: int, second: int) -> None:
         super().__init__(f"{key} occurs twice in one section, in line {first} and in line {second}: remove one of them")
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with floats that lack a point or a sign of the exponent, and without duplicate keys."""
+    """PyYAML's safe loader that also reads floats without a point or exponent sign, and rejects duplicate keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[object, int] = {}
@@ -36,10 +36,10 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str) -> Any:
-    """The one document in `text`.
+    """Return the value of the YAML document in `text`.
 
     Raises:
-        yaml.YAMLError: it is not valid, nested too deeply, or a key occurs twice in one section.
+        yaml.YAMLError: it is invalid, nested too deeply, or a key occurs twice in one section.
     """
     try:
         return yaml.load(text, _Loader)
@@ -50,12 +50,12 @@ def parse_yaml(text: str) -> Any:
 
 
 def dump_yaml(value: Any) -> str:
-    """`value` as YAML: sections in blocks, in their own order; lists of plain values in one line."""
+    """Return `value` as YAML: sections as blocks in their given order, lists in one line."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper, with lists in one line."""
+    """PyYAML's safe dumper that writes lists in one line."""
 
 
 _Dumper.add_representer(
@@ -64,8 +64,10 @@ _Dumper.add_representer(
 
 
 def leaves(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted path, value) of everything in nested sections that is no section itself: a mapping that is empty or has a
-    key with a dot is a value."""
+    """Return (dotted path, value) of every value in nested sections.
+
+    A mapping that is empty or has a key with a dot is a value, not a section.
+    """
     found: list[tuple[str, Any]] = []
     for key, inner in value.items():
         path = f"{prefix}{key}"

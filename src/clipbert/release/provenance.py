@@ -39,6 +39,14 @@ def provenance(root: Path) -> dict[str, str]:
     }
 
 
+def lineage(root: Path) -> dict[str, str]:
+    """Return the origin of a model for its report, with hashes shortened to 12 characters."""
+    origin = provenance(root)
+    hashes = {"data": "data_digest", "git commit": "git_commit", "dvc.lock": "dvc_lock"}
+    shown = {name: origin[f"clipbert.{key}"][:12] for name, key in hashes.items()}
+    return {**shown, "device": origin["clipbert.device"], "clipbert": origin["clipbert.version"]}
+
+
 def process_tags() -> dict[str, str]:
     """Tags that say which process of which machine works on something; see `release.orphans`."""
     pid = os.getpid()

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from clipbert.model import ClipBertConfig, ClipBertForPreTraining, ClipBertForRe
 from clipbert.model.weights.checksums import sign_folder
 from clipbert.model.weights.init_from import Start, digest, parts
 from clipbert.project import Project
-from clipbert.stages import fingerprint, resolve_init_from, train
+from clipbert.stages import train
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
+from clipbert.training.fingerprint import fingerprint
 from clipbert.training.setup import build_model
 
 WORDS = ["a red square moves", "what color is it", "blue", "green"]
@@ -109,30 +111,34 @@ def test_a_tokenizer_larger_than_its_model_is_refused(folder: Path, tmp_path: Pa
         Start.read(mixed)
 
 
+def fingerprint_of(project: Project, settings: Params) -> dict[str, Any]:
+    return fingerprint(project, settings.training_parameters("open_qa"), settings.model)
+
+
 def test_another_start_is_another_fingerprint(tiny_project: Path, folder: Path, tmp_path: Path) -> None:
     start = tmp_path / "start"
     shutil.copytree(folder, start)
     project = Project(tiny_project)
-    before = fingerprint(project, "open_qa", params(start))
+    before = fingerprint_of(project, params(start))
     weights = start / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    after = fingerprint(project, "open_qa", params(start))
+    after = fingerprint_of(project, params(start))
     assert [name for name in before if before[name] != after[name]] == ["the model of model.init_from"]
-    assert "the model of model.init_from" not in fingerprint(project, "open_qa", Params())
+    assert "the model of model.init_from" not in fingerprint_of(project, Params())
 
 
 def test_a_training_does_not_start_from_what_it_writes(tiny_project: Path) -> None:
-    with pytest.raises(ClipBertError, match="artifacts/models/retrieval is what this training writes"):
+    with pytest.raises(ClipBertError, match="artifacts/models/retrieval is the folder that this training writes"):
         train(Project(tiny_project), "retrieval", params("artifacts/models/retrieval"))
 
 
-def test_one_command_pretrains_from_the_parts_and_goes_on_from_that(tmp_path: Path) -> None:
+def test_pretraining_starts_from_the_parts_and_the_other_tasks_from_its_model(tmp_path: Path) -> None:
     chosen = params("artifacts/models/pretrain", vision="models/resnet", text="models/bert")
-    first, then = (resolve_init_from(Project(tmp_path), task, chosen).model for task in ("pretrain", "retrieval"))
+    first, then = (chosen.model.resolve_init_from(task, Project(tmp_path)) for task in ("pretrain", "retrieval"))
     assert (first.start_from, first.vision_from, first.text_from) == (None, "models/resnet", "models/bert")
     assert (then.start_from, then.vision_from, then.text_from) == ("artifacts/models/pretrain", None, None)
-    other = params("models/old", vision="models/resnet")
-    assert resolve_init_from(Project(tmp_path), "retrieval", other) == other
+    other = params("models/old", vision="models/resnet").model
+    assert other.resolve_init_from("retrieval", Project(tmp_path)) == other
 
 
 def test_parts_are_named_once() -> None:

@@ -34,10 +34,10 @@ from clipbert.model import ClipBertProcessor, load
 from clipbert.model.configuration import BACKBONES
 from clipbert.model.weights.pretrained import read_text, read_vision
 from clipbert.project import Project
-from clipbert.stages import fingerprint
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
 from clipbert.training.checkpoint import Checkpoints
+from clipbert.training.fingerprint import fingerprint
 from clipbert.training.setup import build_model
 from clipbert.training.trainer import NoOpTracker, Run, export, start, train
 
@@ -369,17 +369,21 @@ def test_the_default_is_the_preset_itself() -> None:
     assert params(vision=None, text=None).model.vision_from is None
 
 
+def fingerprint_of(project: Project, settings: Params) -> dict[str, Any]:
+    return fingerprint(project, settings.training_parameters("open_qa"), settings.model)
+
+
 def test_another_backbone_is_another_fingerprint(
     tiny_project: Path, folders: Callable[[str], Path], tmp_path: Path
 ) -> None:
     source = tmp_path / "source"
     shutil.copytree(folders("resnet"), source)
     project = Project(tiny_project)
-    before = fingerprint(project, "open_qa", params(vision=source))
+    before = fingerprint_of(project, params(vision=source))
     (source / "preprocessor_config.json").write_text("{}")
-    after = fingerprint(project, "open_qa", params(vision=source))
+    after = fingerprint_of(project, params(vision=source))
     assert [name for name in before if before[name] != after[name]] == ["the model of model.vision"]
     assert re.fullmatch(r"[0-9a-f]{64}", after["the model of model.vision"])
-    named = fingerprint(project, "open_qa", params(text="nobody/nothing"))
+    named = fingerprint_of(project, params(text="nobody/nothing"))
     assert named["model.text"] == "nobody/nothing"
     assert "the model of model.text" not in named
