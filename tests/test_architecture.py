@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "src" / "clipbert"
 FLOWS = REPOSITORY / "flows"
 LONGEST_FILE = 600  # lines
-# A module imports from its own level and from levels above it in this list (docs/architecture.md says why).
+# A module imports from its own level and from levels above it in this list; docs/concepts/architecture.md says why.
 LEVELS = [
     {"errors", "console", "redact", "interruption", "exit_status", "text_normalization", "project", "web_guard"}
     | {"files", "process_pool"},
