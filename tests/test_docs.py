@@ -11,6 +11,7 @@ from clipbert.cli.main import app
 from clipbert.config.schema import Params
 
 PROJECT = Path(__file__).parents[1]
+GENERATED = {PROJECT / "docs" / "reference" / name for name in ("changelog.md", "cli.md", "parameters.md")}
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 
 
@@ -23,7 +24,8 @@ def page(request: pytest.FixtureRequest) -> Path:
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
     local = [link for link in links if "://" not in link]
-    assert [link for link in local if not (page.parent / link).exists()] == []
+    targets = {link: (page.parent / link).resolve() for link in local}
+    assert [link for link, path in targets.items() if not path.exists() and path not in GENERATED] == []
 
 
 def test_make_targets_exist(page: Path) -> None:
@@ -34,7 +36,7 @@ def test_make_targets_exist(page: Path) -> None:
 def test_verbs_and_parameters_exist(page: Path) -> None:
     text = page.read_text()
     verbs = set(get_command(app).commands)  # type: ignore[attr-defined]
-    named = set(re.findall(r"(?:`|\$ |^    )(?:\.venv/bin/)?clipbert ([a-z][a-z-]+)", text, flags=re.M))
+    named = set(re.findall(r"(?:`|\$ |^    |^)(?:\.venv/bin/)?clipbert ([a-z][a-z-]+)", text, flags=re.M))
     assert named <= verbs
     known = Params().flat().keys()
     given = set(re.findall(r"(?:-S|--set) '?([a-z_.]+)=", text))
@@ -64,7 +66,7 @@ def test_ci_runs_what_the_readme_says() -> None:
     assert "make lint" in script
     assert "make test" in script
     assert ".ci/run" in (PROJECT / ".github" / "workflows" / "ci.yml").read_text()
-    assert ".ci/run" in (PROJECT / ".pre-commit-config.yaml").read_text()
+    assert "pytest" not in (PROJECT / ".pre-commit-config.yaml").read_text()  # a commit takes seconds
 
 
 def test_the_lock_pins_everything_and_names_no_address() -> None:
