@@ -24,6 +24,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, f"reference/{name}", content=text))
     for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
         page = notebook(Path(file.abs_src_path or "").read_text(encoding="utf-8"))
+        page += f"\n[Download this notebook]({Path(file.src_uri).name})\n"
         files.append(File.generated(config, file.src_uri.replace(".ipynb", ".md"), content=page))
     return files
 

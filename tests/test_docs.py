@@ -11,7 +11,10 @@ from clipbert.cli.main import app
 from clipbert.config.schema import Params
 
 PROJECT = Path(__file__).parents[1]
-GENERATED = {PROJECT / "docs" / "reference" / name for name in ("changelog.md", "cli.md", "parameters.md")}
+REFERENCE = PROJECT / "docs" / "reference"
+GENERATED = {REFERENCE / name for name in ("changelog.md", "cli.md", "parameters.md")} | {
+    PROJECT / "docs" / "notebooks" / "explore.md"
+}
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 
 
@@ -73,3 +76,19 @@ def test_the_lock_pins_everything_and_names_no_address() -> None:
     lines = [line for line in (PROJECT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
     assert len(lines) > 150
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!]+", line)] == []
+
+
+def test_the_readme_is_an_overview() -> None:
+    text = (PROJECT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    assert len(re.findall(r"!\[", text)) == 1
+    assert len(re.findall(r"^\|---", text, flags=re.M)) <= 2  # results, and where next
+
+
+def test_the_readme_shows_its_commands_and_leads_to_every_part_of_the_docs() -> None:
+    text = (PROJECT / "README.md").read_text()
+    assert "    make run" in text
+    assert "    make test" in text
+    assert {f"docs/{folder}/" for folder in ("tutorial", "how-to", "concepts")} <= set(
+        re.findall(r"\]\((docs/[a-z-]+/)", text)
+    )
