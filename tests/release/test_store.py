@@ -1,6 +1,8 @@
 import contextlib
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -22,9 +24,45 @@ def test_embedded_store_is_made_under_mlflow_and_nowhere_else(tmp_path, monkeypa
     assert store.uri == tracking_uri(root) == f"sqlite:///{root}/mlflow/mlflow.db"
     experiment = store.client.get_experiment(experiment_id)
     assert (experiment.name, experiment.artifact_location) == ("clipbert-retrieval", str(root / "mlflow" / "artifacts"))
-    assert sorted(path.name for path in root.rglob("*")) == ["artifacts", "mlflow", "mlflow.db", "project.json"]
+    assert sorted(path.name for path in root.rglob("*")) == [
+        ".mlflow.db.lock",
+        "artifacts",
+        "mlflow",
+        "mlflow.db",
+        "project.json",
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["new project"]
     assert open_experiment(open_store(root), "retrieval") == experiment_id
+
+
+def test_two_processes_may_create_the_embedded_store_at_once(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    code = (
+        "import sys, pathlib\n"
+        "from clipbert.release.store import open_experiment, open_store\n"
+        "print('imported', flush=True); sys.stdin.read(1)\n"
+        "print(open_experiment(open_store(pathlib.Path(sys.argv[1])), sys.argv[2]))"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), task],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for task in ("retrieval", "open_qa")
+    ]
+    for process in started:  # both have imported before either begins
+        assert process.stdout is not None
+        assert process.stdout.readline() == "imported\n"
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("x")
+        process.stdin.flush()
+    output = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], output
+    assert len({stdout for stdout, _ in output}) == 2
 
 
 def test_environment_names_another_store(root, monkeypatch, tmp_path):

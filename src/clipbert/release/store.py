@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from clipbert import __version__
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import create_with_umask
+from clipbert.files.locks import file_lock
 from clipbert.redact import redact
 from clipbert.release import relocate
 
@@ -30,6 +31,7 @@ DATABASES = ("sqlite", "postgresql", "mysql")
 DEFAULT_NAME = "clipbert"
 PROBE_S = 5
 LOCKED_S = 20
+CREATION_S = 120  # of a database by another process, on a busy machine
 
 _patience = threading.Lock()
 _impatient = 0
@@ -100,12 +102,13 @@ def open_store(root: Path, name: str = DEFAULT_NAME) -> Store:
         raise ClipBertError(problem)
     with store_errors(uri, "cannot be used"):
         local = uri.split(":", 1)[0].split("+", 1)[0] in DATABASES
-        if local:
-            _probe_database(uri)
         registry_uri = os.environ.get("MLFLOW_REGISTRY_URI") or uri
-        client = MlflowClient(tracking_uri=uri, registry_uri=registry_uri)
-        with short_timeouts():
-            client.search_experiments(max_results=1)
+        with _creation_lock(uri):
+            if local:
+                _probe_database(uri)
+            client = MlflowClient(tracking_uri=uri, registry_uri=registry_uri)
+            with short_timeouts():
+                client.search_experiments(max_results=1)
         from clipbert.release.orphans import clean_up_orphans
 
         root = root.resolve()
@@ -195,6 +198,19 @@ def _advice(uri: str) -> str:
 def embedded_uri(root: Path) -> str:
     """The address of the embedded store of the project at `root`, there or not."""
     return f"sqlite:///{root.resolve() / EMBEDDED}"
+
+
+@contextlib.contextmanager
+def _creation_lock(uri: str) -> Iterator[None]:
+    """Let one process at a time open a database file: two that create its tables at once break each other."""
+    database = sqlalchemy.make_url(uri).database if uri.startswith("sqlite") else None
+    if not database or database.startswith((":", "file:")):
+        yield
+        return
+    path = Path(database)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(path.with_name(f".{path.name}.lock"), CREATION_S, on_unsupported=lambda error: None):
+        yield
 
 
 def _probe_database(uri: str) -> None:
