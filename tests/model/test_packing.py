@@ -56,6 +56,28 @@ def test_one_pass_gives_what_each_tower_gives_alone(attention: str, monkeypatch:
         torch.testing.assert_close(ways[1][name], expected, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("lengths", [[24, 3, 9, 5], [7, 7, 7, 7]])
+def test_packed_pairs_give_the_logits_of_padded_ones(attention: str, lengths: list[int]) -> None:
+    judge = model(attention)
+    ids, mask = texts(lengths)
+    padded = torch.nn.functional.pad(ids, (0, 8)), torch.nn.functional.pad(mask, (0, 8))
+    visual = torch.randn(2, 3, 9, 128, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    given = {"input_ids": padded[0], "attention_mask": padded[1], "visual_embeds": visual}
+    given["texts_per_video"] = torch.tensor([1, 3])
+    widths: list[int] = []
+    judge.clipbert.encoder.register_forward_pre_hook(lambda module, args: widths.append(args[0].shape[:2].numel()))
+    expected = judge.train()(**given).clip_logits
+    found = judge.eval()(**given).clip_logits
+    assert found.shape == (4, 3, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+    assert widths[0] == 4 * 3 * (max(lengths) + 8 + 9)
+    assert widths[1] < 0.9 * widths[0]
+    # a text whose first position is padding has no packed form
+    flipped = given | {"input_ids": padded[0].flip(1), "attention_mask": padded[1].flip(1)}
+    torch.testing.assert_close(judge(**flipped).clip_logits, judge.train()(**flipped).clip_logits)
+
+
 def test_padding_in_front_and_a_mask_left_out() -> None:
     judge = model().eval()
     ids, mask = texts([24, 3, 9, 5])

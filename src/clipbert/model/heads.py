@@ -71,8 +71,10 @@ class _ForClassification(ClipBertDualEncoder):
         visual_embeds: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """The classifier's outputs (N, K, labels) and the visual tokens (B, K, V, hidden) they were made from."""
-        output = self.clipbert(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
-        return self.classifier(self.dropout(output.pooler_output)), output.visual_embeds
+        input_ids, mask, visual, visual_embeds = self.clipbert.prepare_inputs(
+            pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
+        )
+        return self.classifier(self.dropout(self.clipbert.pool_pairs(input_ids, mask, visual))), visual_embeds
 
 
 class ClipBertForRetrieval(_ForClassification):

@@ -177,7 +177,7 @@ class ClipBertModel(ClipBertPreTrainedModel):
         Only where `supports_packing`: flash attention takes no such mask.
         """
         rows, mask = packing.pack(tokens), packing.mask()
-        if self.config._attn_implementation == "eager":  # which adds its mask
+        if mask is not None and self.config._attn_implementation == "eager":  # which adds its mask
             mask = torch.zeros_like(mask, dtype=rows.dtype).masked_fill(~mask, torch.finfo(rows.dtype).min)
         return packing.unpack(self.encode_rows(rows, mask))
 
@@ -246,15 +246,42 @@ class ClipBertModel(ClipBertPreTrainedModel):
         input_ids, text_mask, visual, visual_embeds = self.prepare_inputs(
             pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
         )
+        states = self.encode_pairs(input_ids, text_mask, visual)
+        pooled = self.pooler(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+        return ClipBertModelOutput(last_hidden_state=states, pooler_output=pooled, visual_embeds=visual_embeds)
+
+    def encode_pairs(self, input_ids: Tensor, attention_mask: Tensor, visual: Tensor) -> Tensor:
+        """Return states (N, K, L + V, hidden) of texts (N, L), each with its clips' visual tokens (N, K, V, hidden)."""
         texts, clips, tokens, hidden = visual.shape
-        text = self.embeddings(input_ids=input_ids)
-        length = text.shape[1]
-        text = text[:, None].expand(texts, clips, length, hidden)
+        text = self.embeddings(input_ids=input_ids)[:, None].expand(texts, clips, -1, hidden)
         joint = torch.cat([text, visual], dim=2).flatten(0, 1)
-        mask = torch.cat([text_mask, text_mask.new_ones(texts, tokens)], dim=1).repeat_interleave(clips, dim=0)
-        states = self.encode(joint, mask)
-        return ClipBertModelOutput(
-            last_hidden_state=states.view(texts, clips, length + tokens, hidden),
-            pooler_output=self.pooler(states).view(texts, clips, hidden),
-            visual_embeds=visual_embeds,
-        )
+        mask = torch.cat([attention_mask, attention_mask.new_ones(texts, tokens)], dim=1)
+        states = self.encode(joint, mask.repeat_interleave(clips, dim=0))
+        return states.view(texts, clips, -1, hidden)
+
+    def pool_pairs(self, input_ids: Tensor, attention_mask: Tensor, visual: Tensor) -> Tensor:
+        """Return pooler outputs (N, K, hidden), as `forward` gives; in evaluation mode from packed rows.
+
+        Training keeps padded rows, so that a run gives the same bits as before packing existed.
+        """
+        texts, clips, tokens, hidden = visual.shape
+        packs = self.supports_packing and not self.training and can_read_values(attention_mask)
+        if not packs or not bool(attention_mask[:, 0].all()):  # the pooler reads the first position
+            states = self.encode_pairs(input_ids, attention_mask, visual)[:, :, :1].flatten(0, 1)
+            return self.pooler(states).view(texts, clips, hidden)
+        rows, columns = attention_mask.nonzero(as_tuple=True)
+        text = self.embeddings(input_ids=input_ids[rows, columns][None], position_ids=columns[None])[0]
+        # Sequence (n, k) is text n followed by clip k. `starts` are offsets in the order of the sequences, `first`
+        # the indices of the texts' first tokens in the order of `text`.
+        lengths = attention_mask.sum(dim=1)
+        first = lengths.cumsum(0) - lengths
+        per_clip = torch.arange(clips, device=visual.device)
+        starts = (first + tokens * torch.arange(texts, device=visual.device))[:, None] * clips
+        starts = starts + per_clip * (lengths + tokens)[:, None]
+        text_order = starts[rows] + (torch.arange(len(rows), device=visual.device) - first[rows])[:, None]
+        visual_order = (starts + lengths[:, None])[..., None] + torch.arange(tokens, device=visual.device)
+        packing = Packing.from_lengths((lengths + tokens).repeat_interleave(clips).tolist(), visual.device)
+        packing = packing.reorder(torch.cat([text_order.flatten(), visual_order.flatten()]))
+        states = self.encode_packed(torch.cat([text.repeat_interleave(clips, dim=0), visual.flatten(0, 2)]), packing)
+        pooled: Tensor = self.pooler(states[first[:, None] * clips + per_clip].flatten(0, 1)[:, None])
+        return pooled.view(texts, clips, hidden)

@@ -1,6 +1,6 @@
-"""Sequences of different lengths side by side in the rows of one batch, none seeing another, with little padding."""
+"""Sequence packing: several sequences share a row, with little padding and without attending to each other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -8,14 +8,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the tokens of S sequences, given one after another, stand in R rows of W tokens."""
+    """Positions of the tokens of S sequences in R rows of W tokens.
 
-    slots: Tensor  # (tokens,) in the rows, one after another
-    sequences: Tensor  # (R, W) which sequence a token belongs to, -1 where there is none
+    Attributes:
+        slots: (tokens,) position of each token in the flattened rows; tokens are ordered sequence by sequence.
+        sequences: (R, W) index of the sequence that a position belongs to; -1 at padding.
+        one_per_row: whether each row is exactly one sequence, so that no mask is needed.
+    """
+
+    slots: Tensor
+    sequences: Tensor
+    one_per_row: bool = False
 
     @classmethod
     def from_lengths(cls, lengths: list[int], device: torch.device) -> "Packing":
-        """Rows as wide as the longest sequence; the longest first, each where it leaves the least room."""
+        """Pack sequences into rows as wide as the longest one: best fit, in order of decreasing length."""
         width = max(lengths)
         rows = 0
         with_room: list[list[int]] = [[] for _ in range(width + 1)]
@@ -33,17 +40,24 @@ class Packing:
         slots = torch.arange(int(counts.sum())) + (torch.tensor(starts) - before).repeat_interleave(counts)
         sequences = torch.full((rows * width,), -1)
         sequences[slots] = torch.arange(len(lengths)).repeat_interleave(counts)
-        return cls(slots.to(device), sequences.view(rows, width).to(device))
+        one_per_row = rows == len(lengths) and len(slots) == rows * width
+        return cls(slots.to(device), sequences.view(rows, width).to(device), one_per_row)
+
+    def reorder(self, order: Tensor) -> "Packing":
+        """Return the same rows for tokens (tokens,) given in another order; `order[i]` is the old index of token i."""
+        return replace(self, slots=self.slots[order])
 
     def pack(self, tokens: Tensor) -> Tensor:
-        """(tokens, hidden) to (R, W, hidden), zero where there is none."""
+        """Return rows (R, W, hidden) of tokens (tokens, hidden), zero at padding."""
         rows = tokens.new_zeros(self.sequences.numel(), tokens.shape[-1]).index_copy(0, self.slots, tokens)
         return rows.view(*self.sequences.shape, -1)
 
     def unpack(self, rows: Tensor) -> Tensor:
-        """(R, W, hidden) to (tokens, hidden)."""
+        """Return tokens (tokens, hidden) of rows (R, W, hidden)."""
         return rows.flatten(0, 1)[self.slots]
 
-    def mask(self) -> Tensor:
-        """(R, 1, W, W), true where a token may look at another: within its sequence."""
+    def mask(self) -> Tensor | None:
+        """Return the attention mask (R, 1, W, W), true within a sequence; None where no row needs one."""
+        if self.one_per_row:
+            return None
         return self.sequences[:, None, :, None] == self.sequences[:, None, None, :]
