@@ -4,9 +4,9 @@
     python scripts/stage_dependencies.py --write   write the lists into dvc.yaml; all other lines stay unchanged
 
 DVC reruns a stage when one of its dependencies changes. The list of a stage is the static import closure of its
-`cmd`, starting at the function of each command in `clipbert/stages.py` (and in `clipbert/cli/main.py`): imports inside
-functions count, imports under TYPE_CHECKING do not. A template, a style sheet or a Python file that a module names
-belongs to that module. A folder is listed instead of its files if all of them are in the closure.
+`cmd`, starting at the function of each command in `clipbert/stages.py` (and in `clipbert/cli/pipeline.py`): imports
+inside functions count, imports under TYPE_CHECKING do not. A template, a style sheet or a Python file that a module
+names belongs to that module. A folder is listed instead of its files if all of them are in the closure.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Closure:
     def of_verb(self, verb: str) -> set[Path]:
         """Return the files below `src/clipbert` that a command imports, without infrastructure and tracking."""
         wanted = list(self._of_function(Path("stages.py"), verb.replace("-", "_")))
-        for node in self._tree(Path("cli/main.py")).body:
+        for node in self._tree(Path("cli/pipeline.py")).body:
             if isinstance(node, ast.FunctionDef) and node.name == verb.replace("-", "_"):
                 wanted += self._imported(node)
         found: set[Path] = set()

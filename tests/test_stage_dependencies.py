@@ -90,7 +90,7 @@ def test_a_new_import_is_missed_by_name(tmp_path: Path) -> None:
         "def train():\n    from clipbert.training import trainer\n    helper()\n    write()\n"
         "def other():\n    import clipbert.other\n"
     )
-    (package / "cli" / "main.py").write_text("def train():\n    from clipbert.training.launch import launch\n")
+    (package / "cli" / "pipeline.py").write_text("def train():\n    from clipbert.training.launch import launch\n")
     (package / "files").mkdir()
     for name in ("__init__", "files/atomic", "late", "other", "shared", "training/__init__", "training/launch"):
         (package / f"{name}.py").write_text("")

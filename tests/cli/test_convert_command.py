@@ -37,7 +37,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     [
         (("--task", "retreival"), "--task retreival: expected one of retrieval, open_qa, image_qa"),
         ((), "--task None: expected one of retrieval"),
-        (("--task", "retrieval"), "--model-config is missing: expected the model's JSON file"),
+        (("--task", "retrieval"), "--model-config: missing; expected the authors' model configuration"),
         (("--task", "backbone"), "old.pt: cannot be read"),
         (("--to-original",), "old.pt/config.json: not found"),
     ],

@@ -41,7 +41,7 @@ def test_a_package_of_another_version_is_named_with_the_one_needed(monkeypatch: 
 
 def test_an_empty_folder_lacks_repository_parameters_and_data(tmp_path: Path) -> None:
     wrong = problems(list(doctor.check_project(tmp_path)))
-    assert wrong[0].endswith("is in no git repository: git init, and commit")
+    assert wrong[0].endswith("is not in a git repository: git init, and commit")
     assert "params.yaml: no such parameter file" in wrong[1]
     assert wrong[2].startswith("there is no data/")
 
@@ -54,9 +54,9 @@ def test_a_wrong_parameter_is_shown_as_the_verbs_show_it(tmp_path: Path) -> None
 
 
 def test_a_full_disk_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "LEAST_FREE_GB", 1e9)
+    monkeypatch.setattr(doctor, "MIN_FREE_GB", 1e9)
     assert any(
-        "at least 1e+09 are needed: free some" in text for text in problems(list(doctor.check_project(tmp_path)))
+        "at least 1e+09 GB needed: free some space" in text for text in problems(list(doctor.check_project(tmp_path)))
     )
 
 
@@ -64,7 +64,7 @@ def test_the_embedded_store_is_absent_then_read_then_broken(tmp_path: Path) -> N
     store = tmp_path / "mlflow" / "mlflow.db"
     store.parent.mkdir()
     assert list(doctor.check_mlflow(tmp_path)) == [
-        doctor.Finding("MLflow", f"store {store}, made by the first training")
+        doctor.Finding("MLflow", f"store {store}, created by the first training")
     ]
     with sqlite3.connect(store) as database:
         database.execute("CREATE TABLE runs (id)")
@@ -75,7 +75,7 @@ def test_the_embedded_store_is_absent_then_read_then_broken(tmp_path: Path) -> N
 
 
 def test_metrics_that_are_not_in_mlflow_yet_are_named(tmp_path: Path) -> None:
-    assert list(doctor.check_outbox(tmp_path)) == [doctor.Finding("MLflow outbox", "nothing waits")]
+    assert list(doctor.check_outbox(tmp_path)) == [doctor.Finding("MLflow outbox", "empty")]
     outbox = Outbox(outbox_folder(tmp_path, "a1b2"))
     outbox.describe({"run_id": "a1b2", "run_name": "night", "task": "retrieval", "tracking_uri": "http://there"})
     outbox.append("metrics", {"step": 1, "values": {"train/loss": 1.0, "train/lr": 0.1}})
@@ -112,7 +112,7 @@ def test_a_folder_that_is_no_project_is_the_one_finding(
         (tmp_path / "params.yaml").write_text("seed: 0\n")
     (found,) = doctor.doctor(folder)
     assert found.startswith(f"project: {folder} is not a ClipBERT project (no params.yaml, no dvc.yaml): ")
-    assert (f"cd {tmp_path}, and run" if inside else "go to the folder of your clone") in found
+    assert (f"cd {tmp_path}, and run" if inside else "cd to your clone") in found
     assert "1 problem(s)." in capsys.readouterr().out
     assert list(folder.iterdir()) == []
 

@@ -118,4 +118,4 @@ def test_a_changed_digit_in_a_description_is_found(project: Project, kind: str, 
     path.write_text(path.read_text().replace('"12"', '"13"'))
     (found,) = problems(project)
     assert f"{path}: damaged or edited" in found
-    assert f"dvc checkout {path}, or run again: clipbert {stage} retrieval" in found
+    assert f"dvc checkout {path}, or rerun: clipbert {stage} retrieval" in found

@@ -1,4 +1,4 @@
-"""`clipbert doctor`: what this machine has, and what is wrong with it for the work of this project."""
+"""Checks of `clipbert doctor`: versions, device, decoders, servers, disk and artifacts."""
 
 import importlib.metadata
 import os
@@ -24,72 +24,75 @@ from clipbert.errors import ClipBertError
 from clipbert.files.leftovers import scratch_folder
 from clipbert.redact import redact
 
-PYTHONS = ((3, 11), (3, 12))
-LEAST_FREE_GB = 5.0
-PROBE_S = 3.0
-DECODE_S = 30.0
-PREFECT_HERE = "http://127.0.0.1:4200/api"
+SUPPORTED_PYTHONS = ((3, 11), (3, 12))
+MIN_FREE_GB = 5.0
+CONNECT_TIMEOUT_S = 3.0
+DECODE_TIMEOUT_S = 30.0
+LOCAL_PREFECT = "http://127.0.0.1:4200/api"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table; `problem` says what is wrong and what to do, None when nothing is."""
+    """One row of the table."""
 
     what: str
     found: str
-    problem: str | None = None
+    problem: str | None = None  # what is wrong and how to fix it
 
 
 def doctor(root: Path) -> list[str]:
-    """Print a table of what the project at `root` finds on this machine, then what is wrong; return what is wrong."""
+    """Print a table of all findings for the project at `root`, then the problems; return the problems."""
     table = Table("", "found", box=None, pad_edge=False)
     problems = []
     checks = CHECKS if is_project(root) else (*MACHINE_CHECKS[:-1], check_no_project, MACHINE_CHECKS[-1])
     for check in checks:
         for finding in check(root):
-            found = redact(finding.found)  # before the table breaks lines
+            found = redact(finding.found)  # before the table wraps lines
             table.add_row(finding.what, Text(found, style="" if finding.problem is None else "red"))
             if finding.problem is not None:
                 problems.append(f"{finding.what}: {finding.problem}")
     console.print(table)
     console.print()
     for problem in problems:
-        console.print(f"- {problem}", markup=False)
-    console.print(f"{len(problems)} problem(s)." if problems else "Nothing is wrong.")
+        console.print(f"- {problem}")
+    console.print(f"{len(problems)} problem(s)." if problems else "No problems.")
     return problems
 
 
 def check_python(_root: Path) -> Iterator[Finding]:
-    """The interpreter and the platform."""
+    """Check the interpreter and the platform."""
     version = platform.python_version()
-    allowed = " or ".join(f"{major}.{minor}" for major, minor in PYTHONS)
-    wrong = f"{version}; ClipBERT needs {allowed}: make PYTHON=python3.12 install"
-    yield Finding("Python", f"{version} ({sys.executable})", None if sys.version_info[:2] in PYTHONS else wrong)
+    allowed = " or ".join(f"{major}.{minor}" for major, minor in SUPPORTED_PYTHONS)
+    problem = f"{version}; ClipBERT needs {allowed}: make PYTHON=python3.12 install"
+    supported = sys.version_info[:2] in SUPPORTED_PYTHONS
+    yield Finding("Python", f"{version} ({sys.executable})", None if supported else problem)
     yield Finding("platform", f"{platform.platform()}, {' '.join(platform.libc_ver())}")
 
 
 def check_packages(_root: Path) -> Iterator[Finding]:
-    """The packages that this one declares, against the versions it asks for."""
+    """Check the installed packages against the declared versions, those of the extra `pipeline` included."""
     try:
         declared = importlib.metadata.requires("clipbert") or []
     except importlib.metadata.PackageNotFoundError:
         yield Finding("clipbert", "not installed", "not installed in this environment: make install")
         return
     for requirement in map(Requirement, declared):
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+        marker = requirement.marker
+        if marker is not None and not any(marker.evaluate({"extra": extra}) for extra in ("", "pipeline")):
             continue
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             yield Finding(requirement.name, "missing", "missing: make install")
             continue
-        fits = requirement.specifier.contains(version, prereleases=True)
-        wrong = f"{version} is installed, {requirement.specifier} is needed: make install"
-        yield Finding(requirement.name, version, None if fits else wrong)
+        problem = f"{version} is installed, {requirement.specifier} is needed: make install"
+        yield Finding(
+            requirement.name, version, None if requirement.specifier.contains(version, prereleases=True) else problem
+        )
 
 
 def check_device(_root: Path) -> Iterator[Finding]:
-    """What trains: the GPUs, or the processor with its cores and its bf16 instructions."""
+    """Check the GPUs, and the processor with its cores and bf16 instructions."""
     try:
         import torch
     except ImportError as error:
@@ -107,7 +110,7 @@ def check_device(_root: Path) -> Iterator[Finding]:
 
 
 def check_decoders(_root: Path) -> Iterator[Finding]:
-    """PyAV writes a clip of eight frames and decord, in a process that may crash or hang, reads it back."""
+    """Check the decoders: PyAV writes a clip of eight frames, and decord reads it in a process that can be killed."""
     try:
         import av
     except ImportError as error:
@@ -118,8 +121,8 @@ def check_decoders(_root: Path) -> Iterator[Finding]:
 
     from clipbert.process_pool import KillablePool, WorkerError
 
-    remedy = "videos are decoded by PyAV, more slowly. To mend it: make install"
-    with scratch_folder() as folder, KillablePool(1, DECODE_S) as pool:
+    remedy = "videos are decoded by PyAV, which is slower. To fix it: make install"
+    with scratch_folder() as folder, KillablePool(1, DECODE_TIMEOUT_S) as pool:
         clip = folder / "clip.mp4"
         _write_clip(clip)
         try:
@@ -131,20 +134,20 @@ def check_decoders(_root: Path) -> Iterator[Finding]:
 
 
 def check_programs(root: Path) -> Iterator[Finding]:
-    """Programs beside Python: git is needed, the others serve a few things."""
+    """Check the programs that are called: git is required, the others are optional."""
     git = _version("git", "--version")
     yield Finding("git", git or "missing", None if git else "missing; DVC needs it: apt install git")
-    yield Finding("ffmpeg", _version("ffmpeg", "-version") or "missing (not needed: PyAV brings its own libraries)")
-    yield Finding("java", _version("java", "-version") or "missing (not needed by this version)")
+    yield Finding("ffmpeg", _version("ffmpeg", "-version") or "missing (optional: PyAV has its own libraries)")
+    yield Finding("java", _version("java", "-version") or "missing (optional)")
 
 
 def check_project(root: Path) -> Iterator[Finding]:
-    """The folder itself: git, DVC, parameters, data, room on the disk."""
+    """Check the project folder: git, DVC, parameters, data and disk space."""
     inside = subprocess.run(["git", "rev-parse", "--git-dir"], cwd=root, capture_output=True) if _has("git") else None
     if inside is not None and inside.returncode != 0:
-        yield Finding("repository", "no git repository", f"{root} is in no git repository: git init, and commit")
+        yield Finding("repository", "no git repository", f"{root} is not in a git repository: git init, and commit")
     elif not (root / ".dvc").is_dir() or not (root / "dvc.yaml").is_file():
-        yield Finding("repository", "no DVC project", f"{root} has no .dvc or no dvc.yaml: go to a clone of ClipBERT")
+        yield Finding("repository", "no DVC project", f"{root} has no .dvc or no dvc.yaml: cd to a clone of ClipBERT")
     else:
         yield Finding("repository", str(root))
     try:
@@ -152,11 +155,11 @@ def check_project(root: Path) -> Iterator[Finding]:
         yield Finding("params.yaml", f"preset {params.model.preset}, {params.train.precision}")
     except ClipBertError as error:
         yield Finding("params.yaml", "wrong", str(error))
-    missing = "there is no data/: make run makes the sample set, docs/ says how to use your own videos"
+    missing = "there is no data/: make run creates sample data; for your own videos, see docs/tutorial/own-data.md"
     yield Finding("data", "data/", None) if (root / "data").is_dir() else Finding("data", "none", missing)
     free = shutil.disk_usage(root).free / 1e9
-    full = f"{free:.1f} GB free at {root}, at least {LEAST_FREE_GB:g} are needed: free some"
-    yield Finding("free disk", f"{free:.1f} GB", None if free >= LEAST_FREE_GB else full)
+    full = f"{free:.1f} GB free at {root}, at least {MIN_FREE_GB:g} GB needed: free some space"
+    yield Finding("free disk", f"{free:.1f} GB", None if free >= MIN_FREE_GB else full)
 
 
 def is_project(root: Path) -> bool:
@@ -165,9 +168,9 @@ def is_project(root: Path) -> bool:
 
 
 def check_no_project(root: Path) -> Iterator[Finding]:
-    """A folder without params.yaml and dvc.yaml: nothing of a project can be checked in it."""
+    """Report a folder without params.yaml and dvc.yaml, in which no project can be checked."""
     around = next((parent for parent in root.resolve().parents if is_project(parent)), None)
-    remedy = f"cd {around}" if around else "go to the folder of your clone, or clone ClipBERT"
+    remedy = f"cd {around}" if around else "cd to your clone, or clone ClipBERT"
     yield Finding(
         "project",
         "none in this folder",
@@ -177,18 +180,18 @@ def check_no_project(root: Path) -> Iterator[Finding]:
 
 
 def check_artifacts(root: Path) -> Iterator[Finding]:
-    """The files that the pipeline made, against their checksums."""
+    """Check the files of the pipeline against their checksums."""
     from clipbert.cli.doctor_artifacts import damaged_artifacts
 
     for kind, checked, problems in damaged_artifacts(root):
         if checked is not None and not problems:
-            yield Finding(kind, f"{checked}, whole")
+            yield Finding(kind, f"{checked}, undamaged")
         for problem in problems:
             yield Finding(kind, "damaged", problem)
 
 
 def check_mlflow(root: Path) -> Iterator[Finding]:
-    """The tracking store that MLFLOW_TRACKING_URI names, or the embedded one."""
+    """Check the tracking store of MLFLOW_TRACKING_URI, or the embedded one."""
     uri = _without_credentials(os.environ.get("MLFLOW_TRACKING_URI", ""))
     if uri.startswith(("http://", "https://")):
         trouble = _get(f"{uri.rstrip('/')}/health")
@@ -196,43 +199,43 @@ def check_mlflow(root: Path) -> Iterator[Finding]:
         yield Finding("MLflow", f"server {uri}", None if trouble is None else wrong)
         return
     if uri and not uri.startswith("sqlite:///"):
-        yield Finding("MLflow", f"{uri.partition(':')[0]} database (MLFLOW_TRACKING_URI; not tried)")
+        yield Finding("MLflow", f"{uri.partition(':')[0]} database (MLFLOW_TRACKING_URI; not checked)")
         return
     store = Path(uri.removeprefix("sqlite:///")) if uri else root / "mlflow" / "mlflow.db"
     writable = os.access(store if store.exists() else store.parent, os.W_OK)
     if not writable:
-        yield Finding("MLflow", f"store {store}", f"{store} cannot be written: give yourself permission")
+        yield Finding("MLflow", f"store {store}", f"{store} is not writable: change its permissions")
     elif not store.exists():
-        yield Finding("MLflow", f"store {store}, made by the first training")
+        yield Finding("MLflow", f"store {store}, created by the first training")
     else:
         yield _misplaced(root, store) or _read_store(store)
 
 
 def check_outbox(root: Path) -> Iterator[Finding]:
-    """What trainings have measured that MLflow does not have yet; a training that runs delivers its own."""
+    """Check for metrics that wait for MLflow; a running training delivers its own."""
     try:
         from clipbert.release.outbox import waiting
-    except ClipBertError:  # no mlflow; it is named among the packages
+    except ClipBertError:  # mlflow is missing, which check_packages reports
         return
     left = [outbox for outbox in waiting(root) if outbox.held_by is None]
     for outbox in left:
         remedy = f"not in MLflow yet: {outbox.text}; clipbert track sync, when its store answers"
         yield Finding("MLflow outbox", outbox.text, remedy)
     if not left:
-        yield Finding("MLflow outbox", "nothing waits")
+        yield Finding("MLflow outbox", "empty")
 
 
 def check_prefect(_root: Path) -> Iterator[Finding]:
-    """The server that flows report to."""
+    """Check the server that flows report to."""
     url = _without_credentials(os.environ.get("PREFECT_API_URL", ""))
-    trouble = _get(f"{(url or PREFECT_HERE).rstrip('/')}/health")
+    trouble = _get(f"{(url or LOCAL_PREFECT).rstrip('/')}/health")
     if trouble is None:
-        yield Finding("Prefect", f"server {url or PREFECT_HERE}")
+        yield Finding("Prefect", f"server {url or LOCAL_PREFECT}")
     elif url:
         wrong = f"{url} does not answer ({trouble}): start it (make ui) or correct or unset PREFECT_API_URL"
         yield Finding("Prefect", f"server {url}", wrong)
     else:
-        yield Finding("Prefect", f"no server at {PREFECT_HERE}; flows start a temporary one")
+        yield Finding("Prefect", f"no server at {LOCAL_PREFECT}; flows start a temporary one")
 
 
 Check = Callable[[Path], Iterator[Finding]]
@@ -280,7 +283,7 @@ def _misplaced(root: Path, store: Path) -> Finding | None:
     """The finding about an embedded store in a project that was moved."""
     try:
         from clipbert.release.relocate import misplaced_paths
-    except ClipBertError:  # no mlflow; it is named among the packages
+    except ClipBertError:  # mlflow is missing, which check_packages reports
         return None
     problem = misplaced_paths(root) if store.resolve() == (root / "mlflow" / "mlflow.db").resolve() else None
     return Finding("MLflow", f"store {store}", problem) if problem else None
@@ -291,15 +294,15 @@ def _read_store(store: Path) -> Finding:
         with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as database:
             (runs,) = database.execute("SELECT COUNT(*) FROM runs").fetchone()
     except sqlite3.Error as error:
-        remedy = "move it away; the next run makes a new one, and DVC's cache still has the models"
+        remedy = "move it away; the next run creates a new one, and DVC's cache still has the models"
         return Finding("MLflow", f"store {store}", f"{store} cannot be read ({error}): {remedy}")
     return Finding("MLflow", f"store {store}, {runs} run(s)")
 
 
 def _get(url: str) -> str | None:
-    """What keeps `url` from answering; None when it answers."""
+    """Return why `url` does not answer; None if it does."""
     try:
-        with urllib.request.urlopen(url, timeout=PROBE_S):
+        with urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S):
             return None
     except (urllib.error.URLError, OSError, ValueError) as error:
         return str(getattr(error, "reason", error))

@@ -1,4 +1,4 @@
-"""What `clipbert doctor` says of the files that the pipeline made: each damaged one, and how to get it back."""
+"""Checks of the pipeline's files for `clipbert doctor`: each damaged file and how to restore it."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,10 +11,13 @@ from clipbert.project import Project
 
 
 def damaged_artifacts(root: Path) -> Iterator[tuple[str, str | None, list[str]]]:
-    """(kind, what was checked or None if there is none, problems) of each kind of file that the pipeline makes.
+    """Check every kind of file that the pipeline writes.
 
-    Everything is read once but the shards of the frame cache, of which only the sizes are checked: every byte of them
-    is checked by `clipbert frames --repair`.
+    All files are read once, except the shards of the frame cache: only their sizes are checked here, and every byte by
+    `clipbert frames --repair`.
+
+    Yields:
+        (kind, number of checked files or None if there are none, problems).
     """
     project = Project(root)
     kinds: dict[str, Callable[[Project], tuple[int, list[str]]]] = {
@@ -35,7 +38,7 @@ def damaged_artifacts(root: Path) -> Iterator[tuple[str, str | None, list[str]]]
 def _manifest(project: Project) -> tuple[int, list[str]]:
     if not project.manifest.is_dir():
         return 0, []
-    return _listed(project.manifest, "Make the manifest again: clipbert ingest", required=True)
+    return _listed(project.manifest, "Rerun: clipbert ingest", required=True)
 
 
 def _probes(project: Project) -> tuple[int, list[str]]:
@@ -43,7 +46,7 @@ def _probes(project: Project) -> tuple[int, list[str]]:
 
     path = project.artifacts / "probes" / "probes.sqlite"
     problem = damage_of(path)
-    remedy = "Remove it; the next clipbert ingest probes every file again"
+    remedy = "Remove it; the next `clipbert ingest` probes every file again"
     return int(path.is_file()), [] if problem is None else [f"{path}: damaged ({problem}). {remedy}"]
 
 
@@ -61,7 +64,7 @@ def _frames(project: Project) -> tuple[int, list[str]]:
     except ClipBertError as error:
         return 1, [str(error)]
     damage = damage_of(project.frames / QUARANTINE_FILE)
-    problems = [] if damage is None else [f"{damage} Make it again: clipbert frames"]
+    problems = [] if damage is None else [f"{damage} Rerun: clipbert frames"]
     for shard, end in sorted(ends.items()):
         file = project.frames / shard
         size = file.stat().st_size if file.is_file() else -1
@@ -121,20 +124,20 @@ def _evaluations(project: Project) -> tuple[int, list[str]]:
             metrics = project.metrics(path.stem)
             if metrics.is_file():
                 count += 1
-                check_metrics(metrics, _json(metrics, f"Evaluate again: clipbert evaluate {path.stem}"), stored)
+                check_metrics(metrics, _json(metrics, f"Rerun: clipbert evaluate {path.stem}"), stored)
         except ClipBertError as error:
             problems.append(str(error))
     return count, problems
 
 
 def _descriptions(project: Project) -> tuple[int, list[str]]:
-    """The JSON files that say which run and which version."""
+    """Check the JSON files that describe runs and registered versions."""
     count, problems = 0, []
     for folder, stage in (("runs", "train"), ("releases", "register")):
         for path in sorted((project.artifacts / folder).glob("*.json")):
             count += 1
             try:
-                remedy = f"Restore it: dvc checkout {path}, or run again: clipbert {stage} {path.stem}"
+                remedy = f"Restore it: dvc checkout {path}, or rerun: clipbert {stage} {path.stem}"
                 read_signed_json(path, remedy)
             except ClipBertError as error:
                 problems.append(str(error))
@@ -142,7 +145,7 @@ def _descriptions(project: Project) -> tuple[int, list[str]]:
 
 
 def _listed(folder: Path, remedy: str, required: bool) -> tuple[int, list[str]]:
-    """The files that a folder's checksums list, and what is wrong with them."""
+    """Return the number of files in a folder's checksums, and the problems with them."""
     if not required and not (folder / CHECKSUMS).is_file():
         return 0, []
     try:

@@ -100,7 +100,7 @@ def _source(media: Path, hold_out: list[str] | None) -> "Source":
     data = Project(Path.cwd()).data
     if data.is_symlink():
         message = f"data is a link to {data.resolve()}: DVC cannot version it (docs/tutorial/own-data.md)"
-        console.print(message, markup=False)
+        console.print(message)
     return Source(media, writable_data(data), read_fractions(hold_out or [], "--hold-out"))
 
 
@@ -108,4 +108,4 @@ def _print_summary(summary: Any) -> None:
     from clipbert.console import console
 
     for line in summary.lines():
-        console.print(line, markup=False)
+        console.print(line)

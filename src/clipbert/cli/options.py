@@ -1,4 +1,4 @@
-"""What the verbs of the command line share: the project they work on and the options of most of them."""
+"""Arguments and options that several commands share, and the project that they work on."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,18 +8,26 @@ import typer
 from clipbert.config.schema import TASKS
 from clipbert.project import Project
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one parameter; may be given again.")
-]
-DEFAULT = Path("params.yaml")
-
 
 def complete_task(incomplete: str) -> list[str]:
-    """Return the tasks that a shell offers after what is typed already."""
+    """Return the tasks whose names start with the text before the cursor, for shell completion."""
     return [task for task in TASKS if task.startswith(incomplete)]
 
 
+TaskName = Annotated[
+    str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(TASKS)}.", autocompletion=complete_task)
+]
+OptionalTask = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TASK", help=f"One of: {', '.join(TASKS)}. Default: all tasks.", autocompletion=complete_task
+    ),
+]
+ParamsFile = Annotated[Path, typer.Option("--params", help="Read the parameters from this file.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter. Repeatable.")]
+DEFAULT = Path("params.yaml")
+
+
 def project() -> Project:
-    """The project in the current folder."""
+    """Return the project in the current folder."""
     return Project(Path.cwd())

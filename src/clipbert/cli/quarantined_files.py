@@ -42,7 +42,7 @@ def list_quarantine(project: Project, reason: str | None, as_json: bool) -> None
     rows = [row for row in quarantined(project) if reason in (None, row.reason)]
     if as_json:
         for row in rows:
-            console.print(json.dumps(asdict(row), ensure_ascii=False), markup=False)
+            console.print(json.dumps(asdict(row), ensure_ascii=False))
         return
     if not rows:
         console.print("No file is in quarantine." if reason is None else f"No file is in quarantine for {reason}.")
@@ -58,7 +58,7 @@ def list_quarantine(project: Project, reason: str | None, as_json: bool) -> None
     console.print(table)
     counts = Counter(row.reason for row in rows)
     console.print(f"{len(rows)} files: " + ", ".join(f"{number} {code}" for code, number in sorted(counts.items())))
-    console.print("More of one: clipbert quarantine show FILE. Another try: clipbert quarantine retry", markup=False)
+    console.print("More of one: clipbert quarantine show FILE. Another try: clipbert quarantine retry")
 
 
 def show_quarantined(project: Project, media: str) -> None:
@@ -81,7 +81,7 @@ def show_quarantined(project: Project, media: str) -> None:
     ]
     for name, fact in facts:
         if fact:
-            console.print(f"{name:<12}{fact}", markup=False)
+            console.print(f"{name:<12}{fact}")
 
 
 def retry_quarantined(project: Project, media: list[str], params: Params) -> None:
@@ -101,7 +101,7 @@ def retry_quarantined(project: Project, media: list[str], params: Params) -> Non
     summary = ingest(project.data, project.manifest, params.ingest, retry=wanted)
     for name in wanted:
         why = summary.quarantined.get(name)
-        console.print(f"{name}: {'good now' if why is None else f'{why.reason} ({why.detail})'}", markup=False)
+        console.print(f"{name}: {'good now' if why is None else f'{why.reason} ({why.detail})'}")
     if any(row.stage == "frames" for row in rows):
         frames(project, params, repair=True)
     if any(name not in summary.quarantined for name in wanted):

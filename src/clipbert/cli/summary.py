@@ -1,4 +1,4 @@
-"""The end of `make run`: metrics compared with trivial baselines, the state of the registry, and where to look."""
+"""Summary of a project: metrics compared with trivial baselines, registered versions, and where to look next."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ from clipbert.tasks.headlines import HEADLINES
 
 
 def print_summary(project: Project, params: Params) -> None:
-    """Print the metrics of the pipeline's tasks, their versions as the registry has them now, and places to look.
+    """Print the metrics of the pipeline's tasks, their registered versions, and where to look next.
 
     Raises:
-        ClipBertError: nothing was evaluated yet.
+        ClipBertError: no task was evaluated yet, or a metrics file is damaged.
     """
     pipeline: list[str] = [*params.pretrain_run, *params.tasks_run]
     tasks = [task for task in pipeline if project.metrics(task).exists()]
@@ -38,7 +38,7 @@ def print_summary(project: Project, params: Params) -> None:
                 table.add_row(shown.row, *(f"{number:.1f}" for number in numbers))
     console.print(table)
     if missing := [task for task in pipeline if task not in tasks]:
-        console.print(f"Not evaluated yet: {', '.join(missing)}. Run `dvc repro`.\n", markup=False)
+        console.print(f"Not evaluated yet: {', '.join(missing)}. Run `dvc repro`.\n")
     _print_versions(project, params, tasks)
     console.print("Where to look", style="bold")
     places = [
@@ -49,18 +49,18 @@ def print_summary(project: Project, params: Params) -> None:
     ]
     width = max(len(name) for name, _ in places)
     for name, place in places:
-        console.print(f"  {name:<{width}}  {place}", markup=False)
+        console.print(f"  {name:<{width}}  {place}")
 
 
 def _print_versions(project: Project, params: Params, tasks: list[str]) -> None:
-    """The version of each task's model as the store has it now, and what to do next with it."""
+    """Print the version of each task's model in the registry, and the next command."""
     from clipbert.release.registry import registry_state
 
     digests = {task: digest for task in tasks if (digest := _digest(project, task)) is not None}
     try:
         found = registry_state(project.root, digests, params.release.name)
     except ClipBertError as error:
-        console.print(f"Registered models: the registry's state is unknown.\n{error}\n", markup=False)
+        console.print(f"Registered models: the registry's state is unknown.\n{error}\n")
         return
     title = f"Registered models in {found.store}"
     versions = Table(
@@ -89,7 +89,6 @@ def _print_versions(project: Project, params: Params, tasks: list[str]) -> None:
         console.print(
             f"This store has no version of the {task} model in {_relative(project, project.model(task))}: "
             f"`clipbert register {task}` registers it.",
-            markup=False,
         )
     if absent:
         console.print()

@@ -1,0 +1,70 @@
+"""Commands that show the parameters, recipes, results and health of a project."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipbert.cli.options import DEFAULT, ParamsFile, Set, project
+from clipbert.config.schema import load_params
+from clipbert.console import console
+from clipbert.errors import OUR_ERROR, USER_ERROR
+
+inspection = typer.Typer(rich_markup_mode="markdown")
+PANEL = "Project"
+
+
+@inspection.command("params", epilog="Example: `clipbert params train.lr`", rich_help_panel=PANEL)
+def show_params(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Explain one parameter, such as train.lr.")] = None,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Print a complete params.yaml, with defaults for missing parameters.")
+    ] = False,
+) -> None:
+    """List every parameter with its value, range and description, or explain one."""
+    from clipbert.config.help import complete_file, explain, explain_one
+
+    loaded = load_params(params, overrides, complete=not complete)
+    if complete:
+        typer.echo(complete_file(loaded), nl=False)
+    elif name is not None:
+        for title, text in explain_one(loaded, name, Path.cwd()):
+            console.print(f"{title:<8} {text}")
+    else:
+        for key, value, meaning in explain(loaded):
+            console.print(f"{key:<36} {value!s:<10} {meaning}")
+
+
+@inspection.command(epilog="Example: `clipbert recipe msrvtt_retrieval`", rich_help_panel=PANEL)
+def recipe(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A recipe. Default: list the recipes.")] = None,
+    params: ParamsFile = DEFAULT,
+) -> None:
+    """Print a recipe as arguments for DVC: `dvc exp run -n paper $(clipbert recipe msrvtt_retrieval)`."""
+    from clipbert.config.recipes import dvc_arguments, list_recipes
+
+    folder = project().recipes
+    if name is not None:
+        typer.echo(" ".join(dvc_arguments(folder, name, params)))
+        return
+    for known, description in list_recipes(folder).items():
+        console.print(f"{known:<24} {description}")
+
+
+@inspection.command(epilog="Example: `clipbert summary`", rich_help_panel=PANEL)
+def summary(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Show the metrics of the pipeline's tasks, their registered versions, and where to look next."""
+    from clipbert.cli.summary import print_summary
+
+    print_summary(project(), load_params(params, overrides))
+
+
+@inspection.command(epilog="Example: `clipbert doctor`", rich_help_panel=PANEL)
+def doctor() -> None:
+    """Check versions, device, decoders, servers, disk and artifacts, and list every problem with its fix."""
+    from clipbert.cli.doctor import doctor, is_project
+
+    if doctor(Path.cwd()):
+        raise typer.Exit(OUR_ERROR if is_project(Path.cwd()) else USER_ERROR)

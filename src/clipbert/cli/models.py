@@ -1,0 +1,79 @@
+"""Commands for model folders: convert checkpoints of the authors' code, and check files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipbert.console import console
+from clipbert.errors import ClipBertError, ModelFolderError
+
+models = typer.Typer(rich_markup_mode="markdown")
+PANEL = "Models"
+CHECKPOINT_TASKS = ("retrieval", "open_qa", "image_qa", "multiple_choice", "pretrain", "backbone")
+
+
+@models.command(
+    epilog="Example: `clipbert convert OLD.pt --model-config base_model.json --task retrieval --out models/old`",
+    rich_help_panel=PANEL,
+)
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A checkpoint; with --to-original, a model folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The model folder to write; with --to-original, the checkpoint.")],
+    task: Annotated[
+        str | None,
+        typer.Option("--task", metavar="TASK", help=f"The checkpoint's task, one of: {', '.join(CHECKPOINT_TASKS)}."),
+    ] = None,
+    model_config: Annotated[
+        Path | None, typer.Option("--model-config", help="The authors' model configuration, base_model.json.")
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option("--answers", help="The answer vocabulary of open_qa and image_qa, a JSON file.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", help="A folder or hub id; bert-base-uncased for the authors' models.")
+    ] = None,
+    to_original: Annotated[
+        bool, typer.Option("--to-original", help="Convert a model folder to a checkpoint of the authors' code.")
+    ] = False,
+) -> None:
+    """Convert a checkpoint of the authors' ClipBERT, or a detectron2 ResNet (`--task backbone`), to a model folder."""
+    if not to_original and task not in CHECKPOINT_TASKS:
+        expected = f"expected the task of the checkpoint, one of {', '.join(CHECKPOINT_TASKS)}"
+        raise ClipBertError(f"--task {task}: {expected}.")
+    if not to_original and task != "backbone" and model_config is None:
+        raise ClipBertError("--model-config: missing; expected the authors' model configuration, base_model.json.")
+    from clipbert.model.weights import convert as conversion
+
+    if to_original:
+        conversion.to_original(source, out)
+    elif task == "backbone":
+        conversion.convert_backbone(source, out)
+    else:
+        assert model_config is not None
+        assert task is not None
+        conversion.convert(source, model_config, task, out, answers, tokenizer)
+
+
+@models.command(epilog="Example: `clipbert checksum artifacts/models/retrieval --check`", rich_help_panel=PANEL)
+def checksum(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A model folder, such as artifacts/models/TASK.")],
+    check: Annotated[bool, typer.Option("--check", help="Only check; exit with code 2 if a file is damaged.")] = False,
+) -> None:
+    """Update the checksums of a model folder after an intended change.
+
+    `checksums.sha256` lists every file except README.md; a model with a changed file is not loaded.
+    """
+    from clipbert.model.weights.checksums import damaged_files, sign_folder
+
+    if not (folder / "config.json").is_file():
+        raise ModelFolderError(f"{folder / 'config.json'}: not found: expected a model folder.")
+    if check:
+        if problems := damaged_files(folder):
+            raise ModelFolderError("\n".join([*problems, f"To accept the folder as it is: clipbert checksum {folder}"]))
+        console.print(f"{folder}: no listed file has changed.")
+        return
+    changes = sign_folder(folder)
+    for line in changes:
+        console.print(f"  {line}")
+    console.print(f"{folder}: checksums written; {len(changes)} changed file(s) accepted.")

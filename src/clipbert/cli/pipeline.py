@@ -1,0 +1,75 @@
+"""Commands of the pipeline's stages: from sample data to a registered model."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from clipbert import stages
+from clipbert.cli.options import DEFAULT, ParamsFile, Set, TaskName, project
+from clipbert.config.schema import check_task, load_params
+from clipbert.exit_status import ended_before, started_by_torchrun
+
+pipeline = typer.Typer(rich_markup_mode="markdown")
+PANEL = "Pipeline"
+
+
+@pipeline.command("sample-data", epilog="Example: `clipbert sample-data --seed 0`", rich_help_panel=PANEL)
+def sample_data(
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the videos and texts; equal seeds give equal bytes.")] = 0,
+) -> None:
+    """Create a sample data set of moving shapes in data/."""
+    stages.sample_data(project(), seed)
+
+
+@pipeline.command(epilog="Example: `clipbert ingest --set ingest.timeout_s=60`", rich_help_panel=PANEL)
+def ingest(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Probe every file in data/ and write the manifest; unreadable files are quarantined."""
+    stages.ingest(project(), load_params(params, overrides))
+
+
+@pipeline.command(epilog="Example: `clipbert validate`", rich_help_panel=PANEL)
+def validate(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Check the manifest with Great Expectations; fails if a required check fails, and writes a report."""
+    stages.validate(project(), load_params(params, overrides))
+
+
+@pipeline.command(epilog="Example: `clipbert frames --set frames.fps=1`", rich_help_panel=PANEL)
+def frames(
+    params: ParamsFile = DEFAULT,
+    overrides: Set = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Check every byte of the cache, and retry quarantined files.")
+    ] = False,
+) -> None:
+    """Decode each video once into the frame cache; unchanged videos are kept."""
+    stages.frames(project(), load_params(params, overrides), repair)
+
+
+@pipeline.command(epilog="Example: `clipbert train retrieval --set train.lr=0.0005`", rich_help_panel=PANEL)
+def train(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Train a task; resumes from the last checkpoint.
+
+    With `train.processes` above 1, the command starts that many processes, as torchrun does. SIGTERM and Ctrl-C save a
+    checkpoint and exit with codes 143 and 130.
+    """
+    if ended_before():
+        raise typer.Exit
+    loaded, name = load_params(params, overrides), check_task(task)
+    if loaded.train.processes > 1 and not started_by_torchrun():
+        from clipbert.distributed.launch import launch
+
+        raise typer.Exit(launch(loaded.train.processes, loaded.train.max_restarts, sys.argv[1:]))
+    stages.train(project(), name, loaded)
+
+
+@pipeline.command(epilog="Example: `clipbert evaluate retrieval --set evaluate.clips=8`", rich_help_panel=PANEL)
+def evaluate(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Evaluate a trained model on the test split, compared with chance and blank frames; writes a report."""
+    stages.evaluate(project(), check_task(task), load_params(params, overrides))
+
+
+@pipeline.command(epilog="Example: `clipbert register retrieval`", rich_help_panel=PANEL)
+def register(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Register a trained model in MLflow as the candidate; equal files are the same version."""
+    stages.register(project(), check_task(task), load_params(params, overrides))
