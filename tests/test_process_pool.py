@@ -1,4 +1,4 @@
-"""The killable pool: jobs that hang, crash or raise leave every other job, and the parent, alone."""
+"""Killable process pool: jobs that hang, crash or raise do not affect other jobs or the parent."""
 
 import functools
 import math
@@ -276,7 +276,7 @@ def test_a_job_that_needs_too_much_memory_is_killed_and_others_go_on():
 
 def test_one_huge_allocation_fails_in_the_process_itself():
     with KillablePool(1, timeout_s=20, max_worker_mb=200) as pool:
-        with pytest.raises(WorkerMemory, match="for an allocation failed"):
+        with pytest.raises(WorkerMemory, match="an allocation failed"):
             pool.submit(bytearray, 2**40).result()
         assert pool.submit(math.sqrt, 4).result() == 2
 

@@ -1,8 +1,8 @@
-"""Jobs in processes that can be killed: native code that hangs or crashes takes down its own job and nothing else.
+"""Process pool for native code that may hang or crash: each job has a time and a memory limit and fails alone.
 
-`concurrent.futures.ProcessPoolExecutor` is of no use here: it cannot stop a running job, and one crash breaks the whole
-pool. A worker is a fresh interpreter (fork and exec, safe beside torch's threads) that imports nothing of the caller's
-`__main__`; jobs and results travel over a socket. A worker dies with its parent, even when the parent is killed.
+`concurrent.futures.ProcessPoolExecutor` cannot stop a running job, and one crash breaks the whole pool. A worker is a
+fresh interpreter (fork and exec, safe with torch's threads) that does not import the caller's `__main__`; jobs and
+results are sent over a socket. A worker exits with its parent, even if the parent is killed.
 """
 
 import collections
@@ -30,10 +30,10 @@ from typing import Any, TypeVar
 START_S = 120.0
 MEMORY_POLL_S = 0.1
 MIB = 2**20
-# Between two looks at a worker's memory it may take as much again, and a GiB at least: libraries map more than is used.
+# The hard limit of a worker's memory is twice the soft one, and at least a GiB more: libraries map more than they use.
 GUARD_SLACK_MB = 1024
 IN_FLIGHT_PER_WORKER = 4
-LAST_WORDS = 500
+STDERR_BYTES = 500
 PR_SET_PDEATHSIG = 1
 SECONDS_AT_BASE, BYTES_AT_BASE = 60.0, 10e6
 BOOTSTRAP = (
@@ -44,29 +44,28 @@ Item = TypeVar("Item")
 
 
 class WorkerError(Exception):
-    """A job that gave no result of its own, or one that cannot travel between processes."""
+    """Job without a result, or with one that cannot be sent between processes."""
 
 
 class WorkerTimeout(WorkerError):
-    """A job ran over its time; its process was killed."""
+    """Job that exceeded its time limit; its process was killed."""
 
 
 class WorkerMemory(WorkerError):
-    """A job needed more memory than it may have; its process was killed."""
+    """Job that exceeded its memory limit; its process was killed."""
 
 
 class WorkerDied(WorkerError):
-    """The process of a job ended before the job did: a crash, the out-of-memory killer, an exit."""
+    """Job that ended with its process: a crash, the out-of-memory killer or an exit."""
 
 
 def time_limit(timeout_s: float, duration_s: float = 0.0, size: int = 0) -> float:
-    """The seconds a job on one file may take: `timeout_s` for a file of up to a minute, in proportion for longer ones.
-
-    Where the duration is not known yet, 10 MB count as a minute (1.3 Mbit/s).
+    """Return the time limit of a job on one file: `timeout_s` for up to a minute of video, in proportion above.
 
     Args:
-        duration_s: of the video in seconds; 0 when unknown.
-        size: of the file in bytes; 0 when its duration is known.
+        timeout_s: seconds for a video of up to a minute.
+        duration_s: duration of the video in seconds; 0 if unknown.
+        size: size of the file in bytes, of which 10 MB count as a minute (1.3 Mbit/s); 0 if the duration is known.
     """
     return timeout_s * max(1.0, duration_s / SECONDS_AT_BASE, size / BYTES_AT_BASE)
 
@@ -81,7 +80,7 @@ class _Job:
 
 
 class _Worker:
-    """One process and our end of its socket; used by one thread."""
+    """Worker process and the parent's end of its socket; used by one thread."""
 
     def __init__(self, max_mb: int | None) -> None:
         self.max_mb = max_mb
@@ -100,9 +99,9 @@ class _Worker:
             )
 
     def run(self, job: _Job) -> tuple[bool, Any]:
-        """Send a job and wait for its outcome: (True, value) or (False, exception).
+        """Run a job and return (True, value) or (False, exception).
 
-        Starting and importing do not count as the job's time.
+        The start of the process and its imports do not count as time of the job.
         """
         try:
             self.pipe.send_bytes(job.payload)
@@ -114,14 +113,14 @@ class _Worker:
         except (EOFError, OSError) as error:
             how = self._end()
             if self.max_mb is not None and "bad_alloc" in how:
-                raise WorkerMemory(f"{job.name}: {self._over()}, for an allocation failed: {how}") from error
+                raise WorkerMemory(f"{job.name}: {self._over()}: an allocation failed: {how}") from error
             raise WorkerDied(f"{job.name}: the worker process {how}") from error
         if self.max_mb is not None and isinstance(value, MemoryError):
-            raise WorkerMemory(f"{job.name}: {self._over()}, for an allocation failed") from value
+            raise WorkerMemory(f"{job.name}: {self._over()}: an allocation failed") from value
         return good, value
 
     def _wait(self, job: _Job) -> None:
-        """Wait for the job's answer, with an eye on the clock and on the process's memory."""
+        """Wait for the result of a job while checking its time and the memory of the process."""
         end = time.monotonic() + job.timeout_s
         step = math.inf if self.max_mb is None else MEMORY_POLL_S
         while not self.pipe.poll(max(0.0, min(step, end - time.monotonic()))):
@@ -134,15 +133,15 @@ class _Worker:
         return f"needed more than {self.max_mb} MB of memory"
 
     def resident_mb(self) -> float:
-        """Memory the process holds, in MiB; 0 where there is no /proc, or no process any more."""
+        """Return the resident memory of the process in MiB; 0 without /proc or if the process has exited."""
         try:
             with open(f"/proc/{self.process.pid}/statm", "rb") as file:
                 return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
         except (OSError, IndexError):
             return 0.0
 
-    def fit(self) -> bool:
-        """Whether the next job gets a sound process: one that lives and has not kept half of what it may hold."""
+    def is_reusable(self) -> bool:
+        """Return whether the process is alive and uses at most half of its memory limit."""
         return self.process.poll() is None and (self.max_mb is None or self.resident_mb() <= self.max_mb / 2)
 
     def _end(self) -> str:
@@ -154,7 +153,7 @@ class _Worker:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         except ValueError:
             how = f"was killed by signal {-code}"
-        self.stderr.seek(max(0, os.fstat(self.stderr.fileno()).st_size - LAST_WORDS))
+        self.stderr.seek(max(0, os.fstat(self.stderr.fileno()).st_size - STDERR_BYTES))
         words = self.stderr.read().decode(errors="replace").strip()
         return f"{how}: {words}" if words else how
 
@@ -162,7 +161,7 @@ class _Worker:
         self.process.kill()
 
     def close(self) -> None:
-        """Kill and reap the process; one stuck in the kernel (a dead network disk) is left behind."""
+        """Kill and reap the process; one that is stuck in the kernel, as on a dead network disk, is not waited for."""
         self.process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5)
@@ -171,26 +170,28 @@ class _Worker:
 
 
 class KillablePool(concurrent.futures.Executor):
-    """Run importable top-level functions in `workers` long-lived processes, each job at most `timeout_s` seconds.
+    """Executor that runs importable top-level functions in long-lived processes with a time and a memory limit.
 
-    A job over its time is killed with SIGKILL, so it ends even in native code that holds the GIL; its process is
-    replaced and its future raises `WorkerTimeout`. A process that holds more than `max_worker_mb` MiB of resident
-    memory, looked at ten times a second, is killed likewise (`WorkerMemory`); a single huge allocation between two
-    looks fails in the process itself, which has a limit of its own at twice that (and a GiB above at least), with the
-    same `WorkerMemory`. A process that dies gives `WorkerDied` with the signal or exit code and the end of what it
-    wrote to stderr. An exception of the function arrives as itself when it can be pickled, else as `WorkerError`. Other
-    jobs never notice. What jobs print is dropped; Ctrl-C is the parent's business.
+    - A job over `timeout_s` is killed with SIGKILL, even in native code that holds the GIL. Its process is replaced
+      and its future raises `WorkerTimeout`.
+    - A process with more than `max_worker_mb` MiB of resident memory, checked ten times a second, is killed
+      (`WorkerMemory`). A single larger allocation fails in the process itself, whose hard limit is twice as high and at
+      least a GiB higher, with the same exception.
+    - A process that dies gives `WorkerDied` with the signal or exit code and the end of its stderr.
+    - An exception of the function is raised as it is if it can be pickled, else as `WorkerError`.
 
-    Otherwise it is a `concurrent.futures.Executor` like those of the standard library, but for two things: leaving the
-    `with` block on an exception kills what runs instead of waiting for it, and a pool that is never shut down ends with
-    its process, without finishing its jobs.
+    Other jobs are not affected. Output of jobs is discarded; only the parent handles Ctrl-C.
+
+    It differs from the executors of the standard library in two ways: leaving the `with` block on an exception kills
+    running jobs instead of waiting for them, and a pool that is not shut down ends with its process without finishing
+    its jobs.
     """
 
     def __init__(self, workers: int, timeout_s: float, max_worker_mb: int | None = None) -> None:
         if workers < 1:
-            raise ValueError(f"workers: {workers}; at least 1 is needed")
+            raise ValueError(f"workers: {workers}; expected at least 1")
         if max_worker_mb is not None and max_worker_mb < 1:
-            raise ValueError(f"max_worker_mb: {max_worker_mb}; a positive number of MiB is needed")
+            raise ValueError(f"max_worker_mb: {max_worker_mb}; expected a positive number of MiB")
         self._check_time(timeout_s)
         self.workers = workers
         self.timeout_s = timeout_s
@@ -205,16 +206,19 @@ class KillablePool(concurrent.futures.Executor):
     @staticmethod
     def _check_time(timeout_s: float) -> None:
         if not 0 < timeout_s < math.inf:
-            raise ValueError(f"timeout_s: {timeout_s}; a positive number of seconds is needed")
+            raise ValueError(f"timeout_s: {timeout_s}; expected a positive number of seconds")
 
     def submit(  # type: ignore[override]
         self, fn: Callable[..., Any], /, *args: Any, timeout_s: float | None = None, fresh: bool = False, **kwargs: Any
     ) -> Future[Any]:
-        """Queue fn(*args, **kwargs); the queue has no bound (`imap` has one).
+        """Queue fn(*args, **kwargs); the queue is unbounded (`imap` bounds it).
 
         Args:
-            timeout_s: this job's own limit in seconds instead of the pool's; not passed on.
-            fresh: give the job a process that has run nothing before; not passed on.
+            fn: an importable top-level function.
+            *args: its positional arguments.
+            timeout_s: the time limit of this job in seconds instead of the pool's.
+            fresh: run the job in a new process.
+            **kwargs: its keyword arguments.
 
         Raises:
             RuntimeError: the pool is shut down.
@@ -237,13 +241,15 @@ class KillablePool(concurrent.futures.Executor):
     def imap(
         self, fn: Callable[[Item], Any], items: Iterable[Item], limit: Callable[[Item], float] | None = None
     ) -> Iterator[tuple[Item, Future[Any]]]:
-        """Yield (item, finished future of fn(item)) in the order of `items`, however many there are.
+        """Yield (item, finished future of fn(item)) in the order of `items`.
 
-        `items` is read as needed and at most 4 jobs a worker are under way or unread, so memory stays flat; `map`, as
-        in the standard library, takes all its items at once.
+        `items` is read on demand with at most 4 unread jobs per worker, so memory stays constant; `map`, as in the
+        standard library, submits all items at once.
 
         Args:
-            limit: an item's own time limit in seconds; without it, the pool's.
+            fn: an importable top-level function.
+            items: the arguments of the jobs.
+            limit: returns the time limit of an item in seconds; None uses the pool's.
         """
         pending: collections.deque[tuple[Item, Future[Any]]] = collections.deque()
         try:
@@ -260,7 +266,7 @@ class KillablePool(concurrent.futures.Executor):
                 future.cancel()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more jobs; finish (or with `cancel_futures` drop) those queued, then end the processes."""
+        """Reject new jobs, finish the queued ones (or cancel them with `cancel_futures`), then stop the processes."""
         with self._lock:
             self._closed = True
             if cancel_futures:
@@ -272,7 +278,7 @@ class KillablePool(concurrent.futures.Executor):
                 thread.join()
 
     def kill(self) -> None:
-        """End now: queued futures are cancelled, running jobs killed (their futures raise `WorkerDied`)."""
+        """Stop now: cancel queued jobs and kill running ones, whose futures raise `WorkerDied`."""
         with self._lock:
             self._closed = self._killed = True
             self._drop_queued()
@@ -291,17 +297,17 @@ class KillablePool(concurrent.futures.Executor):
             while True:
                 job = self._jobs.get_nowait()
                 if job is not None and job.future.cancel():
-                    # without this, `wait` and `as_completed` would wait for a cancelled future for ever
+                    # without this, `wait` and `as_completed` would wait for a cancelled future forever
                     job.future.set_running_or_notify_cancel()
 
     def _drive(self) -> None:
-        """One thread a worker, for the worker's whole life: the kernel kills the worker when this thread ends."""
+        """Run the jobs of one worker; the kernel kills the worker when this thread ends."""
         worker: _Worker | None = None
         while (job := self._jobs.get()) is not None:
             if not job.future.set_running_or_notify_cancel():
                 continue
             try:
-                if worker is None or job.fresh or not worker.fit():
+                if worker is None or job.fresh or not worker.is_reusable():
                     self._forget(worker)
                     worker = self._start()
                 good, value = worker.run(job)
@@ -332,10 +338,12 @@ class KillablePool(concurrent.futures.Executor):
 
 
 def serve(descriptor: int, parent: int, max_data_mb: int) -> None:
-    """The main function of a worker process: answer jobs until the parent closes the socket or dies.
+    """Run the jobs of a worker process until the parent closes the socket or dies.
 
     Args:
-        max_data_mb: private memory it may map, in MiB; 0: no limit. Shared libraries and page cache do not count.
+        descriptor: the worker's end of the socket.
+        parent: process id of the parent.
+        max_data_mb: hard limit of private memory in MiB, without shared libraries and page cache; 0: no limit.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

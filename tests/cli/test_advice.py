@@ -1,4 +1,4 @@
-"""Every command that a message advises exists, with its options."""
+"""Every command in a message exists, with its options."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ PLACEHOLDER = "X"
 
 
 def texts(path: Path) -> list[str]:
-    """Every string of a source file but its docstrings; what an f-string fills in is X."""
+    """Return every string of a source file except docstrings; X replaces the values of f-strings."""
     found = []
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
@@ -33,13 +33,13 @@ def texts(path: Path) -> list[str]:
 
 
 def advised() -> list[str]:
-    """The commands in backticks, and those after a colon that are not, in src, flows and scripts."""
+    """Return the commands in messages of src, flows and scripts: in backticks, or after a colon."""
     sources = [path for folder in ("src", "flows", "scripts") for path in (REPOSITORY / folder).rglob("*.py")]
     found = set()
     for text in (text for path in sources for text in texts(path)):
         for command in re.findall(r"`([^`\n]+)`", text):
             words = re.sub(r"^(\w+=\S+ |X )", "", command).split()
-            # A verb that is filled in is that of the command which prints the message.
+            # a command with a variable verb is the one that prints the message
             if words and words[0] in PROGRAMS and len(words) > 1 and words[1] != PLACEHOLDER:
                 found.add(" ".join(words))
         found.update(
@@ -50,7 +50,7 @@ def advised() -> list[str]:
 
 
 def command_at(words: list[str]) -> tuple[click.Command, list[str]]:
-    """The command of the `clipbert` line that begins with these words, and what is left."""
+    """Return the command that a `clipbert` line calls, and its arguments."""
     command: click.Command = typer.main.get_command(app)
     while words and hasattr(command, "commands"):
         assert words[0] in command.commands, f"clipbert has no verb {words[0]}"
@@ -91,7 +91,7 @@ def test_advised_commands_exist(command: str) -> None:
 
 
 def test_nothing_advises_to_force_the_whole_chain() -> None:
-    """`dvc repro --force STAGE` runs all stages before it too: it would train again to register."""
+    """`dvc repro --force STAGE` also reruns the stages before it: it would retrain to register."""
     assert [
         command
         for command in advised()

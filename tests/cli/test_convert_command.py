@@ -1,4 +1,4 @@
-"""`clipbert convert`: there and back from the command line, and what it says of wrong options."""
+"""`clipbert convert`: both directions from the command line, and messages about wrong options."""
 
 import json
 import subprocess

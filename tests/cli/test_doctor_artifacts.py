@@ -1,4 +1,4 @@
-"""`clipbert doctor` over the files of a finished pipeline: each damaged one is named with what to do."""
+"""`clipbert doctor` names each damaged file of a finished pipeline with a way to restore it."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from clipbert.training.history import read_history
 
 @pytest.fixture
 def project(tiny_project: Path, tmp_path: Path) -> Project:
-    """Every kind of file that the pipeline makes."""
+    """A project with every kind of file that the pipeline writes."""
     shutil.copytree(tiny_project / "artifacts", tmp_path / "artifacts")
     project = Project(tmp_path)
     tokenizer = ClipBertProcessor.train_tokenizer(["a red circle moves", "a blue square"] * 2, 200)

@@ -1,4 +1,4 @@
-"""Ctrl-C while the command is still starting: one line, exit code 130, no traceback."""
+"""Ctrl-C while the command starts: one line, exit code 130, no traceback."""
 
 import signal
 import subprocess

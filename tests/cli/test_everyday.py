@@ -1,4 +1,4 @@
-"""Small things users meet: the version, completion, Ctrl-C, terminals that show ASCII only, the next command to run."""
+"""Version, completion, Ctrl-C, ASCII terminals, and the next command in messages."""
 
 import configparser
 import json

@@ -1,34 +1,31 @@
-"""The command line as a user meets it: help, exit codes, messages without tracebacks."""
+"""Command line: help, exit codes, and messages without tracebacks."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+import typer
 from params_file import write_params
 
-VERBS = [
-    ["sample-data"],
-    ["import", "msrvtt"],
-    ["import", "table"],
-    ["ingest"],
-    ["validate"],
-    ["frames"],
-    ["train"],
-    ["evaluate"],
-    ["register"],
-    ["promote"],
-    ["rollback"],
-    ["params"],
-    ["recipe"],
-    ["summary"],
-    ["doctor"],
-]
+from clipbert.cli.main import app
+
+
+def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield every command below a group with its words."""
+    for name, command in getattr(group, "commands", {}).items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
 
 
 def clipbert(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the real command; wide, so that messages are not wrapped by the help's boxes."""
+    """Run the real command on a wide terminal, so that help boxes do not wrap messages."""
     return subprocess.run(
         [sys.executable, "-m", "clipbert", *arguments],
         cwd=cwd,
@@ -46,11 +43,19 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
-def test_every_verb_shows_an_example(verb: list[str], tmp_path: Path) -> None:
-    done = clipbert(*verb, "--help", cwd=tmp_path)
+def test_every_command_has_a_sentence_and_an_example() -> None:
+    found = dict(commands(typer.main.get_command(app)))
+    assert {("train",), ("import", "msrvtt"), ("track", "sync"), ("quarantine", "retry")} <= found.keys()
+    for words, command in found.items():
+        name = " ".join(words)
+        assert re.match(r"[A-Z][^\n]*[.:)]", command.help or ""), f"{name}: {command.help}"
+        assert (command.epilog or "").startswith(f"Example: `clipbert {name}"), f"{name}: {command.epilog}"
+
+
+def test_the_help_shows_the_example(tmp_path: Path) -> None:
+    done = clipbert("train", "--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert f"Example: clipbert {' '.join(verb)}" in " ".join(done.stdout.split())
+    assert "Example: clipbert train retrieval --set train.lr=0.0005" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The verbs over files that cannot be used."""
+"""`clipbert quarantine`: list, show and retry."""
 
 import json
 import os

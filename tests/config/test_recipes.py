@@ -1,4 +1,4 @@
-"""Recipes: each is valid, reaches params.yaml unchanged through DVC, and changes what the others change."""
+"""Recipes: each is valid, reaches params.yaml unchanged through DVC, and sets the same parameters as the others."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def overlay(name: str) -> dict[str, Any]:
 
 
 def through_dvc(words: list[str], file: Path) -> None:
-    """What `dvc exp run` does with these words, by DVC's own parts."""
+    """Apply the arguments as `dvc exp run` does, with DVC's own functions."""
     chosen = to_path_overrides(parse_args(["exp", "run", "-n", "name", *words]).set_param)
     assert list(chosen) == ["params.yaml"]
     assert len(get_hydra_sweeps(chosen)) == 1

@@ -1,4 +1,4 @@
-"""params.yaml: what is accepted, and what a wrong file says."""
+"""params.yaml: accepted values, and messages about wrong ones."""
 
 from pathlib import Path
 
@@ -124,7 +124,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, size: int) -> None:
 
 
 def test_every_truncation_of_the_committed_file_is_noticed(tmp_path: Path) -> None:
-    """The last line, byte by byte: 10000 must not become 1000."""
+    """A file cut in its last line at any byte is an error: 10000 must not become 1000."""
     whole = (PROJECT / "params.yaml").read_bytes()
     path = tmp_path / "params.yaml"
     for size in range(len(whole) - 60, len(whole)):

@@ -1,4 +1,4 @@
-"""Section train: every wrong value is told with its field, and its mapping reaches all who read parameters."""
+"""Section train: messages about wrong values, and its mapping in files, overrides and records."""
 
 import shutil
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_multipliers_are_one_parameter_for_whoever_lists_them() -> None:
 
 
 def test_multipliers_reach_the_parameters_through_dvc(tmp_path: Path) -> None:
-    """`dvc exp run -S` adds to the mapping that is there: with a plus, whether the file has one or not."""
+    """`dvc exp run -S` adds an entry to the mapping with a plus, whether the file has entries or not."""
     file = tmp_path / "params.yaml"
     shutil.copy(PARAMS, file)
     through_dvc(file, "+train.lr_multipliers={clipbert.embeddings: 0.1}")
@@ -113,7 +113,7 @@ def test_each_field_is_the_same_through_dvc_and_through_set(
 
 
 def through_dvc(file: Path, word: str) -> None:
-    """What `dvc exp run -S WORD` does to the parameter file, by DVC's own parts."""
+    """Apply an argument of `dvc exp run -S` to the parameter file with DVC's own functions."""
     apply_overrides(file, to_path_overrides([word])["params.yaml"])
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Atomic writes of files and folders, and removal of temporary files after kills."""
 
 import errno
 import os
@@ -155,7 +155,7 @@ with atomic.atomic_directory(path) as folder:
 
 @pytest.mark.parametrize("way", ["exchange", "fallback"])
 def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path: Path, way: str) -> None:
-    """After the kill with an exchange, after the next run's cleaning without one; and nothing else stays."""
+    """With an exchange right after the kill, without one after the next cleanup; no other file stays."""
     path = tmp_path / "folder"
     contents, codes, step = set(), set(), 0
     while 0 not in codes:

@@ -1,4 +1,4 @@
-"""Folders of a project that are links to another disk: those that work, and those that are refused before any work."""
+"""Project folders that are links to another disk: supported ones, and ones that are rejected before any work."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A JSON file with a digest of its values: every changed character is noticed, older files are read as they are."""
+"""JSON files with a digest: every changed character is detected; older files without a digest are read."""
 
 import json
 from pathlib import Path
