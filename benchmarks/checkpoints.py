@@ -1,13 +1,13 @@
-"""What checkpoints cost a training: how long its loop waits for one, and how much slower steps are beside the writing.
+"""Cost of checkpoints: how long the loop waits for one, and how much slower steps are during the writing.
 
     python -m benchmarks.checkpoints                        # base preset, bf16, 1 video x 4 clips x 2 frames x 448
-    python -m benchmarks.checkpoints --size 224 --clips 1   # short steps, of which the same copy is more
+    python -m benchmarks.checkpoints --size 224 --clips 1   # short steps, of which the copy is a larger part
     python -m benchmarks.checkpoints --folder /mnt/results  # on another disk
 
-Each round makes some steps of retrieval (`Stepper.step`), saves (`Checkpoints.save`: the loop waits for the copy, a
-thread writes it, flushes it to the disk and takes its checksums), and goes on stepping until the thread is done. With
-`--best` the weights are saved as the best ones, too, as after an epoch. The share of the loop's time is that of one
-save every `--every` steps (`train.checkpoint_every_steps`): of waiting alone, and with what steps lost beside the
+Each round makes some steps of retrieval (`TrainStep.run`), saves (`Checkpoints.save`: the loop waits for the copy; a
+thread writes it, flushes it to disk and computes its checksums), and continues with steps until the thread is done.
+With `--best` the best weights are saved as well, as after an epoch. The share of the loop's time assumes one checkpoint
+every `--every` steps (`train.checkpoint_every_steps`): for waiting alone, and with the slowdown of steps during the
 writing.
 """
 
@@ -28,7 +28,7 @@ from clipbert.model import ClipBertConfig, ClipBertForRetrieval
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Batch
 from clipbert.training.batch_iterator import SynchronizedBatchIterator
-from clipbert.training.checkpoint import Checkpoints, TrainState, generator_states
+from clipbert.training.checkpoint import Checkpoints, TrainState, rng_states
 from clipbert.training.memory import keep_freed_memory
 from clipbert.training.step import TrainStep
 
@@ -67,27 +67,28 @@ class Training:
         params = Params.model_validate(values)
         torch.manual_seed(0)
         self.model = ClipBertForRetrieval(ClipBertConfig.base(clips=options.clips, frames_per_clip=options.frames))
-        keep_freed_memory()  # as a training has it
-        self.stepper = TrainStep(make_task("retrieval", params), self.model, params, self.device, DistributedContext())
-        self.feed = cast(SynchronizedBatchIterator, SameBatch(options, self.device))
+        keep_freed_memory()  # as in a training
+        task = make_task("retrieval", params)
+        self.train_step = TrainStep(task, self.model, params.train, self.device, DistributedContext())
+        self.batches = cast(SynchronizedBatchIterator, SameBatch(options, self.device))
         self.checkpoints, self.state = Checkpoints(folder, {}), TrainState()
 
     def step(self) -> float:
-        """Seconds of a step."""
+        """Make a step and return its seconds."""
         begin = time.perf_counter()
-        self.stepper.step(self.feed, 1, self.checkpoints, self.state, generator_states())
+        self.train_step.run(self.batches, 1, rng_states())
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         self.state.step += 1
         return time.perf_counter() - begin
 
     def save(self, best: bool) -> tuple[float, float, list[float]]:
-        """(seconds that the loop waited, that the thread then wrote, of each step that was all beside it)."""
+        """Return the seconds that the loop waited, that the thread wrote, and of each step during the writing."""
         if best:
             self.state.best_step = self.state.step
         before = self.state.saving_seconds
         weights = self.model.state_dict() if best else None
-        self.checkpoints.save(self.state, self.stepper.parts(), [generator_states()], weights)
+        self.checkpoints.save(self.state, self.train_step.state_dict(), [rng_states()], weights)
         begin, done = time.perf_counter(), threading.Event()
         written: list[float] = []
 
@@ -97,12 +98,12 @@ class Training:
             done.set()
 
         threading.Thread(target=watch).start()
-        beside = []
+        during = []
         while not done.is_set():
             seconds = self.step()
-            if not done.is_set() or not beside:  # the first one counts even if the writing was faster
-                beside.append(seconds)
-        return self.state.saving_seconds - before, written[0], beside
+            if not done.is_set() or not during:  # the first one counts even if the writing was faster
+                during.append(seconds)
+        return self.state.saving_seconds - before, written[0], during
 
 
 def spread(values: Any) -> dict[str, float]:
@@ -112,7 +113,7 @@ def spread(values: Any) -> dict[str, float]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All rounds, and the shares."""
+    """Run all rounds and return the results."""
     alone, waited, written, slower, lost = [], [], [], [], []
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="checkpoints-") as folder:
         training = Training(options, Path(folder))
@@ -120,15 +121,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             training.step()
         for number in range(options.rounds + 1):
             undisturbed = [training.step() for _ in range(options.steps)]
-            copying, writing, beside = training.save(options.best)
+            copying, writing, during = training.save(options.best)
             if number == 0:
-                first = copying  # into memory that the process did not have yet
+                first = copying  # includes the allocation of memory
                 continue
             alone += undisturbed
             waited.append(copying)
             written.append(writing)
-            slower.append(np.mean(beside) / np.median(undisturbed))
-            lost.append(max(0.0, float(np.sum(beside) - len(beside) * np.median(undisturbed))))
+            slower.append(np.mean(during) / np.median(undisturbed))
+            lost.append(max(0.0, float(np.sum(during) - len(during) * np.median(undisturbed))))
         size = sum(file.stat().st_size for file in max(Path(folder).glob("step-*")).iterdir())
     period = options.every * float(np.median(alone))
     return {
@@ -138,7 +139,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "waited_s": spread(waited),
         "waited_for_the_first_s": round(first, 2),
         "written_s": spread(written),
-        "steps_beside_it_over_alone": spread(slower),
+        "steps_during_writing_over_alone": spread(slower),
         "waiting_share": spread([w / (period + w) for w in waited]),
         "share_with_slower_steps": spread([(w + s) / (period + w + s) for w, s in zip(waited, lost, strict=True)]),
     }
@@ -170,7 +171,7 @@ def main() -> None:
         ("step_s", ".2f"),
         ("waited_s", ".2f"),
         ("written_s", ".2f"),
-        ("steps_beside_it_over_alone", ".2f"),
+        ("steps_during_writing_over_alone", ".2f"),
         ("waiting_share", ".4f"),
         ("share_with_slower_steps", ".4f"),
     ):

@@ -35,12 +35,11 @@ from clipbert.model import ClipBertProcessor, load
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Batch, texts_with_frames
 from clipbert.tasks.predict import ProcessorTokens, encode_videos
-from clipbert.training.checkpoint import Checkpoints, TrainState, generator_states
+from clipbert.training.checkpoint import rng_states
 from clipbert.training.data import Batches, DistributedBatchSampler, TrainingSamples
 from clipbert.training.memory import keep_freed_memory
 from clipbert.training.setup import build_model
 from clipbert.training.step import TrainStep
-from clipbert.training.trainer import Run
 
 # The base preset with what one core can step through in a minute: the paper trains with 8 clips of 2 frames. Frames of
 # the cache are enlarged for it, which costs about what reading larger ones would.
@@ -76,23 +75,21 @@ class Training:
         cache = FrameCache(artifacts / "frames")
         examples = task.examples(texts_with_frames(read_texts(artifacts / "manifest"), cache), "train")
         torch.manual_seed(0)
-        model, processor = build_model(task, examples, params)
+        model, processor = build_model(task, examples, params.model, params.frames, params.evaluate.clips)
         if not packed:
             model.get_text_and_video_features = lambda ids, mask, video: (
                 model.get_text_features(ids, mask),
                 model.get_video_features(video),
             )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        checkpoints = Checkpoints(artifacts / "none", {})
-        self.run = Run(task, model.to(device).train(), processor, cache, examples, [], params, checkpoints, device)
-        keep_freed_memory()  # as a training has it
-        self.stepper = TrainStep(task, model, params, device, DistributedContext())
-        self.state = TrainState()
-        order = DistributedBatchSampler(len(examples), params.train.batch_size, epochs=1000, seed=0)
+        keep_freed_memory()  # as in a training
+        self.device = device
+        self.train_step = TrainStep(task, model, params.train, device, DistributedContext())
+        sampler = DistributedBatchSampler(len(examples), params.train.batch_size, epochs=1000, seed=0)
         samples = TrainingSamples(cache, examples, task, model.config, seed=0)
-        self.batches = Batches(samples, order, processor, 0, device)
+        self.batches = Batches(samples, sampler, processor, 0, device)
         self.loading = 0.0
-        self.batch_size = order.batch_size
+        self.batch_size = sampler.batch_size
 
     def __next__(self) -> Batch:
         """The next batch; how long it took is remembered."""
@@ -103,8 +100,8 @@ class Training:
         """Processor seconds of one step with and without the loading of its batch."""
 
         def work() -> None:
-            self.stepper.step(self, 1, self.run.checkpoints, self.state, generator_states())
-            if self.run.device.type == "cuda":
+            self.train_step.run(self, 1, rng_states())  # type: ignore[arg-type]
+            if self.device.type == "cuda":
                 torch.cuda.synchronize()
 
         seconds, _ = timed(work)
@@ -119,8 +116,8 @@ def cost_of_the_term(artifacts: Path, preset: str, steps: int) -> list[dict[str,
         "with": Training(artifacts, preset, 1.0),
         "apart": Training(artifacts, preset, 1.0, packed=False),
     }
-    for stepper in ways.values():
-        stepper.step()
+    for training in ways.values():
+        training.step()
     seen: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for number in range(steps):
         for name in list(ways)[:: 1 if number % 2 else -1]:

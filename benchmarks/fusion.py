@@ -1,12 +1,12 @@
-"""What a clip's frames tell when they are averaged, kept side by side or attended: open_qa with each frame fusion.
+"""Frame fusion: open_qa with the frames of a clip averaged, concatenated or attended.
 
 Trains open_qa on the sample set (or any project) from scratch with each `model.frame_fusion`, the same steps and seeds,
-and prints the test accuracy on the questions that need the order of frames beside that on all others.
+and prints the test accuracy on questions that need the order of frames and on all others.
 
     python benchmarks/fusion.py --project . --epochs 18 --seeds 0 1 2 --json fusion.json
 
 The project's manifest and frame cache must be there (`clipbert ingest`, `clipbert frames`). With `--json` each training
-is written when it is done, and one that stands in the file is not run again.
+is written when it is done, and one that is already in the file is not repeated.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from clipbert.tasks.base import texts_with_frames
 from clipbert.tasks.predict import predict
 from clipbert.training.checkpoint import Checkpoints
 from clipbert.training.setup import build_model
-from clipbert.training.trainer import NoOpTracker, Run, start, train
+from clipbert.training.trainer import NoOpTracker, Trainer
 
 FUSIONS = ("mean", "concat", "attention")
 TEMPORAL = ("direction", "order")  # answer types that need the order of the frames
@@ -50,12 +50,16 @@ def accuracy_of(fusion: str, seed: int, project: Path, options: argparse.Namespa
     texts = texts_with_frames(read_texts(project / "artifacts" / "manifest"), cache)
     examples, val, test = (task.examples(texts, split) for split in ("train", "val", "test"))
     torch.manual_seed(seed)
-    model, processor = build_model(task, examples, params)
+    model, processor = build_model(task, examples, params.model, params.frames, params.evaluate.clips)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(task, model, processor, cache, examples, val, params, Checkpoints(Path(folder), {}), device)
+        checkpoints, batch_size = Checkpoints(Path(folder), {}), params.evaluate.batch_size
+        trainer = Trainer(
+            task, model, processor, cache, examples, val, params.train, seed, batch_size, checkpoints, device
+        )
         began = time.perf_counter()
-        state = train(run, *start(run), NoOpTracker())
+        trainer.resume()
+        state = trainer.train(NoOpTracker())
         seconds = time.perf_counter() - began
     model.eval()
     items = predict(task, model, processor, cache, test, params.evaluate.clips, params.evaluate.batch_size)

@@ -1,7 +1,7 @@
 """What the loader feeds against what a training step consumes, and the same loss curve in bf16 as in fp32.
 
     python -m benchmarks.loader PROJECT                        # the default job of a project, 0, 1 and 2 workers
-    python -m benchmarks.loader PROJECT --num-workers 14       # next to a GPU
+    python -m benchmarks.loader PROJECT --num-workers 14       # with a GPU
     python -m benchmarks.loader PROJECT --curve 200 --seeds 3  # losses of the default job in fp32 and in bf16
 
 PROJECT holds artifacts/manifest and artifacts/frames (`clipbert sample-data`, `ingest`, `validate`, `frames`). A step
@@ -13,7 +13,6 @@ weights, order and clips, the same ones in both precisions.
 import argparse
 import json
 import multiprocessing
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -24,18 +23,19 @@ import torch
 
 from clipbert.config.schema import Params
 from clipbert.data.manifest import read_texts
+from clipbert.distributed.context import DistributedContext
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks import make_task
 from clipbert.tasks.base import texts_with_frames
 from clipbert.training.batch_iterator import SynchronizedBatchIterator
-from clipbert.training.checkpoint import Checkpoints, generator_states
-from clipbert.training.data import Batches, TrainingSamples
-from clipbert.training.lr_schedule import factor
+from clipbert.training.checkpoint import rng_states
+from clipbert.training.data import Batches, DistributedBatchSampler, TrainingSamples
+from clipbert.training.lr_schedule import lr_lambda
 from clipbert.training.memory import keep_freed_memory
 from clipbert.training.optim import set_learning_rate
 from clipbert.training.setup import build_model
+from clipbert.training.step import TrainStep
 from clipbert.training.stopping import StopRequest
-from clipbert.training.trainer import Run, start
 
 WANTED_WAIT, WANTED_FEED = 0.10, 2.0
 WARM_UP = 5
@@ -52,40 +52,35 @@ class Job:
         cache = FrameCache(artifacts / "frames")
         examples = task.examples(texts_with_frames(read_texts(artifacts / "manifest"), cache), "train")
         torch.manual_seed(seed)
-        model, processor = build_model(task, examples, params)
+        model, processor = build_model(task, examples, params.model, params.frames, params.evaluate.clips)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        checkpoints = Checkpoints(Path(tempfile.gettempdir()) / "none", {})
-        self.run = Run(task, model.to(device), processor, cache, examples, [], params, checkpoints, device)
-        keep_freed_memory()  # as a training has it
-        self.state, self.stepper = start(self.run)
-        self.steps = steps
-        order = self.run.order()
-        order.epochs = None
+        keep_freed_memory()  # as in a training
+        self.params, self.steps, self.steps_made = params.train, steps, 0
+        self.train_step = TrainStep(task, model, params.train, device, DistributedContext())
+        sampler = DistributedBatchSampler(len(examples), params.train.batch_size, None, seed)
         samples = TrainingSamples(cache, examples, task, model.config, seed)
-        self.batches = Batches(samples, order, processor, num_workers, device)
-        self.clips = order.batch_size * model.config.clips
-        stop, meter = StopRequest(0, bound=False), self.stepper.meter
-        self.feed = SynchronizedBatchIterator(
-            self.batches, self.run.ranks, stop, lambda: False, lambda: SystemExit(0), meter
+        self.loader = Batches(samples, sampler, processor, num_workers, device)
+        self.clips = sampler.batch_size * model.config.clips
+        stop, monitor = StopRequest(0, bound=False), self.train_step.monitor
+        self.batches = SynchronizedBatchIterator(
+            self.loader, DistributedContext(), stop, lambda: False, lambda: SystemExit(0), monitor
         )
 
     def step(self) -> tuple[float, float, float]:
-        """(seconds of the step with its batch, of waiting for the batch, loss)."""
-        self.stepper.meter.read()
+        """Return the seconds of a step with its batch, the seconds of waiting for the batch, and the loss."""
+        self.train_step.monitor.read()
         begin = time.perf_counter()
-        rate = factor(self.state.step, self.steps, self.run.params.train)
-        set_learning_rate(self.stepper.optimizer, rate)
-        stepped = self.stepper.step(self.feed, 1, self.run.checkpoints, self.state, generator_states())
-        loss = stepped.losses["loss"].item()
+        set_learning_rate(self.train_step.optimizer, lr_lambda(self.steps_made, self.steps, self.params))
+        loss = self.train_step.run(self.batches, 1, rng_states()).losses["loss"].item()
         seconds = time.perf_counter() - begin
-        self.state.step += 1
-        return seconds, self.stepper.meter.read()["data_wait"] * seconds, loss
+        self.steps_made += 1
+        return seconds, self.train_step.monitor.read()["data_wait"] * seconds, loss
 
     def feed_alone(self, batches: int) -> float:
-        """Clips a second that the loader makes of itself."""
+        """Return the clips per second of the loader without training steps."""
         begin = time.perf_counter()
         for _ in range(batches):
-            next(self.batches)
+            next(self.loader)
         return batches * self.clips / (time.perf_counter() - begin)
 
 
@@ -96,7 +91,7 @@ def spread(values: Any) -> dict[str, float]:
 
 
 def waits(options: argparse.Namespace, num_workers: int) -> dict[str, Any]:
-    """One number of workers."""
+    """Measure with one number of workers."""
     job = Job(options, 0, options.precision, num_workers, options.steps + WARM_UP)
     for _ in range(WARM_UP):
         job.step()
@@ -184,7 +179,7 @@ def main() -> None:
                 f"{row['fed_clips_per_s']:>14.1f}{row['consumed_clips_per_s']:>10.1f}{row['fed_over_consumed']:>7.2f}",
                 flush=True,
             )
-        print(f"wanted: a data-wait below {WANTED_WAIT}; beside a GPU a ratio of at least {WANTED_FEED}")
+        print(f"wanted: a data-wait below {WANTED_WAIT}; with a GPU a ratio of at least {WANTED_FEED}")
     if options.json:
         versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
         options.json.write_text(json.dumps({"versions": versions, "rows": rows}, indent=2) + "\n")

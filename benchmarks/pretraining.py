@@ -1,4 +1,4 @@
-"""What pretraining gives: retrieval started from it, beside retrieval from random weights, at equal steps and seeds.
+"""Gain of pretraining: retrieval from the pretrained model and from random weights, with equal steps and seeds.
 
 python benchmarks/pretraining.py --seeds 0 1 2 --json pretraining.json
 

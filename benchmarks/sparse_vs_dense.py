@@ -1,4 +1,4 @@
-"""The paper's claim as a table: what sparse clips cost beside dense frames, and what memory can be had for time.
+"""The paper's claim as a table: cost of sparse clips compared with dense frames, and memory saved at the cost of time.
 
     python -m benchmarks.sparse_vs_dense                   # base preset, 448 pixels; cells of 16 GB at most
     python -m benchmarks.sparse_vs_dense --memory-gb 0     # all the memory there is

@@ -1,30 +1,30 @@
-"""How the processes of one training come to the same end; nothing heavy is imported here."""
+"""Common exit code of the processes of one training; imports only the standard library."""
 
 import os
 from pathlib import Path
 
-ENDED = "CLIPBERT_ENDED"  # names the file in which a process leaves the exit code with which all are to end
+EXIT_FILE = "CLIPBERT_EXIT_FILE"  # environment variable: path of the file that holds the common exit code
 
 
 def started_by_torchrun() -> bool:
-    """Whether this process is one of several that torchrun, or `clipbert train` in its stead, has started."""
+    """Return whether torchrun, or `clipbert train` in its place, started this process as one of several."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def ended_before() -> bool:
-    """Whether one of these processes has come to an end that no restart changes."""
-    return ENDED in os.environ and Path(os.environ[ENDED]).exists()
+def exit_code_written() -> bool:
+    """Return whether one of the processes has ended in a way that a restart would not change."""
+    return EXIT_FILE in os.environ and Path(os.environ[EXIT_FILE]).exists()
 
 
-def end_all(code: int) -> bool:
-    """Leave the exit code for the process that started these ones; whether this is the first to do so.
+def write_exit_code(code: int) -> bool:
+    """Write the common exit code for the process that started this one; return whether it is the first to do so.
 
-    Without one, as under torchrun itself, always true.
+    Without an exit file, as under torchrun itself, the result is always True.
     """
-    if ENDED not in os.environ:
+    if EXIT_FILE not in os.environ:
         return True
     try:
-        with Path(os.environ[ENDED]).open("x") as file:
+        with Path(os.environ[EXIT_FILE]).open("x") as file:
             file.write(str(code))
     except FileExistsError:
         return False

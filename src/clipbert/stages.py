@@ -18,7 +18,7 @@ from clipbert.project import Project
 
 if TYPE_CHECKING:
     from clipbert.distributed.context import DistributedContext
-    from clipbert.training.trainer import Run
+    from clipbert.training.trainer import Trainer
 
 
 def sample_data(project: Project, seed: int) -> None:
@@ -69,37 +69,41 @@ def train(project: Project, task_name: str, params: Params) -> None:
     """
     from clipbert.distributed.context import device_of_this_process, init_distributed
     from clipbert.release.tracking import start_training_run
+    from clipbert.training.export import export
     from clipbert.training.history import write_history
     from clipbert.training.lock import training_lock
-    from clipbert.training.trainer import NoOpTracker, export, start, train
+    from clipbert.training.trainer import NoOpTracker
     from clipbert.training.training_card import training_card
 
     check_artifacts(project.root)
     params = params.model_copy(update={"model": params.model.resolve_init_from(task_name, project)})
     device = device_of_this_process()
-    with init_distributed(device) as ranks:
-        console.quiet = not ranks.first
-        run = _training_run(project, task_name, params, device, ranks)
-        if not ranks.first:
-            train(run, *start(run), NoOpTracker())
+    with init_distributed(device) as context:
+        console.quiet = not context.first
+        trainer = _make_trainer(project, task_name, params, device, context)
+        if not context.first:
+            trainer.resume()
+            trainer.train(NoOpTracker())
             return
         with training_lock(project.checkpoints(task_name)):
-            state, stepper = start(run)
-            recorded = params.training_parameters(task_name)
-            with start_training_run(project.root, task_name, recorded, state.run_id, params.release.name) as tracker:
-                state = train(run, state, stepper, tracker)
-                card = training_card(run, state, project.model(task_name).relative_to(project.root), tracker.tags)
-                export(run, project.model(task_name), card)
+            trainer.resume()
+            recorded, run_id = params.training_parameters(task_name), trainer.state.run_id
+            with start_training_run(project.root, task_name, recorded, run_id, params.release.name) as tracker:
+                state, out = trainer.train(tracker), project.model(task_name)
+                card = training_card(trainer, params.model, out.relative_to(project.root), tracker.tags)
+                export(trainer.model, trainer.processor, out, card)
                 write_history(project.history(task_name), state.history, state.validation)
                 write_signed_json(project.run(task_name), {**tracker.describe(), "seconds": round(state.seconds, 1)})
-            run.checkpoints.clear()
+            trainer.checkpoints.clear()
     console.print(
         f"{task_name}: {state.step} steps in {state.seconds:.0f} s; best epoch {state.best_epoch} "
-        f"({run.task.main_metric} {state.best:.1f} on validation); model in {project.model(task_name)}"
+        f"({trainer.task.main_metric} {state.best:.1f} on validation); model in {project.model(task_name)}"
     )
 
 
-def _training_run(project: Project, task_name: str, params: Params, device: Any, ranks: "DistributedContext") -> "Run":
+def _make_trainer(
+    project: Project, task_name: str, params: Params, device: Any, context: "DistributedContext"
+) -> "Trainer":
     """Read the training data and build the model."""
     import torch
 
@@ -112,26 +116,40 @@ def _training_run(project: Project, task_name: str, params: Params, device: Any,
     from clipbert.training.fingerprint import fingerprint
     from clipbert.training.length import length_lines
     from clipbert.training.setup import build_model
-    from clipbert.training.trainer import Run
+    from clipbert.training.trainer import Trainer
 
     task = make_task(task_name, params)
     cache = FrameCache(project.frames)
     texts = texts_with_frames(read_texts(project.manifest), cache)
     examples, val = task.examples(texts, "train"), task.examples(texts, "val")
     torch.manual_seed(params.seed)
-    model, processor = build_model(task, examples, params, training_words(texts) if task.whole_vocabulary else [])
+    extra_texts = training_words(texts) if task.whole_vocabulary else []
+    model, processor = build_model(task, examples, params.model, params.frames, params.evaluate.clips, extra_texts)
     processor.frames = cached_frames_params(cache)
     checkpoints = Checkpoints(
         project.checkpoints(task_name),
         fingerprint(project, params.training_parameters(task_name), params.model),
         params.train.keep_checkpoints,
-        {"processes": ranks.world, "device": device.type, "torch": torch.__version__},
+        {"processes": context.world, "device": device.type, "torch": torch.__version__},
     )
-    run = Run(task, model, processor, cache, examples, val, params, checkpoints, device, ranks)
-    length = None if params.train.budget else run.length()
-    enough = params.validate_.min_train_videos
-    _print(length_lines(task_name, len(examples), length, params.train.min_steps, enough))
-    return run
+    trainer = Trainer(
+        task,
+        model,
+        processor,
+        cache,
+        examples,
+        val,
+        params.train,
+        params.seed,
+        params.evaluate.batch_size,
+        checkpoints,
+        device,
+        context,
+    )
+    length = None if params.train.budget else trainer.length
+    min_videos = params.validate_.min_train_videos
+    _print(length_lines(task_name, len(examples), length, params.train.min_steps, min_videos))
+    return trainer
 
 
 def evaluate(project: Project, task_name: str, params: Params) -> None:

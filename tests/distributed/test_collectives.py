@@ -16,7 +16,7 @@ from clipbert.model.losses import symmetric_contrastive_loss
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes computed, case by case."""
+    """Results of two processes for each case."""
     folder = tmp_path_factory.mktemp("ranks")
     outs = [folder / f"{rank}.pt" for rank in range(2)]
     started = [
@@ -40,7 +40,7 @@ def test_two_ranks_have_the_loss_and_gradient_of_one_process(ranks: list[dict[st
     for rank, seen in enumerate(ranks):
         rows = case.rows(rank)
         torch.testing.assert_close(seen[name]["loss"], whole["loss"], rtol=1e-5, atol=0)
-        torch.testing.assert_close(seen[name]["likeness"], whole["likeness"][:, rows], rtol=1e-5, atol=0)
+        torch.testing.assert_close(seen[name]["similarity"], whole["similarity"][:, rows], rtol=1e-5, atol=0)
         assert seen[name]["gradients"].keys() == whole["gradients"].keys()
     for parameter, expected in whole["gradients"].items():
         mean = sum(seen[name]["gradients"][parameter] for seen in ranks) / len(ranks)
@@ -64,7 +64,7 @@ def test_without_a_group_the_loss_is_bit_for_bit_that_of_the_batch() -> None:
     loss = (F.cross_entropy(similarity, truth) + F.cross_entropy(similarity.T, truth)) / 2
     loss.backward()
     assert torch.equal(seen["loss"], loss.detach())
-    assert torch.equal(seen["likeness"], similarity.detach())
+    assert torch.equal(seen["similarity"], similarity.detach())
     for name, value in judge.named_parameters():
         assert value.grad is None or torch.equal(seen["gradients"][name], value.grad)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from small_trainings import build_from_params
 
 from clipbert.config.schema import TASKS, Params
 from clipbert.data.manifest import read_texts
@@ -24,7 +25,6 @@ from clipbert.model import ClipBertProcessor
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
 from clipbert.tasks.headlines import BASELINES
-from clipbert.training.setup import build_model
 
 
 def evaluated(project: Path, folder: Path, contrastive_weight: float, rerank: int | None) -> Evaluation:
@@ -34,7 +34,7 @@ def evaluated(project: Path, folder: Path, contrastive_weight: float, rerank: in
     if not folder.exists():
         task = make_task("retrieval", params)
         torch.manual_seed(0)
-        model, processor = build_model(task, task.examples(read_texts(artifacts / "manifest"), "train"), params)
+        model, processor = build_from_params(task, task.examples(read_texts(artifacts / "manifest"), "train"), params)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
     return evaluate_model(folder, "retrieval", artifacts / "manifest", artifacts / "frames", params)

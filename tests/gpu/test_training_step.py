@@ -1,12 +1,10 @@
 """A training step on the GPU: the step the CPU makes, no wait for the device, parts of a batch in less memory."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from clipbert.config.schema import Params
 from clipbert.config.tasks import RetrievalParams
 from clipbert.config.training import TrainParams
 from clipbert.distributed.context import DistributedContext
@@ -14,7 +12,7 @@ from clipbert.model import ClipBertConfig, ClipBertForOpenQA, ClipBertForRetriev
 from clipbert.model.activation_checkpointing import set_microbatches
 from clipbert.tasks.base import Batch
 from clipbert.tasks.retrieval import Retrieval
-from clipbert.training.checkpoint import Checkpoints, TrainState, generator_states
+from clipbert.training.checkpoint import rng_states
 from clipbert.training.optim import make_optimizer
 from clipbert.training.precision import Precision
 from clipbert.training.step import TrainStep
@@ -83,8 +81,8 @@ def test_the_paper_size_fits_and_reaches_every_part() -> None:
     assert torch.isfinite(first.grad).all()
 
 
-class Fed:
-    """Stands where the feed does: the same batch again and again."""
+class RepeatedBatch:
+    """Batch iterator that returns the same batch again and again."""
 
     def __init__(self, some: Batch) -> None:
         self.some, self.batches = some, self
@@ -97,47 +95,47 @@ class Fed:
         """The same place."""
 
 
-def stepper(precision: str, **train: object) -> TrainStep:
+def train_step(precision: str, **train: object) -> TrainStep:
     torch.manual_seed(0)
     config = ClipBertConfig.tiny(vocab_size=128, hidden_dropout_prob=0.0, projection_size=64)
-    params = Params.model_validate({"train": {"precision": precision, **train}})
+    params = TrainParams.model_validate({"precision": precision, **train})
     task = Retrieval(RetrievalParams(negatives=3))
     return TrainStep(task, ClipBertForRetrieval(config), params, torch.device("cuda"), DistributedContext())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_step_waits_for_nothing(tmp_path: Path, precision: str) -> None:
-    made, checkpoints, state = stepper(precision), Checkpoints(tmp_path, {}), TrainState()
-    feed = Fed(batch().to(torch.device("cuda")))
-    made.step(feed, 1, checkpoints, state, generator_states())  # type: ignore[arg-type]
-    generators = generator_states()
+def test_a_step_waits_for_nothing(precision: str) -> None:
+    step = train_step(precision)
+    batches = RepeatedBatch(batch().to(torch.device("cuda")))
+    step.run(batches, 1, rng_states())  # type: ignore[arg-type]
+    rng = rng_states()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        made.step(feed, 1, checkpoints, state, generators)  # type: ignore[arg-type]
+        step.run(batches, 1, rng)  # type: ignore[arg-type]
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_fp16_scales_the_loss_and_leaves_an_overflow_out(tmp_path: Path) -> None:
-    made, checkpoints, state = stepper("fp16"), Checkpoints(tmp_path, {}), TrainState()
-    feed = Fed(batch().to(torch.device("cuda")))
+def test_fp16_scales_the_loss_and_leaves_an_overflow_out() -> None:
+    step = train_step("fp16")
+    batches = RepeatedBatch(batch().to(torch.device("cuda")))
     losses = []
     for _ in range(20):
-        stepped = made.step(feed, 1, checkpoints, state, generator_states())  # type: ignore[arg-type]
-        losses.append(stepped.losses["loss"].item())
-        assert not bool(stepped.bad)
+        output = step.run(batches, 1, rng_states())  # type: ignore[arg-type]
+        losses.append(output.losses["loss"].item())
+        assert not bool(output.skipped)
     assert losses[-1] < losses[0]
-    assert made.scaler.get_scale() > 0
+    assert step.scaler.get_scale() > 0
 
 
-def test_a_bad_step_changes_nothing(tmp_path: Path) -> None:
-    made, checkpoints, state = stepper("fp32"), Checkpoints(tmp_path, {}), TrainState()
+def test_a_bad_step_changes_nothing() -> None:
+    step = train_step("fp32")
     some = batch().to(torch.device("cuda"))
-    made.step(Fed(some), 1, checkpoints, state, generator_states())  # type: ignore[arg-type]
-    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    step.run(RepeatedBatch(some), 1, rng_states())  # type: ignore[arg-type]
+    before = {name: value.clone() for name, value in step.model.state_dict().items()}
     broken = replace(some, pixel_values=torch.full_like(some.pixel_values, 1, dtype=torch.float32) * float("inf"))
-    assert bool(made.step(Fed(broken), 1, checkpoints, state, generator_states()).bad)  # type: ignore[arg-type]
-    for name, value in made.model.state_dict().items():
+    assert bool(step.run(RepeatedBatch(broken), 1, rng_states()).skipped)  # type: ignore[arg-type]
+    for name, value in step.model.state_dict().items():
         assert torch.equal(value, before[name]), name
 
 

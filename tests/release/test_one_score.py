@@ -9,6 +9,7 @@ import mlflow
 import pytest
 import torch
 from mlflow.models import Model
+from small_trainings import build_from_params
 
 from benchmarks.one_score import DecodedCache, Scores, ScoreSources, differences, first_examples
 from clipbert import pipeline
@@ -17,7 +18,6 @@ from clipbert.data.manifest import read_texts
 from clipbert.frame_cache import FrameCache
 from clipbert.release.registry import _save
 from clipbert.tasks import make_task
-from clipbert.training.setup import build_model
 
 TASKS = ["retrieval", "open_qa", "multiple_choice", "image_qa", "captioning"]
 CHANGED = {"evaluate": {"clips": 3}, "tasks": {"captioning": {"beams": 2, "max_length": 12, "no_repeat_ngram": 3}}}
@@ -71,7 +71,7 @@ def compared(
     task = make_task(request.param, PARAMS)
     texts = read_texts(tiny_project / "artifacts" / "manifest")
     torch.manual_seed(0)
-    model, processor = build_model(task, task.examples(texts, "train"), PARAMS)
+    model, processor = build_from_params(task, task.examples(texts, "train"), PARAMS)
     for parameter in model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.15)

@@ -1,4 +1,4 @@
-"""What one rank of a gloo group computes for tests/distributed/test_collectives.py: run as a process, by path."""
+"""Contrastive loss of one rank of a gloo group, for tests/distributed/test_collectives.py; run by path as a process."""
 
 import os
 import sys
@@ -66,7 +66,7 @@ def joined(count: int) -> dict[str, Tensor]:
 
 
 def computed(case: Case, rows: slice) -> dict[str, Any]:
-    """Loss, likeness and every parameter's gradient of these rows of the joined batch."""
+    """Loss, similarity and every parameter's gradient of these rows of the joined batch."""
     some = {name: value[rows] for name, value in joined(len(case.keys)).items()}
     judge = model()
     loss, similarity = contrastive_loss(
@@ -85,7 +85,7 @@ def computed(case: Case, rows: slice) -> dict[str, Any]:
     )
     loss.backward()
     gradients = {name: value.grad for name, value in judge.named_parameters() if value.grad is not None}
-    return {"loss": loss.detach(), "likeness": similarity.detach(), "gradients": gradients}
+    return {"loss": loss.detach(), "similarity": similarity.detach(), "gradients": gradients}
 
 
 def main(rank: int, store: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Starts training_process.py, alone or under torchrun, and reads what it left; for the tests of this folder."""
+"""Start training_process.py, alone or under torchrun, and read its output."""
 
 import contextlib
 import json
@@ -40,14 +40,14 @@ def started(project: Path, out: Path, asked: dict[str, Any], processes: int = 1,
 
 
 def finished(process: Any) -> str:
-    """What it said, once it has ended well."""
+    """Return the output of a process that must succeed."""
     said, _ = process.communicate(timeout=200)
     assert process.returncode == 0, said
     return str(said)
 
 
 def steps_of(out: Path, rank: int = 0) -> dict[int, dict[str, Any]]:
-    """What each step had; of a step that was made twice both are the same. A kill may tear the last line."""
+    """Return the record of each step; records of a repeated step must be equal. A kill may truncate the last line."""
     rows: dict[int, dict[str, Any]] = {}
     for line in (out / f"{rank}.jsonl").read_text().splitlines():
         try:
@@ -67,7 +67,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def seen_steps(out: Path, count: int, rank: int = 0) -> None:
-    """Wait until so many steps are written down."""
+    """Wait until `count` steps are recorded."""
     file, until = out / f"{rank}.jsonl", time.monotonic() + 120
     while not file.exists() or file.read_text().count("\n") < count:
         assert time.monotonic() < until
@@ -75,7 +75,7 @@ def seen_steps(out: Path, count: int, rank: int = 0) -> None:
 
 
 def kill_group(process: Any) -> None:
-    """Kill it and all that it started: torchrun's agent gives each process a group of its own."""
+    """Kill a process and its descendants, which torchrun's agent puts into separate process groups."""
     victims = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for victim in victims:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small_trainings import build_from_params
 
 from clipbert.config.schema import Params
 from clipbert.config.tasks import PretrainParams, TasksParams
@@ -18,7 +19,6 @@ from clipbert.tasks.base import Batch, Example, training_words
 from clipbert.tasks.predict import predict
 from clipbert.tasks.pretrain import Pretrain
 from clipbert.training.data import DistributedBatchSampler, TrainingSamples, training_batches
-from clipbert.training.setup import build_model
 
 SMALL = Params.model_validate(
     {"model": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48}}
@@ -34,7 +34,7 @@ EXAMPLES = [example("a", "one red square", "a red box"), example("b", "two blue 
 
 def batch_of(unmatched: float, examples: list[Example] = EXAMPLES, seeds: tuple[int, ...] = (1, 2, 3)) -> Batch:
     task = Pretrain(PretrainParams(unmatched_probability=unmatched))
-    model, processor = build_model(task, EXAMPLES, SMALL)
+    model, processor = build_from_params(task, EXAMPLES, SMALL)
     encoded = processor(texts=[text for e in examples for text in e.texts])
     count = sum(len(e.texts) for e in examples)
     raw = Batch(
@@ -84,7 +84,7 @@ def test_without_another_text_every_text_stays_with_its_image() -> None:
 def test_the_loaders_draws_are_a_function_of_seed_epoch_and_image(tiny_project: Path) -> None:
     task = make_task("pretrain", SMALL)
     examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
-    model, processor = build_model(task, examples, SMALL)
+    model, processor = build_from_params(task, examples, SMALL)
     cache = FrameCache(tiny_project / "artifacts" / "frames")
 
     def batches(start: int) -> list[Batch]:
@@ -108,7 +108,7 @@ def test_the_contrastive_term_is_an_option_and_trains_towers(tiny_project: Path)
         task = make_task("pretrain", params)
         examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
         torch.manual_seed(0)
-        model, processor = build_model(task, examples, params)
+        model, processor = build_from_params(task, examples, params)
         cache = FrameCache(tiny_project / "artifacts" / "frames")
         samples = TrainingSamples(cache, examples, task, model.config, seed=3)
         (batch,) = training_batches(
@@ -138,7 +138,7 @@ def test_predictions_are_the_same_twice_and_hide_the_same_from_every_model(tiny_
 
     def rows(seed: int) -> pd.DataFrame:
         torch.manual_seed(seed)
-        model, processor = build_model(task, train, SMALL)
+        model, processor = build_from_params(task, train, SMALL)
         return predict(task, model.eval(), processor, cache, test, clips=2, batch_size=64)
 
     first, again, other = rows(0), rows(0), rows(1)

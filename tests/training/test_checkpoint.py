@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back, what is not trusted, and that there is always one."""
+"""Checkpoints: content, detection of damage, and an intact one at any time."""
 
 import errno
 import os
@@ -18,8 +18,8 @@ from clipbert.training.checkpoint import (
     Checkpoints,
     TrainState,
     differences,
-    generator_states,
-    restore_generators,
+    restore_rng_states,
+    rng_states,
     snapshot,
 )
 
@@ -35,11 +35,11 @@ def trained() -> tuple[nn.Module, torch.optim.AdamW]:
 
 def written(folder: Path, *steps: int, keep: int = 2, best: int = 0, **settings: Any) -> Checkpoints:
     """Checkpoints of these steps, the weights filled with the step; `best` is the step of the best epoch."""
-    checkpoints = Checkpoints(folder, settings.get("fingerprint", {}), keep, settings.get("circumstances"))
+    checkpoints = Checkpoints(folder, settings.get("fingerprint", {}), keep, settings.get("environment"))
     for step in steps:
         weights = {"weight": torch.full((3,), float(step))}
         progress = TrainState(step=step, best_step=best if step >= best else 0)
-        checkpoints.save(progress, {"model": weights}, [generator_states()], weights if step == best else None)
+        checkpoints.save(progress, {"model": weights}, [rng_states()], weights if step == best else None)
     checkpoints.finish()
     return checkpoints
 
@@ -52,19 +52,19 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     model, optimizer = trained()
     progress = TrainState(step=7, best=0.5, best_epoch=1, seconds=3.0, run_id="r", history=[{"loss": 1.0}])
     parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    Checkpoints(tmp_path, {"lr": 0.1}).save(progress, parts, [generator_states()], wait=True)
+    Checkpoints(tmp_path, {"lr": 0.1}).save(progress, parts, [rng_states()], wait=True)
     expected = torch.rand(3)
 
     checkpoints = Checkpoints(tmp_path, {"lr": 0.1})
     assert checkpoints.newest() == 7
-    back, states, generators = checkpoints.read(7)
+    back, states, rng = checkpoints.read(7)
     progress.saving_seconds = back.saving_seconds
     assert back == progress
     assert all(torch.equal(states["model"][name], value) for name, value in model.state_dict().items())
     moment = states["optimizer"]["state"][0]["exp_avg"]
     assert torch.equal(moment, optimizer.state_dict()["state"][0]["exp_avg"])
     assert moment.dtype == torch.float32
-    restore_generators(generators[0])
+    restore_rng_states(rng[0])
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -98,9 +98,9 @@ def test_other_parameters_or_data_start_over_and_are_named(tmp_path: Path, capsy
 
 
 def test_other_circumstances_are_said_and_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    written(tmp_path, 7, circumstances={"processes": 2, "device": "cpu"})
-    assert Checkpoints(tmp_path, {}, circumstances={"processes": 4, "device": "cpu"}).newest() == 7
-    assert "made with processes 2: the training goes on, not bit for bit" in capsys.readouterr().out
+    written(tmp_path, 7, environment={"processes": 2, "device": "cpu"})
+    assert Checkpoints(tmp_path, {}, environment={"processes": 4, "device": "cpu"}).newest() == 7
+    assert "made with processes 2: the training resumes, but its result will not be" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["state.json", "training.pt", "SHA256SUMS"])
@@ -159,7 +159,7 @@ def test_a_full_disk_is_said_and_leaves_the_one_before(
         checkpoints.finish()
         said = capsys.readouterr().err
         assert "step-00000007: no space left on the device" in said
-        assert "Training goes on; this checkpoint was not written." in said
+        assert "Training continues; this checkpoint was not written." in said
         with pytest.raises(ClipBertError, match="no space left"):
             checkpoints.save(TrainState(step=7), {}, [], wait=True)
     assert names(tmp_path) == ["step-00000006"]
@@ -248,7 +248,7 @@ def test_a_snapshot_copies_a_shared_tensor_once(tmp_path: Path) -> None:
 
 def test_parts_that_a_process_asked_for_outlive_it(tmp_path: Path) -> None:
     checkpoints = written(tmp_path, 1)
-    checkpoints.keep_microbatches(4)
+    checkpoints.save_microbatches(4)
     again = Checkpoints(tmp_path, {})
     assert again.read(1)[0].microbatches == 4
     again.clear()

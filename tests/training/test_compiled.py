@@ -1,4 +1,4 @@
-"""A compiled module gives the same numbers; a compiler that fails ends compilation, not the training."""
+"""A compiled module gives the same numbers; a failing compiler ends compilation, not the training."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from clipbert.training import compiled as module
-from clipbert.training.compiled import Compiled, compiled
+from clipbert.training.compiled import CompiledModule, compile_module
 
 
 class Sum(nn.Module):
@@ -36,8 +36,8 @@ def fresh(monkeypatch, tmp_path):
 WITHOUT_COMPILER = """
 import torch
 from torch import nn
-from clipbert.training.compiled import compiled
-fast = compiled(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), True)
+from clipbert.training.compiled import compile_module
+fast = compile_module(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), True)
 for _ in range(2):
     fast(torch.ones(2, 3)).sum().backward()
 print(fast.on, fast.module[0].weight.grad is not None)
@@ -46,12 +46,12 @@ print(fast.on, fast.module[0].weight.grad is not None)
 
 def test_off_is_the_module_itself():
     plain = Sum()
-    assert compiled(plain, False) is plain
+    assert compile_module(plain, False) is plain
 
 
 def test_same_value_and_gradient_for_several_lengths_of_text():
     torch.set_num_threads(1)
-    fast = compiled(Sum(), True)
+    fast = compile_module(Sum(), True)
     for length in (8, 16, 24):
         values = torch.randn(4, length)
         loss, parts = fast(values)
@@ -69,11 +69,11 @@ def test_no_cpp_compiler_goes_on_without_and_says_why_once(tmp_path):
         [sys.executable, "-c", WITHOUT_COMPILER], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split()[-2:] == ["False", "True"]
-    assert done.stdout.count("Training goes on without torch.compile") == 1
+    assert done.stdout.count("Training continues without torch.compile") == 1
 
 
 def test_a_failure_at_a_later_call(monkeypatch):
-    fast = compiled(Sum(), True)
+    fast = compile_module(Sum(), True)
 
     def broken(*_):
         raise torch._dynamo.exc.InternalTorchDynamoError("broken")
@@ -90,18 +90,18 @@ def test_no_torch_compile_at_all(monkeypatch):
         raise RuntimeError("torch.compile is not supported on Python 3.99+")
 
     monkeypatch.setattr(module.torch, "compile", refuse)
-    assert compiled(Sum(), True)(torch.ones(2, 3))[0].item() == 6
+    assert compile_module(Sum(), True)(torch.ones(2, 3))[0].item() == 6
 
 
 def test_the_module_s_own_errors_are_its_own():
-    fast = compiled(Sum(), True)
+    fast = compile_module(Sum(), True)
     with pytest.raises(ValueError, match="thirteen rows"):
         fast(torch.ones(13, 3))
     assert fast.on
 
 
 def test_a_shortage_of_memory_is_not_the_compiler_s_failure():
-    fast = Compiled(Sum())
+    fast = CompiledModule(Sum())
 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")

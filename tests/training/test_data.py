@@ -1,16 +1,16 @@
-"""The data order and the draws are functions of (seed, epoch, video)."""
+"""Data order and samples are functions of (seed, epoch, example)."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
+from small_trainings import build_from_params
 
 from clipbert.config.schema import Params
 from clipbert.data.manifest import read_texts
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks import make_task
 from clipbert.training.data import DistributedBatchSampler, TrainingSamples, media_key, training_batches
-from clipbert.training.setup import build_model
 
 
 def test_every_epoch_is_another_permutation_and_leaves_out_less_than_a_batch() -> None:
@@ -52,7 +52,7 @@ def test_batches_are_the_same_twice_and_in_worker_processes(tiny_project: Path) 
     params = Params()
     task = make_task("open_qa", params)
     examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
-    model, processor = build_model(task, examples, params)
+    model, processor = build_from_params(task, examples, params)
     cache = FrameCache(tiny_project / "artifacts" / "frames")
 
     def batches(num_workers: int) -> list[tuple[torch.Tensor, ...]]:
@@ -75,7 +75,7 @@ def test_each_epoch_draws_other_frames(tiny_project: Path) -> None:
     params = Params()
     task = make_task("retrieval", params)
     examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
-    model, _ = build_model(task, examples, params)
+    model, _ = build_from_params(task, examples, params)
     samples = TrainingSamples(FrameCache(tiny_project / "artifacts" / "frames"), examples, task, model.config, seed=0)
     drawn = [samples.draw(epoch, 0).images for epoch in range(6)]
     assert any(not np.array_equal(drawn[0], other) for other in drawn[1:])
@@ -85,7 +85,7 @@ def test_a_video_has_the_same_number_everywhere(tiny_project: Path) -> None:
     params = Params()
     task = make_task("retrieval", params)
     examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
-    model, processor = build_model(task, examples, params)
+    model, processor = build_from_params(task, examples, params)
     cache = FrameCache(tiny_project / "artifacts" / "frames")
     samples = TrainingSamples(cache, examples, task, model.config, seed=3)
     order = DistributedBatchSampler(len(examples), batch_size=len(examples), epochs=1, seed=3)

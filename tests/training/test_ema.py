@@ -92,5 +92,8 @@ def test_a_resumed_mean_is_that_of_an_undisturbed_one(tmp_path: Path) -> None:
 
 def test_the_mean_of_another_model_is_refused() -> None:
     other = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=r"of another model: 0\.bias, 0.weight, 1.bias, 1.weight, bias, weight"):
+    with pytest.raises(
+        ValueError,
+        match=r"belongs to another model; differing parameters: 0\.bias, 0.weight, 1.bias, 1.weight, bias, weight",
+    ):
         ExponentialMovingAverage(network(), 0.9).load_state_dict(ExponentialMovingAverage(other, 0.9).state_dict())

@@ -1,4 +1,4 @@
-"""What a training does when something fails under it; docs/how-to/training.md lists each row with its test."""
+"""Trainings in which something fails; docs/how-to/training.md lists each row with its test."""
 
 import errno
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from test_trainer import Log, finish, make_run, params
+from small_trainings import Log, batches_of, finish, make_trainer, params
 from torch import Tensor, nn
 
 from clipbert.errors import ClipBertError
@@ -21,13 +21,14 @@ from clipbert.frame_cache import FrameCache
 from clipbert.model import ClipBertModel
 from clipbert.tasks.base import Batch
 from clipbert.tasks.open_qa import OpenQA
-from clipbert.training.checkpoint import Checkpoints
+from clipbert.training.checkpoint import Checkpoints, rng_states, snapshot
 from clipbert.training.data import Batches, Sample, TrainingSamples
 from clipbert.training.step import BatchNormSnapshot
+from clipbert.training.trainer import Trainer
 
 
 class Poisoned(OpenQA):
-    """A task whose loss is no number wherever one video is in the batch."""
+    """Task with a NaN loss for batches that contain one video."""
 
     media: str
     times: float = 1e9
@@ -42,50 +43,45 @@ class Poisoned(OpenQA):
 
 def poisoned(project: Path, folder: Path, times: float = 1e9, **train: Any) -> Any:
     settings = params(**train)
-    run = make_run(project, folder, "open_qa", settings)
+    trainer = make_trainer(project, folder, "open_qa", settings)
     task = Poisoned(settings.tasks.open_qa)
-    task.media, task.times = run.train[0].media, times
-    return replace(run, task=task)
+    task.media, task.times = trainer.train_examples[0].media, times
+    return replace(trainer, task=task)
 
 
-def test_a_loss_that_is_no_number_leaves_the_step_out_and_says_of_what(
+def test_a_step_with_a_nan_loss_is_skipped_and_listed_with_its_videos(
     tiny_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = poisoned(tiny_project, tmp_path)
-    state = finish(run, Log())
+    trainer = poisoned(tiny_project, tmp_path)
+    state = finish(trainer, Log())
     assert state.step == 12
     assert state.bad_steps == 4  # once an epoch
-    assert all(torch.isfinite(value).all() for value in run.model.state_dict().values())
+    assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
     kept = json.loads((tmp_path / "bad_steps.json").read_text())
     assert len(kept) == 4
     for row in kept.values():
-        assert row["media"].count(run.task.media) == 1
+        assert row["media"].count(trainer.task.media) == 1
         assert len(row["media"]) == 8
-        assert set(run.train[0].ids) & set(row["texts"])
+        assert set(trainer.train_examples[0].ids) & set(row["texts"])
         assert row["loss"] == "nan"
-    assert capsys.readouterr().err.count("is left out, its loss or gradient is no finite number") == 4
+    assert capsys.readouterr().err.count("is skipped because its loss or gradient is non-finite") == 4
 
 
-def test_a_step_left_out_changes_neither_weights_nor_moments_nor_statistics(tiny_project: Path, tmp_path: Path) -> None:
-    from test_trainer import feed_of
-
-    from clipbert.training.checkpoint import generator_states, snapshot
-    from clipbert.training.trainer import start
-
-    run = poisoned(tiny_project, tmp_path, times=0)
-    state, stepper = start(run)
-    feed = feed_of(run, stepper)
-    stepper.step(feed, 1, run.checkpoints, state, generator_states())
-    before = snapshot(stepper.parts())
-    run.task.times = 1e9
-    run.task.media = run.train[next(iter(feed.batches.order))[0][1]].media
+def test_a_skipped_step_changes_neither_weights_nor_moments_nor_statistics(tiny_project: Path, tmp_path: Path) -> None:
+    trainer = poisoned(tiny_project, tmp_path, times=0)
+    trainer.resume()
+    batches = batches_of(trainer)
+    trainer.step.run(batches, 1, rng_states())
+    before = snapshot(trainer.step.state_dict())
+    trainer.task.times = 1e9
+    trainer.task.media = trainer.train_examples[next(iter(batches.batches.sampler))[0][1]].media
     while True:
-        stepped = stepper.step(feed, 1, run.checkpoints, state, generator_states())
-        if run.task.media in stepped.batches[0].media:
+        output = trainer.step.run(batches, 1, rng_states())
+        if trainer.task.media in output.batches[0].media:
             break
-        before = snapshot(stepper.parts())
-    assert bool(stepped.bad)
-    after = stepper.parts()
+        before = snapshot(trainer.step.state_dict())
+    assert bool(output.skipped)
+    after = trainer.step.state_dict()
     for name, value in before["model"].items():
         assert torch.equal(after["model"][name], value), name
     for number, values in before["optimizer"]["state"].items():
@@ -96,17 +92,19 @@ def test_a_step_left_out_changes_neither_weights_nor_moments_nor_statistics(tiny
 def test_too_many_bad_steps_end_it_with_its_state_saved_and_a_larger_limit_goes_on(
     tiny_project: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ClipBertError, match=r"2 steps had a loss .* train.max_bad_steps = 1; the last one had texts"):
+    with pytest.raises(
+        ClipBertError, match=r"2 steps had a non-finite .* train.max_bad_steps = 1; the last one had texts"
+    ):
         finish(poisoned(tiny_project, tmp_path, max_bad_steps=1), Log())
-    run = poisoned(tiny_project, tmp_path, max_bad_steps=4)
+    trainer = poisoned(tiny_project, tmp_path, max_bad_steps=4)
     log = Log()
-    state = finish(run, log)
+    state = finish(trainer, log)
     assert (state.step, state.bad_steps) == (12, 4)
     assert log.steps[0][0] > 3
 
 
 class Fatal(Poisoned):
-    """Whoever has started the training stops it at the first bad step."""
+    """Task that sends SIGTERM to its process at the first skipped step."""
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         if self.media in batch.media:
@@ -115,11 +113,11 @@ class Fatal(Poisoned):
 
 
 def test_a_bad_step_right_before_a_stop_is_counted(tiny_project: Path, tmp_path: Path) -> None:
-    run = poisoned(tiny_project, tmp_path, checkpoint_every_steps=99)
-    task = Fatal(run.task.params)
-    task.media = run.task.media
+    trainer = poisoned(tiny_project, tmp_path, checkpoint_every_steps=99)
+    task = Fatal(trainer.task.params)
+    task.media = trainer.task.media
     with pytest.raises(SystemExit) as stopped:
-        finish(replace(run, task=task), Log())
+        finish(replace(trainer, task=task), Log())
     assert stopped.value.code == 143
     checkpoints = Checkpoints(tmp_path, {})
     state, _, _ = checkpoints.read(checkpoints.newest() or 0)
@@ -136,7 +134,7 @@ def test_a_bad_step_that_the_disk_does_not_take_ends_no_training(
     monkeypatch.setattr("clipbert.training.fault_tolerance.write_json", full)
     state = finish(poisoned(tiny_project, tmp_path), Log())
     assert (state.step, state.bad_steps) == (12, 4)
-    assert "bad_steps.json: no space left on the device\nTraining goes on" in capsys.readouterr().err
+    assert "bad_steps.json: no space left on the device\nTraining continues" in capsys.readouterr().err
 
 
 def test_the_statistics_of_live_batch_norms_are_put_back_where_a_flag_says_so() -> None:
@@ -144,9 +142,9 @@ def test_the_statistics_of_live_batch_norms_are_put_back_where_a_flag_says_so() 
     kept = BatchNormSnapshot(nn.Sequential(norm, nn.BatchNorm2d(3).eval()))
     norm(torch.randn(4, 2, 3, 3))
     changed = norm.running_mean.clone()  # type: ignore[union-attr]
-    kept.put_back(torch.tensor(False))
+    kept.restore(torch.tensor(False))
     assert torch.equal(norm.running_mean, changed)  # type: ignore[arg-type]
-    kept.put_back(torch.tensor(True))
+    kept.restore(torch.tensor(True))
     assert norm.running_mean.tolist() == [0.0, 0.0]  # type: ignore[union-attr]
     assert int(norm.num_batches_tracked) == 0  # type: ignore[arg-type]
 
@@ -155,22 +153,22 @@ def test_the_statistics_of_live_batch_norms_are_put_back_where_a_flag_says_so() 
 def test_a_corrupt_shard_ends_it_with_its_state_saved(tiny_project: Path, tmp_path: Path, num_workers: int) -> None:
     copy = tmp_path / "frames"
     shutil.copytree(tiny_project / "artifacts" / "frames", copy)
-    run = make_run(
+    trainer = make_trainer(
         tiny_project, tmp_path / "checkpoints", "retrieval", params(num_workers=num_workers, checkpoint_every_steps=99)
     )
-    order = [index for batch in run.order() for _, index, _ in batch]
-    victim = run.train[order[2 * 8]].media  # of the third step
+    order = [index for batch in trainer.make_sampler() for _, index, _ in batch]
+    victim = trainer.train_examples[order[2 * 8]].media  # of the third step
     damage(copy, victim)
-    run = replace(run, cache=FrameCache(copy))
+    trainer = replace(trainer, cache=FrameCache(copy))
     with pytest.raises(ClipBertError, match=rf"{victim}.*--repair") as error:
-        finish(run, Log())
+        finish(trainer, Log())
     assert "Traceback" not in str(error.value)
     saved = Checkpoints(tmp_path / "checkpoints", {}).newest()
     assert saved == 2
 
     shutil.rmtree(copy)
     shutil.copytree(tiny_project / "artifacts" / "frames", copy)
-    again = replace(make_run(tiny_project, tmp_path / "checkpoints", "retrieval", params()), cache=FrameCache(copy))
+    again = replace(make_trainer(tiny_project, tmp_path / "checkpoints", "retrieval", params()), cache=FrameCache(copy))
     assert finish(again, Log()).step == 12
 
 
@@ -187,10 +185,10 @@ def damage(folder: Path, media: str) -> None:
 def test_a_corrupt_shard_in_a_validation_ends_it_with_its_state_saved(tiny_project: Path, tmp_path: Path) -> None:
     copy = tmp_path / "frames"
     shutil.copytree(tiny_project / "artifacts" / "frames", copy)
-    run = make_run(tiny_project, tmp_path / "checkpoints", "retrieval", params(checkpoint_every_steps=99))
-    damage(copy, run.val[-1].media)
-    with pytest.raises(ClipBertError, match=rf"{run.val[-1].media}.*--repair"):
-        finish(replace(run, cache=FrameCache(copy)), Log())
+    trainer = make_trainer(tiny_project, tmp_path / "checkpoints", "retrieval", params(checkpoint_every_steps=99))
+    damage(copy, trainer.val_examples[-1].media)
+    with pytest.raises(ClipBertError, match=rf"{trainer.val_examples[-1].media}.*--repair"):
+        finish(replace(trainer, cache=FrameCache(copy)), Log())
     assert Checkpoints(tmp_path / "checkpoints", {}).newest() == 3  # the end of the first epoch
 
 
@@ -200,15 +198,15 @@ def test_out_of_memory_in_a_validation_ends_it_with_its_state_saved(
     def full(*given: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    run = make_run(tiny_project, tmp_path, "retrieval", params(checkpoint_every_steps=99))
-    monkeypatch.setattr(type(run.task), "predict", full)
+    trainer = make_trainer(tiny_project, tmp_path, "retrieval", params(checkpoint_every_steps=99))
+    monkeypatch.setattr(type(trainer.task), "predict", full)
     with pytest.raises(ClipBertError, match=r"out of memory in a validation .* evaluate.batch_size to \d+ \(now"):
-        finish(run, Log())
+        finish(trainer, Log())
     assert Checkpoints(tmp_path, {}).newest() == 3
 
 
 class Killer(Log):
-    """Kills the loader processes when an epoch has ended."""
+    """Tracker that kills the data loader processes when it records metrics."""
 
     def log_metrics(self, values: dict[str, float], step: int) -> None:
         super().log_metrics(values, step)
@@ -219,11 +217,11 @@ class Killer(Log):
 def test_a_dead_loader_process_is_replaced_and_nothing_is_changed(
     tiny_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    straight = make_run(tiny_project, tmp_path / "straight", "retrieval", params())
+    straight = make_trainer(tiny_project, tmp_path / "straight", "retrieval", params())
     finish(straight, Log())
-    struck = make_run(tiny_project, tmp_path / "struck", "retrieval", params(num_workers=1))
+    struck = make_trainer(tiny_project, tmp_path / "struck", "retrieval", params(num_workers=1))
     assert finish(struck, Killer()).step == 12
-    assert "its batches are made again by a new one" in capsys.readouterr().err
+    assert "a new one loads its batches again" in capsys.readouterr().err
     for (name, a), b in zip(straight.model.state_dict().items(), struck.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
@@ -231,23 +229,23 @@ def test_a_dead_loader_process_is_replaced_and_nothing_is_changed(
 def test_a_pinning_thread_that_ends_is_replaced_like_the_process_that_ended_it(
     tiny_project: Path, tmp_path: Path
 ) -> None:
-    """The thread is a GPU's; it ends with the half of a batch that a killed loader process has handed over."""
-    run = make_run(tiny_project, tmp_path, "retrieval", params(num_workers=1))
-    samples = TrainingSamples(run.cache, run.train, run.task, run.model.config, 0)
-    batches = Batches(samples, run.order(), run.processor, 1, torch.device("cpu"))
+    """On a GPU a thread pins the batches; it fails when a killed loader process has passed on half a batch."""
+    trainer = make_trainer(tiny_project, tmp_path, "retrieval", params(num_workers=1))
+    samples = TrainingSamples(trainer.cache, trainer.train_examples, trainer.task, trainer.model.config, 0)
+    batches = Batches(samples, trainer.make_sampler(), trainer.processor, 1, torch.device("cpu"))
 
     def ended() -> Any:
         raise RuntimeError("Pin memory thread exited unexpectedly")
         yield
 
-    batches._made = ended()
-    assert [int(index) for _, index, _ in next(iter(run.order()))] == [
-        [example.media for example in run.train].index(name) for name in next(batches).media
+    batches._iterator = ended()
+    assert [int(index) for _, index, _ in next(iter(trainer.make_sampler()))] == [
+        [example.media for example in trainer.train].index(name) for name in next(batches).media
     ]
 
 
 class Suicidal(TrainingSamples):
-    """Examples whose loading kills the process that loads."""
+    """Samples that kill the process that loads them."""
 
     def draw(self, epoch: int, index: int, own: bool = True) -> Sample:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -258,11 +256,11 @@ def test_loader_processes_that_keep_dying_end_it_and_say_what_helps(
     tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clipbert.training.trainer.TrainingSamples", Suicidal)
-    run = make_run(tiny_project, tmp_path, "retrieval", params(num_workers=1))
+    trainer = make_trainer(tiny_project, tmp_path, "retrieval", params(num_workers=1))
     with pytest.raises(
-        ClipBertError, match=r"train.num_workers = 1: loader processes died 3 times in a row .* 0 to load"
+        ClipBertError, match=r"train.num_workers = 1: data loader processes died 3 times in a row .* 0 to load"
     ):
-        finish(run, Log())
+        finish(trainer, Log())
 
 
 def test_a_full_disk_is_said_and_the_training_goes_on(
@@ -278,13 +276,13 @@ def test_a_full_disk_is_said_and_the_training_goes_on(
         real(*given)
 
     monkeypatch.setattr("clipbert.training.checkpoint.torch.save", full_at_first)
-    assert finish(make_run(tiny_project, tmp_path, "retrieval", params()), Log()).step == 12
+    assert finish(make_trainer(tiny_project, tmp_path, "retrieval", params()), Log()).step == 12
     assert "no space left on the device" in capsys.readouterr().err
     assert Checkpoints(tmp_path, {}).newest() == 12
 
 
 class StoppedByValidation(Log):
-    """Whoever has started the training stops it at the first validation."""
+    """Tracker that sends SIGTERM to its process at the first validation."""
 
     def log_metrics(self, values: dict[str, float], step: int) -> None:
         super().log_metrics(values, step)
@@ -306,14 +304,16 @@ def test_a_stop_writes_again_what_a_full_disk_did_not_take(
 
     monkeypatch.setattr("clipbert.training.checkpoint.torch.save", full_at_first)
     with pytest.raises(SystemExit):
-        finish(make_run(tiny_project, tmp_path, "retrieval", params(checkpoint_every_steps=99)), StoppedByValidation())
+        finish(
+            make_trainer(tiny_project, tmp_path, "retrieval", params(checkpoint_every_steps=99)), StoppedByValidation()
+        )
     again = Checkpoints(tmp_path, {})
     assert again.newest() == 3
     assert again.read(3)[0].best_step == 3
 
 
 def little_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    """No more than so many rows fit through the encoder at once while it learns."""
+    """Let more than `rows` rows in a training forward pass of the encoder run out of memory."""
     real = ClipBertModel._encoder_states
 
     def checked(self: ClipBertModel, embeds: Tensor, mask: Tensor | None) -> Tensor:
@@ -327,12 +327,12 @@ def little_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
 def test_out_of_memory_cuts_the_step_and_goes_on_with_the_same_gradient(
     tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    straight = finish(make_run(tiny_project, tmp_path / "straight", "retrieval", params()), Log())
+    straight = finish(make_trainer(tiny_project, tmp_path / "straight", "retrieval", params()), Log())
     little_memory(monkeypatch, rows=7)  # 8 videos with 3 texts each are 24
-    struck = finish(make_run(tiny_project, tmp_path / "struck", "retrieval", params()), Log())
+    struck = finish(make_trainer(tiny_project, tmp_path / "struck", "retrieval", params()), Log())
     assert struck.microbatches == 4
     said = capsys.readouterr()
-    assert said.err.count("out of memory; the step is made in") == 2
+    assert said.err.count("out of memory; from now on each step is made in") == 2
     assert "retrieval: a step in 4 parts. The vision half stays in one piece" in said.out
     assert struck.step == straight.step == 12
     # Adam at this rate makes much of rounding: the same to three digits after twelve steps.
@@ -345,10 +345,10 @@ def test_out_of_memory_without_micro_batches_says_what_halves_the_need_with_its_
 ) -> None:
     settings = params(auto_microbatch=False)
     with pytest.raises(KeyboardInterrupt):
-        finish(make_run(tiny_project, tmp_path, "retrieval", settings), Log(stop_at=3))
+        finish(make_trainer(tiny_project, tmp_path, "retrieval", settings), Log(stop_at=3))
     little_memory(monkeypatch, rows=7)
     with pytest.raises(ClipBertError) as error:
-        finish(make_run(tiny_project, tmp_path, "retrieval", settings), Log())
+        finish(make_trainer(tiny_project, tmp_path, "retrieval", settings), Log())
     message = str(error.value)
     assert "train retrieval: out of memory in a step of 8 videos (CUDA out of memory" in message
     assert "train.auto_microbatch to true (now false)" in message
@@ -361,7 +361,7 @@ def test_not_even_one_row_that_fits_ends_it(
 ) -> None:
     little_memory(monkeypatch, rows=0)
     with pytest.raises(ClipBertError, match=r"out of memory in a step of 8 videos in 8 parts .*\n.*image_size"):
-        finish(make_run(tiny_project, tmp_path, "retrieval", params()), Log())
+        finish(make_trainer(tiny_project, tmp_path, "retrieval", params()), Log())
 
 
 def test_no_room_for_the_optimiser_says_what_helps(
@@ -371,5 +371,40 @@ def test_no_room_for_the_optimiser_says_what_helps(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
 
     monkeypatch.setattr(torch.optim.AdamW, "step", full)
-    with pytest.raises(ClipBertError, match=r"out of memory in the optimiser's step .*\n.*train.batch_size to 4"):
-        finish(make_run(tiny_project, tmp_path, "retrieval", params()), Log())
+    with pytest.raises(ClipBertError, match=r"out of memory in the optimizer step .*\n.*train.batch_size to 4"):
+        finish(make_trainer(tiny_project, tmp_path, "retrieval", params()), Log())
+
+
+def test_a_best_epoch_validated_after_a_resume_is_saved_at_the_same_step(tiny_project: Path, tmp_path: Path) -> None:
+    """A stop within a validation saves the step without the validation, which the resumed training makes up for."""
+    straight = make_trainer(tiny_project, tmp_path / "straight", "retrieval", params(checkpoint_every_steps=99))
+    expected = finish(straight, Log())
+    stopped = make_trainer(tiny_project, tmp_path / "stopped", "retrieval", params(checkpoint_every_steps=99))
+    stopped.task.validation = interrupted(stopped)  # type: ignore[method-assign]
+    with pytest.raises(SystemExit) as end:
+        finish(stopped, Log())
+    assert end.value.code == 143
+    checkpoints = Checkpoints(tmp_path / "stopped", {})
+    assert checkpoints.newest() == 3
+    assert checkpoints.read(3)[0].best_step == 0
+
+    resumed = make_trainer(tiny_project, tmp_path / "stopped", "retrieval", params(checkpoint_every_steps=99))
+    resumed.resume()
+    with pytest.raises(KeyboardInterrupt):
+        resumed.train(Log(stop_at=6))
+    resumed.checkpoints.finish()
+    assert checkpoints.newest() == 3
+    assert checkpoints.read(3)[0].best_step == 3
+    state = finish(make_trainer(tiny_project, tmp_path / "stopped", "retrieval", params()), Log())
+    assert state.validation == expected.validation
+
+
+def interrupted(trainer: Trainer) -> Any:
+    """Return the task's method `validation`, which sends SIGTERM to this process first."""
+    real = trainer.task.validation
+
+    def validation(examples: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(examples)
+
+    return validation

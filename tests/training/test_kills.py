@@ -1,4 +1,4 @@
-"""A training that is killed, at any moment and as often as one likes, ends as if it had not been."""
+"""A training that is killed at random moments ends with the same weights as an undisturbed one."""
 
 import json
 import os

@@ -6,13 +6,13 @@ from itertools import pairwise
 import pytest
 
 from clipbert.config.training import TrainParams
-from clipbert.training.lr_schedule import factor
+from clipbert.training.lr_schedule import lr_lambda
 
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "multi_step", "constant")
 
 
 def curve(steps: int, **fields: object) -> list[float]:
-    return [factor(step, steps, TrainParams.model_validate(fields)) for step in range(steps)]
+    return [lr_lambda(step, steps, TrainParams.model_validate(fields)) for step in range(steps)]
 
 
 @pytest.mark.parametrize("warmup_fraction", [0.0, 0.1, 0.33, 1.0])
@@ -64,5 +64,5 @@ def test_constant_stays() -> None:
 @pytest.mark.parametrize("warmup_fraction", [0.0, 0.5, 1.0])
 def test_between_steps_and_at_the_very_end_it_is_a_share(schedule: str, warmup_fraction: float) -> None:
     params = TrainParams.model_validate({"schedule": schedule, "warmup_fraction": warmup_fraction})
-    shares = [factor(10_000 * part / 997, 10_000, params) for part in range(998)]
+    shares = [lr_lambda(10_000 * part / 997, 10_000, params) for part in range(998)]
     assert all(0 <= share <= 1 for share in shares)

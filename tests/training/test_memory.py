@@ -1,4 +1,4 @@
-"""Shortages of memory are told apart from other errors; the advice names settings with their values."""
+"""Detection of out-of-memory errors, and advice that names settings with their values."""
 
 import resource
 import subprocess

@@ -1,4 +1,4 @@
-"""Counts of a training step against a formula, and what the meter makes of counts, waits and energy."""
+"""Operation counts against a formula, and the rates of the throughput monitor."""
 
 import time
 from contextlib import ExitStack
@@ -108,36 +108,36 @@ def test_a_shape_is_counted_once() -> None:
 
 def test_read_tells_of_the_steps_since_the_last() -> None:
     model, batch = model_and_batch()
-    meter = ThroughputMonitor(model, CPU, "fp32")
-    meter.read()
+    monitor = ThroughputMonitor(model, CPU, "fp32")
+    monitor.read()
     for _ in range(3):
-        with meter.waiting():
+        with monitor.waiting():
             time.sleep(0.05)
-        with meter.step(batch):
+        with monitor.step(batch):
             step(model, batch)
-    seconds = time.monotonic() - meter._clock
-    row = meter.read()
+    seconds = time.monotonic() - monitor._clock
+    row = monitor.read()
     assert row["clips_per_s"] == pytest.approx(3 * TEXTS * CLIPS / seconds, rel=0.1)
     assert row["tokens_per_s"] == pytest.approx(3 * TEXTS * CLIPS * (LENGTH + 4) / seconds, rel=0.1)
     assert row["data_wait"] == pytest.approx(0.15 / seconds, rel=0.3)
-    assert row["tflops"] == pytest.approx(3 * meter.counts.last / seconds / 1e12, rel=0.1)
-    assert row["mfu"] == pytest.approx(row["tflops"] / meter.peak)
+    assert row["tflops"] == pytest.approx(3 * monitor.counts.last / seconds / 1e12, rel=0.1)
+    assert row["mfu"] == pytest.approx(row["tflops"] / monitor.peak)
     assert 0.05 < row["peak_memory_gb"] < 50
-    assert meter.read()["clips_per_s"] == 0
+    assert monitor.read()["clips_per_s"] == 0
 
 
 def test_neither_validation_nor_recomputation_counts_as_tokens() -> None:
     model, batch = model_and_batch()
-    meter = ThroughputMonitor(model, CPU, "fp32")
+    monitor = ThroughputMonitor(model, CPU, "fp32")
     set_microbatches(model, 2)
     set_activation_checkpointing(model, True)
     with ExitStack() as stack:
-        stack.enter_context(meter.step(batch))
+        stack.enter_context(monitor.step(batch))
         step(model, batch)
-    tokens = meter._sums["tokens"]
-    with meter.paused():
+    tokens = monitor._sums["tokens"]
+    with monitor.paused():
         step(model, batch)
-    assert meter._sums["tokens"] == tokens == TEXTS * CLIPS * (LENGTH + 4)
+    assert monitor._sums["tokens"] == tokens == TEXTS * CLIPS * (LENGTH + 4)
 
 
 def package(root: Path, microjoules: int) -> None:
@@ -158,20 +158,20 @@ def test_energy_of_a_processor_and_its_counter_that_wraps(tmp_path: Path) -> Non
 
 def test_energy_is_none_where_nothing_tells(tmp_path: Path) -> None:
     assert Energy(CPU, tmp_path).joules() is None
-    meter = ThroughputMonitor(model_and_batch()[0], CPU, "fp32")
-    meter.energy = Energy(CPU, tmp_path)
-    assert meter.joules() is None
-    assert "joules" not in meter.read()
+    monitor = ThroughputMonitor(model_and_batch()[0], CPU, "fp32")
+    monitor.energy = Energy(CPU, tmp_path)
+    assert monitor.joules() is None
+    assert "joules" not in monitor.read()
 
 
 def test_a_resumed_training_goes_on_counting_joules(tmp_path: Path) -> None:
     package(tmp_path, 0)
-    meter = ThroughputMonitor(model_and_batch()[0], CPU, "fp32")
-    meter.energy = Energy(CPU, tmp_path)
-    meter.load_state_dict({"joules": 40.0})
+    monitor = ThroughputMonitor(model_and_batch()[0], CPU, "fp32")
+    monitor.energy = Energy(CPU, tmp_path)
+    monitor.load_state_dict({"joules": 40.0})
     package(tmp_path, 2_000_000)
-    assert meter.read()["joules"] == pytest.approx(2.0)
-    assert meter.state_dict() == {"joules": pytest.approx(42.0)}
+    assert monitor.read()["joules"] == pytest.approx(2.0)
+    assert monitor.state_dict() == {"joules": pytest.approx(42.0)}
 
 
 def test_measuring_the_peak_of_a_processor_draws_nothing_that_a_training_would() -> None:

@@ -1,4 +1,4 @@
-"""A step waits for no value of the device: loss and backward run on tensors that have none."""
+"""A training step never waits for a value of the device: loss and backward run on tensors without values."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_trainer import feed_of, make_run, params
+from small_trainings import batches_of, make_trainer, params
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from clipbert.config.schema import TASKS
 from clipbert.model import ClipBertModel
 from clipbert.tasks.base import Batch
-from clipbert.training.trainer import Run, start
+from clipbert.training.trainer import Trainer
 
 
 def without_values(mode: FakeTensorMode, model: nn.Module, batch: Batch) -> Batch:
@@ -32,16 +32,16 @@ def without_values(mode: FakeTensorMode, model: nn.Module, batch: Batch) -> Batc
     return replace(batch, **tensors)
 
 
-def run_and_batch(project: Path, folder: Path, task: str) -> tuple[Run, Batch]:
+def trainer_and_batch(project: Path, folder: Path, task: str) -> tuple[Trainer, Batch]:
     """A training of this task, and the batch of its first step."""
-    run = make_run(project, folder, task, params())
-    _, stepper = start(run)
-    return run, next(feed_of(run, stepper))
+    trainer = make_trainer(project, folder, task, params())
+    trainer.resume()
+    return trainer, next(batches_of(trainer))
 
 
 @pytest.fixture
 def like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Decides, when it is called, as on a GPU what is decided by the kind of device."""
+    """Return a function that makes decisions by device type as on a GPU."""
 
     def decide() -> None:
         for room in ("inputs", "heads", "modeling"):
@@ -55,12 +55,12 @@ def like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_no_task_s_loss_asks_for_a_value(
     tiny_project: Path, tmp_path: Path, like_a_gpu: Callable[[], None], task: str
 ) -> None:
-    run, batch = run_and_batch(tiny_project, tmp_path, task)
+    trainer, batch = trainer_and_batch(tiny_project, tmp_path, task)
     like_a_gpu()
     mode = FakeTensorMode()
-    fake = without_values(mode, run.model, batch)
+    fake = without_values(mode, trainer.model, batch)
     with mode:
-        loss, _ = run.task.loss(run.model, fake)
+        loss, _ = trainer.task.loss(trainer.model, fake)
         loss.backward()
     with pytest.raises(DataDependentOutputException):
         loss.item()
@@ -82,11 +82,11 @@ class NoWaits(TorchDispatchMode):
 def test_nor_for_how_many_there_are_of_something(
     tiny_project: Path, tmp_path: Path, like_a_gpu: Callable[[], None], task: str
 ) -> None:
-    run, batch = run_and_batch(tiny_project, tmp_path, task)
-    expected, _ = run.task.loss(run.model.eval(), batch)
+    trainer, batch = trainer_and_batch(tiny_project, tmp_path, task)
+    expected, _ = trainer.task.loss(trainer.model.eval(), batch)
     like_a_gpu()
     with NoWaits():
-        loss, _ = run.task.loss(run.model, batch)
+        loss, _ = trainer.task.loss(trainer.model, batch)
         loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     with NoWaits(), pytest.raises(AssertionError, match="_local_scalar_dense"):

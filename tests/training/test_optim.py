@@ -1,10 +1,11 @@
-"""Parameter groups, the fused step that skips on the device, what is frozen, and what gets no gradient."""
+"""Parameter groups, the fused step that is skipped on the device, frozen parameters, and missing gradients."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_trainings import build_from_params
 from torch import nn
 from torch.optim import AdamW
 
@@ -17,7 +18,6 @@ from clipbert.model import ClipBertConfig, ClipBertForCaptioning, ClipBertForOpe
 from clipbert.tasks import make_task
 from clipbert.training.data import DistributedBatchSampler, TrainingSamples, training_batches
 from clipbert.training.optim import check_gradients, make_optimizer, set_learning_rate
-from clipbert.training.setup import build_model
 
 
 class Small(nn.Module):
@@ -173,7 +173,7 @@ def test_what_learns_without_a_gradient_is_named_and_what_is_frozen_is_not() -> 
     with pytest.raises(ClipBertError) as error:
         check_gradients(model)
     assert str(error.value).startswith(
-        "Small: 2 parameters are to learn, but the loss gives them no gradient: "
+        "Small: 2 parameters are trainable, but the loss gives them no gradient: "
         "clipbert.vision.weight, clipbert.vision.bias. They would keep"
     )
 
@@ -190,7 +190,7 @@ def test_in_every_task_all_that_learns_gets_a_gradient(tiny_project: Path, name:
     )
     task = make_task(name, params)
     examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
-    model, processor = build_model(task, examples, params)
+    model, processor = build_from_params(task, examples, params)
     samples = TrainingSamples(FrameCache(tiny_project / "artifacts" / "frames"), examples, task, model.config, 0)
     batches = training_batches(samples, DistributedBatchSampler(len(examples), 8, 1, 0), processor, 0, pin_memory=False)
     loss, _ = task.loss(model.train(), next(iter(batches)))

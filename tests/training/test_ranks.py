@@ -1,4 +1,4 @@
-"""Several processes that train one model: what one would have made, and what remains when one of them is killed."""
+"""Trainings of several processes equal those of one, also after a process is killed."""
 
 import shutil
 import signal
@@ -69,7 +69,7 @@ def test_a_killed_rank_is_restarted_with_the_others_and_nothing_is_changed(
     assert same(weights_of(tmp_path), weights_of(undisturbed_pair))
 
 
-def test_no_process_tells_of_a_saved_state_that_the_first_one_could_not_write(
+def test_no_process_reports_a_saved_state_that_the_first_one_could_not_write(
     tiny_project: Path, tmp_path: Path
 ) -> None:
     asked = settings(checkpoint_every_steps=1000, budget="4000 steps") | {"full": True}
@@ -78,13 +78,13 @@ def test_no_process_tells_of_a_saved_state_that_the_first_one_could_not_write(
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=100)
     assert "no space left on the device" in said
-    assert "Process 1 ends: another one is gone" in said
+    assert "Process 1 ends because another process died" in said
 
 
 def test_out_of_memory_starts_all_again_in_smaller_parts(tiny_project: Path, tmp_path: Path) -> None:
     process = started(tiny_project, tmp_path, settings() | {"rows": 6}, processes=2, restarts=2)
     said = finished(process)  # 4 videos a process with 3 texts each are 12 rows
-    assert "out of memory; the step is made in 2 parts from now on" in said
+    assert "out of memory; from now on each step is made in 2 parts" in said
     assert "retrieval: a step in 2 parts" in said
     assert "Traceback" not in said
     assert sorted(steps_of(tmp_path, 0)) == sorted(steps_of(tmp_path, 1)) == list(range(STEPS))
@@ -106,7 +106,7 @@ def test_all_killed_with_loader_processes_resume_to_the_bit_and_another_number_o
     assert same(weights_of(tmp_path), weights_of(undisturbed_pair))
 
     said = finished(started(tiny_project, copy, asked))
-    assert "was made with processes 2: the training goes on, not bit for bit" in said
+    assert "was made with processes 2: the training resumes, but its result will not be" in said
     alone, pair = steps_of(copy), [steps_of(undisturbed_pair, rank) for rank in (0, 1)]
     assert max(alone) == STEPS - 1
     for step, row in alone.items():

@@ -1,15 +1,16 @@
-"""The card of a training names its data, lineage and parameters, and the validation figures of the epoch that ships."""
+"""Model card of a training: data, lineage, parameters, and validation metrics of the best epoch."""
 
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCard
 
 from clipbert.config.schema import Params
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
 from clipbert.training.checkpoint import Checkpoints, TrainState
-from clipbert.training.trainer import Run
+from clipbert.training.trainer import Trainer
 from clipbert.training.training_card import training_card
 
 ORIGIN = {
@@ -28,11 +29,16 @@ def card(tmp_path: Path, validation: list[dict[str, float]] | None = None, best_
     fingerprint |= {f"the model of model.{name}": "5747" for name in starts}
     checkpoints = Checkpoints(tmp_path, fingerprint)
     unused: Any = None
-    run = Run(make_task("retrieval", params), unused, unused, unused, some, some[:1], params, checkpoints, unused)
+    task = make_task("retrieval", params)
+    trainer = Trainer(
+        task, unused, unused, unused, some, some[:1], params.train, 0, 256, checkpoints, torch.device("cpu")
+    )
     rows = [{"step": 5 * epoch, "epoch": epoch, "retrieval/r1": 10.0 * (4 - epoch) + 1 / 3} for epoch in (1, 2, 3)]
     rows = validation or rows
-    state = TrainState(15, best=30.3, best_epoch=1, best_step=best_step, seconds=12.5, run_id="a run", validation=rows)
-    return training_card(run, state, Path("artifacts/models/retrieval"), ORIGIN)
+    trainer.state = TrainState(
+        15, best=30.3, best_epoch=1, best_step=best_step, seconds=12.5, run_id="a run", validation=rows
+    )
+    return training_card(trainer, params.model, Path("artifacts/models/retrieval"), ORIGIN)
 
 
 def test_what_it_says(tmp_path: Path) -> None:

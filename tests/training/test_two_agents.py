@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def started_agents(project: Path, out: Path) -> list[Any]:
-    """Two agents with one process each, told what docs/how-to/distributed.md tells two nodes."""
+    """Start two agents with one process each, with the options that docs/how-to/distributed.md gives for two nodes."""
     out.mkdir(parents=True, exist_ok=True)
     rendezvous = ["--rdzv-id=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
     options = ["--nnodes=2", "--nproc-per-node=1", *rendezvous, "--max-restarts=3", "--local-addr=127.0.0.1"]

@@ -17,7 +17,7 @@ from clipbert.cli.quarantine import quarantine
 from clipbert.cli.release import release
 from clipbert.console import errors, use_utf8
 from clipbert.errors import USER_ERROR, ClipBertError, missing_package
-from clipbert.exit_status import end_all
+from clipbert.exit_status import write_exit_code
 from clipbert.files.leftovers import project_folders, remove_scratch_folders, remove_stale_temporaries
 from clipbert.interruption import Interrupted, closing_line, raise_on_interrupt
 from clipbert.redact import install
@@ -92,11 +92,11 @@ def main() -> NoReturn:
         message = missing_package(error) if isinstance(error, ModuleNotFoundError) else str(error)
         if message is None:
             raise
-        if end_all(USER_ERROR):
+        if write_exit_code(USER_ERROR):
             errors.print(f"clipbert: {message}")
         sys.exit(USER_ERROR)
     except SystemExit as end:
         if isinstance(end.code, int) and end.code > 128:
-            end_all(end.code)
+            write_exit_code(end.code)
         raise
     sys.exit(0)

@@ -1,14 +1,14 @@
-"""Section train of params.yaml: the optimisation and how it is carried out, the same for every task."""
+"""Section `train` of params.yaml: optimization and execution of a training, the same for every task."""
 
 from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from clipbert.config.budget import Budget
 from clipbert.config.tasks import Fraction, Section
-from clipbert.training.budget import Budget
 
-# How a training is carried out, not what it computes: a checkpoint made with another of these is gone on from.
+# Parameters that change how a training runs and not what it computes: a checkpoint stays valid when they change.
 RUNTIME_ONLY = (
     "activation_checkpointing",
     "auto_microbatch",
@@ -23,66 +23,79 @@ RUNTIME_ONLY = (
 
 
 class TrainParams(Section):
-    """The optimisation, the same for every task."""
+    """Optimization and execution of a training."""
 
-    batch_size: int = Field(32, ge=1, description="videos that go through the model at once, over all processes")
-    gradient_accumulation_steps: int = Field(1, ge=1, le=4096, description="batches whose mean gradient makes one step")
-    lr: float = Field(1.5e-3, gt=0, le=1, description="peak learning rate of the transformer and heads")
-    vision_lr: float | None = Field(3e-4, gt=0, le=1, description="peak rate of the convolutions; null: the same as lr")
-    lr_multipliers: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
-        {}, description="of the rate of parameters whose name starts so, {clipbert.embeddings: 0.1}, say"
+    batch_size: int = Field(32, ge=1, description="videos per forward pass, summed over all processes")
+    gradient_accumulation_steps: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        description="batches that are accumulated into one optimizer step; their gradients are averaged",
     )
-    freeze_vision: bool = Field(False, description="the backbone keeps the weights it starts with")
-    weight_decay: float = Field(0.05, ge=0, le=1, description="of matrices; biases and norms have none")
+    lr: float = Field(1.5e-3, gt=0, le=1, description="peak learning rate of the transformer and the heads")
+    vision_lr: float | None = Field(
+        3e-4, gt=0, le=1, description="peak learning rate of the convolutions; null: same as lr"
+    )
+    lr_multipliers: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        {},
+        description="learning rate multipliers by prefix of the parameter name, for example {clipbert.embeddings: 0.1}",
+    )
+    freeze_vision: bool = Field(False, description="keep the initial weights of the backbone")
+    weight_decay: float = Field(0.05, ge=0, le=1, description="weight decay of matrices; biases and norms have none")
     schedule: Literal["linear", "cosine", "inverse_sqrt", "multi_step", "constant"] = Field(
-        "linear", description="of the learning rate after the warm-up"
+        "linear", description="learning rate schedule after the warm-up"
     )
     milestones: list[Fraction] = Field(
-        [0.5, 0.75], description="schedule multi_step: shares of the steps after which the rate is multiplied by gamma"
+        [0.5, 0.75], description="schedule multi_step: fractions of the steps at which the rate is multiplied by gamma"
     )
-    gamma: float = Field(0.1, gt=0, le=1, description="schedule multi_step: the factor at each milestone")
-    warmup_fraction: Fraction = Field(0.1, description="share of the steps in which the learning rate rises")
+    gamma: float = Field(0.1, gt=0, le=1, description="schedule multi_step: factor of the rate at each milestone")
+    warmup_fraction: Fraction = Field(0.1, description="fraction of the steps in which the learning rate rises")
     budget: str | None = Field(
-        None, description="what the training may take, instead of epochs: 900 s, 15 min, 2 h, 5000 steps, 400 kJ"
+        None, description="budget of the training instead of epochs: 900 s, 15 min, 2 h, 5000 steps, 400 kJ"
     )
     min_steps: int = Field(
         250,
         ge=0,
-        description="smallest number of optimizer steps; a small training split gets more epochs; 0: the task's epochs",
+        description="minimum number of optimizer steps; a small training split gets more epochs; 0: the task's epochs",
     )
-    max_grad_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients with a larger norm are scaled down to it")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="share of a label that goes to all classes alike; image_qa's scores have none"
+        0.0, ge=0, lt=1, description="label smoothing of the cross-entropy; image_qa's soft scores have none"
     )
     ema_decay: float | None = Field(
-        None, gt=0, lt=1, description="of a running mean of the weights, which is validated and kept; null: none"
+        None, gt=0, lt=1, description="decay of a moving average of the weights, which is validated and kept; null: off"
     )
     patience: int | None = Field(
-        None, ge=1, description="epochs without a better main metric after which training ends; null: all epochs"
+        None, ge=1, description="epochs without improvement of the main metric after which training ends; null: off"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="of matrix products and convolutions; auto: what the device does well; weights stay fp32"
+        "auto",
+        description="number type of matrix products and convolutions; auto: the fastest one; weights stay fp32",
     )
-    activation_checkpointing: bool = Field(False, description="compute activations again in backward: less memory")
-    compile: bool = Field(False, description="torch.compile; where that fails, the training goes on without")
-    auto_microbatch: bool = Field(True, description="out of memory: the same step in smaller parts, from then on")
-    max_bad_steps: int = Field(10, ge=0, description="steps left out because loss or gradient is no finite number")
-    checkpoint_every_steps: int = Field(100, ge=1, description="besides one at the end of each epoch")
-    keep_checkpoints: int = Field(2, ge=1, le=1000, description="the last so many; and that of the best epoch")
-    processes: int = Field(1, ge=1, le=1024, description="on this machine, one a GPU; more: as torchrun does")
-    max_restarts: int = Field(3, ge=0, description="of all processes after one died")
-    num_workers: int = Field(0, ge=0, le=256, description="loader processes of each; 0 loads in the training process")
+    activation_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, slower"
+    )
+    compile: bool = Field(False, description="use torch.compile; if it fails, training continues without it")
+    auto_microbatch: bool = Field(
+        True, description="split the batch when memory runs out, and make the same step in parts"
+    )
+    max_bad_steps: int = Field(10, ge=0, description="tolerated number of steps with a non-finite loss or gradient")
+    checkpoint_every_steps: int = Field(100, ge=1, description="steps between checkpoints, in addition to each epoch's")
+    keep_checkpoints: int = Field(2, ge=1, le=1000, description="recent checkpoints to keep, besides the best epoch's")
+    processes: int = Field(1, ge=1, le=1024, description="training processes on this machine, at most one per GPU")
+    max_restarts: int = Field(3, ge=0, description="restarts of all processes after one of them has died")
+    num_workers: int = Field(0, ge=0, le=256, description="data loader processes per training process; 0: no extra one")
 
     @field_validator("milestones")
     @classmethod
-    def _growing(cls, milestones: list[float]) -> list[float]:
+    def _check_milestones(cls, milestones: list[float]) -> list[float]:
         if not milestones or any(a >= b for a, b in pairwise(milestones)):
-            raise ValueError("at least one share, each larger than the one before, as in [0.5, 0.75]")
+            raise ValueError("at least one fraction, each larger than the one before, as in [0.5, 0.75]")
         return milestones
 
     @field_validator("budget")
     @classmethod
-    def _budget(cls, budget: str | None) -> str | None:
+    def _check_budget(cls, budget: str | None) -> str | None:
         if budget is not None:
             Budget.parse(budget)
         return budget

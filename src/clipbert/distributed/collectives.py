@@ -1,4 +1,4 @@
-"""What a loss needs of the other processes of a distributed training: their rows, with gradients, and their counts."""
+"""Differentiable collective operations for losses: gather rows, sum values, and scale means over all processes."""
 
 from typing import Any
 
@@ -8,18 +8,24 @@ from torch import Tensor
 
 
 def in_group() -> bool:
-    """Whether this process trains together with others."""
+    """Return whether this process trains together with others."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class RankRows:
-    """Where the rows of this rank stand among those of all ranks.
+    """Position of the rows of this rank among the rows of all ranks.
 
-    Outside a process group, this rank's rows are all there are.
+    Outside a process group, the rows of this process are all rows.
+
+    Attributes:
+        own: slice of this rank's rows.
     """
 
     def __init__(self, sizes: tuple[int, ...] = ()) -> None:
-        """`sizes`: how many rows each rank has, known to all of them; ranks may have different numbers."""
+        """
+        Args:
+            sizes: number of rows of each rank; the same on all ranks.
+        """
         if in_group() and len(sizes) != dist.get_world_size():
             raise ValueError(f"sizes is {sizes}: expected the rows of each of the {dist.get_world_size()} ranks.")
         self.sizes = sizes if in_group() else ()
@@ -27,11 +33,11 @@ class RankRows:
         self.own = slice(start, start + self.sizes[dist.get_rank()]) if self.sizes else slice(None)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """(B, ...) of this rank to (sum of B, ...), the ranks in their order; the very tensor where it is alone.
+        """Gather rows (B, ...) of all ranks to (sum of B, ...), in the order of the ranks.
 
-        Backward adds up what the losses of all ranks ask of this rank's rows. Where every rank has the loss over all
-        rows, the mean of the ranks' parameter gradients (DistributedDataParallel's) is therefore that of one process
-        with all of them in its batch, whatever share each rank had.
+        The backward pass sums the gradients of all ranks with respect to this rank's rows. If every rank computes the
+        loss over all rows, the mean of the parameter gradients (DistributedDataParallel) equals the gradient of one
+        process with the whole batch. Outside a process group the same tensor is returned.
         """
         if not self.sizes:
             return rows
@@ -40,24 +46,24 @@ class RankRows:
 
 
 def scale_loss_for_ddp(mean: Tensor, count: Tensor | int) -> Tensor:
-    """A mean over `count` rows of this rank, scaled so that the average over the ranks is the mean over all rows.
+    """Scale a mean over `count` rows of this rank so that the average over ranks is the mean over all rows.
 
-    DistributedDataParallel averages the ranks' gradients; this makes that the gradient of the mean over all their rows,
-    also where ranks have different numbers of them. The very tensor where this process is alone.
+    DistributedDataParallel averages the gradients of the ranks. With this scaling that is the gradient of the mean over
+    all rows, also if the numbers of rows differ. Outside a process group the same tensor is returned.
     """
     if not in_group():
         return mean
     own = count.to(mean.dtype) if isinstance(count, Tensor) else mean.new_full((), count)
-    return mean * (own * dist.get_world_size() / _summed(own).clamp(min=1))
+    return mean * (own * dist.get_world_size() / _all_reduce_sum(own).clamp(min=1))
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum of the ranks' values, the same on each; backward adds up what all ranks ask of these values."""
+    """Return the sum of `values` over the ranks; the backward pass sums the gradients over the ranks as well."""
     total: Tensor = _Sum.apply(values)
     return total
 
 
-def _summed(values: Tensor) -> Tensor:
+def _all_reduce_sum(values: Tensor) -> Tensor:
     total = values.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total
@@ -66,15 +72,18 @@ def _summed(values: Tensor) -> Tensor:
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        return _summed(values)
+        return _all_reduce_sum(values)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _summed(gradients[0])
+        return _all_reduce_sum(gradients[0])
 
 
 class _Gather(torch.autograd.Function):
-    """torch.distributed.nn's all_gather wants as many rows of each rank, and torch 2.13 calls it deprecated."""
+    """all_gather with gradients and different numbers of rows.
+
+    torch.distributed.nn.all_gather requires equal numbers and is deprecated since torch 2.13.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, sizes: tuple[int, ...], own: slice) -> Tensor:
@@ -87,4 +96,4 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _summed(gradients[0])[ctx.own], None, None
+        return _all_reduce_sum(gradients[0])[ctx.own], None, None

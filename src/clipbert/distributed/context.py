@@ -1,4 +1,4 @@
-"""Several processes that train one model: who this one is, and what they agree on."""
+"""Processes of a data-parallel training: rank, device, agreement between them, and synchronized batch norms."""
 
 import contextlib
 import os
@@ -17,25 +17,25 @@ from clipbert.distributed.collectives import sum_over_ranks
 from clipbert.errors import OUR_ERROR, ClipBertError, first_line
 from clipbert.exit_status import started_by_torchrun
 
-# One rank may validate or write while the others wait; a peer that is gone is noticed at once, not by this.
-PATIENCE = timedelta(hours=6)
+# Ranks wait while another one validates or writes. A process that died is noticed at once, without this timeout.
+TIMEOUT = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among those of a training; the first one, with rank 0, writes and speaks."""
+    """Rank of this process among those of a training; the first one writes files and messages."""
 
     rank: int = 0
     world: int = 1
-    control: Any = None  # a gloo group for numbers of the host: to agree is no reason to wait for a GPU
+    control: Any = None  # gloo group for values on the host, so that agreeing does not wait for a GPU
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
-    def highest(self, *numbers: int) -> list[int]:
-        """Of each number the largest that any process has; every process asks at the same time."""
+    def all_reduce_max(self, *numbers: int) -> list[int]:
+        """Return the maximum of each number over the processes; all processes must call it."""
         if self.world == 1:
             return list(numbers)
         values = torch.tensor(numbers)
@@ -43,7 +43,7 @@ class DistributedContext:
         return [int(value) for value in values]
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of each process, on all of them."""
+        """Return the value of each process; all processes must call it."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -51,7 +51,7 @@ class DistributedContext:
         return values
 
     def any(self, flag: Tensor) -> Tensor:
-        """On the device, whether the flag is set in any process."""
+        """Return on the device whether the flag is set in any process."""
         if self.world == 1:
             return flag
         value = flag.float()
@@ -59,7 +59,7 @@ class DistributedContext:
         return value > 0
 
     def means(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The average of each value over the processes."""
+        """Return the all-reduced mean of each value."""
         if self.world == 1:
             return values
         stacked = torch.stack([value.float() for value in values.values()])
@@ -68,17 +68,17 @@ class DistributedContext:
 
 
 def device_of_this_process() -> torch.device:
-    """The GPU of this process, or the CPU.
+    """Return the GPU of this process, or the CPU on a machine without GPUs.
 
     Raises:
-        ClipBertError: there are more processes than GPUs on this machine.
+        ClipBertError: this machine has fewer GPUs than processes.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if local >= torch.cuda.device_count():
         raise ClipBertError(
-            f"train.processes: process {local + 1} has no GPU, this machine has {torch.cuda.device_count()}. Set "
+            f"train.processes: no GPU for process {local + 1}, this machine has {torch.cuda.device_count()}. Set "
             f"train.processes to {torch.cuda.device_count()} or less."
         )
     torch.cuda.set_device(local)
@@ -87,36 +87,36 @@ def device_of_this_process() -> torch.device:
 
 @contextlib.contextmanager
 def init_distributed(device: torch.device) -> Iterator[DistributedContext]:
-    """Meet the other processes; without any, be alone.
+    """Join the process group of torchrun; outside torchrun yield the context of a single process.
 
     Raises:
-        SystemExit: another process is gone; the last checkpoint is what it was.
+        SystemExit: another process died; the last checkpoint is unchanged.
     """
     if not started_by_torchrun():
         yield DistributedContext()
         return
     try:
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE, device_id=device if device.type == "cuda" else None)
-        control = dist.new_group(backend="gloo", timeout=PATIENCE)
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device if device.type == "cuda" else None)
+        control = dist.new_group(backend="gloo", timeout=TIMEOUT)
         yield DistributedContext(dist.get_rank(), dist.get_world_size(), control)
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
-        errors.print(f"Process {os.environ['RANK']} ends: another one is gone ({first_line(error)}).", markup=False)
+        errors.print(f"Process {os.environ['RANK']} ends because another process died ({first_line(error)}).")
         raise SystemExit(OUR_ERROR) from None
-    # A process that fails leaves without good-byes, so that those who wait for it notice.
+    # Only after success: when a process fails, its closed connections tell the processes that wait for it.
     dist.destroy_process_group()
 
 
 class RankBatchNorm2d(BatchNorm2d):
-    """Batch norm with the statistics of the frames of all ranks; torch's SyncBatchNorm runs on GPUs alone."""
+    """Batch norm with statistics over the frames of all ranks; torch's SyncBatchNorm supports GPUs only."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
         wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        own = wide.new_full((1,), input.numel() / input.shape[1])  # filled on the device: nothing waits for a copy
+        own = wide.new_full((1,), input.numel() / input.shape[1])  # filled on the device, without a copy to wait for
         sums = sum_over_ranks(torch.cat([wide.sum(dim=(0, 2, 3)), own]))
         count, mean = sums[-1], sums[:-1] / sums[-1]
         centered = wide - mean[:, None, None]
@@ -134,7 +134,7 @@ class RankBatchNorm2d(BatchNorm2d):
 
 
 def convert_sync_batchnorm(model: nn.Module) -> None:
-    """Let the batch norms that learn see the frames of all ranks; their names and tensors stay what they were."""
+    """Synchronize the trainable batch norms over the ranks in place; names and tensors are unchanged."""
     for module in model.modules():
         if type(module) is BatchNorm2d and module.affine and module.weight.requires_grad:
             module.__class__ = RankBatchNorm2d

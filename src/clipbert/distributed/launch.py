@@ -1,4 +1,4 @@
-"""`clipbert train` with several processes: torchrun's agent in this process, and what becomes of its end."""
+"""Launch of `clipbert train` in several processes, with torchrun's agent in this process."""
 
 import logging
 import os
@@ -13,26 +13,27 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from clipbert.console import console, errors
 from clipbert.errors import OUR_ERROR
-from clipbert.exit_status import ENDED
+from clipbert.exit_status import EXIT_FILE
 from clipbert.files.leftovers import scratch_folder
 
-LOOK_EVERY_S = 1.0
+CHECK_PARENT_S = 1.0
 
 
 def launch(processes: int, max_restarts: int, arguments: list[str]) -> int:
-    """Run `clipbert ARGUMENTS` in `processes` processes, all of them again when one has died; the exit code of all.
+    """Run `clipbert ARGUMENTS` in several processes and return their common exit code.
 
-    An end that another try would not change, as a user's error or a stop after SIGTERM, is not tried again.
+    When one process dies, all are restarted. They are not restarted after an end that a restart would not change, such
+    as a user's error or a stop after SIGTERM.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
-    # Of torch 2.13: otherwise restarted processes find the addresses of those that died, and fail.
+    # Without it, processes that torch 2.13 restarts use the addresses of those that died, and fail.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    # The agent's own words are of its inside; what a user should know is said here and by the first process.
+    # The agent logs its internals; messages for users are printed here and by the first process.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.disable(logging.CRITICAL)
     with scratch_folder() as folder:
-        ended = folder / "ended"
-        os.environ[ENDED] = str(ended)
+        exit_file = folder / "exit_code"
+        os.environ[EXIT_FILE] = str(exit_file)
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -49,38 +50,36 @@ def launch(processes: int, max_restarts: int, arguments: list[str]) -> int:
         try:
             elastic_launch(config, sys.executable)("-m", "clipbert", *arguments)
         except SignalException as stopped:
-            if not ended.exists():
+            if not exit_file.exists():
                 errors.print(
-                    "clipbert: stopped before the processes had saved; what lies on the disk is what it was.",
-                    markup=False,
+                    "clipbert: stopped before the processes had saved; the checkpoints on the disk are unchanged."
                 )
                 return 128 + int(stopped.sigval)
         except ChildFailedError as failed:
-            if ended.exists():
-                return int(ended.read_text())
+            if exit_file.exists():
+                return int(exit_file.read_text())
             rank, failure = failed.get_first_failure()
             errors.print(
                 f"clipbert: process {rank} of {processes} ended with exit code {failure.exitcode}, after "
-                f"{max_restarts} restarts (train.max_restarts). Run the command again: it goes on from the last "
-                "checkpoint.",
-                markup=False,
+                f"{max_restarts} restarts (train.max_restarts). Rerun the command; it resumes from the last "
+                "checkpoint."
             )
             return OUR_ERROR
         finally:
-            del os.environ[ENDED]
-        return int(ended.read_text()) if ended.exists() else 0
+            del os.environ[EXIT_FILE]
+        return int(exit_file.read_text()) if exit_file.exists() else 0
 
 
 def _stop_with_dvc() -> None:
-    """DVC kills no child of its own: without it, the processes save and end."""
+    """Stop the processes when the DVC that started this one is gone, because DVC ends no child of its own."""
     if "DVC_STAGE" not in os.environ:
         return
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(LOOK_EVERY_S)
-        console.print("The dvc process that started this training is gone: it is saved and stopped.", markup=False)
+            time.sleep(CHECK_PARENT_S)
+        console.print("The dvc process that started this training is gone: saving the state and stopping.")
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True, name="stop-with-dvc").start()

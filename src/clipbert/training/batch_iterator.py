@@ -1,4 +1,4 @@
-"""The next batch, once all processes have theirs and none wants to stop."""
+"""Batches that all processes of a training take at the same time, and the agreement to stop."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,11 @@ from clipbert.training.stopping import StopRequest
 
 
 class StopTraining(Exception):
-    """The training is to be saved and left; `reason` is what to raise then, None where another process says why."""
+    """Raised in all processes to save the state and stop.
+
+    Attributes:
+        reason: exception to raise after saving; None if another process reports the reason.
+    """
 
     def __init__(self, reason: BaseException | None) -> None:
         super().__init__(str(reason))
@@ -19,62 +23,68 @@ class StopTraining(Exception):
 
 
 class SynchronizedBatchIterator:
-    """Batches, and what is agreed on before each: a process that left alone would let the others wait for it."""
+    """Iterator over the batches of this process that stops in all processes at once.
+
+    A process that stopped alone would leave the others waiting in the next collective operation.
+
+    Attributes:
+        checkpoint_busy: whether some process was still writing a checkpoint when the last batch was taken.
+    """
 
     def __init__(
         self,
         batches: Batches,
-        ranks: DistributedContext,
+        context: DistributedContext,
         stop: StopRequest,
         busy: Callable[[], bool],
-        end: Callable[[], BaseException],
-        meter: ThroughputMonitor,
+        stop_reason: Callable[[], BaseException],
+        monitor: ThroughputMonitor,
     ) -> None:
         """
         Args:
-            busy: whether a checkpoint is still being written.
-            end: what to raise after a stop was asked for.
+            busy: returns whether a checkpoint is still being written.
+            stop_reason: returns the exception to raise after a requested stop.
         """
-        self.batches, self.ranks, self.stop, self.meter = batches, ranks, stop, meter
-        self._busy, self._end = busy, end
-        self.busy = False
-        self._held: Batch | None = None
+        self.batches, self.context, self.stop, self.monitor = batches, context, stop, monitor
+        self._busy, self._stop_reason = busy, stop_reason
+        self.checkpoint_busy = False
+        self._peeked: Batch | None = None
 
     def peek(self) -> Batch:
-        """The next batch, which stays the next one."""
-        self._held = next(self)
-        return self._held
+        """Return the next batch without consuming it."""
+        self._peeked = next(self)
+        return self._peeked
 
     def __next__(self) -> Batch:
-        """The next batch of this process.
+        """Return the next batch of this process.
 
         Raises:
-            Ended: a stop was asked for, or a batch could not be made, here or in another process.
+            StopTraining: a stop was requested, or a batch could not be loaded, in this process or another.
         """
-        if self._held is not None:
-            held, self._held = self._held, None
-            return held
-        batch, problem = None, None
+        if self._peeked is not None:
+            batch, self._peeked = self._peeked, None
+            return batch
+        loaded, problem = None, None
         try:
-            with self.meter.waiting():
-                batch = next(self.batches)
+            with self.monitor.waiting():
+                loaded = next(self.batches)
         except ClipBertError as error:
             problem = error
-        self.agree(problem)
-        assert batch is not None
-        return batch
+        self.synchronize(problem)
+        assert loaded is not None
+        return loaded
 
-    def agree(self, problem: ClipBertError | None = None) -> None:
-        """Tell the others, and hear them.
+    def synchronize(self, problem: ClipBertError | None = None) -> None:
+        """Exchange stop requests and problems with the other processes.
 
         Raises:
-            Ended: as `__next__`.
+            StopTraining: a process has a problem, or a stop was requested.
         """
-        wanted, failed, busy = self.ranks.highest(self.stop.wanted, problem is not None, self._busy())
-        self.busy = bool(busy)
+        stop, failed, busy = self.context.all_reduce_max(self.stop.wanted, problem is not None, self._busy())
+        self.checkpoint_busy = bool(busy)
         if problem is not None:
             raise StopTraining(problem)
         if failed:
             raise StopTraining(None)
-        if wanted:
-            raise StopTraining(self._end())
+        if stop:
+            raise StopTraining(self._stop_reason())

@@ -1,149 +1,154 @@
-"""What a training may take: steps, seconds or joules instead of epochs; how far it is in that, and when it ends."""
+"""Progress of a training in its budget of steps, seconds or joules, and the decision when it ends."""
 
-import re
+import time
 from collections import deque
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from clipbert.config.budget import Budget
+from clipbert.distributed.context import DistributedContext
 from clipbert.errors import ClipBertError
 
-Quantity = Literal["steps", "s", "J"]
-UNITS: Final[dict[str, tuple[Quantity, int]]] = {  # what each unit measures, and how many of its units it is
-    "s": ("s", 1),
-    "min": ("s", 60),
-    "h": ("s", 3600),
-    "steps": ("steps", 1),
-    "J": ("J", 1),
-    "kJ": ("J", 1000),
-}
-PARTS = 10_000  # in which a budget of seconds or joules is counted for the schedule
+SCHEDULE_UNITS = 10_000  # into which a budget of seconds or joules is divided for the learning rate schedule
 RECENT_STEPS = 20
 FIRST_VALIDATION = 0.1
 
 
-class Energy(Protocol):
-    """A meter of the device's energy."""
+class EnergyMeter(Protocol):
+    """A meter of the energy of the training device."""
 
     def joules(self) -> float | None:
-        """What the device has taken since the meter was made; None where it does not tell."""
+        """Return the energy used since the meter was created; None if the device does not report it."""
 
 
 class ResourceUsage(NamedTuple):
-    """What a training has taken so far, over all its resumes: validation, checkpoints and loading included."""
+    """Resources used so far over all resumes, including validation, checkpoints and data loading."""
 
     step: int
     seconds: float = 0.0
     joules: float | None = None
 
 
-@dataclass(frozen=True)
-class Budget:
-    """`amount` steps, seconds or joules."""
+class UsageTimer:
+    """Timer of the resources that a training has used over all its resumes.
 
-    amount: float
-    unit: Quantity
+    All processes measure at the same time, because they agree on the value that decides when the training ends.
+    """
 
-    @classmethod
-    def parse(cls, text: str) -> "Budget":
-        """What train.budget says: "900 s", "15 min", "2 h", "5000 steps", "400 kJ".
-
-        Raises:
-            ValueError: no such text, nothing at all, or a part of a step.
+    def __init__(self, seconds: float, energy: EnergyMeter, unit: str, context: DistributedContext) -> None:
         """
-        told = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", text, flags=re.ASCII)
-        if told is None or float(told[1]) == 0:
-            raise ValueError(f"a number above 0 and one of {', '.join(UNITS)}")
-        if told[2] == "steps" and "." in told[1]:
-            raise ValueError("a whole number of steps")
-        unit, size = UNITS[told[2]]
-        return cls(float(told[1]) * size, unit)
+        Args:
+            seconds: seconds used before this process started.
+            unit: the unit of the budget.
+        """
+        self.started, self.energy, self.unit, self.context = time.monotonic() - seconds, energy, unit, context
 
-    def of(self, spent: ResourceUsage) -> float:
-        """The part of `spent` that this budget is about."""
-        return {"steps": spent.step, "s": spent.seconds, "J": spent.joules or 0.0}[self.unit]
+    def measure(self, step: int) -> ResourceUsage:
+        """Return the resources used up to `step`."""
+        seconds, joules = time.monotonic() - self.started, self.energy.joules()
+        if self.unit == "s":
+            seconds = self.context.all_reduce_max(round(1000 * seconds))[0] / 1000
+        if self.unit == "J":
+            joules = sum(self.context.gather(joules or 0.0))
+        return ResourceUsage(step, seconds, joules)
 
 
 class BudgetTracker:
-    """How far a training is in what it may take, and when it ends.
+    """Progress in a budget, and when the training validates and ends because of it.
 
-    Without a budget, and with one of steps, it ends at exactly that step. With one of seconds or joules the last
-    validation is part of it: the training ends when another step would leave no room for it, and the learning rate's
-    schedule is stretched over what is left for steps. A step is reckoned as the mean of the last 20, a validation as
-    the last one was; so that one is known, a first validation follows a tenth of such a budget at the latest.
+    A budget of steps, and the steps of all epochs where there is no budget, ends at exactly that step. A budget of
+    seconds or joules includes the last validation: the training ends when another step would leave no room for it, and
+    the learning rate schedule is stretched over what is left for steps. The cost of a step is estimated as the mean of
+    the last 20 steps, the cost of a validation as that of the last one. To have such an estimate, the first validation
+    follows after a tenth of the budget at the latest.
     """
 
-    def __init__(self, budget: Budget | None, steps: int) -> None:
-        """`steps`: those of all epochs, which count where there is no budget."""
-        self.budget = budget or Budget(steps, "steps")
-        self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
-        self._validation: float | None = None
+    def __init__(self, budget: Budget | None, total_steps: int) -> None:
+        """
+        Args:
+            total_steps: steps of all epochs; the budget where `budget` is None.
+        """
+        self.budget = budget or Budget(total_steps, "steps")
+        self._step_costs: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._validation_cost: float | None = None
 
-    def position(self, spent: ResourceUsage) -> tuple[float, float]:
-        """(done, total) for `schedule.factor`: steps, or parts of the budget that is there for steps."""
+    def used(self, usage: ResourceUsage) -> float:
+        """Return the amount of the budget that is used, in its unit."""
+        return {"steps": usage.step, "s": usage.seconds, "J": usage.joules or 0.0}[self.budget.unit]
+
+    def schedule_position(self, usage: ResourceUsage) -> tuple[float, float]:
+        """Return (done, total) for `lr_lambda`: steps, or shares of the part of the budget that is left for steps."""
         if self.budget.unit == "steps":
-            return spent.step, self.budget.amount
-        return PARTS * self.progress(spent), PARTS
+            return usage.step, self.budget.amount
+        return SCHEDULE_UNITS * self.progress(usage), SCHEDULE_UNITS
 
-    def progress(self, spent: ResourceUsage) -> float:
-        """The share of the way to the last step, in [0, 1]."""
-        room = self._room_for_steps()
-        return min(1.0, self.budget.of(spent) / room) if room > 0 else 1.0
+    def progress(self, usage: ResourceUsage) -> float:
+        """Return the fraction of the way to the last step, in [0, 1]."""
+        available = self._available_for_steps()
+        return min(1.0, self.used(usage) / available) if available > 0 else 1.0
 
-    def finished(self, spent: ResourceUsage) -> bool:
-        """Whether no step follows; there is one step at least."""
+    def finished(self, usage: ResourceUsage) -> bool:
+        """Return whether the training ends now; it has at least one step."""
         if self.budget.unit == "steps":
-            return spent.step >= self.budget.amount
-        return spent.step > 0 and self.budget.of(spent) + self._step() > self._room_for_steps()
+            return usage.step >= self.budget.amount
+        return usage.step > 0 and self.used(usage) + self._mean_step_cost() > self._available_for_steps()
 
-    def validates(self, spent: ResourceUsage, end_of_epoch: bool) -> bool:
-        """Whether a validation follows a step that is not the last: at the end of an epoch, where it leaves room for
-        another step and for the last validation; and once early, where none was measured yet."""
+    def should_validate(self, usage: ResourceUsage, end_of_epoch: bool) -> bool:
+        """Return whether to validate after a step that is not the last one.
+
+        That is at the end of an epoch, provided that the budget has room for another step and for the last validation;
+        and once early, while the cost of a validation is unknown.
+        """
         if self.budget.unit == "steps":
             return end_of_epoch
-        if self._validation is None:
-            return end_of_epoch or self.budget.of(spent) >= FIRST_VALIDATION * self.budget.amount
-        return end_of_epoch and self.budget.of(spent) + self._validation + self._step() <= self._room_for_steps()
+        used = self.used(usage)
+        if self._validation_cost is None:
+            return end_of_epoch or used >= FIRST_VALIDATION * self.budget.amount
+        cost = self._validation_cost + self._mean_step_cost()
+        return end_of_epoch and used + cost <= self._available_for_steps()
 
-    def stepped(self, before: ResourceUsage, after: ResourceUsage) -> None:
-        """Remember what a step took, from before its batch was loaded to after it."""
-        self._steps.append(self.budget.of(after) - self.budget.of(before))
+    def record_step(self, before: ResourceUsage, after: ResourceUsage) -> None:
+        """Record the cost of a step, from before its batch was loaded to its end."""
+        self._step_costs.append(self.used(after) - self.used(before))
 
-    def validated(self, before: ResourceUsage, after: ResourceUsage) -> None:
-        """Remember what a validation took, with the checkpoint that follows it."""
-        self._validation = self.budget.of(after) - self.budget.of(before)
+    def record_validation(self, before: ResourceUsage, after: ResourceUsage) -> None:
+        """Record the cost of a validation."""
+        self._validation_cost = self.used(after) - self.used(before)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was measured, for a checkpoint."""
-        return {"steps": list(self._steps), "validation": self._validation}
+        """Return the recorded costs, for a checkpoint."""
+        return {"steps": list(self._step_costs), "validation": self._validation_cost}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
-        self._steps = deque(state["steps"], maxlen=RECENT_STEPS)
-        self._validation = state["validation"]
+        """Restore the recorded costs."""
+        self._step_costs = deque(state["steps"], maxlen=RECENT_STEPS)
+        self._validation_cost = state["validation"]
 
-    def _step(self) -> float:
-        return fmean(self._steps) if self._steps else 0.0
+    def _mean_step_cost(self) -> float:
+        return fmean(self._step_costs) if self._step_costs else 0.0
 
-    def _room_for_steps(self) -> float:
-        return self.budget.amount - (self._validation or 0.0)
+    def _available_for_steps(self) -> float:
+        return self.budget.amount - (self._validation_cost or 0.0)
 
 
 def make_budget_tracker(
-    budget: str | None, steps: int, energy: Energy, state: dict[str, Any] | None = None
+    budget: str | None, total_steps: int, energy: EnergyMeter, state: dict[str, Any] | None = None
 ) -> BudgetTracker:
-    """The pace of `train.budget`, of `steps` where it is None; with the `state_dict` that an earlier one had.
+    """Return the tracker of `train.budget`, or of `total_steps` if it is None.
+
+    Args:
+        state: `state_dict` of the tracker in the checkpoint that the training resumes from.
 
     Raises:
-        ClipBertError: a budget of joules on a device that does not tell its energy.
+        ClipBertError: a budget of joules on a device that does not report its energy.
     """
     parsed = None if budget is None else Budget.parse(budget)
     if parsed is not None and parsed.unit == "J" and energy.joules() is None:
         raise ClipBertError(
-            f"train.budget = {budget!r}: this device does not tell the energy it takes. Give a budget of time (900 s, "
-            "15 min, 2 h) or of steps (5000 steps), or null for the task's epochs."
+            f"train.budget = {budget!r}: this device does not report its energy. Set a budget of time (900 s, 15 min, "
+            "2 h) or of steps (5000 steps), or null to train for the task's epochs."
         )
-    pace = BudgetTracker(parsed, steps)
+    tracker = BudgetTracker(parsed, total_steps)
     if state is not None:
-        pace.load_state_dict(state)
-    return pace
+        tracker.load_state_dict(state)
+    return tracker

@@ -1,4 +1,4 @@
-"""torch.compile that never ends a training: where it fails, the module goes on as it was."""
+"""torch.compile with a fallback: where compilation fails, training continues with the uncompiled module."""
 
 from typing import Any
 
@@ -9,57 +9,55 @@ from clipbert.console import console
 from clipbert.errors import first_line
 from clipbert.training.memory import is_out_of_memory
 
-RECOMPILATIONS = 16  # of one function, before the rest of its shapes runs uncompiled
+RECOMPILATIONS = 16  # of one function, before its further shapes run uncompiled
 
 
-class Compiled(nn.Module):
-    """A module compiled for any length of text; its parameters bear the names they have without it in `module`.
+class CompiledModule(nn.Module):
+    """Module compiled for dynamic text lengths; parameter names are those of `module`.
 
-    Compilation happens at the first call, and at later ones with new shapes; an error of the compiler, not of the
-    module, ends it for good with one line that says why.
+    It is compiled at the first call and at later calls with new shapes. After an error of the compiler, as opposed to
+    one of the module, all further calls run uncompiled, and a line with the reason is printed.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self._fast: Any = None
+        self._compiled: Any = None
         torch._dynamo.config.recompile_limit = RECOMPILATIONS
         try:
-            self._fast = torch.compile(module.forward, dynamic=True)
-        except Exception as error:  # not on this platform or Python
-            self._give_up(error)
+            self._compiled = torch.compile(module.forward, dynamic=True)
+        except Exception as error:  # unsupported platform or Python version
+            self._disable(error)
 
     @property
-    def on(self) -> bool:
-        """Whether calls still go through the compiled module."""
-        return self._fast is not None
+    def enabled(self) -> bool:
+        """Whether calls use the compiled module."""
+        return self._compiled is not None
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
-        if self._fast is None:
+        if self._compiled is None:
             return self.module(*arguments, **named)
         try:
-            return self._fast(*arguments, **named)
+            return self._compiled(*arguments, **named)
         except Exception as error:
-            if is_out_of_memory(error) or not _of_the_compiler(error):
+            if is_out_of_memory(error) or not _is_compiler_error(error):
                 raise
-            self._give_up(error)
+            self._disable(error)
             return self.module(*arguments, **named)
 
-    def _give_up(self, error: Exception) -> None:
-        self._fast = None
+    def _disable(self, error: Exception) -> None:
+        self._compiled = None
         torch._dynamo.reset()
-        console.print(
-            f"Training goes on without torch.compile: {type(error).__name__}: {first_line(error)}", markup=False
-        )
+        console.print(f"Training continues without torch.compile: {type(error).__name__}: {first_line(error)}")
 
 
-def compiled(module: nn.Module, on: bool) -> nn.Module:
-    """The module, compiled where `on` (`train.compile`) and where that works."""
-    return Compiled(module) if on else module
+def compile_module(module: nn.Module, enabled: bool) -> nn.Module:
+    """Return the module, compiled if `enabled` (`train.compile`)."""
+    return CompiledModule(module) if enabled else module
 
 
-def _of_the_compiler(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, came from torch's compiler or the C++ compiler and Triton behind it."""
+def _is_compiler_error(error: BaseException | None) -> bool:
+    """Return whether an error or one of its causes comes from torch's compiler or its C++ and Triton backends."""
     while error is not None:
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "torch._functorch", "triton")):
             return True

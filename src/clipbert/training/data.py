@@ -1,4 +1,4 @@
-"""From the frame cache to batches: which video, which clips, which texts, all a function of (seed, epoch, video)."""
+"""Training batches from the frame cache; videos, clips and texts are drawn from (seed, epoch, example) alone."""
 
 import contextlib
 import hashlib
@@ -20,18 +20,21 @@ from clipbert.sampling.clips import random_clips
 from clipbert.tasks.base import Batch, Example, Task
 from clipbert.tasks.predict import ProcessorTokens, pixels
 
-LOSSES_IN_A_ROW = 3
-# What torch's DataLoader says of a process that is gone, and of its thread that was handed half a batch by one.
-LOSSES = ("DataLoader worker", "Pin memory thread")
+MAX_FAILURES = 3
+# Messages of torch's DataLoader about a worker that died, and about its thread that received half a batch from one.
+WORKER_DIED = ("DataLoader worker", "Pin memory thread")
 
-Key = tuple[int, int, bool]  # epoch, example, whether its frames are wanted
+Key = tuple[int, int, bool]  # epoch, index of the example, whether this process loads its frames
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One drawn example: frames (K*T, H, W, 3) uint8 in clip order, and the drawn texts, in one list an item.
+    """Example with drawn clips and texts.
 
-    Another process has the frames of the samples that have none here.
+    Attributes:
+        images: frames (K*T, H, W, 3) uint8 in clip order; None if another process loads them.
+        texts: one list per drawn item: a text, or the options of a multiple-choice question.
+        seed: for draws that depend on the tokens.
     """
 
     media: str
@@ -40,23 +43,23 @@ class Sample:
     labels: list[Any]
     ids: list[str]
     caption: str | None
-    seed: int  # of what is drawn later, from the tokens
+    seed: int
 
 
 @dataclass(frozen=True)
 class FailedSample:
-    """In the place of a sample or a batch that could not be made: what to raise, without a loader's traceback."""
+    """Error in place of a sample or batch that could not be loaded, to be raised without the worker's traceback."""
 
     error: ClipBertError
 
 
 class DistributedBatchSampler(Sampler[list[Key]]):
-    """Batches of (epoch, example, own), `gradient_accumulation_steps` of them for every step, from batch `start` on.
+    """Resumable distributed batch sampler: yields lists of (epoch, example, own) from batch `start` on.
 
-    Each epoch is a new permutation made from (seed, epoch) alone, so a resumed run goes on in the very order it left;
-    a step has the same examples however they are cut into batches, and however many processes share a batch: each has
-    consecutive videos of it, as many as the others or one more. The remainder that does not fill a step is left out,
-    another one each epoch. Without `epochs` there is no end.
+    Each epoch is a permutation drawn from (seed, epoch) alone, so a resumed training continues in the same order. The
+    examples of a step do not depend on the number of batches and processes that share it: each process loads the frames
+    of consecutive videos of every batch, and their numbers differ by at most one. The remainder that does not fill a
+    step is dropped, a different one in each epoch. With `epochs` None the sampler is endless.
 
     Raises:
         ClipBertError: a batch has fewer videos than there are processes.
@@ -89,12 +92,12 @@ class DistributedBatchSampler(Sampler[list[Key]]):
         self.own = slice(edges[rank], edges[rank + 1])
 
     def epoch_of(self, step: int) -> int:
-        """The epoch, from 0, of the step that follows `step` steps."""
+        """Return the 0-based epoch of a 0-based step."""
         return step // self.steps_per_epoch
 
     def __len__(self) -> int:
         if self.steps is None:
-            raise TypeError("an order without epochs has no length")
+            raise TypeError("an endless sampler has no length")
         return self.steps * self.gradient_accumulation_steps - self.start
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -102,15 +105,15 @@ class DistributedBatchSampler(Sampler[list[Key]]):
         epoch, first = divmod(self.start, batches_per_epoch)
         while self.epochs is None or epoch < self.epochs:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.examples)
-            for part in range(first, batches_per_epoch):
-                some = order[part * self.batch_size : (part + 1) * self.batch_size]
+            for batch in range(first, batches_per_epoch):
+                indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
                 own = range(self.batch_size)[self.own]
-                yield [(epoch, int(index), at in own) for at, index in enumerate(some)]
+                yield [(epoch, int(index), position in own) for position, index in enumerate(indices)]
             epoch, first = epoch + 1, 0
 
 
 class TrainingSamples(Dataset[Sample | FailedSample]):
-    """Draws sparse random clips and texts of a video; the same (epoch, index) always gives the same draw."""
+    """Sparse random clips and texts of the training examples; the same (epoch, index) always gives the same sample."""
 
     def __init__(self, cache: FrameCache, examples: list[Example], task: Task, config: Any, seed: int) -> None:
         self.cache, self.examples, self.task, self.config, self.seed = cache, examples, task, config, seed
@@ -123,10 +126,10 @@ class TrainingSamples(Dataset[Sample | FailedSample]):
             return FailedSample(error)
 
     def draw(self, epoch: int, index: int, own: bool = True) -> Sample:
-        """What a visit of an example is, with its frames or without.
+        """Return the sample of an example in an epoch, with its frames if `own`.
 
         Raises:
-            ClipBertError: its frames cannot be read (`CorruptShardError`).
+            ClipBertError: the frames cannot be read (`CorruptShardError`).
         """
         example = self.examples[index]
         generator = np.random.default_rng([self.seed, epoch, index])
@@ -146,19 +149,19 @@ class TrainingSamples(Dataset[Sample | FailedSample]):
 
 
 class Collate:
-    """Samples to a `Batch` through the model's processor.
+    """Collate function: samples to a `Batch`, through the model's processor.
 
-    The texts of the whole batch are padded to its longest and prepared together, so that each process has what one
-    alone would have; then it keeps those of the videos whose frames it has.
+    All texts of a batch are padded and prepared together, so that every process gets the values that a single process
+    would get; then each keeps the texts of the videos that it loads.
     """
 
     def __init__(self, processor: Any, task: Task, config: Any, videos_per_rank: tuple[int, ...] = ()) -> None:
         self.processor, self.task, self.config, self.videos_per_rank = processor, task, config, videos_per_rank
 
     def __call__(self, drawn: list[Sample | FailedSample]) -> Batch | FailedSample:
-        unmade = [sample for sample in drawn if isinstance(sample, FailedSample)]
-        if unmade:
-            return unmade[0]
+        failed = [sample for sample in drawn if isinstance(sample, FailedSample)]
+        if failed:
+            return failed[0]
         samples = [sample for sample in drawn if isinstance(sample, Sample)]
         items = [texts for sample in samples for texts in sample.texts]
         encoded = self.processor(texts=[text for texts in items for text in texts])
@@ -190,91 +193,87 @@ class Collate:
 
 
 def media_key(media: str) -> int:
-    """A video's name as a signed 64-bit number: what ranks can compare."""
+    """Return a hash of a video's name as a signed 64-bit integer, which processes can compare in tensors."""
     return int.from_bytes(hashlib.sha256(media.encode()).digest()[:8], signed=True)
 
 
 def training_batches(
-    dataset: TrainingSamples, order: DistributedBatchSampler, processor: Any, num_workers: int, pin_memory: bool
+    dataset: TrainingSamples, sampler: DistributedBatchSampler, processor: Any, num_workers: int, pin_memory: bool
 ) -> DataLoader[Any]:
-    """The batches of a run from `order.start` on, made in `num_workers` processes (0: in this one)."""
+    """Return a loader of the batches from `sampler.start` on; with `num_workers` 0 this process loads them."""
     return DataLoader(
         dataset,
-        batch_sampler=order,
-        collate_fn=Collate(processor, dataset.task, dataset.config, order.videos_per_rank),
+        batch_sampler=sampler,
+        collate_fn=Collate(processor, dataset.task, dataset.config, sampler.videos_per_rank),
         num_workers=num_workers,
         pin_memory=pin_memory,
         multiprocessing_context="spawn" if num_workers else None,
         worker_init_fn=_ignore_interrupts if num_workers else None,
-        # Its own generator: otherwise making an iterator draws from the one whose state a checkpoint restores.
+        # Creating an iterator draws a number; from the default generator, it would change a resumed training.
         generator=torch.Generator().manual_seed(dataset.seed),
     )
 
 
 class Batches:
-    """The batches of a run, one after another, on the device.
+    """Iterator over the batches of a training, on the device.
 
-    A loader process that dies is replaced, and its batches are made again: they are a function of their position.
+    Data loader workers that die are replaced and their batches loaded again, which gives the same batches.
+
+    Attributes:
+        position: number of the next batch, counted from the start of the training.
     """
 
     def __init__(
         self,
         dataset: TrainingSamples,
-        order: DistributedBatchSampler,
+        sampler: DistributedBatchSampler,
         processor: Any,
         num_workers: int,
         device: torch.device,
     ) -> None:
-        self.dataset, self.order, self.processor, self.num_workers, self.device = (
-            dataset,
-            order,
-            processor,
-            num_workers,
-            device,
-        )
+        self.dataset, self.sampler, self.processor = dataset, sampler, processor
+        self.num_workers, self.device = num_workers, device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.start_at(order.start)
+        self.start_at(sampler.start)
 
     def start_at(self, position: int) -> None:
-        """Go on with the batch at `position`, counted from the start of the run."""
-        self.position = self.order.start = position
+        """Continue with the batch at `position`."""
+        self.position = self.sampler.start = position
         loader = training_batches(
-            self.dataset, self.order, self.processor, self.num_workers, pin_memory=self.device.type == "cuda"
+            self.dataset, self.sampler, self.processor, self.num_workers, pin_memory=self.device.type == "cuda"
         )
-        with _kept_signal(signal.SIGCHLD):
-            self._made = iter(loader)
+        with _preserve_handler(signal.SIGCHLD):
+            self._iterator = iter(loader)
 
     def __next__(self) -> Batch:
-        """The next batch.
+        """Return the next batch.
 
         Raises:
-            ClipBertError: loader processes keep dying, or a frame cannot be read (`CorruptShardError`).
+            ClipBertError: workers keep dying, or a frame cannot be read (`CorruptShardError`).
         """
-        for _ in range(LOSSES_IN_A_ROW):
+        for _ in range(MAX_FAILURES):
             try:
-                batch = next(self._made)
+                batch = next(self._iterator)
             except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-                # the latter three where it died while it handed over a batch
-                if self.num_workers == 0 or (isinstance(error, RuntimeError) and not _says_lost(error)):
+                # the last three are raised when a worker dies while it passes on a batch
+                if self.num_workers == 0 or (isinstance(error, RuntimeError) and not _is_worker_death(error)):
                     raise
-                lost = str(error).partition("\n")[0] or type(error).__name__
-                errors.print(
-                    f"A loader process is gone ({lost}); its batches are made again by a new one.", markup=False
-                )
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                errors.print(f"A data loader process died ({reason}); a new one loads its batches again.")
                 self.start_at(self.position)
             else:
                 if isinstance(batch, FailedSample):
                     raise batch.error
                 self.position += 1
-                return self._moved(batch)
+                return self._to_device(batch)
         raise ClipBertError(
-            f"train.num_workers = {self.num_workers}: loader processes died {LOSSES_IN_A_ROW} times in a row ({lost}), "
-            "most often for lack of memory. Set train.num_workers to fewer, or to 0 to load in the training process, "
-            "and rerun the command: it resumes from the last checkpoint."
+            f"train.num_workers = {self.num_workers}: data loader processes died {MAX_FAILURES} times in a row "
+            f"({reason}), most often for lack of memory. Set train.num_workers to fewer, or to 0 to load in the "
+            "training process, and rerun the command: it resumes from the last checkpoint."
         )
 
-    def _moved(self, batch: Batch) -> Batch:
-        """On the device; on a GPU copied beside what it still computes of the step before."""
+    def _to_device(self, batch: Batch) -> Batch:
+        """Copy a batch to the device; on a GPU in a separate stream, while the previous step still runs."""
         if self.stream is None:
             return batch
         with torch.cuda.stream(self.stream):
@@ -287,21 +286,21 @@ class Batches:
         return moved
 
 
-def _says_lost(error: RuntimeError) -> bool:
-    return any(words in str(error) for words in LOSSES)
+def _is_worker_death(error: RuntimeError) -> bool:
+    return any(text in str(error) for text in WORKER_DIED)
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C goes to the whole group; the training process decides when its loaders end."""
+    """Ignore Ctrl-C, which the terminal sends to the whole process group; the training process ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
-def _kept_signal(number: signal.Signals) -> Iterator[None]:
-    """A signal's handler stays what it was.
+def _preserve_handler(number: signal.Signals) -> Iterator[None]:
+    """Restore the handler of a signal after the block.
 
-    torch's raises wherever the training is, in the middle of an optimiser step, say, when a loader process dies. The
-    next batch tells as much, between two steps.
+    When a worker dies, torch's handler raises wherever the training is, for example in the middle of an optimizer step.
+    Taking the next batch raises too, but between two steps.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""Energy that devices say they have used: a GPU through NVML, a processor through Linux's powercap (RAPL)."""
+"""Energy counters of devices: GPUs through NVML, processors through Linux powercap (RAPL)."""
 
 import importlib
 from pathlib import Path
@@ -10,9 +10,9 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 class Energy:
-    """Joules since it was made, of the training device and the processor packages; None where neither tells.
+    """Energy used by the training device and the processor packages since this object was created.
 
-    Other programs on the same device are in it.
+    It includes other programs on the same devices.
     """
 
     def __init__(self, device: torch.device, powercap: Path = POWERCAP) -> None:
@@ -22,20 +22,20 @@ class Energy:
             for folder in sorted(powercap.glob("intel-rapl:*"))
             if folder.name.count(":") == 1 and _number(folder / "energy_uj") is not None
         ]
-        self._last = [self._of(package) for package in self._packages]
+        self._last = [self._package_joules(package) for package in self._packages]
         self._processor = 0.0
         self._start = self._gpu_joules()
 
     def joules(self) -> float | None:
-        """The sum so far."""
+        """Return the energy so far; None if no device reports it."""
         if self._gpu is None and not self._packages:
             return None
-        for place, package in enumerate(self._packages):
-            now = self._of(package)
-            used = now - self._last[place]
-            if used < 0:  # the counter starts again from zero
+        for index, package in enumerate(self._packages):
+            now = self._package_joules(package)
+            used = now - self._last[index]
+            if used < 0:  # the counter wrapped around
                 used += (_number(package / "max_energy_range_uj") or 0.0) / 1e6
-            self._processor, self._last[place] = self._processor + used, now
+            self._processor, self._last[index] = self._processor + used, now
         return self._processor + self._gpu_joules() - self._start
 
     def _gpu_joules(self) -> float:
@@ -45,7 +45,7 @@ class Energy:
         return float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
 
     @staticmethod
-    def _of(package: Path) -> float:
+    def _package_joules(package: Path) -> float:
         return (_number(package / "energy_uj") or 0.0) / 1e6
 
 
@@ -57,12 +57,12 @@ def _number(path: Path) -> float | None:
 
 
 def _nvml_handle(device: torch.device) -> tuple[Any, Any] | None:
-    """NVML and its handle of a GPU, by the identity CUDA gives it; None without nvidia-ml-py or the counter."""
+    """Return NVML and its handle of a GPU, found by its UUID; None without nvidia-ml-py or without the counter."""
     try:
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
         handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except Exception:  # NVML has an error class of its own for each reason
+    except Exception:  # NVML has a different error class for each reason
         return None
     return nvml, handle

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is no finite number: left out, counted, and kept for whoever looks for the reason."""
+"""Guard against steps with a non-finite loss or gradient: skipped, counted and listed in a file."""
 
 import contextlib
 import json
@@ -16,73 +16,80 @@ from clipbert.training.batch_iterator import StopTraining
 from clipbert.training.step import BatchMetadata, StepOutput
 
 BAD_STEPS = "bad_steps.json"
-SHOWN = 8
+MAX_LISTED = 8
 
 
 class NonFiniteGuard:
-    """Which steps were bad is known to the device first; it is asked now and then, not in every step."""
+    """Count of the steps that were skipped because their loss or gradient was non-finite.
 
-    def __init__(self, task: str, folder: Path, limit: int, ranks: DistributedContext, count: int = 0) -> None:
-        """`count`: how many there were before."""
-        self.task, self.file, self.limit, self.ranks, self.count = task, folder / BAD_STEPS, limit, ranks, count
+    Only the device knows which steps were skipped, so steps are recorded and then counted together from time to time.
+    """
+
+    def __init__(self, task: str, folder: Path, limit: int, context: DistributedContext, count: int = 0) -> None:
+        """
+        Args:
+            folder: receives bad_steps.json.
+            limit: `train.max_bad_steps`.
+            count: skipped steps before this process started.
+        """
+        self.task, self.file, self.limit, self.context, self.count = task, folder / BAD_STEPS, limit, context, count
         self._recent: list[tuple[int, int, Tensor, Tensor, list[BatchMetadata]]] = []
 
-    def note(self, step: int, epoch: int, stepped: StepOutput) -> None:
-        """What the step after `step` steps was."""
-        self._recent.append((step, epoch, stepped.bad, stepped.losses["loss"], stepped.batches))
+    def record(self, step: int, epoch: int, output: StepOutput) -> None:
+        """Record the output of a step, to be counted later."""
+        self._recent.append((step, epoch, output.skipped, output.losses["loss"], output.batches))
 
-    def settle(self) -> int:
-        """How many there were up to the last step; waits for the device.
+    def flush(self) -> int:
+        """Count the recorded steps and return the total; waits for the device.
 
         Raises:
-            Ended: there are more than `train.max_bad_steps`.
+            StopTraining: more steps than `train.max_bad_steps` were skipped.
         """
-        ids = self.look()
+        ids = self.count_recorded()
         if ids is not None and self.count > self.limit:
             raise StopTraining(
                 ClipBertError(
-                    f"train {self.task}: {self.count} steps had a loss or gradient that is no finite number, more than "
-                    f"train.max_bad_steps = {self.limit}; the last one had {_some(ids)}. All of them are in "
-                    f"{self.file}. Look at what they have in common, or lower train.lr or train.max_grad_norm. The "
-                    "state is saved: with a larger train.max_bad_steps it goes on."
+                    f"train {self.task}: {self.count} steps had a non-finite loss or gradient, more than "
+                    f"train.max_bad_steps = {self.limit}; the last one had {_shorten(ids)}. All of them are listed in "
+                    f"{self.file}. Check what they have in common, or lower train.lr or train.max_grad_norm. The state "
+                    "is saved: with a larger train.max_bad_steps the training resumes."
                 )
             )
         return self.count
 
-    def look(self) -> list[str] | None:
-        """Count those up to the last step, however many; the texts of the last one, None where none is new."""
+    def count_recorded(self) -> list[str] | None:
+        """Count the recorded steps without a limit; return the text ids of the last skipped one, None without one."""
         recent, self._recent = self._recent, []
         ids = None
-        flags = torch.stack([bad for _, _, bad, _, _ in recent]).tolist() if recent else []
-        for (step, epoch, _, loss, named), bad in zip(recent, flags, strict=True):
-            if bad:
+        flags = torch.stack([skipped for _, _, skipped, _, _ in recent]).tolist() if recent else []
+        for (step, epoch, _, loss, batches), skipped in zip(recent, flags, strict=True):
+            if skipped:
                 self.count += 1
-                ids = self._keep(step, epoch, loss.item(), named)
+                ids = self._report(step, epoch, loss.item(), batches)
         return ids
 
-    def _keep(self, step: int, epoch: int, loss: float, named: list[BatchMetadata]) -> list[str]:
-        shares = self.ranks.gather([(some.media, some.ids) for some in named])
-        media = [name for share in shares for names, _ in share for name in names]
-        texts = [text for share in shares for _, some in share for text in some]
-        if self.ranks.first:
+    def _report(self, step: int, epoch: int, loss: float, batches: list[BatchMetadata]) -> list[str]:
+        gathered = self.context.gather([(batch.media, batch.ids) for batch in batches])
+        media = [name for share in gathered for names, _ in share for name in names]
+        texts = [text for share in gathered for _, ids in share for text in ids]
+        if self.context.first:
             errors.print(
-                f"train {self.task}: step {step} is left out, its loss or gradient is no finite number; it had "
-                f"{_some(texts)}.",
-                markup=False,
+                f"train {self.task}: step {step} is skipped because its loss or gradient is non-finite; it had "
+                f"{_shorten(texts)}."
             )
             self._write(step, {"epoch": epoch, "loss": repr(loss), "media": media, "texts": texts})
         return texts
 
     def _write(self, step: int, row: dict[str, Any]) -> None:
-        """Beside those of before; a disk that does not take it, or has damaged them, ends no training."""
-        kept: dict[str, Any] = {}
+        """Add a row to the file; a full disk or a damaged file does not end the training."""
+        rows: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
-            kept = json.loads(self.file.read_text())
+            rows = json.loads(self.file.read_text())
         try:
-            write_json(self.file, kept | {str(step): row})
+            write_json(self.file, rows | {str(step): row})
         except (OSError, ClipBertError) as error:
-            errors.print(f"{error}\nTraining goes on; this step is not listed there.", markup=False)
+            errors.print(f"{error}\nTraining continues; step {step} is not listed in that file.")
 
 
-def _some(texts: list[str]) -> str:
-    return f"texts {', '.join(texts[:SHOWN])}{', ...' if len(texts) > SHOWN else ''}"
+def _shorten(ids: list[str]) -> str:
+    return f"texts {', '.join(ids[:MAX_LISTED])}{', ...' if len(ids) > MAX_LISTED else ''}"

@@ -1,4 +1,4 @@
-"""The floating point operations of a training step, counted once for each shape of batch."""
+"""Floating point operations of a training step, counted once per batch shape."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from torch.utils.module_tracker import ModuleTracker
 
-MOST_SHAPES = 64  # counted; a step of yet another shape counts as the mean of those
+MAX_SHAPES = 64  # to count; a step of a further shape counts as the mean of these
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -26,24 +26,24 @@ CPU_ATTENTION = {
 }
 
 
-class _Untracked(ModuleTracker):
-    """No record of which module an operation belongs to.
+class _NoModuleTracker(ModuleTracker):
+    """Tracker that does not record to which module an operation belongs.
 
-    The hooks of the real one hold all that is computed again in backward until the counter is left: the counted steps
-    would need the memory that activation checkpointing and micro-batches save.
+    The hooks of ModuleTracker keep recomputed activations alive until counting ends, so a counted step would need the
+    memory that activation checkpointing and micro-batches save.
     """
 
-    def __enter__(self) -> "_Untracked":
+    def __enter__(self) -> "_NoModuleTracker":
         return self
 
     def __exit__(self, *args: Any) -> None:
-        """Nothing to take away."""
+        """Do nothing: no hooks were registered."""
 
 
 class FlopCounts:
-    """Operations of forward and backward by the shapes of a batch's tensors: matrix products, convolutions, attention.
+    """FLOP of forward and backward by the shapes of a batch: matrix products, convolutions and attention.
 
-    A multiplication and an addition are two. What is computed again in backward counts as often as it is computed.
+    A multiplication and an addition count as two operations; recomputed operations count each time.
     """
 
     def __init__(self) -> None:
@@ -52,13 +52,13 @@ class FlopCounts:
 
     @contextmanager
     def step(self, batch: Any) -> Iterator[None]:
-        """Around forward and backward of a batch, which run slower the first time its shape is seen."""
+        """Count the forward and backward pass in this context, which runs slower the first time a shape occurs."""
         shape = tuple(
             (name, tuple(value.shape)) for name, value in sorted(vars(batch).items()) if isinstance(value, Tensor)
         )
-        if shape not in self._known and len(self._known) < MOST_SHAPES:
+        if shape not in self._known and len(self._known) < MAX_SHAPES:
             counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
-            counter.mod_tracker = _Untracked()
+            counter.mod_tracker = _NoModuleTracker()
             with counter:
                 yield
             self._known[shape] = int(counter.get_total_flops())

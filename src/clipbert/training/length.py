@@ -29,11 +29,11 @@ class TrainingLength:
 def training_length(
     examples: int, batch_size: int, gradient_accumulation_steps: int, requested_epochs: int, min_steps: int
 ) -> TrainingLength:
-    """Return the number of epochs that makes at least `min_steps` optimizer steps.
+    """Return the number of epochs that gives at least `min_steps` optimizer steps.
 
-    A small training split has few steps in an epoch, so the task's number of epochs ends before the model has learned
-    anything (22 videos, batch size 32, 8 epochs: 8 steps). The number of epochs is raised then. Validations stay about
-    as many as the requested epochs, because with one step in an epoch they would take most of the time.
+    A small training split has few steps per epoch: 22 videos, batch size 32 and 8 epochs give 8 steps, in which a model
+    learns nothing. The number of epochs is then raised. The number of validations stays about that of the requested
+    epochs, because with one step per epoch they would take most of the time.
 
     Args:
         examples: videos of the training split.
@@ -48,21 +48,21 @@ def training_length(
     return TrainingLength(epochs, requested_epochs, steps_per_epoch, max(1, epochs // requested_epochs))
 
 
-def length_lines(task: str, videos: int, length: TrainingLength | None, min_steps: int, enough: int) -> list[str]:
-    """Return what a user should know of a training on a small split.
+def length_lines(task: str, videos: int, length: TrainingLength | None, min_steps: int, min_videos: int) -> list[str]:
+    """Return the messages about a training on a small split.
 
     Args:
-        task: its name.
-        videos: of the training split.
-        length: of the training; None when `train.budget` ends it.
+        task: name of the task.
+        videos: number of videos in the training split.
+        length: number of epochs; None when `train.budget` ends the training.
         min_steps: `train.min_steps`.
-        enough: `validate.min_train_videos`.
+        min_videos: `validate.min_train_videos`.
     """
     lines = []
-    if videos < enough:
+    if videos < min_videos:
         lines.append(
-            f"{task}: warning: {videos} training videos are fewer than validate.min_train_videos = {enough}; a model "
-            "that starts from random weights stays near chance. What to expect: docs/tutorial/own-data.md"
+            f"{task}: warning: {videos} training videos are fewer than validate.min_train_videos = {min_videos}; a "
+            "model that starts from random weights stays near chance. What to expect: docs/tutorial/own-data.md"
         )
     if length is not None and length.epochs > length.requested_epochs:
         lines.append(

@@ -1,23 +1,24 @@
-"""The learning rate over a run: a linear warm-up, then one of five curves; pure arithmetic."""
+"""Learning rate schedules: a linear warm-up followed by one of five curves."""
 
 import math
 
 from clipbert.config.training import TrainParams
 
 
-def factor(done: float, total: float, params: TrainParams) -> float:
-    """What share of its peak the learning rate is, in [0, 1], for the step that starts when `done` of `total` is done.
+def lr_lambda(done: float, total: float, params: TrainParams) -> float:
+    """Return the learning rate as a fraction of its peak, in [0, 1], for the step that starts at `done` of `total`.
 
-    Warm-up and milestones are shares of `total`; the warm-up has one step at least. After it, from 1:
+    The warm-up and the milestones are fractions of `total`; the warm-up has at least one step. After the warm-up:
 
-    - linear: a straight fall to 0 at `total` (the paper's);
-    - cosine: half a cosine to 0 at `total` (Loshchilov and Hutter 2017, without restarts);
-    - inverse_sqrt: as the inverse square root of the steps made (Vaswani et al. 2017); it does not reach 0;
-    - multi_step: times `gamma` from each of the `milestones` on;
-    - constant: 1.
+    - linear: decays linearly to 0 at `total` (the paper's schedule);
+    - cosine: decays along half a cosine to 0 at `total` (Loshchilov and Hutter 2017, without restarts);
+    - inverse_sqrt: decays with the inverse square root of the step (Vaswani et al. 2017); it does not reach 0;
+    - multi_step: is multiplied by `gamma` at each of the `milestones`;
+    - constant: stays 1.
 
     Args:
-        done, total: 0-based step and number of steps, or what `Pace.position` says of a budget.
+        done: 0-based step, or the first value of `BudgetTracker.schedule_position`.
+        total: number of steps, or the second value.
     """
     warmup = max(1, round(params.warmup_fraction * total))
     if done < warmup:

@@ -1,4 +1,4 @@
-"""Memory of a training: freed blocks kept for the next step, how a lack of it is told, and what needs less."""
+"""Memory of a training: reuse of freed blocks, detection of out-of-memory errors, and advice against them."""
 
 import contextlib
 import ctypes
@@ -9,27 +9,29 @@ from typing import Any
 
 import torch
 
+from clipbert.config.training import TrainParams
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 NEVER = -1
-MMAP_MAX, TRIM_THRESHOLD = 65_536, 128 * 1024  # glibc's own
-SHORTAGES = (
+MMAP_MAX, TRIM_THRESHOLD = 65_536, 128 * 1024  # defaults of glibc
+OUT_OF_MEMORY = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
     "cannot allocate memory",
-    "could not create a primitive",  # oneDNN's, when it finds no memory for its own buffers
+    "could not create a primitive",  # oneDNN without memory for its buffers
 )
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep freed blocks instead of returning them to the system after each operation.
+    """Make the C library keep freed blocks instead of returning them to the system after each operation.
 
-    Large tensors on a CPU are otherwise mapped anew, and so zeroed page by page, each time one is made, which
-    costs a noticeable part of a training step (docs/concepts/performance.md).
-    The process stays as large as its largest step. Tensors on a GPU are not concerned.
+    Otherwise each large tensor on a CPU is mapped and zeroed page by page when it is created, which costs a noticeable
+    part of a training step (docs/concepts/performance.md). The process stays as large as its largest step. Tensors on a
+    GPU are not affected.
 
     Returns:
-        whether the C library is glibc and took it.
+        Whether the C library is glibc and accepted the settings.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -42,8 +44,8 @@ def keep_freed_memory() -> bool:
 
 @contextlib.contextmanager
 def freed_memory_kept(device: torch.device) -> Iterator[None]:
-    """Within it `keep_freed_memory`, where the device is a CPU; afterwards the C library's own ways, and what is free
-    goes back."""
+    """Apply `keep_freed_memory` in this context if the device is a CPU; afterwards restore the defaults of glibc and
+    release free memory."""
     if device.type != "cpu" or not keep_freed_memory():
         yield
         return
@@ -57,7 +59,7 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give freed blocks back, after a lack of memory: others could not use them, as oneDNN's on a CPU."""
+    """Return freed blocks to the system, so that other allocators can use them, such as oneDNN's on a CPU."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -67,38 +69,37 @@ def release_memory(device: torch.device) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device or the machine has no memory left."""
+    """Return whether an error means that the device or the machine is out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError | OSError) and any(words in said for words in SHORTAGES)
+    message = str(error).lower()
+    return isinstance(error, RuntimeError | OSError) and any(text in message for text in OUT_OF_MEMORY)
 
 
-def advice(params: Any, config: Any) -> str:
-    """What to set in params.yaml to need about half the memory, each with its present value, the cheapest first.
+def advice(params: TrainParams, config: Any) -> str:
+    """Return the changes of params.yaml that about halve the memory, with present values, the cheapest first.
 
     Args:
-        params: section train.
         config: the model's configuration.
     """
-    ways = []
+    changes = []
     if not params.auto_microbatch:
-        ways.append("train.auto_microbatch to true (now false): the same step in smaller parts")
+        changes.append("train.auto_microbatch to true (now false): the same step in micro-batches")
     if not params.activation_checkpointing:
-        ways.append("train.activation_checkpointing to true (now false): the same step, about a third slower")
+        changes.append("train.activation_checkpointing to true (now false): the same step, about a third slower")
     if params.batch_size > 1:
         half, twice = params.batch_size // 2, params.gradient_accumulation_steps * 2
-        ways.append(
+        changes.append(
             f"train.batch_size to {half} (now {params.batch_size}) with train.gradient_accumulation_steps {twice} (now "
             f"{params.gradient_accumulation_steps})"
         )
     for name in ("clips", "frames_per_clip"):
         if getattr(config, name) > 1:
-            ways.append(f"model.{name} to {getattr(config, name) // 2} (now {getattr(config, name)})")
-    ways.append(f"model.image_size to {_smaller(config.image_size)} (now {config.image_size})")
-    return "Needs less memory, the least change first: " + "; ".join(ways) + "."
+            changes.append(f"model.{name} to {getattr(config, name) // 2} (now {getattr(config, name)})")
+    changes.append(f"model.image_size to {_half_the_pixels(config.image_size)} (now {config.image_size})")
+    return "To reduce memory, set one of these, the smallest change first: " + "; ".join(changes) + "."
 
 
-def _smaller(size: int) -> int:
-    """A side with about half the pixels, a multiple of 32."""
+def _half_the_pixels(size: int) -> int:
+    """Return the side of a square with about half the pixels, a multiple of 32."""
     return max(32, round(size / 2**0.5 / 32) * 32)

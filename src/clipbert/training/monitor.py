@@ -1,4 +1,4 @@
-"""What a training makes of its machine: throughput, waiting for data, FLOP/s, memory and energy."""
+"""Throughput of a training: clips and tokens per second, waiting for data, FLOP/s, memory and energy."""
 
 import resource
 import sys
@@ -15,40 +15,43 @@ from clipbert.training.energy import Energy
 from clipbert.training.flops import FlopCounts
 from clipbert.training.peak_rates import peak_tflops
 
-PARTS = ("waited", "clips", "tokens", "flops")
+SUMS = ("waited", "clips", "tokens", "flops")
 
 
 class ThroughputMonitor:
-    """Counts what steps do, from shapes alone: nothing waits for the device.
+    """Monitor of a training's throughput, computed from shapes, so that no step waits for the device.
 
-    On a GPU the work is still queued when a step's Python ends; over the steps between two `read`s, of which the loop
-    takes values from the device anyway, the times are right.
+    On a GPU the work of a step is still queued when its Python code ends. The rates are averages over the steps between
+    two calls of `read`; the loop waits for the device before each of them.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, precision: str) -> None:
-        """`precision`: "fp32", "bf16" or "fp16", whose peak rate of the device the FLOP/s are a share of."""
+        """
+        Args:
+            precision: "fp32", "bf16" or "fp16"; `mfu` is relative to the device's peak rate at this precision.
+        """
         self.device, self.peak = device, peak_tflops(device, precision)
         self.counts, self.energy = FlopCounts(), Energy(device)
-        self._sums = dict.fromkeys(PARTS, 0.0)
+        self._sums = dict.fromkeys(SUMS, 0.0)
         self._joules_before = 0.0
         self._joules_read = 0.0
         self._clock = time.monotonic()
         for module in model.modules():
             if isinstance(module, ClipBertModel):
-                module.encoder.register_forward_pre_hook(self._encoder_reads)
+                module.encoder.register_forward_pre_hook(self._count_tokens)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around the taking of the next batch."""
+        """Measure the time in this context as waiting for data."""
         start = time.monotonic()
         yield
         self._sums["waited"] += time.monotonic() - start
 
     @contextmanager
     def step(self, batch: Any) -> Iterator[None]:
-        """Around forward and backward of a batch (`tasks.base.Batch`); its operations are counted once a shape."""
+        """Count the forward and backward pass of a batch (`tasks.base.Batch`) in this context."""
         with self.counts.step(batch):
             yield
         videos, clips = batch.pixel_values.shape[:2]
@@ -56,12 +59,16 @@ class ThroughputMonitor:
         self._sums["flops"] += self.counts.last
 
     def read(self) -> dict[str, float]:
-        """Means since the last `read`: `clips_per_s`, `tokens_per_s` (text and visual ones through the encoder),
-        `data_wait` (share of the time), `tflops`, `mfu` where the device's peak is known, `peak_memory_gb`, and
-        `joules` where the device tells: since the last `read`, too."""
+        """Return the averages since the last call.
+
+        Returns:
+            `clips_per_s`, `tokens_per_s` (text and visual tokens through the encoder), `data_wait` (fraction of the
+            time), `tflops`, `mfu` if the device's peak is known, `peak_memory_gb`, and `joules` used since the last
+            call if the device reports them.
+        """
         now = time.monotonic()
         seconds, self._clock = max(now - self._clock, 1e-9), now
-        sums, self._sums = self._sums, dict.fromkeys(PARTS, 0.0)
+        sums, self._sums = self._sums, dict.fromkeys(SUMS, 0.0)
         rate = sums["flops"] / seconds / 1e12
         row = {
             "clips_per_s": sums["clips"] / seconds,
@@ -79,33 +86,33 @@ class ThroughputMonitor:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Around what is no training step, as validation: its time and its tokens do not count."""
+        """Exclude the time and the tokens in this context, for example of a validation."""
         start, sums = time.monotonic(), dict(self._sums)
         yield
         self._clock += time.monotonic() - start
         self._sums = sums
 
     def joules(self) -> float | None:
-        """What the whole training took, also before it was resumed; None where the device does not tell."""
+        """Return the energy used over all resumes of the training; None if the device does not report it."""
         used = self.energy.joules()
         return None if used is None else self._joules_before + used
 
     def peak_memory_gb(self) -> float:
-        """Gigabytes: allocated on the GPU, or resident in this process."""
+        """Return the peak memory: allocated on the GPU, or resident in this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 1e9
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
     def state_dict(self) -> dict[str, float]:
-        """What a resumed training goes on counting from."""
+        """Return the energy used so far, for a checkpoint."""
         return {"joules": self.joules() or 0.0}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on from a state."""
+        """Continue from the energy in `state`."""
         self._joules_before = self._joules_read = state["joules"]
 
-    def _encoder_reads(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if torch._C._current_graph_task_id() == -1:  # not a recomputation in backward
+    def _count_tokens(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if torch._C._current_graph_task_id() == -1:  # not during a recomputation in backward
             rows, length = arguments[0].shape[:2]
             self._sums["tokens"] += rows * length

@@ -1,4 +1,4 @@
-"""AdamW and its parameter groups, what learns and what is frozen, and the check that all that learns is used."""
+"""Optimizer, its parameter groups, frozen parameters, and the check that every trainable parameter has a gradient."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,20 +12,20 @@ from clipbert.model.vision import GridEncoder
 
 
 def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
-    """AdamW over groups of one learning rate and one weight decay each, as in the authors' code.
+    """Create AdamW with parameter groups of equal learning rate and weight decay, as in the authors' code.
 
-    Vision learns at `vision_lr`, the rest at `lr`, each times the multiplier of the longest prefix in `lr_multipliers`
-    that the parameter's name has; biases, norms and scalars are not decayed. With `freeze_vision` the backbone is
-    frozen first. A group has a `name` and its `peak_lr`.
+    The backbone has the learning rate `vision_lr`, all else `lr`, each times the multiplier of the longest matching
+    prefix in `lr_multipliers`. Biases, norms and scalars have no weight decay. With `freeze_vision` the backbone is
+    frozen first. Each group has a `name` and its `peak_lr`.
 
-    The step is fused: on a CPU and on CUDA it reads `optimizer.found_inf` on the device, and a 1 there leaves weights,
-    moments and step counters as they are.
+    The step is fused: it reads `optimizer.found_inf` on the device, and where that is 1 it leaves weights, moments and
+    step counters unchanged.
 
     Args:
-        model: the bare model on its device, before DistributedDataParallel or torch.compile wrap it: they change names.
+        model: on its device, before DistributedDataParallel or torch.compile wrap it, because they change the names.
 
     Raises:
-        ClipBertError: a prefix in `lr_multipliers` that no parameter has.
+        ClipBertError: a prefix in `lr_multipliers` matches no parameter.
     """
     if params.freeze_vision:
         freeze_vision(model)
@@ -35,12 +35,12 @@ def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
         if parameter.requires_grad:
             key = (".vision." in name, parameter.ndim > 1, _longest_prefix(name, params.lr_multipliers))
             groups.setdefault(key, []).append(parameter)
-    made = []
+    param_groups = []
     for (vision, decayed, prefix), parameters in groups.items():
         rate = (params.vision_lr or params.lr) if vision else params.lr
         rate *= params.lr_multipliers.get(prefix, 1.0)
         name = f"{'vision' if vision else 'rest'}, {'decayed' if decayed else 'not decayed'}"
-        made.append(
+        param_groups.append(
             {
                 "params": parameters,
                 "name": f"{name}, {prefix}" if prefix else name,
@@ -49,19 +49,19 @@ def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
                 "weight_decay": params.weight_decay if decayed else 0.0,
             }
         )
-    return AdamW(made, betas=(0.9, 0.98), fused=True)
+    return AdamW(param_groups, betas=(0.9, 0.98), fused=True)
 
 
 def set_learning_rate(optimizer: AdamW, factor: float) -> None:
-    """Set each group's rate to `factor` times its peak."""
+    """Set each group's learning rate to `factor` times its peak."""
     for group in optimizer.param_groups:
         group["lr"] = factor * group["peak_lr"]
 
 
 def freeze_vision(model: nn.Module) -> None:
-    """The backbone keeps its weights and its batch norms' statistics, whatever `model.train()` says later.
+    """Freeze the weights of the backbone and the statistics of its batch norms, also after `model.train()`.
 
-    The projection behind it (section 3.1 of the paper), which no backbone comes with, goes on learning.
+    The projection after the backbone (section 3.1 of the paper), which pretrained backbones lack, stays trainable.
     """
     for module in model.modules():
         if isinstance(module, GridEncoder):
@@ -69,29 +69,29 @@ def freeze_vision(model: nn.Module) -> None:
 
 
 def check_gradients(model: nn.Module) -> None:
-    """After the first backward: every parameter that learns has a gradient.
+    """Check after the first backward pass that every trainable parameter has a gradient.
 
     Raises:
-        ClipBertError: some have none, for the loss does not depend on them; it names them all.
+        ClipBertError: the loss does not depend on some of them; names them.
     """
-    without = [
+    missing = [
         name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
     ]
-    if without:
+    if missing:
         raise ClipBertError(
-            f"{type(model).__name__}: {len(without)} parameters are to learn, but the loss gives them no gradient: "
-            f"{', '.join(without)}. They would keep the values they start with. Use them in the loss, leave them out "
-            "of the model, or call requires_grad_(False) on them."
+            f"{type(model).__name__}: {len(missing)} parameters are trainable, but the loss gives them no gradient: "
+            f"{', '.join(missing)}. They would keep their initial values. Use them in the loss, remove them from the "
+            "model, or call requires_grad_(False) on them."
         )
 
 
 def _longest_prefix(name: str, prefixes: Iterable[str]) -> str:
-    """The longest of `prefixes` that `name` has; empty where it has none."""
+    """Return the longest of `prefixes` that matches `name`; empty without a match."""
     return max((prefix for prefix in prefixes if _has_prefix(name, prefix)), key=len, default="")
 
 
 def _has_prefix(name: str, prefix: str) -> bool:
-    """Whole parts of a name only: `layer.1` is no prefix of `layer.10.weight`."""
+    """Return whether the leading parts of `name` are `prefix`; `layer.1` does not match `layer.10.weight`."""
     return f"{name}.".startswith(f"{prefix}.")
 
 

@@ -1,4 +1,4 @@
-"""The dense matrix product rates that devices reach at most: what a model's FLOP/s are a share of."""
+"""Peak rates of dense matrix products per device, the reference of MFU (model FLOP/s utilization)."""
 
 import time
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from torch.nn.functional import conv2d
 
 from clipbert.training.precision import DTYPES
 
-# Dense (not sparse) TFLOP/s of tensor cores with fp32 accumulation, by a part of the name that CUDA gives; the longer
-# part wins. fp32 stands for TF32. From the vendor's data sheets and architecture papers; none was measured on a card
-# for this version (docs/concepts/performance.md).
+# Dense (not sparse) TFLOP/s of tensor cores with fp32 accumulation, by a part of the device name in CUDA; the longest
+# matching part is used. fp32 stands for TF32. From the vendor's data sheets and architecture papers, not measured
+# (docs/concepts/performance.md).
 PUBLISHED = {
     "H200": {"bf16": 989.4, "fp16": 989.4, "fp32": 494.7},
     "H100": {"bf16": 989.4, "fp16": 989.4, "fp32": 494.7},
@@ -37,15 +37,17 @@ MAPS, CHANNELS, CELLS = 8, 256, 28  # of a 3x3 convolution as in the third stage
 
 
 def peak_tflops(device: torch.device, precision: str) -> float | None:
-    """TFLOP/s: published for a known GPU, the faster of a product and a convolution measured once on a CPU; None: not
-    known."""
+    """Return the peak TFLOP/s of a device; None if unknown.
+
+    It is a published value for GPUs; on a CPU the faster of a matrix product and a convolution is measured once.
+    """
     if device.type == "cuda":
         return published(torch.cuda.get_device_name(device), precision)
     return _measured(precision) if device.type == "cpu" else None
 
 
 def published(name: str, precision: str) -> float | None:
-    """The rate of a GPU by the name that CUDA gives it."""
+    """Return the published rate of a GPU by its device name; None if unknown."""
     words = name.replace("-", " ").split()
     known = [part for part in PUBLISHED if all(word in words for word in part.split())]
     return PUBLISHED[max(known, key=len)].get(precision) if known else None
@@ -53,22 +55,22 @@ def published(name: str, precision: str) -> float | None:
 
 @cache
 def _measured(precision: str) -> float:
-    """By processor seconds where they are fewer: other programs would lower what the clock says."""
+    """Measure the rate in wall-clock or processor time, whichever is less, to exclude other programs."""
     dtype, threads = DTYPES[precision] or torch.float32, torch.get_num_threads()
-    own = torch.Generator().manual_seed(0)  # not the one whose numbers a training draws
-    square = torch.randn(SIDE, SIDE, dtype=dtype, generator=own)
-    maps = torch.randn(MAPS, CHANNELS, CELLS, CELLS, dtype=dtype, generator=own)
-    kernel = torch.randn(CHANNELS, CHANNELS, 3, 3, dtype=dtype, generator=own)
+    generator = torch.Generator().manual_seed(0)  # leaves the random numbers of the training unchanged
+    square = torch.randn(SIDE, SIDE, dtype=dtype, generator=generator)
+    maps = torch.randn(MAPS, CHANNELS, CELLS, CELLS, dtype=dtype, generator=generator)
+    kernel = torch.randn(CHANNELS, CHANNELS, 3, 3, dtype=dtype, generator=generator)
     maps, kernel = (some.contiguous(memory_format=torch.channels_last) for some in (maps, kernel))
-    works: list[tuple[int, Callable[[], Any]]] = [
+    operations_and_calls: list[tuple[int, Callable[[], Any]]] = [
         (2 * SIDE**3, lambda: square @ square),
         (2 * MAPS * CELLS**2 * 9 * CHANNELS**2, lambda: conv2d(maps, kernel, padding=1)),
     ]
     best = 0.0
-    for operations, work in works:
+    for operations, call in operations_and_calls:
         for _ in range(TRIES):
             start, used = time.perf_counter(), time.process_time()
-            work()
+            call()
             seconds = min(time.perf_counter() - start, (time.process_time() - used) / threads)
             best = max(best, operations / seconds)
     return best / 1e12

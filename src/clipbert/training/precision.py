@@ -1,4 +1,4 @@
-"""In which number type matrix products and convolutions run; weights, gradients and the optimiser stay fp32."""
+"""Number type of matrix products and convolutions; weights, gradients and the optimizer are always fp32."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from clipbert.errors import ClipBertError
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_CAPABILITY = (8, 0)  # NVIDIA Ampere: the first with bf16 tensor cores
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86's, and ARM's, as Linux names them
-# Narrower encoders lose to the casts what the products gain (docs/concepts/performance.md).
-NARROWEST_FOR_BF16_ON_CPU = 256
+# In narrower encoders the casts cost more than the products gain (docs/concepts/performance.md).
+MIN_HIDDEN_SIZE_FOR_BF16_ON_CPU = 256
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A number type, why it is the one, and how a training step uses it."""
+    """Number type of a training, with the reason for its choice."""
 
     name: str  # "fp32", "bf16" or "fp16"
     why: str  # one line for the log
@@ -29,15 +29,15 @@ class Precision:
     def choose(cls, setting: str, device: torch.device, config: Any) -> "Precision":
         """Resolve `train.precision` ("auto", "fp32", "bf16" or "fp16") for a device and a model's configuration.
 
-        On a GPU with fp32, matrix products and convolutions use TF32 where it has it: the products' inputs have 10
-        bits of mantissa then, more than bf16's 7, and run several times faster. It is set for the whole process.
+        With fp32 on a GPU, matrix products and convolutions use TF32 if the GPU has it: inputs are rounded to 10 bits
+        of mantissa (bf16 has 7) and run several times faster. This setting applies to the whole process.
 
         Raises:
             ClipBertError: fp16 on a CPU.
         """
         if setting == "fp16" and device.type == "cpu":
             raise ClipBertError(
-                "params.yaml: train.precision is fp16, and this machine trains on its CPU, which has no fast fp16: "
+                "params.yaml: train.precision is fp16, but this machine trains on its CPU, which has no fast fp16: "
                 "expected auto, bf16 or fp32. Set train.precision to auto."
             )
         if device.type == "cuda":
@@ -54,20 +54,20 @@ class Precision:
         return cls(name, f"Precision {name}: {why}.", device, scaler)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context of forward and loss; backward runs outside of it."""
+        """Return the context for the forward pass and the loss; the backward pass runs outside of it."""
         dtype = DTYPES[self.name]
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 by instructions of its own."""
+    """Return whether the device has bf16 instructions."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
     return device.type == "cpu" and any(flag in cpu_flags() for flag in BF16_FLAGS)
 
 
 def cpu_flags() -> set[str]:
-    """What the processor can do, by Linux's names; elsewhere nothing is known."""
+    """Return the processor's feature flags as named by Linux; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -77,13 +77,13 @@ def cpu_flags() -> set[str]:
 
 
 def _best(device: torch.device, config: Any) -> tuple[str, str]:
-    """The fastest type that trains as fp32 does, and why."""
+    """Return the fastest number type that trains as well as fp32, and the reason."""
     if device.type == "cuda":
         if has_bf16(device):
             return "bf16", "this GPU has bf16 tensor cores"
         return "fp16", "this GPU is older than bf16 tensor cores; the loss is scaled"
     if not has_bf16(device):
         return "fp32", "this device has no bf16 instructions"
-    if config.hidden_size < NARROWEST_FOR_BF16_ON_CPU:
+    if config.hidden_size < MIN_HIDDEN_SIZE_FOR_BF16_ON_CPU:
         return "fp32", f"a model of hidden_size {config.hidden_size} gains nothing from bf16 on a CPU"
     return "bf16", "this CPU has bf16 instructions"

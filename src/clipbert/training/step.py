@@ -1,6 +1,7 @@
-"""One step: the gradient of a batch, in as little memory as there is, and what it does to the weights."""
+"""Training step: the gradient of the next batches, within the available memory, and the update of the weights."""
 
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from clipbert.config.schema import Params
+from clipbert.config.training import TrainParams
 from clipbert.console import console, errors
 from clipbert.distributed.context import DistributedContext, convert_sync_batchnorm
 from clipbert.errors import OUR_ERROR, ClipBertError, first_line
 from clipbert.model.activation_checkpointing import set_activation_checkpointing, set_microbatches
 from clipbert.tasks.base import Batch, Task
 from clipbert.training.batch_iterator import StopTraining, SynchronizedBatchIterator
-from clipbert.training.checkpoint import Checkpoints, TrainState, restore_generators
-from clipbert.training.compiled import compiled
+from clipbert.training.checkpoint import restore_rng_states
+from clipbert.training.compiled import compile_module
 from clipbert.training.ema import ExponentialMovingAverage
 from clipbert.training.memory import advice, is_out_of_memory, release_memory
 from clipbert.training.monitor import ThroughputMonitor
@@ -26,36 +27,36 @@ from clipbert.training.precision import Precision
 
 
 class TaskLoss(nn.Module):
-    """A task's loss as the forward pass of one module: what DistributedDataParallel and torch.compile take."""
+    """Loss of a task as the forward pass of a module, which DistributedDataParallel and torch.compile can wrap."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()
         self.task, self.model = task, model
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch and its named parts."""
+        """Return the loss of a batch and its named parts."""
         return self.task.loss(self.model, batch)
 
 
 class BatchMetadata(NamedTuple):
-    """What a batch was of; the batch itself goes, for a step may have thousands."""
+    """Names of the contents of a batch, kept after the batch itself is freed."""
 
     media: list[str]
-    ids: list[str]  # of its texts
+    ids: list[str]  # of the texts
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What a step was, on the device: nobody waits for it before the log does."""
+    """Result of a training step; the tensors stay on the device, so that no step waits for the device."""
 
     losses: dict[str, Tensor]  # "loss" and its parts, means over the batches of this process
-    norm: Tensor  # of the gradient, before it was clipped
-    bad: Tensor  # whether the step was left out
+    grad_norm: Tensor  # before clipping
+    skipped: Tensor  # whether the update was skipped because loss or gradient was non-finite
     batches: list[BatchMetadata]
 
 
 class BatchNormSnapshot:
-    """The running statistics of batch norms that learn, put back where the step that changed them is left out."""
+    """Copy of the running statistics of trainable batch norms, to undo the changes of a step that is skipped."""
 
     def __init__(self, model: nn.Module) -> None:
         norms = [
@@ -65,15 +66,17 @@ class BatchNormSnapshot:
         self.before = [buffer.clone() for buffer in self.buffers]
 
     @torch.no_grad()
-    def put_back(self, where: Tensor | None = None) -> None:
-        """All of them, or those of a step for which the flag on the device says so."""
+    def restore(self, condition: Tensor | None = None) -> None:
+        """Restore the statistics; with `condition`, a flag on the device, only where it is true."""
         for buffer, before in zip(self.buffers, self.before, strict=True):
-            buffer.copy_(before if where is None else torch.where(where, before, buffer))
+            buffer.copy_(before if condition is None else torch.where(condition, before, buffer))
 
 
-def lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
-    """Give moments the memory format of their weights: a fused step reads both as they lie, and those of another number
-    of processes may lie otherwise."""
+def match_memory_format(optimizer: torch.optim.Optimizer) -> None:
+    """Give the moments the memory format of their weights.
+
+    A fused optimizer step requires equal formats; moments saved by another number of processes may have another one.
+    """
     for weight, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
@@ -81,52 +84,64 @@ def lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
 
 
 class TrainStep:
-    """A model with all that makes a step of it: optimiser, precision, moving average, the other processes."""
+    """Training step of a model, with its optimizer, precision, moving average and data parallelism."""
 
-    def __init__(self, task: Task, model: Any, params: Params, device: torch.device, ranks: DistributedContext) -> None:
+    def __init__(
+        self,
+        task: Task,
+        model: Any,
+        params: TrainParams,
+        device: torch.device,
+        context: DistributedContext,
+        save_microbatches: Callable[[int], None] | None = None,
+    ) -> None:
         """
+        Args:
+            save_microbatches: stores the number of micro-batches for processes that are restarted with a larger one.
+
         Raises:
-            ClipBertError: a parameter that does not fit this model or this device.
+            ClipBertError: a parameter does not fit this model or this device.
         """
-        self.task, self.model, self.params, self.device, self.ranks = task, model, params, device, ranks
-        train = params.train
-        self.precision = Precision.choose(train.precision, device, model.config)
+        self.task, self.model, self.params, self.device, self.context = task, model, params, device, context
+        self.precision = Precision.choose(params.precision, device, model.config)
         self.scaler = self.precision.scaler
         model.to(device)
-        model.label_smoothing = train.label_smoothing
-        self.optimizer = make_optimizer(model, train)
+        model.label_smoothing = params.label_smoothing
+        self.optimizer = make_optimizer(model, params)
         model.train()
         remarks = [self.precision.why]
-        if train.activation_checkpointing:
-            remarks.append(set_activation_checkpointing(model, True) or "Activations are computed again in backward.")
-        if ranks.world > 1:
+        if params.activation_checkpointing:
+            remarks.append(set_activation_checkpointing(model, True) or "Activations are recomputed in backward.")
+        if context.world > 1:
             convert_sync_batchnorm(model)
-        self.ema = None if train.ema_decay is None else ExponentialMovingAverage(model, train.ema_decay)
-        self.meter = ThroughputMonitor(model, device, self.precision.name)
-        self.learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.loss: Any = compiled(TaskLoss(task, model), train.compile)
-        if ranks.world > 1:
-            self.loss = self._shared(self.loss)
-        self._cold, self._checked, self._rows, self._parts = ranks.world > 1, False, 1, 1
+        self.ema = None if params.ema_decay is None else ExponentialMovingAverage(model, params.ema_decay)
+        self.monitor = ThroughputMonitor(model, device, self.precision.name)
+        self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.loss: Any = compile_module(TaskLoss(task, model), params.compile)
+        if context.world > 1:
+            self.loss = self._data_parallel(self.loss)
+        self.microbatches = 1
+        self._save_microbatches = save_microbatches
+        self._needs_warm_up, self._gradients_checked, self._rows = context.world > 1, False, 1
         for remark in remarks:
-            console.print(f"{task.name}: {remark}", markup=False)
+            console.print(f"{task.name}: {remark}")
 
-    def _shared(self, loss: nn.Module) -> nn.Module:
-        """The loss whose gradients are averaged over the processes."""
-        # A gradient has the layout in which convolutions compute it, and is shared as it lies.
+    def _data_parallel(self, loss: nn.Module) -> nn.Module:
+        """Return the loss with gradients that are averaged over the processes."""
+        # Gradients have the layout in which convolutions compute them, and are reduced in that layout.
         self.model.to(memory_format=torch.channels_last)
         with warnings.catch_warnings():
-            # torch 2.13 wants forward_sync_buffers, which 2.11 does not know
+            # torch 2.13 asks for forward_sync_buffers, which torch 2.11 does not have
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
             return DistributedDataParallel(
                 loss,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
                 static_graph=True,
-                broadcast_buffers=False,  # all have the same ones: their batch norms share statistics
+                broadcast_buffers=False,  # they are equal, because the batch norms share their statistics
             )
 
-    def parts(self) -> dict[str, Any]:
-        """The states of all that has one, for a checkpoint."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of model, optimizer, moving average and gradient scaler."""
         states = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.ema is not None:
             states["ema"] = self.ema.state_dict()
@@ -134,104 +149,102 @@ class TrainStep:
             states["scaler"] = self.scaler.state_dict()
         return states
 
-    def load_parts(self, states: dict[str, Any]) -> None:
-        """Put back what `parts` gave."""
+    def load_state_dict(self, states: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self.model.load_state_dict(states["model"])
         self.optimizer.load_state_dict(states["optimizer"])
-        lay_out_as_weights(self.optimizer)
+        match_memory_format(self.optimizer)
         if self.ema is not None:
             self.ema.load_state_dict(states["ema"])
         if self.scaler is not None and "scaler" in states:
             self.scaler.load_state_dict(states["scaler"])
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within it the model has the weights that are validated and kept: their moving average, where there is one."""
+        """Give the model its averaged weights, if there is a moving average, for the duration of the context."""
         return nullcontext() if self.ema is None else self.ema.swapped(self.model)
 
-    def step(
-        self,
-        feed: SynchronizedBatchIterator,
-        gradient_accumulation_steps: int,
-        checkpoints: Checkpoints,
-        state: TrainState,
-        generators: dict[str, Any],
-    ) -> StepOutput:
-        """Update the weights along the gradient of the mean loss of the next `gradient_accumulation_steps` batches.
+    def set_microbatches(self, count: int) -> None:
+        """Split the batches of each following step into `count` micro-batches."""
+        if count != self.microbatches:
+            remark, self.microbatches = set_microbatches(self.model, count), count
+            console.print(f"{self.task.name}: a step in {count} parts. {remark or ''}".rstrip())
 
-        Raises:
-            ClipBertError: no room for the optimiser's moments.
-            Ended: what the feed raises, or not even the smallest part of a batch fits into the memory; weights and
-                statistics are what they were.
+    def run(
+        self, batches: SynchronizedBatchIterator, gradient_accumulation_steps: int, rng: dict[str, Any]
+    ) -> StepOutput:
+        """Update the weights with the mean gradient of the next `gradient_accumulation_steps` batches.
+
+        When memory runs out, the same step is repeated in more micro-batches.
 
         Args:
-            generators: their states before the step.
+            rng: states of the random number generators before the step, from which it is repeated.
+
+        Raises:
+            ClipBertError: the optimizer's moments do not fit into memory.
+            StopTraining: raised by `batches`, or not even one row fits into memory; the weights and statistics are
+                those before the step.
         """
-        kept, position = BatchNormSnapshot(self.model), feed.batches.position
+        statistics, position = BatchNormSnapshot(self.model), batches.batches.position
         while True:
-            self._cut(state.microbatches)
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                if self._cold:
-                    self._warm_up(feed.peek())
-                    restore_generators(generators)
-                    kept.put_back()
-                losses, used = self._gradient(feed, gradient_accumulation_steps)
+                if self._needs_warm_up:
+                    self._warm_up(batches.peek())
+                    restore_rng_states(rng)
+                    statistics.restore()
+                losses, used = self._accumulate_gradient(batches, gradient_accumulation_steps)
                 break
             except StopTraining:
-                kept.put_back()
+                statistics.restore()
                 raise
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                kept.put_back()
-                state.microbatches = self._more_parts(error, state.microbatches, checkpoints)
-            # The failed try is forgotten, with all that its traceback held.
+                statistics.restore()
+                self._double_microbatches(error)
+            # The failed attempt is released here, together with everything that its traceback refers to.
             release_memory(self.device)
-            restore_generators(generators)
-            feed.batches.start_at(position)
-        if not self._checked:
+            restore_rng_states(rng)
+            batches.batches.start_at(position)
+        if not self._gradients_checked:
             check_gradients(self.model)
-            self._checked = True
+            self._gradients_checked = True
         try:
-            norm, bad = self._update(losses["loss"])
+            grad_norm, skipped = self._update(losses["loss"])
         except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):  # the moments, in the first step
-                raise self._too_little_memory("the optimiser's step", error) from None
+            if is_out_of_memory(error):  # the first step allocates the moments
+                raise self._out_of_memory("the optimizer step", error) from None
             raise
-        kept.put_back(bad)
+        statistics.restore(skipped)
         if self.ema is not None:
             self.ema.update(self.model)
-        return StepOutput(losses, norm, bad, used)
-
-    def _cut(self, parts: int) -> None:
-        """Run the model in so many parts of a batch."""
-        if parts != self._parts:
-            remark, self._parts = set_microbatches(self.model, parts), parts
-            console.print(f"{self.task.name}: a step in {parts} parts. {remark or ''}".rstrip(), markup=False)
+        return StepOutput(losses, grad_norm, skipped, used)
 
     def _warm_up(self, batch: Batch) -> None:
-        """A backward pass for nothing: DistributedDataParallel learns in the first one how to lay gradients out.
+        """Run one backward pass without an update.
 
-        Every other step then adds them up in the same order, of a training that starts as of one that goes on; and in
-        a first one with a static graph it cannot leave a gradient unshared (`no_sync`).
+        In the first backward pass DistributedDataParallel learns the layout of the gradients. After it, every step sums
+        them in the same order, in a training that starts and in one that resumes. In a first pass with a static graph
+        `no_sync` would not work either.
         """
         self._rows = len(batch.input_ids)
         with self.precision.autocast():
             loss, _ = self.loss(batch)
         loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
-        self._cold = False
+        self._needs_warm_up = False
 
-    def _gradient(
-        self, feed: SynchronizedBatchIterator, gradient_accumulation_steps: int
+    def _accumulate_gradient(
+        self, batches: SynchronizedBatchIterator, gradient_accumulation_steps: int
     ) -> tuple[dict[str, Tensor], list[BatchMetadata]]:
         losses: dict[str, Tensor] = {}
         used = []
-        for part in range(gradient_accumulation_steps):
-            batch = next(feed)
+        for index in range(gradient_accumulation_steps):
+            batch = next(batches)
             self._rows = len(batch.input_ids)
-            alone = isinstance(self.loss, DistributedDataParallel) and part < gradient_accumulation_steps - 1
-            with self.loss.no_sync() if alone else nullcontext(), self.meter.step(batch):
+            # Gradients are averaged over the processes with the last batch alone.
+            local = isinstance(self.loss, DistributedDataParallel) and index < gradient_accumulation_steps - 1
+            with self.loss.no_sync() if local else nullcontext(), self.monitor.step(batch):
                 with self.precision.autocast():
                     loss, parts = self.loss(batch)
                 mean = loss / gradient_accumulation_steps
@@ -242,43 +255,44 @@ class TrainStep:
         return losses, used
 
     def _update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Clip and step; on the device alone it is decided whether the step is left out."""
+        """Clip the gradient and update the weights; the device decides by itself whether the update is skipped."""
         if self.scaler is None:
-            norm = nn.utils.clip_grad_norm_(self.learning, self.params.train.max_grad_norm)
-            bad = ~torch.isfinite(norm) | self.ranks.any(~torch.isfinite(loss))
-            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+            grad_norm = nn.utils.clip_grad_norm_(self.trainable, self.params.max_grad_norm)
+            skipped = ~torch.isfinite(grad_norm) | self.context.any(~torch.isfinite(loss))
+            self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
             self.optimizer.step()
-            return norm, bad
-        # An overflow of the scaled gradient is the scaler's business; a loss that is no number is not.
+            return grad_norm, skipped
+        # The scaler handles overflows of the scaled gradient; a non-finite loss is an error of its own.
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.learning, self.params.train.max_grad_norm)
+        grad_norm = nn.utils.clip_grad_norm_(self.trainable, self.params.max_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return norm, self.ranks.any(~torch.isfinite(loss))
+        return grad_norm, self.context.any(~torch.isfinite(loss))
 
-    def _more_parts(self, error: BaseException, parts: int, checkpoints: Checkpoints) -> int:
-        """How many parts to cut the step into now.
+    def _double_microbatches(self, error: BaseException) -> None:
+        """Split the following steps into twice as many micro-batches.
 
         Raises:
-            Ended: none that would help, or none are wanted.
+            StopTraining: more micro-batches would not help, or are switched off.
+            SystemExit: in a training of several processes, which then restart with the new number.
         """
-        train = self.params.train
-        if not train.auto_microbatch or parts >= self._rows:
-            cut = f" in {parts} parts" if parts > 1 else ""
-            reason = self._too_little_memory(f"a step of {train.batch_size} videos{cut}", error)
-            # Of several processes the others wait in the middle of the step: there is no saving together.
-            raise StopTraining(reason) if self.ranks.world == 1 else reason
+        if not self.params.auto_microbatch or self.microbatches >= self._rows:
+            parts = f" in {self.microbatches} parts" if self.microbatches > 1 else ""
+            reason = self._out_of_memory(f"a step of {self.params.batch_size} videos{parts}", error)
+            # With several processes, the others wait inside the step, so no common state can be saved.
+            raise StopTraining(reason) if self.context.world == 1 else reason
+        count = 2 * self.microbatches
         errors.print(
-            f"train {self.task.name}: out of memory; the step is made in {2 * parts} parts from now on, with the same "
-            "gradient.",
-            markup=False,
+            f"train {self.task.name}: out of memory; from now on each step is made in {count} parts, with the same "
+            "gradient."
         )
-        if self.ranks.world > 1:
-            checkpoints.keep_microbatches(2 * parts)
-            # The others wait for this process in the middle of the step: all start again.
+        if self.context.world > 1:
+            if self._save_microbatches is not None:
+                self._save_microbatches(count)
+            # The other processes wait inside the step, so all of them restart.
             raise SystemExit(OUR_ERROR) from error
-        return 2 * parts
+        self.set_microbatches(count)
 
-    def _too_little_memory(self, where: str, error: BaseException) -> ClipBertError:
-        said = f"train {self.task.name}: out of memory in {where} ({first_line(error)})."
-        return ClipBertError(f"{said}\n{advice(self.params.train, self.model.config)}")
+    def _out_of_memory(self, where: str, error: BaseException) -> ClipBertError:
+        message = f"train {self.task.name}: out of memory in {where} ({first_line(error)})."
+        return ClipBertError(f"{message}\n{advice(self.params, self.model.config)}")

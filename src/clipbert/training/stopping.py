@@ -1,4 +1,4 @@
-"""When a training has to stop: SIGTERM, Ctrl-C, or the end of what started it. It saves first."""
+"""Requests to stop a training: SIGTERM, Ctrl-C, or the end of the process that started it."""
 
 import os
 import signal
@@ -18,7 +18,14 @@ SAME_REQUEST_S = 2.0
 
 @dataclass
 class StopRequest:
-    """What a training looks at between two steps."""
+    """Request to stop, which the training checks between two steps.
+
+    Attributes:
+        parent: id of the process that started the training.
+        bound: whether the training stops when that process ends.
+        signal: number of the received signal; 0: none.
+        at: monotonic time of the signal.
+    """
 
     parent: int
     bound: bool
@@ -32,25 +39,25 @@ class StopRequest:
 
     @property
     def orphaned(self) -> bool:
-        """DVC and torchrun's agent kill no child when they are killed: an orphan would train on beside the next one."""
+        """Whether DVC or the agent of torchrun is gone.
+
+        Neither ends its children when it is killed; an orphan would run at the same time as the next training.
+        """
         return self.bound and os.getppid() != self.parent
 
-    def end(self, task: str, step: int) -> BaseException:
-        """What to raise once the state is saved: exit code 143 after SIGTERM, 130 after Ctrl-C, as shells have it."""
+    def exception(self, task: str, step: int) -> BaseException:
+        """Return the exception to raise after saving; the exit code is 143 for SIGTERM and 130 for Ctrl-C."""
         if self.signal == 0 and self.orphaned:
             return ClipBertError(
                 f"train {task}: the process that started this training is gone; stopped at step {step} with its state "
-                "saved. Run `dvc repro` (or `make run`) to go on."
+                "saved. Run `dvc repro` (or `make run`) to resume."
             )
-        console.print(
-            f"train {task}: saved at step {step}; rerun to resume: `clipbert train {task}` or `dvc repro`.",
-            markup=False,
-        )
+        console.print(f"train {task}: saved at step {step}; rerun to resume: `clipbert train {task}` or `dvc repro`.")
         return Stopped(self.signal or signal.SIGTERM)
 
 
 class Stopped(SystemExit):
-    """A training that was asked to stop and has saved its state."""
+    """End of a training that was asked to stop and has saved its state."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -58,25 +65,24 @@ class Stopped(SystemExit):
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """The first SIGTERM or Ctrl-C asks to stop, the second stops at once."""
+    """Turn the first SIGTERM or Ctrl-C into a request to stop; a second one stops at once."""
     request = StopRequest(os.getppid(), "DVC_STAGE" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ)
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if request.signal:
-            # torchrun passes on a Ctrl-C that the terminal has sent here as well
+            # torchrun forwards a Ctrl-C that the terminal has sent to this process as well
             if time.monotonic() - request.at > SAME_REQUEST_S:
                 raise Stopped(number)
             return
         request.signal, request.at = number, time.monotonic()
         console.print(
-            f"{signal.Signals(number).name}: the training saves its state and stops. Once more: it stops at once.",
-            markup=False,
+            f"{signal.Signals(number).name}: the training saves its state and stops. Repeat the signal to stop at once."
         )
 
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield request
     finally:

@@ -1,300 +1,361 @@
-"""The training loop, read top to bottom: the same for every task."""
+"""Training loop, the same for every task: train, validate, save, log; resumes bit for bit from its checkpoints."""
 
 import math
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import pandas as pd
 import torch
-import transformers
 
-from clipbert.config.schema import Params
+from clipbert.config.training import TrainParams
 from clipbert.console import console, progress
 from clipbert.distributed.context import DistributedContext
 from clipbert.errors import USER_ERROR, ClipBertError, first_line
-from clipbert.files.atomic import atomic_directory
 from clipbert.frame_cache import FrameCache
-from clipbert.model.weights.card import write_card
-from clipbert.model.weights.checksums import sign_folder
 from clipbert.tasks.base import Example, Task
 from clipbert.tasks.predict import predict
 from clipbert.training.batch_iterator import StopTraining, SynchronizedBatchIterator
-from clipbert.training.budget import ResourceUsage, make_budget_tracker
-from clipbert.training.checkpoint import Checkpoints, TrainState, generator_states, restore_generators, snapshot
+from clipbert.training.budget import UsageTimer, make_budget_tracker
+from clipbert.training.checkpoint import Checkpoints, TrainState, restore_rng_states, rng_states, snapshot
 from clipbert.training.data import Batches, DistributedBatchSampler, TrainingSamples
 from clipbert.training.early_stopping import out_of_patience
 from clipbert.training.fault_tolerance import BAD_STEPS, NonFiniteGuard
 from clipbert.training.length import TrainingLength, training_length
-from clipbert.training.lr_schedule import factor
+from clipbert.training.lr_schedule import lr_lambda
 from clipbert.training.memory import freed_memory_kept, is_out_of_memory
-from clipbert.training.monitor import ThroughputMonitor
 from clipbert.training.optim import set_learning_rate
-from clipbert.training.step import TrainStep
-from clipbert.training.stopping import stop_requests
+from clipbert.training.step import StepOutput, TrainStep
+from clipbert.training.stopping import StopRequest, stop_requests
 
 LOG_EVERY_STEPS = 10
 
 
 class Tracker(Protocol):
-    """Where metrics go; MLflow's is in release/tracking.py."""
+    """Experiment tracker; release/tracking.py implements it with MLflow."""
 
     @property
     def run_id(self) -> str | None:
-        """The run to go on with after a kill."""
+        """The tracked run, which a resumed training continues."""
 
     def log_metrics(self, values: dict[str, float], step: int) -> None:
-        """Record values at a step."""
+        """Record the values of a step."""
 
     def flush(self) -> None:
-        """Make what was recorded outlive the machine."""
+        """Write what was recorded to disk."""
 
 
 class NoOpTracker:
-    """The tracker of all processes but the first."""
+    """Tracker of the processes other than the first one; records nothing."""
 
     run_id = None
 
     def log_metrics(self, values: dict[str, float], step: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def flush(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """All that one training needs."""
+@dataclass
+class Trainer:
+    """Training of a model on a task.
+
+    Call `resume` to restore the last checkpoint, then `train`. In a training of several processes each has a Trainer.
+
+    Attributes:
+        train_examples: of the training split, all of them in every process.
+        eval_batch_size: text-video pairs per forward pass of a validation.
+        state: position and curves, set by `resume`.
+        step: model, optimizer and gradient of a step, set by `resume`.
+    """
 
     task: Task
     model: Any
     processor: Any
     cache: FrameCache
-    train: list[Example]
-    val: list[Example]
-    params: Params
+    train_examples: list[Example]
+    val_examples: list[Example]
+    params: TrainParams
+    seed: int
+    eval_batch_size: int
     checkpoints: Checkpoints
     device: torch.device
-    ranks: DistributedContext = DistributedContext()  # noqa: RUF009
+    context: DistributedContext = DistributedContext()  # noqa: RUF009
+    state: TrainState = field(init=False)
+    step: TrainStep = field(init=False)
 
-    def order(self, step: int = 0) -> DistributedBatchSampler:
-        """Which examples are in which step, from `step` on; endless where a budget says when the training ends."""
-        train = self.params.train
-        order = DistributedBatchSampler(
-            len(self.train),
-            train.batch_size,
-            None if train.budget else self.length().epochs,
-            self.params.seed,
-            gradient_accumulation_steps=train.gradient_accumulation_steps,
-            rank=self.ranks.rank,
-            world=self.ranks.world,
-        )
-        order.start = step * order.gradient_accumulation_steps
-        return order
-
+    @cached_property
     def length(self) -> TrainingLength:
-        """Return the number of epochs and how often the model is validated."""
-        train = self.params.train
-        epochs = int(getattr(self.params.tasks, self.task.name).epochs)
+        """Number of epochs and steps of a training without `train.budget`."""
+        params, epochs = self.params, int(self.task.params.epochs)
         return training_length(
-            len(self.train), train.batch_size, train.gradient_accumulation_steps, epochs, train.min_steps
+            len(self.train_examples), params.batch_size, params.gradient_accumulation_steps, epochs, params.min_steps
         )
 
-
-def train(run: Run, state: TrainState, stepper: TrainStep, tracker: Tracker) -> TrainState:
-    """Train from `state` to the last epoch or the end of the budget; the best epoch's weights end up in `run.model`.
-
-    Raises:
-        ClipBertError: too many steps had to be left out, a batch cannot be made, or not even a part of one fits into
-            the memory; the state is saved.
-        Stopped: SIGTERM or Ctrl-C; the state is saved.
-    """
-    task, params, ranks, checkpoints, meter = run.task, run.params.train, run.ranks, run.checkpoints, stepper.meter
-    order = run.order(state.step)
-    steps_per_validation = order.steps_per_epoch * (1 if params.budget else run.length().epochs_per_validation)
-    samples = TrainingSamples(run.cache, run.train, task, run.model.config, run.params.seed)
-    batches = Batches(samples, order, run.processor, params.num_workers, run.device)
-    pace = make_budget_tracker(params.budget, order.steps or 0, meter, state.pace)
-    bad_steps = NonFiniteGuard(task.name, checkpoints.folder, params.max_bad_steps, ranks, state.bad_steps)
-    clock = UsageTimer(state.seconds, meter, pace.budget.unit, ranks)
-    meter.load_state_dict({"joules": state.joules if ranks.first else 0.0})  # all of them took these together
-    state.run_id = tracker.run_id
-    saved, owed, generators, note = state.step, False, generator_states(), ""
-    total, shown = int(pace.budget.amount), int(pace.budget.of(clock.spent(state.step)))
-
-    bar = progress(f"train {task.name}", total, done=shown)
-    with freed_memory_kept(run.device), stop_requests() as stop, bar as advance:
-        feed = SynchronizedBatchIterator(
-            batches, ranks, stop, lambda: checkpoints.busy, lambda: stop.end(task.name, state.step), meter
+    def make_sampler(self, step: int = 0) -> DistributedBatchSampler:
+        """Return the sampler of the batches from `step` on; it is endless where a budget ends the training."""
+        sampler = DistributedBatchSampler(
+            len(self.train_examples),
+            self.params.batch_size,
+            None if self.params.budget else self.length.epochs,
+            self.seed,
+            gradient_accumulation_steps=self.params.gradient_accumulation_steps,
+            rank=self.context.rank,
+            world=self.context.world,
         )
-        try:
-            while True:
-                before, better = clock.spent(state.step), False
-                finished = pace.finished(before)
-                epoch_ended = state.step > 0 and state.step % steps_per_validation == 0
-                validates = finished or pace.validates(before, epoch_ended)
-                if validates and state.step > state.validated_step:
-                    metrics = validate(run, stepper, feed)
-                    pace.validated(before, clock.spent(state.step))
-                    better = state.judge(metrics, task.main_metric, math.ceil(state.step / order.steps_per_epoch))
-                    tracker.log_metrics({f"val/{name}": value for name, value in metrics.items()}, state.step)
-                    owed = True
-                finished = finished or out_of_patience(state.validation, task.main_metric, params.patience)
-                owed = state.step > saved and (owed or state.step % params.checkpoint_every_steps == 0)
-                if owed and (better or finished or not feed.busy):
-                    state.note(clock.spent(state.step), bad_steps.settle(), pace.state_dict())
-                    tracker.flush()  # no checkpoint is ahead of what was recorded up to it
-                    save(run, state, stepper, generators, better)
-                    saved, owed = state.step, False
-                before = clock.spent(state.step)
-                if finished or pace.finished(before):
-                    break
+        sampler.start = step * sampler.gradient_accumulation_steps
+        return sampler
 
-                rate = factor(*pace.position(before), params)
-                set_learning_rate(stepper.optimizer, rate)
-                stepped = stepper.step(feed, order.gradient_accumulation_steps, checkpoints, state, generators)
-                bad_steps.note(state.step, order.epoch_of(state.step), stepped)
-                state.step, generators = state.step + 1, generator_states()
-                after = clock.spent(state.step)
-                pace.stepped(before, after)
+    def resume(self) -> None:
+        """Restore the newest checkpoint that has today's parameters and data; without one, start at step 0.
 
-                if state.step % LOG_EVERY_STEPS == 0 or pace.finished(after):
-                    bad_steps.settle()
-                    row = {name: value.item() for name, value in ranks.means(stepped.losses).items()}
-                    row |= {"lr": rate * params.lr, "grad_norm": stepped.norm.item(), **meter.read()}
-                    row["checkpoint_wait"] = state.saving_seconds / max(after.seconds, 1e-9)
-                    state.history.append({"step": state.step, "epoch": 1 + order.epoch_of(state.step - 1), **row})
-                    tracker.log_metrics({f"train/{name}": value for name, value in row.items()}, state.step)
-                    note = f"loss {row['loss']:.3f}  {row['clips_per_s']:.0f} clips/s"
-                done = int(pace.budget.of(after))
-                advance(done - shown, note)
-                shown = done
-        except StopTraining as ended:
-            bad_steps.look()
-            unsaved = ranks.highest(state.step > saved or not checkpoints.finish())[0]
-            if unsaved:
-                state.note(clock.spent(state.step), bad_steps.count, pace.state_dict())
-                tracker.flush()
-                save(run, state, stepper, generators, wait=True)
-                ranks.highest(0)  # none says that all is saved before the first one has written it
-            raise ended.reason or SystemExit(USER_ERROR) from None
+        Raises:
+            ClipBertError: the checkpoint does not fit the model, although the parameters are equal.
+        """
+        context, checkpoints = self.context, self.checkpoints
+        torch.manual_seed(self.seed + context.rank)
+        self.step = TrainStep(self.task, self.model, self.params, self.device, context, checkpoints.save_microbatches)
+        newest = context.gather(checkpoints.newest() if context.first else None)[0]
+        if newest is None:
+            if context.first:
+                (checkpoints.folder / BAD_STEPS).unlink(missing_ok=True)
+            self.state = TrainState(microbatches=checkpoints.microbatches())
+        else:
+            self.state, step_state, rng = checkpoints.read(newest)
+            try:
+                self.step.load_state_dict(step_state)
+            except (KeyError, ValueError, RuntimeError) as error:
+                raise ClipBertError(
+                    f"{checkpoints.folder}: the checkpoint of step {newest} belongs to another version of the model "
+                    f"({error}). Return to the code that wrote it, or remove the folder to start over."
+                ) from error
+            if context.rank < len(rng):
+                restore_rng_states(rng[context.rank])
+            else:
+                torch.manual_seed(self.seed + context.rank + self.state.step * context.world)
+            console.print(f"Resuming {self.task.name} at step {self.state.step} from {checkpoints.folder}")
+        self.step.set_microbatches(self.state.microbatches)
 
-    if ranks.first and state.best_step:
-        run.model.load_state_dict(checkpoints.load_best(state.best_step))
-    return state
+    def train(self, tracker: Tracker) -> TrainState:
+        """Train to the last epoch or the end of the budget; the model then has the weights of the best epoch.
 
+        Raises:
+            ClipBertError: too many steps were skipped, a batch cannot be loaded, or memory ran out. The state is saved.
+            Stopped: after SIGTERM or Ctrl-C. The state is saved.
+        """
+        self._prepare(tracker)
+        total, used = int(self.budget.budget.amount), int(self.budget.used(self.usage))
+        bar = progress(f"train {self.task.name}", total, done=used)
+        with freed_memory_kept(self.device), stop_requests() as stop, bar as advance:
+            self.batches = self._make_batches(stop)
+            try:
+                while True:
+                    # validate at the end of an epoch and at the end of the training
+                    if self.should_validate():
+                        self.validate()
 
-def start(run: Run) -> tuple[TrainState, TrainStep]:
-    """Model, optimiser and all that has a state, as the last checkpoint that belongs to today's inputs has them, or as
-    a training begins.
+                    # save every few steps and after each validation
+                    if self.should_save():
+                        self.save()
 
-    Raises:
-        ClipBertError: the checkpoint is of a model with other parts, though its parameters are today's.
-    """
-    torch.manual_seed(run.params.seed + run.ranks.rank)
-    stepper = TrainStep(run.task, run.model, run.params, run.device, run.ranks)
-    newest = run.checkpoints.newest() if run.ranks.first else None
-    newest = run.ranks.gather(newest)[0]
-    if newest is None:
-        if run.ranks.first:
-            (run.checkpoints.folder / BAD_STEPS).unlink(missing_ok=True)
-        return TrainState(microbatches=run.checkpoints.microbatches()), stepper
-    state, parts, generators = run.checkpoints.read(newest)
-    try:
-        stepper.load_parts(parts)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise ClipBertError(
-            f"{run.checkpoints.folder}: the checkpoint of step {newest} is of another version of the model ({error}). "
-            "Go back to the code that wrote it, or remove the folder to start over."
-        ) from error
-    if run.ranks.rank < len(generators):
-        restore_generators(generators[run.ranks.rank])
-    else:
-        torch.manual_seed(run.params.seed + run.ranks.rank + state.step * run.ranks.world)
-    console.print(f"Resuming {run.task.name} at step {state.step} from {run.checkpoints.folder}", markup=False)
-    return state, stepper
+                    if self.finished():
+                        break
 
+                    # forward, backward, update
+                    self.train_step()
 
-def save(
-    run: Run,
-    state: TrainState,
-    stepper: TrainStep,
-    generators: dict[str, Any],
-    better: bool = False,
-    wait: bool = False,
-) -> None:
-    """A checkpoint of all processes, written by the first; with `better`, today's weights as the best ones as well."""
-    each = run.ranks.gather(generators)
-    if not run.ranks.first:
-        return
-    best = None
-    if better:
-        with stepper.averaged():
-            best = run.model.state_dict() if stepper.ema is None else snapshot(run.model.state_dict())
-    run.checkpoints.save(state, stepper.parts(), each, best, wait)
+                    # metrics, averaged over the processes
+                    if self.should_log():
+                        self.log()
 
+                    before, used = used, int(self.budget.used(self.usage))
+                    advance(used - before, self._note)
+            except StopTraining as stop_training:
+                self._save_before_stop()
+                raise stop_training.reason or SystemExit(USER_ERROR) from None
 
-def validate(run: Run, stepper: TrainStep, feed: SynchronizedBatchIterator) -> dict[str, float]:
-    """The task's metrics on the validation examples, one uniform clip a video; the processes share the groups.
+        if self.context.first and self.state.best_step:
+            self.model.load_state_dict(self.checkpoints.load_best(self.state.best_step))
+        return self.state
 
-    Raises:
-        Ended: a stop was asked for, or a group cannot be predicted, here or in another process.
-    """
-    groups, ranks, problem = run.task.validation(run.val), run.ranks, None
-    found: list[tuple[int, pd.DataFrame]] = []
-    run.model.eval()
-    with stepper.meter.paused(), stepper.averaged(), stepper.precision.autocast():
-        for first in range(0, len(groups), ranks.world):
-            feed.agree(problem)
-            if first + ranks.rank < len(groups):
-                group, batch = groups[first + ranks.rank], run.params.evaluate.batch_size
-                try:
-                    items = predict(run.task, run.model, run.processor, run.cache, group, clips=1, batch_size=batch)
-                    found.append((first + ranks.rank, items))
-                except (ClipBertError, RuntimeError, MemoryError) as error:
-                    problem = validation_problem(error, run)
-        feed.agree(problem)
-    run.model.train()
-    shares = [share for shares in ranks.gather(found) for share in shares]
-    return run.task.metrics(pd.concat([items for _, items in sorted(shares, key=lambda s: s[0])], ignore_index=True))
+    def _prepare(self, tracker: Tracker) -> None:
+        """Create what the loop needs besides the restored state."""
+        state, monitor = self.state, self.step.monitor
+        self.tracker, state.run_id = tracker, tracker.run_id
+        self.sampler = self.make_sampler(state.step)
+        epochs_per_validation = 1 if self.params.budget else self.length.epochs_per_validation
+        self.steps_per_validation = self.sampler.steps_per_epoch * epochs_per_validation
+        self.budget = make_budget_tracker(self.params.budget, self.sampler.steps or 0, monitor, state.budget)
+        self.guard = NonFiniteGuard(
+            self.task.name, self.checkpoints.folder, self.params.max_bad_steps, self.context, state.bad_steps
+        )
+        # The saved energy is the sum over the processes, so one of them continues from it.
+        monitor.load_state_dict({"joules": state.joules if self.context.first else 0.0})
+        self.timer = UsageTimer(state.seconds, monitor, self.budget.budget.unit, self.context)
+        self.usage = self.timer.measure(state.step)
+        self.rng = rng_states()  # after the last step; validations and checkpoints do not change it
+        self._saved = (state.step, state.validated_step)
+        self._note = ""
 
+    def _make_batches(self, stop: StopRequest) -> SynchronizedBatchIterator:
+        samples = TrainingSamples(self.cache, self.train_examples, self.task, self.model.config, self.seed)
+        batches = Batches(samples, self.sampler, self.processor, self.params.num_workers, self.device)
 
-def validation_problem(error: Exception, run: Run) -> ClipBertError:
-    """What to tell the user of an error in a validation; one that is not the user's is raised again."""
-    if isinstance(error, ClipBertError):
-        return error
-    if not is_out_of_memory(error):
-        raise error
-    batch = run.params.evaluate.batch_size
-    return ClipBertError(
-        f"train {run.task.name}: out of memory in a validation ({first_line(error)}). Set evaluate.batch_size to "
-        f"{max(1, batch // 2)} (now {batch}); the state is saved, the same command goes on."
-    )
+        def stop_reason() -> BaseException:
+            return stop.exception(self.task.name, self.state.step)
 
+        return SynchronizedBatchIterator(
+            batches, self.context, stop, lambda: self.checkpoints.busy, stop_reason, self.step.monitor
+        )
 
-def export(run: Run, out: Path, card: str) -> None:
-    """Write a model folder that `clipbert.model.load` reads: config.json, model.safetensors, tokenizer, the card."""
-    transformers.utils.logging.disable_progress_bar()  # two lines of it for one small file
-    run.model.to("cpu")
-    with atomic_directory(out) as folder:
-        run.model.save_pretrained(folder)
-        run.processor.save_pretrained(folder)
-        write_card(folder, card)
-        sign_folder(folder)
+    def finished(self) -> bool:
+        """Return whether no step follows: the epochs or the budget are used up, or early stopping applies."""
+        patience, metric = self.params.patience, self.task.main_metric
+        return self.budget.finished(self.usage) or out_of_patience(self.state.validation, metric, patience)
 
+    def should_validate(self) -> bool:
+        """Return whether a validation follows the current step and has not been made yet."""
+        if self.state.step == self.state.validated_step:
+            return False
+        end_of_epoch = self.state.step % self.steps_per_validation == 0
+        return self.finished() or self.budget.should_validate(self.usage, end_of_epoch)
 
-class UsageTimer:
-    """What a training has taken over all its resumes, on which all processes agree where that decides its end."""
+    def validate(self) -> None:
+        """Measure the validation metrics and note whether they are the best so far.
 
-    def __init__(self, seconds: float, meter: ThroughputMonitor, unit: str, ranks: DistributedContext) -> None:
-        self.begin, self.meter, self.unit, self.ranks = time.monotonic() - seconds, meter, unit, ranks
+        Raises:
+            StopTraining: see `validation_metrics`.
+        """
+        before = self.timer.measure(self.state.step)
+        metrics = self.validation_metrics()
+        self.usage = self.timer.measure(self.state.step)
+        self.budget.record_validation(before, self.usage)
+        epoch = math.ceil(self.state.step / self.sampler.steps_per_epoch)
+        self.state.update_best(metrics, self.task.main_metric, epoch)
+        self.tracker.log_metrics({f"val/{name}": value for name, value in metrics.items()}, self.state.step)
 
-    def spent(self, step: int) -> ResourceUsage:
-        """At a step."""
-        seconds, joules = time.monotonic() - self.begin, self.meter.joules()
-        if self.unit == "s":
-            seconds = self.ranks.highest(round(1000 * seconds))[0] / 1000
-        if self.unit == "J":
-            joules = sum(self.ranks.gather(joules or 0.0))
-        return ResourceUsage(step, seconds, joules)
+    def validation_metrics(self) -> dict[str, float]:
+        """Return the task's metrics on the validation examples, with one uniform clip per video.
+
+        Each process predicts a part of the example groups.
+
+        Raises:
+            StopTraining: a stop was requested, or a group cannot be predicted, in this process or another.
+        """
+        groups, context = self.task.validation(self.val_examples), self.context
+        predictions: list[tuple[int, pd.DataFrame]] = []
+        problem = None
+        self.model.eval()
+        with self.step.monitor.paused(), self.step.averaged(), self.step.precision.autocast():
+            for first in range(0, len(groups), context.world):
+                self.batches.synchronize(problem)
+                index = first + context.rank
+                if index < len(groups):
+                    try:
+                        items = predict(
+                            self.task,
+                            self.model,
+                            self.processor,
+                            self.cache,
+                            groups[index],
+                            clips=1,
+                            batch_size=self.eval_batch_size,
+                        )
+                        predictions.append((index, items))
+                    except (ClipBertError, RuntimeError, MemoryError) as error:
+                        problem = self._validation_problem(error)
+            self.batches.synchronize(problem)
+        self.model.train()
+        gathered = [prediction for share in context.gather(predictions) for prediction in share]
+        gathered.sort(key=lambda prediction: prediction[0])
+        return self.task.metrics(pd.concat([items for _, items in gathered], ignore_index=True))
+
+    def _validation_problem(self, error: Exception) -> ClipBertError:
+        """Return the message for a user's error or a lack of memory in a validation; reraise other errors."""
+        if isinstance(error, ClipBertError):
+            return error
+        if not is_out_of_memory(error):
+            raise error
+        size = self.eval_batch_size
+        return ClipBertError(
+            f"train {self.task.name}: out of memory in a validation ({first_line(error)}). Set evaluate.batch_size to "
+            f"{max(1, size // 2)} (now {size}) and rerun the command; it resumes from the saved state."
+        )
+
+    def should_save(self) -> bool:
+        """Return whether a checkpoint is due.
+
+        While the previous one is still being written it is postponed, except for a best epoch and the end.
+        """
+        saved_step, saved_validation = self._saved
+        every = self.params.checkpoint_every_steps
+        due = self.state.validated_step > saved_validation or self.state.step // every > saved_step // every
+        return due and (self._is_best() or self.finished() or not self.batches.checkpoint_busy)
+
+    def save(self) -> None:
+        """Write a checkpoint in the background.
+
+        Raises:
+            StopTraining: too many steps were skipped.
+        """
+        self._write_checkpoint(bad_steps=self.guard.flush())
+
+    def _write_checkpoint(self, bad_steps: int, wait: bool = False) -> None:
+        state = self.state
+        state.update_usage(self.timer.measure(state.step))
+        state.bad_steps, state.microbatches, state.budget = bad_steps, self.step.microbatches, self.budget.state_dict()
+        self.tracker.flush()  # first, so that no checkpoint is ahead of the recorded metrics
+        rng = self.context.gather(self.rng)
+        if self.context.first:
+            best = None
+            if self._is_best():
+                with self.step.averaged():
+                    best = self.model.state_dict() if self.step.ema is None else snapshot(self.model.state_dict())
+            self.checkpoints.save(state, self.step.state_dict(), rng, best, wait)
+        self._saved = (state.step, state.validated_step)
+
+    def _is_best(self) -> bool:
+        """Return whether the current weights are those of the best validation."""
+        return self.state.step > 0 and self.state.step == self.state.best_step
+
+    def _save_before_stop(self) -> None:
+        """Save the state of the last completed step, unless it is on the disk already."""
+        self.guard.count_recorded()
+        unsaved = self._saved != (self.state.step, self.state.validated_step) or not self.checkpoints.finish()
+        if self.context.all_reduce_max(unsaved)[0]:
+            self._write_checkpoint(bad_steps=self.guard.count, wait=True)
+            self.context.all_reduce_max(0)  # no process reports a saved state before the first one has written it
+
+    def train_step(self) -> None:
+        """Update the weights with the next batches."""
+        state = self.state
+        before = self.timer.measure(state.step)
+        factor = lr_lambda(*self.budget.schedule_position(before), self.params)
+        set_learning_rate(self.step.optimizer, factor)
+        self.lr = factor * self.params.lr
+        self.output: StepOutput = self.step.run(self.batches, self.sampler.gradient_accumulation_steps, self.rng)
+        self.guard.record(state.step, self.sampler.epoch_of(state.step), self.output)
+        state.step += 1
+        self.rng = rng_states()
+        self.usage = self.timer.measure(state.step)
+        self.budget.record_step(before, self.usage)
+
+    def should_log(self) -> bool:
+        """Return whether the step is logged: every tenth, and the last one."""
+        return self.state.step % LOG_EVERY_STEPS == 0 or self.budget.finished(self.usage)
+
+    def log(self) -> None:
+        """Record the metrics of the step and the throughput since the last log.
+
+        Raises:
+            StopTraining: too many steps were skipped.
+        """
+        self.guard.flush()
+        state, output = self.state, self.output
+        row = {name: value.item() for name, value in self.context.means(output.losses).items()}
+        row |= {"lr": self.lr, "grad_norm": output.grad_norm.item(), **self.step.monitor.read()}
+        row["checkpoint_wait"] = state.saving_seconds / max(self.usage.seconds, 1e-9)
+        state.history.append({"step": state.step, "epoch": 1 + self.sampler.epoch_of(state.step - 1), **row})
+        self.tracker.log_metrics({f"train/{name}": value for name, value in row.items()}, state.step)
+        self._note = f"loss {row['loss']:.3f}  {row['clips_per_s']:.0f} clips/s"

@@ -1,39 +1,42 @@
-"""The model card of a training: what it was made from, with which parameters, and how far it came on validation."""
+"""Model card of a training: its data, code, parameters and validation metrics."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from clipbert.config.schema import ModelParams
 from clipbert.model.weights.card import model_card, table
-from clipbert.training.checkpoint import TrainState
-from clipbert.training.trainer import Run
+from clipbert.training.trainer import Trainer
 
 
-def training_card(run: Run, state: TrainState, folder: Path, origin: Mapping[str, str]) -> str:
-    """The card of the model that `run` ends with, to lie in `folder`.
+def training_card(trainer: Trainer, model: ModelParams, folder: Path, origin: Mapping[str, str]) -> str:
+    """Return the text of the card of the model that a training has ended with.
 
-    `origin`: the tags of its tracked run, `clipbert.data_digest`, `clipbert.git_commit` and more. Test metrics are
-    not there yet: evaluation comes later, and the registered model's card has them.
+    Test metrics are not in it, because evaluation comes later; the card of the registered model has them.
+
+    Args:
+        model: section `model`, for the initial weights.
+        folder: of the model, relative to the project.
+        origin: tags of the tracked run, `clipbert.data_digest`, `clipbert.git_commit` and more.
     """
-    task = run.task
+    task, state, fingerprint = trainer.task, trainer.state, trainer.checkpoints.fingerprint
     known = {name.removeprefix("clipbert."): value for name, value in origin.items()}
-    inputs = {name: value for name, value in run.checkpoints.fingerprint.items() if _is_input(name)}
-    parameters = {name: value for name, value in run.checkpoints.fingerprint.items() if not _is_input(name)}
-    splits = [
-        (name, len(some), sum(len(example.texts) for example in some))
-        for name, some in (("train", run.train), ("val", run.val))
+    inputs = {name: value for name, value in fingerprint.items() if _is_input(name)}
+    parameters = {name: value for name, value in fingerprint.items() if not _is_input(name)}
+    counts = [
+        (name, len(examples), sum(len(example.texts) for example in examples))
+        for name, examples in (("train", trainer.train_examples), ("val", trainer.val_examples))
     ]
-    made = [
+    lineage = [
         ("data/, as DVC hashes it", known.get("data_digest", "none")),
         *((f"{name}, SHA-256", value) for name, value in sorted(inputs.items())),
         ("git commit", _commit(known)),
         ("clipbert", known.get("version", "none")),
-        ("weights at the start", _start(run.params.model)),
+        ("weights at the start", _initial_weights(model)),
         ("MLflow run", f"artifacts/runs/{task.name}.json"),
     ]
     sections = {
-        "Data": table(("split", "media", "texts"), splits),
-        "Lineage": table(("made from", ""), made),
+        "Data": table(("split", "media", "texts"), counts),
+        "Lineage": table(("made from", ""), lineage),
         "Parameters": table(("parameter", "value"), sorted(parameters.items())),
     }
     best = next((row for row in state.validation if row["step"] == state.best_step), None)
@@ -46,11 +49,11 @@ def training_card(run: Run, state: TrainState, folder: Path, origin: Mapping[str
 
 
 def _is_input(name: str) -> bool:
-    """Whether an entry of the fingerprint is a file's checksum rather than a parameter."""
+    """Return whether an entry of the fingerprint is a file's checksum rather than a parameter."""
     return name.endswith(".parquet") or " " in name
 
 
-def _start(model: ModelParams) -> str:
+def _initial_weights(model: ModelParams) -> str:
     parts = ((model.vision_from, "the backbone of"), (model.text_from, "the encoder of"))
     return model.start_from or ", ".join(f"{which} {start}" for start, which in parts if start) or "random"
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from small_trainings import build_from_params
 from torch import nn
 from transformers import (
     AutoBackbone,
@@ -37,9 +38,9 @@ from clipbert.project import Project
 from clipbert.tasks import make_task
 from clipbert.tasks.base import Example
 from clipbert.training.checkpoint import Checkpoints
+from clipbert.training.export import export
 from clipbert.training.fingerprint import fingerprint
-from clipbert.training.setup import build_model
-from clipbert.training.trainer import NoOpTracker, Run, export, start, train
+from clipbert.training.trainer import NoOpTracker, Trainer
 
 WORDS = ["a red square moves left", "what color is it", "blue", "green"]
 EXAMPLE = Example("v", ["q", "r"], ["what color", "is it blue"], ["red", "blue"], ["", ""])
@@ -99,7 +100,7 @@ def params(**model: object) -> Params:
 
 
 def build(task: str = "open_qa", **model: object) -> tuple[Any, ClipBertProcessor]:
-    return build_model(make_task(task, Params()), [EXAMPLE], params(**model))
+    return build_from_params(make_task(task, Params()), [EXAMPLE], params(**model))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -253,17 +254,19 @@ def test_two_steps_train_from_both_parts(
     task = make_task("open_qa", settings)
     texts = read_texts(tiny_project / "artifacts" / "manifest")
     examples, val = task.examples(texts, "train"), task.examples(texts, "val")
-    model, processor = build_model(task, examples, settings)
+    model, processor = build_from_params(task, examples, settings)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     cache = FrameCache(tiny_project / "artifacts" / "frames")
     checkpoints = Checkpoints(tmp_path / "checkpoints", {})
-    run = Run(task, model, processor, cache, examples, val, settings, checkpoints, torch.device("cpu"))
-    state = train(run, *start(run), NoOpTracker())
+    train, cpu = settings.train, torch.device("cpu")
+    trainer = Trainer(task, model, processor, cache, examples, val, train, 0, 256, checkpoints, cpu)
+    trainer.resume()
+    state = trainer.train(NoOpTracker())
     assert state.step >= 2
     after = model.state_dict()
     for name in (f"vision.backbone.{FIRST['convnext']}", "embeddings.word_embeddings.weight"):
         assert not torch.equal(before[f"clipbert.{name}"], after[f"clipbert.{name}"])
-    export(run, tmp_path / "model", "a card")
+    export(model, processor, tmp_path / "model", "a card")
     assert load(tmp_path / "model").config.hidden_size == 24
     assert len(ClipBertProcessor.from_pretrained(tmp_path / "model").tokenizer) == len(processor.tokenizer)
 
@@ -289,7 +292,7 @@ def test_image_sizes_that_the_backbone_does_not_take_are_refused(folders: Callab
     small = Params.model_validate({"model": SMALL | {"vision": str(folders("convnext")), "image_size": 32}})
     small.model.__dict__["image_size"] = 24  # params.yaml has 32 at least
     with pytest.raises(ClipBertError, match=message):
-        build_model(make_task("open_qa", Params()), [EXAMPLE], small)
+        build_from_params(make_task("open_qa", Params()), [EXAMPLE], small)
 
 
 def test_a_kind_without_feature_maps_is_refused(tmp_path: Path) -> None:
