@@ -8,7 +8,7 @@ import typer
 from clipbert import stages
 from clipbert.cli.options import DEFAULT, ParamsFile, Set, TaskName, project
 from clipbert.config.schema import check_task, load_params
-from clipbert.exit_status import ended_before, started_by_torchrun
+from clipbert.exit_status import exit_code_written, started_by_torchrun
 
 pipeline = typer.Typer(rich_markup_mode="markdown")
 PANEL = "Pipeline"
@@ -53,7 +53,7 @@ def train(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -
     With `train.processes` above 1, the command starts that many processes, as torchrun does. SIGTERM and Ctrl-C save a
     checkpoint and exit with codes 143 and 130.
     """
-    if ended_before():
+    if exit_code_written():
         raise typer.Exit
     loaded, name = load_params(params, overrides), check_task(task)
     if loaded.train.processes > 1 and not started_by_torchrun():
