@@ -54,7 +54,7 @@ def test_other_verbs_do_not_load_the_importers() -> None:
     program = (
         "import sys; from typer.testing import CliRunner; from clipbert.cli.main import app; "
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
-        "print([name for name in sys.modules if name.startswith('clipbert.data')])"
+        "print([name for name in sys.modules if name.startswith('clipbert.data.importers')])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -63,16 +63,16 @@ def test_show(project: Path) -> None:
     shown = run("quarantine", "show", "data/videos/cut [1].mkv")
     assert REASONS["truncated"][0] in shown
     assert "its header says 5.0 s" in shown
-    assert "1 name it" in shown
+    assert "1 of this file" in shown
     text = fails("quarantine", "show", "videos/0.mp4")
-    assert text == "videos/0.mp4: not in quarantine. In it: videos/cut [1].mkv, videos/empty.mp4."
+    assert text == "videos/0.mp4: not in quarantine, which holds videos/cut [1].mkv, videos/empty.mp4."
 
 
 def test_retry(project: Path, tiny_video: MakeVideo) -> None:
     empty = project / "data" / "videos" / "empty.mp4"
     tiny_video(empty)
     shown = run("quarantine", "retry", "videos/empty.mp4")
-    assert "videos/empty.mp4: good now" in shown
+    assert "videos/empty.mp4: usable now" in shown
     assert "dvc repro" in shown
     assert "videos/empty.mp4" in set(read_videos(project / "artifacts" / "manifest")["media"])
     assert "videos/cut [1].mkv: truncated (" in run("quarantine", "retry")
@@ -84,7 +84,7 @@ def test_retry_after_a_timeout_needs_no_change_of_the_file(project: Path) -> Non
     extra.write_bytes((project / "data" / "videos" / "0.mp4").read_bytes() + os.urandom(9))
     assert "1 timeout" in run("ingest", *settings)
     assert "1 timeout" in run("ingest", *settings)
-    assert "videos/extra.mp4: good now" in run("quarantine", "retry", "videos/extra.mp4")
+    assert "videos/extra.mp4: usable now" in run("quarantine", "retry", "videos/extra.mp4")
 
 
 def test_nothing_ingested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

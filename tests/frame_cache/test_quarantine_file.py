@@ -1,4 +1,4 @@
-"""quarantine.jsonl of the frame cache: a changed byte is noticed, older lines are read."""
+"""quarantine.jsonl of the frame cache: a changed byte is detected, older lines are read."""
 
 import json
 from pathlib import Path
@@ -6,47 +6,53 @@ from pathlib import Path
 import pytest
 from byte_flips import unnoticed_flips
 
-from clipbert.data.quarantine import read_quarantine as read_listed
+from clipbert.data.quarantine import NotDecoded, read_quarantine, write_quarantine
 from clipbert.errors import ClipBertError
-from clipbert.frame_cache.quarantine import Quarantined, damage_of, read_quarantine, write_quarantine
 
+SETTINGS = {"timeout_s": 60.0, "max_worker_mb": 2048}
 RECORDS = [
-    Quarantined("videos/a.mp4", "truncated", "ends after 1.0 s", 1.0, "ab" * 32, "pyav", 60.0, 2048),
-    Quarantined("videos/\u00fc.mp4", "unreadable", "most of it\u2028", None, "cd" * 32, "decord", 60.0, 2048),
+    NotDecoded("videos/a.mp4", "truncated", "ends after 1.0 s", 1.0, sha256="ab" * 32, decoder="pyav", **SETTINGS),
+    NotDecoded("videos/\u00fc.mp4", "unreadable", "most\u2028", None, sha256="cd" * 32, decoder="decord", **SETTINGS),
 ]
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    write_quarantine(tmp_path / "quarantine.jsonl", RECORDS)
+    write_quarantine(tmp_path / "quarantine.jsonl", RECORDS, checksums=True)
     return tmp_path / "quarantine.jsonl"
 
 
 def test_what_was_written_comes_back(path: Path) -> None:
-    assert list(read_quarantine(path).values()) == RECORDS
-    assert [row.detail for row in read_listed(path, "frames")] == [record.detail for record in RECORDS]
-    assert damage_of(path) is None
-    assert damage_of(path.with_name("none.jsonl")) is None
+    assert read_quarantine(path, NotDecoded) == RECORDS
+    assert list(json.loads(path.read_text().split("\n")[0])) == [
+        "media",
+        "reason",
+        "detail",
+        "first_bad_s",
+        "sha256",
+        "decoder",
+        "timeout_s",
+        "max_worker_mb",
+        "checksum",
+    ]
+    assert read_quarantine(path.with_name("none.jsonl"), NotDecoded) == []
 
 
-def test_flips_are_noticed_or_change_nothing(path: Path) -> None:
+def test_flips_are_detected_or_change_nothing(path: Path) -> None:
     def read() -> None:
-        if problem := damage_of(path):
-            raise ClipBertError(problem)
-        if list(read_quarantine(path).values()) == RECORDS:
+        if read_quarantine(path, NotDecoded) == RECORDS:
             raise ClipBertError(f"{path.name}: the same records")
 
     assert unnoticed_flips(path, read, 400) == []
 
 
-def test_a_changed_reason_is_named_to_whoever_lists_it(path: Path) -> None:
-    path.write_text(path.read_text().replace("truncated", "truncatee"))
-    assert read_quarantine(path) == {}
-    with pytest.raises(ClipBertError, match=r"quarantine\.jsonl:1: .*checksum.*clipbert frames"):
-        read_listed(path, "frames")
+def test_a_changed_reason_is_reported_with_its_line(path: Path) -> None:
+    path.write_text(path.read_text().replace("unreadable", "unreadible"))
+    with pytest.raises(ClipBertError, match=r"quarantine\.jsonl: line 2 is damaged .*checksum.*clipbert frames"):
+        read_quarantine(path, NotDecoded)
 
 
 def test_lines_without_a_checksum_are_read(path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text().split("\n") if line]
     path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "checksum"}) + "\n" for row in rows))
-    assert list(read_quarantine(path).values()) == RECORDS
+    assert read_quarantine(path, NotDecoded) == RECORDS

@@ -16,7 +16,7 @@ from clipbert.config.schema import FramesParams
 from clipbert.data.ingest.repeatability import UNREPEATABLE
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_videos
-from clipbert.data.quarantine import REASONS, read_quarantine
+from clipbert.data.quarantine import REASONS, NotDecoded, read_quarantine
 from clipbert.frame_cache import FrameCache
 from clipbert.frame_cache.build import build_cache
 from clipbert.process_pool import KillablePool
@@ -64,7 +64,7 @@ def test_300_mutations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: in
 
     videos = read_videos(tmp_path / "manifest").set_index("media")
     cache = FrameCache(tmp_path / "frames")
-    late = read_quarantine(tmp_path / "frames" / "quarantine.jsonl", "frames")
+    late = read_quarantine(tmp_path / "frames" / "quarantine.jsonl", NotDecoded)
     reasons = Counter(why.reason for why in summary.quarantined.values()) + Counter(row.reason for row in late)
     assert set(reasons) <= REASONS.keys()
     assert len(cache) + reasons.total() == COUNT

@@ -51,8 +51,8 @@ def _probes(project: Project) -> tuple[int, list[str]]:
 
 
 def _frames(project: Project) -> tuple[int, list[str]]:
+    from clipbert.data.quarantine import NotDecoded, read_quarantine
     from clipbert.frame_cache.index import INDEX_FILE, QUARANTINE_FILE, Index
-    from clipbert.frame_cache.quarantine import damage_of
 
     path = project.frames / INDEX_FILE
     if not path.is_file():
@@ -63,8 +63,11 @@ def _frames(project: Project) -> tuple[int, list[str]]:
             ends[entry.shard] = max(ends.get(entry.shard, 0), entry.offset + entry.length)
     except ClipBertError as error:
         return 1, [str(error)]
-    damage = damage_of(project.frames / QUARANTINE_FILE)
-    problems = [] if damage is None else [f"{damage} Rerun: clipbert frames"]
+    problems = []
+    try:
+        read_quarantine(project.frames / QUARANTINE_FILE, NotDecoded)
+    except ClipBertError as error:
+        problems.append(str(error))
     for shard, end in sorted(ends.items()):
         file = project.frames / shard
         size = file.stat().st_size if file.is_file() else -1

@@ -1,12 +1,16 @@
-"""Files that cannot be used: why, in codes a program can count and words a person can act on."""
+"""Quarantine: files that cannot be used, with a reason code, what was seen and what to do.
+
+Ingest and the frame cache each write a quarantine.jsonl, one JSON object per line.
+"""
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
+from clipbert.config.schema import FramesParams
 from clipbert.errors import ClipBertError
 
 # code: (what it means, what to do)
@@ -39,67 +43,89 @@ REASONS = {
     ),
 }
 
-
 CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """One file in quarantine: a line of quarantine.jsonl. `stage`: ingest or frames."""
+    """File in quarantine: a line of the quarantine.jsonl of ingest.
+
+    Attributes:
+        media: path below data/.
+        reason: a key of REASONS.
+        detail: what was seen.
+        first_bad_s: seconds from the start of the file to the first damage, where known.
+    """
 
     media: str
     reason: str
     detail: str
     first_bad_s: float | None = None
-    stage: str = "ingest"
+    stage: ClassVar[str] = "ingest"
 
 
-def write_quarantine(path: Path, rows: Iterable[Quarantined]) -> None:
-    """Write quarantine.jsonl; the caller provides the atomic folder it lies in."""
+@dataclass(frozen=True, kw_only=True)
+class NotDecoded(Quarantined):
+    """File that ingest accepted and the frame cache could not decode, with the settings of the attempt."""
+
+    sha256: str
+    decoder: str
+    timeout_s: float
+    max_worker_mb: int
+    stage: ClassVar[str] = "frames"
+
+    def is_current(self, sha256: str, decoder: str, params: FramesParams) -> bool:
+        """Return whether the file and the settings are the same, so that another attempt would fail too."""
+        attempt = (self.sha256, self.decoder, self.timeout_s, self.max_worker_mb)
+        return attempt == (sha256, decoder, params.timeout_s, params.max_worker_mb)
+
+
+Record = TypeVar("Record", bound=Quarantined)
+
+
+def write_quarantine(path: Path, records: Iterable[Quarantined], checksums: bool = False) -> None:
+    """Write quarantine.jsonl; the caller provides the atomic folder that it is written to.
+
+    Args:
+        checksums: add a checksum to each line, for a file that no other checksum covers.
+    """
     with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            values = asdict(row)
-            del values["stage"]
+        for record in records:
+            values = asdict(record)
+            if checksums:
+                values[CHECKSUM] = _checksum(values)
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
 
-def row_checksum(values: Mapping[str, Any]) -> str:
-    """Return a checksum of the values of a line."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+def read_quarantine(path: Path, kind: type[Record]) -> list[Record]:
+    """Read a quarantine.jsonl; return an empty list if there is none. Lines without checksum are accepted.
 
-
-def check_row(row: dict[str, Any]) -> None:
-    """Take the checksum out of a line and compare it with the values; older lines have none.
+    Args:
+        kind: the record of a line, `Quarantined` or `NotDecoded`.
 
     Raises:
-        ValueError: the values are not those that were written.
+        ClipBertError: the file or a line of it is damaged.
     """
-    stored = row.pop(CHECKSUM, None)
-    if stored is not None and stored != row_checksum(row):
-        raise ValueError("a line does not match its checksum")
-
-
-def read_quarantine(path: Path, stage: str) -> list[Quarantined]:
-    """Read a quarantine.jsonl; empty when there is none.
-
-    Raises:
-        ClipBertError: a line is not one of ours.
-    """
+    remedy = f"Make it again: clipbert {kind.stage}"
     if not path.is_file():
         return []
-    rows = []
     try:
+        # not splitlines(), which also splits at characters that JSON does not escape
         lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ClipBertError(f"{path}: not UTF-8 text ({error}). Make it again: clipbert {stage}") from error
-    # not splitlines(): it also splits at characters that JSON leaves as they are
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClipBertError(f"{path}: cannot be read as UTF-8 text ({error}). {remedy}") from error
+    records = []
     for number, line in enumerate(filter(None, lines), start=1):
         try:
-            row = json.loads(line)
-            check_row(row)
-            rows.append(Quarantined(row["media"], row["reason"], row["detail"], row["first_bad_s"], stage))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ClipBertError(
-                f"{path}:{number}: not a line of a quarantine ({error}). Make it again: clipbert {stage}"
-            ) from None
-    return rows
+            values = json.loads(line)
+            stored = values.pop(CHECKSUM, None)
+            if stored is not None and stored != _checksum(values):
+                raise ValueError("it does not match its checksum")
+            records.append(kind(**values))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ClipBertError(f"{path}: line {number} is damaged ({error}). {remedy}") from None
+    return records
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -16,8 +16,11 @@ from typing import Any
 from clipbert.config.schema import FramesParams
 from clipbert.console import console, progress
 from clipbert.data.manifest import read_video_columns
+from clipbert.data.quarantine import NotDecoded, Quarantined, read_quarantine, write_quarantine
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import write_errors
+from clipbert.files.leftovers import scratch_folder
+from clipbert.frame_cache.cluster import open_cluster
 from clipbert.frame_cache.commit import (
     NEXT_FOLDER,
     commit,
@@ -26,13 +29,13 @@ from clipbert.frame_cache.commit import (
     remove_build_folders,
     set_aside,
 )
-from clipbert.frame_cache.executors import Executor, Outcome, open_executor
+from clipbert.frame_cache.executors import Executor, LocalExecutor, Outcome
 from clipbert.frame_cache.index import FORMAT, INDEX_FILE, QUARANTINE_FILE, Entry, Index, IndexWriter, Settings
-from clipbert.frame_cache.pack import Failure, Job, missing_message, versions
+from clipbert.frame_cache.pack import Job, missing_message, versions
 from clipbert.frame_cache.plan import LEFT_OUT, MISSING, Content, Sources, Wanted, find_sources, rows
-from clipbert.frame_cache.quarantine import damage_of, quarantined, read_quarantine, write_quarantine
 from clipbert.frame_cache.remote import SourceError, below, is_url, publish
 from clipbert.frame_cache.shards import Packed, ShardWriter, read_packed
+from clipbert.process_pool import KillablePool
 
 LISTED_FAILURES = 20
 
@@ -108,11 +111,10 @@ def build_cache(
     with write_errors(out), exclusive(out):
         complete_exchange(out)
         set_aside(out)
-        if problem := damage_of(out / QUARANTINE_FILE):
-            console.print(f"{problem} The files that it listed are decoded again.", markup=False)
-        sources = find_sources(out, table, settings, params, repair)
+        listed = _listed(out / QUARANTINE_FILE)
+        sources = find_sources(out, table, settings, params, listed, repair)
         build = _Build(data, out, table, sources, settings, params, max_quarantined_fraction)
-        if not sources.nothing_to_do(settings, read_quarantine(out / QUARANTINE_FILE)):
+        if not sources.nothing_to_do(settings, listed):
             out.mkdir(exist_ok=True)
             try:
                 build.run(workers)
@@ -124,6 +126,15 @@ def build_cache(
         remove_build_folders(out)
         sent = publish(out, params.cache_url) if params.cache_url else None
     return _summary(out, build, sent, started)
+
+
+def _listed(path: Path) -> dict[str, NotDecoded]:
+    """Return the quarantine of the last build by media; of a damaged one nothing, so that its files are tried again."""
+    try:
+        return {record.media: record for record in read_quarantine(path, NotDecoded)}
+    except ClipBertError as error:
+        console.print(f"{error}. The files in it are decoded again.", markup=False)
+        return {}
 
 
 def _decoding(params: FramesParams) -> dict[str, float | int | str]:
@@ -155,7 +166,7 @@ class _Build:
         self.decoded = 0
         self.damaged = sources.damaged
         self.quarantine = list(sources.quarantine.values())
-        self._met: dict[Content, tuple[Path, Entry] | Failure] = {}
+        self._met: dict[Content, tuple[Path, Entry] | Quarantined] = {}
 
     def run(self, workers: int | None) -> None:
         """Write the new cache beside the old one and declare it finished.
@@ -177,7 +188,7 @@ class _Build:
             contextlib.closing(index),
             contextlib.closing(writer),
             progress("frames", total, total - jobs) as advance,
-            open_executor(self.params, workers, jobs) if jobs else contextlib.nullcontext() as executor,
+            _open_executor(self.params, workers, jobs) if jobs else contextlib.nullcontext() as executor,
         ):
             results = iter(executor.imap(self._jobs())) if executor is not None else iter(())
             wanted = enumerate(rows(self.table))
@@ -195,7 +206,7 @@ class _Build:
         if len(self.quarantine) > self.max_quarantined:
             # only now: the others are decoded and kept for the next run, and the list is whole
             raise ClipBertError(self._describe())
-        write_quarantine(folder / QUARANTINE_FILE, self.quarantine)
+        write_quarantine(folder / QUARANTINE_FILE, self.quarantine, checksums=True)
         for path, name in writer.renames.items():
             os.replace(path, folder / name)
         commit(self.out)
@@ -233,7 +244,7 @@ class _Build:
                 _, outcome = next(results)
             else:
                 outcome = self._mend(wanted, executor)
-        if isinstance(outcome, Failure):
+        if isinstance(outcome, Quarantined):
             self.decoded -= 1 if outcome.media == wanted.media else 0
             self._fail(wanted, outcome)
         else:
@@ -243,12 +254,12 @@ class _Build:
             if wanted.content in self.sources.repeated:
                 self._met[wanted.content] = where
 
-    def _held(self, number: int, wanted: Wanted) -> Packed | Failure | None:
+    def _held(self, number: int, wanted: Wanted) -> Packed | Quarantined | None:
         """The entry of a media from the present cache, a killed run, or another media of the same content."""
         if self.sources.place[number] != MISSING:
             return self.sources.read(number)
         met = self._met.get(wanted.content)
-        if isinstance(met, Failure):
+        if isinstance(met, Quarantined):
             return met
         where = met or self.sources.recovered.get(wanted.content)
         return None if where is None else read_packed(*where)
@@ -258,11 +269,23 @@ class _Build:
         self.damaged += 1
         if executor is not None:
             return executor.run(self._job(wanted))
-        with open_executor(self.params, 1, 1) as opened:
+        with _open_executor(self.params, 1, 1) as opened:
             return opened.run(self._job(wanted))
 
-    def _fail(self, wanted: Wanted, failure: Failure) -> None:
-        self.quarantine.append(quarantined(self._job(wanted), failure, self.params))
+    def _fail(self, wanted: Wanted, failure: Quarantined) -> None:
+        sha256, decoder = wanted.content
+        self.quarantine.append(
+            NotDecoded(
+                wanted.media,
+                failure.reason,
+                failure.detail,
+                failure.first_bad_s,
+                sha256=sha256,
+                decoder=decoder,
+                timeout_s=self.params.timeout_s,
+                max_worker_mb=self.params.max_worker_mb,
+            )
+        )
         if wanted.content in self.sources.repeated:
             self._met[wanted.content] = failure
 
@@ -298,3 +321,25 @@ def _summary(out: Path, build: _Build, sent: int | None, started: float) -> Cach
         seconds=time.monotonic() - started,
         sent=sent,
     )
+
+
+@contextlib.contextmanager
+def _open_executor(params: FramesParams, workers: int | None, jobs: int) -> Iterator[Executor]:
+    """Yield the executor that `frames.executor` names, for about `jobs` files.
+
+    Args:
+        workers: processes on this machine; None: one per core.
+
+    Raises:
+        ClipBertError: the cluster cannot be reached.
+    """
+    if params.executor == "local":
+        processes = max(1, min(workers or len(os.sched_getaffinity(0)), jobs))
+        with (
+            scratch_folder() as scratch,
+            KillablePool(processes, params.timeout_s, params.max_worker_mb) as pool,
+        ):
+            yield LocalExecutor(pool, params.timeout_s, str(scratch))
+    else:
+        with open_cluster(params) as executor:
+            yield executor

@@ -1,21 +1,18 @@
-"""Where files are decoded: in processes of this machine, or of a cluster (cluster.py)."""
+"""Executors that decode files; the local one uses processes of this machine (see cluster.py for the other)."""
 
-import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from clipbert.config.schema import FramesParams
+from clipbert.data.quarantine import Quarantined
 from clipbert.errors import ClipBertError
-from clipbert.files.leftovers import scratch_folder
-from clipbert.frame_cache.pack import Failure, Job, job_limit, pack, try_again
+from clipbert.frame_cache.pack import Job, job_limit, pack, try_again
 from clipbert.frame_cache.remote import SourceError
 from clipbert.frame_cache.shards import Packed
 from clipbert.process_pool import KillablePool, WorkerError
 
-Outcome = Packed | Failure
+Outcome = Packed | Quarantined
 
 
 class Executor(Protocol):
@@ -55,27 +52,3 @@ class LocalExecutor:
 
 def _first_try(job: Job) -> Packed:
     return pack(job, job.decoder)
-
-
-@contextlib.contextmanager
-def open_executor(params: FramesParams, workers: int | None, jobs: int) -> Iterator[Executor]:
-    """The executor that the parameters name, for about this many jobs.
-
-    Args:
-        workers: processes on this machine; None: one per core.
-
-    Raises:
-        ClipBertError: the cluster cannot be reached.
-    """
-    if params.executor == "local":
-        processes = max(1, min(workers or len(os.sched_getaffinity(0)), jobs))
-        with (
-            scratch_folder() as scratch,
-            KillablePool(processes, params.timeout_s, params.max_worker_mb) as pool,
-        ):
-            yield LocalExecutor(pool, params.timeout_s, str(scratch))
-    else:
-        from clipbert.frame_cache.cluster import open_cluster
-
-        with open_cluster(params) as executor:
-            yield executor

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clipbert.data.quarantine import Quarantined
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import sha256_file
 from clipbert.files.leftovers import scratch_folder
@@ -37,16 +38,6 @@ class Job:
     duration_s: float
     decoding: dict[str, Any]
     scratch: str = ""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A file that cannot be decoded: a reason code (unreadable, timeout, memory) and what was seen."""
-
-    media: str
-    reason: str
-    detail: str
-    first_bad_s: float | None = None
 
 
 def versions() -> dict[str, str]:
@@ -120,7 +111,7 @@ def job_limit(job: Job, timeout_s: float) -> float:
     return time_limit(timeout_s, job.duration_s)
 
 
-def try_again(pool: KillablePool, job: Job, timeout_s: float) -> Packed | Failure:
+def try_again(pool: KillablePool, job: Job, timeout_s: float) -> Packed | Quarantined:
     """Decode a file that failed once more, in a process that has run nothing before, and sequentially.
 
     Raises:
@@ -135,7 +126,7 @@ def try_again(pool: KillablePool, job: Job, timeout_s: float) -> Packed | Failur
     except (WorkerError, ClipBertError) as error:
         if is_url(job.path) and isinstance(error, WorkerTimeout):
             _check_reachable(pool, job, limit)
-        return Failure(job.media, _reason(error), str(error).replace(job.path, job.media))
+        return Quarantined(job.media, _reason(error), str(error).replace(job.path, job.media))
 
 
 def _check_reachable(pool: KillablePool, job: Job, limit: float) -> None:

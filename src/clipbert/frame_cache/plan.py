@@ -1,7 +1,7 @@
 """What a build need not decode: the entries of the present cache and of a killed run, found by media or by content."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ import numpy as np
 
 from clipbert.config.schema import FramesParams
 from clipbert.console import console
+from clipbert.data.quarantine import NotDecoded
 from clipbert.errors import ClipBertError
 from clipbert.frame_cache.commit import DECODED_FOLDER
 from clipbert.frame_cache.index import INDEX_FILE, QUARANTINE_FILE, Entry, Index, Settings
-from clipbert.frame_cache.quarantine import Quarantined, read_quarantine
 from clipbert.frame_cache.shards import (
     END_OF_TAR,
     SHARDS,
@@ -78,7 +78,7 @@ class Sources:
     runs: dict[int, Run] = field(default_factory=dict)
     recovered: dict[Content, tuple[Path, Entry]] = field(default_factory=dict)
     repeated: set[Content] = field(default_factory=set)
-    quarantine: dict[str, Quarantined] = field(default_factory=dict)
+    quarantine: dict[str, NotDecoded] = field(default_factory=dict)
     removed: int = 0
     damaged: int = 0
 
@@ -99,7 +99,7 @@ class Sources:
             return None
         return [self.index[row] for row in rows.tolist()]
 
-    def nothing_to_do(self, settings: Settings, listed: dict[str, Quarantined]) -> bool:
+    def nothing_to_do(self, settings: Settings, listed: dict[str, NotDecoded]) -> bool:
         """Whether the cache in `out` is the wanted one, and nothing else lies there."""
         if self.index is None or self.index.settings != settings or self.damaged or self.quarantine != listed:
             return False
@@ -113,7 +113,9 @@ class Sources:
         )
 
 
-def find_sources(out: Path, table: Any, settings: Settings, params: FramesParams, repair: bool) -> Sources:
+def find_sources(
+    out: Path, table: Any, settings: Settings, params: FramesParams, listed: Mapping[str, NotDecoded], repair: bool
+) -> Sources:
     """Compare the cache in `out` with the wanted media.
 
     Shards are looked at from outside: one that is there with its size counts as whole. With `repair`, or where one is
@@ -134,7 +136,7 @@ def find_sources(out: Path, table: Any, settings: Settings, params: FramesParams
         if not run.whole:
             _drop_damaged(found, run)
     if same_decoding and not repair:
-        _leave_out(found, table, params)
+        _leave_out(found, table, params, listed)
     # a damaged index is no reason to decode again: shards say themselves what they hold
     loose = sorted((out / DECODED_FOLDER).glob("*.tar")) + (sorted(out.glob(SHARDS)) if index is None else [])
     _find_by_content(found, table, loose, settings)
@@ -204,12 +206,11 @@ def _drop_damaged(found: Sources, run: Run) -> None:
             found.damaged += 1
 
 
-def _leave_out(found: Sources, table: Any, params: FramesParams) -> None:
-    known = read_quarantine(found.out / QUARANTINE_FILE)
+def _leave_out(found: Sources, table: Any, params: FramesParams, known: Mapping[str, NotDecoded]) -> None:
     if known:
         for number, wanted in enumerate(rows(table)):
             record = known.get(wanted.media)
-            if record is not None and found.place[number] == MISSING and record.stands(*wanted.content, params):
+            if record is not None and found.place[number] == MISSING and record.is_current(*wanted.content, params):
                 found.place[number] = LEFT_OUT
                 found.quarantine[wanted.media] = record
 
