@@ -283,7 +283,7 @@ def make_project(root: Path, count: int) -> Path:
         shutil.copy(PROJECT / name, root / name)
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["ingest"] |= {"duplicates": "keep", "max_quarantined_fraction": 0.5}
-    params["validate"]["severity"]["split_by_look"] = "warn"  # two dozen videos under many names
+    params["validate"]["severity"]["near_duplicates"] = "warn"  # two dozen videos under many names
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     shutil.copytree(PROJECT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):

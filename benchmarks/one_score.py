@@ -28,7 +28,7 @@ from clipbert.data.manifest import read_texts
 from clipbert.frame_cache import FrameCache
 from clipbert.project import Project
 from clipbert.release.registry import _save
-from clipbert.sampling.video_input import read_given
+from clipbert.sampling.video_input import read_video_input
 from clipbert.tasks import make_task
 from clipbert.tasks.predict import predict
 
@@ -47,7 +47,7 @@ class DecodedCache:
     def images(self, media: str) -> Any:
         """Return the candidate frames of a file, decoded once."""
         if media not in self.decoded:
-            self.decoded[media] = read_given(self.data / media, self.params)
+            self.decoded[media] = read_video_input(self.data / media, self.params)
         return self.decoded[media]
 
     def num_frames(self, media: str) -> int:

@@ -98,9 +98,9 @@ def test_ctrl_c_ends_any_verb_with_a_closing_line_and_130(verb: str, monkeypatch
 
 
 def test_the_closing_line_says_what_is_left() -> None:
-    assert closing_line("ingest", ["ingest", "--set", "ingest.workers=1"]) == (
+    assert closing_line("ingest", ["ingest", "--set", "ingest.num_workers=1"]) == (
         "clipbert: ingest was interrupted: the manifest is unchanged; probed files are not probed again; "
-        "rerun `clipbert ingest --set ingest.workers=1` to finish."
+        "rerun `clipbert ingest --set ingest.num_workers=1` to finish."
     )
     assert closing_line("promote", ["promote", "open_qa", "--set", "seed=1"]) == (
         "clipbert: promote was interrupted: the champion may or may not have changed: `clipbert history open_qa` says "

@@ -28,7 +28,7 @@ def project(
     with (data / "captions.jsonl").open("a") as file:
         row = {"id": "cut", "media": "videos/cut [1].mkv", "text": "a bar", "split": "train"}
         file.write(json.dumps(row) + "\n")
-    write_params(tmp_path, "ingest: {max_quarantined_fraction: 0.6, workers: 1}")
+    write_params(tmp_path, "ingest: {max_quarantined_fraction: 0.6, num_workers: 1}")
     monkeypatch.chdir(tmp_path)
     run("ingest")
     return tmp_path

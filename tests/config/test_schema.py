@@ -64,8 +64,8 @@ def test_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
         ("model: {image_size: 448}", "frames.size = 112 is smaller than the model's image_size = 448"),
         ("model: {preset: base}", "set frames.size to 448 or more"),
         (
-            "validate: {severity: {split_by_loks: warn}}",
-            "validate.severity.split_by_loks: unknown parameter; did you mean validate.severity.split_by_look?",
+            "validate: {severity: {near_duplicats: warn}}",
+            "validate.severity.near_duplicats: unknown parameter; did you mean validate.severity.near_duplicates?",
         ),
         ("validate: {severity: {drift: stop}}", "validate.severity.drift = 'stop': expected 'fail' or 'warn'"),
         ("- a\n- b", "expected sections such as `train:`, found list"),

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipbert.data.perceptual_hash import BLANK, distance, look, stretch
+from clipbert.data.perceptual_hash import BLANK, distance, visual_signature, stretch
 
 Pictures = NDArray[np.uint8]
 
@@ -43,20 +43,20 @@ def brighter(pictures: Pictures) -> Pictures:
 
 @pytest.mark.parametrize("change", [scaled, noisy, letterboxed, brighter])
 def test_a_changed_copy_is_near_and_another_video_is_far(change: Callable[[Pictures], Pictures]) -> None:
-    first, copy, other = (look(pictures) for pictures in (scenes(0), change(scenes(0)), scenes(2)))
+    first, copy, other = (visual_signature(pictures) for pictures in (scenes(0), change(scenes(0)), scenes(2)))
     assert distance(first.hashes, copy.hashes) <= 4
     assert distance(copy.hashes, other.hashes) >= 15
 
 
 def test_bars_change_neither_brightness_nor_motion() -> None:
-    plain, framed = look(scenes(0)), look(letterboxed(scenes(0)))
+    plain, framed = visual_signature(scenes(0)), visual_signature(letterboxed(scenes(0)))
     assert framed.brightness == pytest.approx(plain.brightness, abs=0.5)
     assert framed.motion == pytest.approx(plain.motion, abs=0.5)
 
 
 def test_a_copy_with_fewer_pictures_is_compared_at_the_same_moments() -> None:
     moments = scenes(0, 16)
-    assert distance(look(moments[1::2]).hashes, look(moments[2::4]).hashes) <= 6
+    assert distance(visual_signature(moments[1::2]).hashes, visual_signature(moments[2::4]).hashes) <= 6
     assert list(stretch([1, 2])) == [1, 1, 1, 1, 2, 2, 2, 2]
     assert list(stretch([])) == [BLANK] * 8
 
@@ -64,7 +64,7 @@ def test_a_copy_with_fewer_pictures_is_compared_at_the_same_moments() -> None:
 @pytest.mark.parametrize("level", [0, 16, 128, 255])
 def test_a_blank_picture_matches_nothing_not_even_itself(level: int) -> None:
     pictures = np.full((3, 48, 64), level, np.uint8)
-    flat = look(pictures + np.random.default_rng(0).integers(0, 2, pictures.shape, dtype=np.uint8) * (level < 255))
+    flat = visual_signature(pictures + np.random.default_rng(0).integers(0, 2, pictures.shape, dtype=np.uint8) * (level < 255))
     assert flat.hashes == [BLANK] * 3
     assert flat.brightness == pytest.approx(level, abs=1)
     assert distance(flat.hashes, flat.hashes) == 64
@@ -72,20 +72,20 @@ def test_a_blank_picture_matches_nothing_not_even_itself(level: int) -> None:
 
 def test_brightness_and_motion() -> None:
     ramp = np.stack([np.full((40, 40), level, np.uint8) for level in (100, 110, 140)])
-    found = look(ramp)
+    found = visual_signature(ramp)
     assert found.brightness == pytest.approx(116.667)
     assert found.motion == pytest.approx(20.0)
-    assert look(ramp[:1]).motion is None
+    assert visual_signature(ramp[:1]).motion is None
 
 
 def test_hashes_fit_the_manifest_and_any_size_has_one() -> None:
     for shape in ((1, 1, 1), (2, 3, 200), (1, 500, 7)):
         pictures = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        assert all(-(2**63) <= value < 2**63 for value in look(pictures).hashes)
+        assert all(-(2**63) <= value < 2**63 for value in visual_signature(pictures).hashes)
     assert distance([-1, 1], [-1, 1]) == 0
 
 
 @pytest.mark.parametrize("pictures", [np.zeros((0, 4, 4), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((1, 4, 4))])
 def test_other_arrays_are_refused(pictures: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match=r"expected \(N, H, W\) uint8 grey pictures"):
-        look(pictures)
+        visual_signature(pictures)

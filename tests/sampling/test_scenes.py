@@ -10,7 +10,7 @@ from clipbert.sampling import low_resolution_scan as survey
 from clipbert.sampling.candidates import decode_file
 from clipbert.sampling.clips import candidate_times
 from clipbert.sampling.scenes import around_peaks, choose_times, over_scenes
-from clipbert.sampling.transients import camera, cuts, passing
+from clipbert.sampling.transients import camera_path, cuts, transient_strengths
 from clipbert.video.sequential import main_stream, open_media
 
 EVENT = range(445, 455)
@@ -138,7 +138,7 @@ def test_a_cut_is_no_passing_thing_and_ends_a_shot():
     cells[20:] = 640
     assert cuts(cells).tolist() == [20]
     cells[8:10, 4:8, 4:8] += 240
-    for strengths in passing(cells):
+    for strengths in transient_strengths(cells):
         assert set(np.argsort(strengths)[-2:]) == {8, 9}
         assert (strengths[[18, 19, 20, 21]] == 0).all()
 
@@ -149,7 +149,7 @@ def test_what_sways_has_a_habit():
         side = 20 if index % 3 else 40
         cells[index, 20:30, side : side + 8] = 640
     cells[50:52, 40:44, 70:74] = 480
-    for strengths in passing(cells):
+    for strengths in transient_strengths(cells):
         assert set(np.argsort(strengths)[-2:]) == {50, 51}
 
 
@@ -158,12 +158,12 @@ def test_the_cameras_motion_is_taken_away(step):
     wide = landscape(86 + 40 * abs(step))
     places = np.arange(40) * step + (0 if step > 0 else 39 * abs(step))
     cells = np.stack([wide[:, place : place + 86] for place in places]).astype(np.int16)
-    x, y = camera(cells, cuts(cells))
+    x, y = camera_path(cells, cuts(cells))
     # camera() says where a picture's cells lay in the ones before
     assert x.tolist() == (np.arange(40) * step).tolist()
     assert not y.any()
     cells[25:27, 20:25, 40:45] += 120
-    for strengths in passing(cells):
+    for strengths in transient_strengths(cells):
         assert set(np.argsort(strengths)[-2:]) == {25, 26}
         assert strengths[15] == 0
 
@@ -179,7 +179,7 @@ def test_a_survey_is_bounded_whatever_the_duration(tmp_path, monkeypatch):
     path = write_video(tmp_path / "v.mp4", pictures()[:200], gop=50)
     monkeypatch.setattr(survey, "MOST", 16)
     with open_media(path) as container:
-        times, cells = survey.look(container, main_stream(container), 20.0)
+        times, cells = survey.scan(container, main_stream(container), 20.0)
     assert cells.shape == (16, 48, 86)
     assert times[0] == 0
     assert np.diff(times).min() >= 1.25 - 1e-3

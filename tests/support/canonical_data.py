@@ -6,8 +6,8 @@ from typing import Any
 
 from clipbert.config.data import IngestParams
 
-PARAMS = IngestParams(workers=1)
-LENIENT = IngestParams(workers=1, max_quarantined_fraction=0.9)
+PARAMS = IngestParams(num_workers=1)
+LENIENT = IngestParams(num_workers=1, max_quarantined_fraction=0.9)
 
 
 def caption(data: Path, **values: Any) -> None:

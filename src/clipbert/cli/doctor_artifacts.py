@@ -42,11 +42,11 @@ def _manifest(project: Project) -> tuple[int, list[str]]:
 
 
 def _probes(project: Project) -> tuple[int, list[str]]:
-    from clipbert.data.ingest.probe_cache import damage_of
+    from clipbert.data.ingest.probe_cache import find_damage
 
     path = project.artifacts / "probes" / "probes.sqlite"
-    problem = damage_of(path)
-    remedy = "Remove it; the next `clipbert ingest` probes every file again"
+    problem = find_damage(path)
+    remedy = "Remove it; the next clipbert ingest probes every file again"
     return int(path.is_file()), [] if problem is None else [f"{path}: damaged ({problem}). {remedy}"]
 
 

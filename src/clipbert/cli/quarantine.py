@@ -33,14 +33,14 @@ def list_files(
     if as_json:
         for row in rows:
             values = {name: getattr(row, name) for name in ("media", "reason", "detail", "first_bad_s", "stage")}
-            console.print(json.dumps(values, ensure_ascii=False), markup=False)
+            console.print(json.dumps(values, ensure_ascii=False))
     elif not rows:
         console.print("No file is in quarantine." if reason is None else f"No file is in quarantine for {reason}.")
     else:
         console.print(_table(rows))
         counts = Counter(row.reason for row in rows)
         console.print(f"{len(rows)} files: " + ", ".join(f"{number} {code}" for code, number in sorted(counts.items())))
-        console.print("Explain one: clipbert quarantine show FILE. Try again: clipbert quarantine retry", markup=False)
+        console.print("Explain one: clipbert quarantine show FILE. Try again: clipbert quarantine retry")
 
 
 @quarantine.command(epilog="Example: `clipbert quarantine show videos/a.mp4`")
@@ -63,7 +63,7 @@ def show(media: Annotated[str, typer.Argument(metavar="MEDIA", help="The file, a
     }
     for name, fact in facts.items():
         if fact:
-            console.print(f"{name:<12}{fact}", markup=False)
+            console.print(f"{name:<12}{fact}")
 
 
 @quarantine.command(epilog="Example: `clipbert quarantine retry --set ingest.timeout_s=120`")
@@ -86,7 +86,7 @@ def retry(
     summary = ingest(where.data, where.manifest, loaded.ingest, retry=wanted)
     for name in wanted:
         why = summary.quarantined.get(name)
-        console.print(f"{name}: {'usable now' if why is None else f'{why.reason} ({why.detail})'}", markup=False)
+        console.print(f"{name}: {'usable now' if why is None else f'{why.reason} ({why.detail})'}")
     if any(row.stage == "frames" for row in rows):
         stages.frames(where, loaded, repair=True)
     if any(name not in summary.quarantined for name in wanted):
@@ -110,7 +110,6 @@ def quarantined(where: Project) -> list[Quarantined]:
 
 def _table(rows: list[Quarantined]) -> "Table":
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -120,7 +119,7 @@ def _table(rows: list[Quarantined]) -> "Table":
     for row in rows:
         detail = row.detail if len(row.detail) <= DETAIL_CHARS else f"{row.detail[: DETAIL_CHARS - 3]}..."
         damaged = "" if row.first_bad_s is None else f"{row.first_bad_s:.1f} s"
-        table.add_row(escape(row.media), row.reason, escape(detail), damaged)
+        table.add_row(row.media, row.reason, detail, damaged)
     return table
 
 

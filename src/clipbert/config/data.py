@@ -27,7 +27,7 @@ class IngestParams(Section):
         "quarantine", description="what happens to the second file with the same bytes"
     )
     max_quarantined_fraction: Fraction = Field(0.05, description="more unreadable files than this fail the stage")
-    workers: int | None = Field(None, ge=1, description="probing processes; null: one per core")
+    num_workers: int | None = Field(None, ge=1, description="probing processes; null: one per core")
 
 
 Severity = Literal["fail", "warn"]
@@ -42,7 +42,7 @@ class SeverityParams(Section):
     split_sizes: Severity = Field("fail", description="splits are known and have enough media")
     split_by_media: Severity = Field("fail", description="all texts of a media file are in one split")
     split_by_file: Severity = Field("fail", description="no file lies in two splits under two names")
-    split_by_look: Severity = Field("fail", description="few videos of val and test look like one of another split")
+    near_duplicates: Severity = Field("fail", description="few videos of val and test look like one of another split")
     media_values: Severity = Field("fail", description="media have a size, a frame rate, a duration, a frame")
     text_length: Severity = Field("fail", description="texts are not longer than max_text_chars")
     text_empty: Severity = Field("fail", description="texts have a letter or a digit of some language")
@@ -85,10 +85,10 @@ class ValidateParams(Section):
     )
     max_truncated: Fraction = Field(0.05, description="share of texts, of a kind and split, that may be cut")
     max_identical: Fraction = Field(0.01, description="share of texts that may be the same as another once cut")
-    max_look_distance: float = Field(
+    max_hash_distance: float = Field(
         6.0, ge=0, le=7, description="bits of 64; videos whose looks differ by no more are near-duplicates"
     )
-    max_leakage: Fraction = Field(
+    max_near_duplicates: Fraction = Field(
         0.05, description="share of val and test media that may look like media of another split"
     )
     max_duplicate_texts: Fraction = Field(

@@ -16,6 +16,10 @@ BOUNDS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt
 LENGTHS = {MinLen: ("min_length", "at least"), MaxLen: ("max_length", "at most")}
 MIN_SIMILARITY = 0.5  # of a name that is suggested
 RENAMED = {  # old name: new name, for messages
+    "ingest.workers": "ingest.num_workers",
+    "validate.max_leakage": "validate.max_near_duplicates",
+    "validate.max_look_distance": "validate.max_hash_distance",
+    "validate.severity.split_by_look": "validate.severity.near_duplicates",
     "evaluate.rerank": "evaluate.rerank_top_k",
     "train.accumulate": "train.gradient_accumulation_steps",
     "train.clip_norm": "train.max_grad_norm",

@@ -25,7 +25,7 @@ MAX_BAR = 0.4  # of the width or height, on one side
 
 
 @dataclass(frozen=True)
-class Looks:
+class VisualSignature:
     """The look of one video or image: three columns of the videos table."""
 
     hashes: list[int]  # one a picture, 64 bits as a signed integer; BLANK for a picture without detail
@@ -33,7 +33,7 @@ class Looks:
     motion: float | None  # mean absolute difference of neighbouring pictures, 0 to 255; None for a single picture
 
 
-def look(pictures: NDArray[np.uint8]) -> Looks:
+def visual_signature(pictures: NDArray[np.uint8]) -> VisualSignature:
     """The look of pictures in time order.
 
     Args:
@@ -49,7 +49,7 @@ def look(pictures: NDArray[np.uint8]) -> Looks:
     hashes = [_hash(picture) for picture in pictures]
     levels = pictures.astype(np.float32)
     motion = float(np.abs(np.diff(levels, axis=0)).mean(dtype=np.float64)) if len(pictures) > 1 else None
-    return Looks(hashes, round(float(levels.mean(dtype=np.float64)), 3), None if motion is None else round(motion, 3))
+    return VisualSignature(hashes, round(float(levels.mean(dtype=np.float64)), 3), None if motion is None else round(motion, 3))
 
 
 def distance(first: Sequence[int], second: Sequence[int]) -> float:

@@ -133,7 +133,7 @@ def _listed(path: Path) -> dict[str, NotDecoded]:
     try:
         return {record.media: record for record in read_quarantine(path, NotDecoded)}
     except ClipBertError as error:
-        console.print(f"{error}. The files in it are decoded again.", markup=False)
+        console.print(f"{error}. The files in it are decoded again.")
         return {}
 
 

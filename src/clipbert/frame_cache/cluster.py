@@ -140,7 +140,7 @@ class DaskExecutor:
                 alone_since = None
             elif alone_since is None:
                 alone_since = time.monotonic()
-                console.print(f"frames: {self.address} has no workers, waiting for some", markup=False)
+                console.print(f"frames: {self.address} has no workers, waiting for some")
             elif time.monotonic() - alone_since > NO_WORKERS_S:
                 raise _no_workers(self.address, NO_WORKERS_S)
 

@@ -127,7 +127,7 @@ def find_sources(
         try:
             found = _merge(out, index, table)
         except ClipBertError as error:
-            console.print(f"{error}", markup=False)
+            console.print(f"{error}")
             index = None
     if found is None:
         found = Sources(out, None, np.full(table.num_rows, MISSING, np.int64))
@@ -150,7 +150,7 @@ def _usable_index(out: Path, settings: Settings) -> tuple[Index | None, bool]:
     try:
         index = Index(out / INDEX_FILE)
     except ClipBertError as error:
-        console.print(f"{error}", markup=False)
+        console.print(f"{error}")
         return None, False
     changes = [
         f"{name} {index.settings.decoding.get(name)} -> {value}"
@@ -158,7 +158,7 @@ def _usable_index(out: Path, settings: Settings) -> tuple[Index | None, bool]:
         if index.settings.decoding.get(name) != value
     ]
     if changes:
-        console.print(f"frames: {', '.join(changes)}: decoding everything again", markup=False)
+        console.print(f"frames: {', '.join(changes)}: decoding everything again")
         return None, False
     return index, True
 

@@ -280,9 +280,9 @@ def _frames_of(video: Video, candidates: FramesParams) -> Frames:
     if not isinstance(candidates, FramesParams):
         raise ValueError(f"candidates is {_short(candidates)}: expected a FramesParams (clipbert.config.schema).")
     if isinstance(video, str | Path | bytes):
-        from clipbert.sampling.video_input import read_given
+        from clipbert.sampling.video_input import read_video_input
 
-        return read_given(video, candidates)
+        return read_video_input(video, candidates)
     return [video] if isinstance(video, Image.Image) else video
 
 

@@ -14,7 +14,7 @@ MOST = 8192
 BACKWARDS_S = 1e-3
 
 
-def look(container: Any, stream: Any, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
+def scan(container: Any, stream: Any, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
     """Decode an open file from its start.
 
     Returns:

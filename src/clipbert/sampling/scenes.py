@@ -7,8 +7,8 @@ not tell (times, pictures) leaves the uniform choice.
 import numpy as np
 
 from clipbert.sampling.clips import candidate_times
-from clipbert.sampling.low_resolution_scan import STEP_S, look
-from clipbert.sampling.transients import cuts, passing, standing_out
+from clipbert.sampling.low_resolution_scan import STEP_S, scan
+from clipbert.sampling.transients import cuts, robust_z_scores, transient_strengths
 from clipbert.video.sequential import main_stream, open_media
 
 # uniform candidates this close miss nothing that lasts a second
@@ -44,11 +44,13 @@ def _by_content(path: str, duration_s: float, number: int, sampling: str) -> np.
         stream = main_stream(container)
         if stream is None:
             raise ValueError("no video stream")
-        times, cells = look(container, stream, duration_s)
+        times, cells = scan(container, stream, duration_s)
     if sampling == "scene":
         first = cuts(cells)
         return over_scenes((times[first - 1] + times[first]) / 2, duration_s, number)
-    return around_peaks([peaks(times, standing_out(values)) for values in passing(cells)], duration_s, number)
+    return around_peaks(
+        [peaks(times, robust_z_scores(values)) for values in transient_strengths(cells)], duration_s, number
+    )
 
 
 def peaks(times: np.ndarray, strengths: np.ndarray) -> list[float]:

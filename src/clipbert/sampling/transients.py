@@ -31,7 +31,7 @@ def cuts(cells: np.ndarray) -> np.ndarray:
     return np.flatnonzero((change > CUT_LEVELS) & (change > 3 * around)) + 1
 
 
-def camera(cells: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def camera_path(cells: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where the camera points in each picture, (x, y) each (S,) float64 in cells: the sum of the steps since the start.
 
     A step is what lays the means of columns (and of rows) best over those of the picture before, in quarters of a cell,
@@ -71,7 +71,7 @@ def _steps(profiles: np.ndarray, reach: int) -> np.ndarray:
     return steps
 
 
-def passing(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def transient_strengths(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How much of each picture is there only for a moment, (S,) float64 each: against near pictures, and against far.
 
     A cell counts by how far its grey lies outside what it and its eight neighbours showed in pictures before and after,
@@ -85,7 +85,7 @@ def passing(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     seen = _Seen(
         cells,
         np.cumsum(shot),
-        camera(cells, first),
+        camera_path(cells, first),
         _of_neighbours(cells, np.maximum),
         _of_neighbours(cells, np.minimum),
     )
@@ -99,14 +99,14 @@ class _Seen:
 
     cells: np.ndarray
     shot: np.ndarray
-    camera: tuple[np.ndarray, np.ndarray]
+    camera_path: tuple[np.ndarray, np.ndarray]
     brightest: np.ndarray
     darkest: np.ndarray
 
 
 def _strongest(seen: _Seen, lags: tuple[int, ...]) -> np.ndarray:
     cells, shot = seen.cells, seen.shot
-    x, y = seen.camera
+    x, y = seen.camera_path
     around = [-lag for lag in lags] + list(lags)
     found = np.zeros(cells.shape, np.int16)
     for index in range(len(cells)):
@@ -153,7 +153,7 @@ def _of_neighbours(cells: np.ndarray, pick: np.ufunc) -> np.ndarray:
     return found
 
 
-def standing_out(values: np.ndarray) -> np.ndarray:
+def robust_z_scores(values: np.ndarray) -> np.ndarray:
     """Values in units of their own usual spread above their median; all zero when they hardly differ."""
     middle = np.median(values)
     spread = float(1.4826 * np.median(np.abs(values - middle)))

@@ -16,7 +16,7 @@ from clipbert.video.media_types import IMAGE_FORMATS
 logger = logging.getLogger(__name__)
 
 
-def read_given(source: str | Path | bytes, params: FramesParams | None = None) -> np.ndarray:
+def read_video_input(source: str | Path | bytes, params: FramesParams | None = None) -> np.ndarray:
     """Candidate frames (N, H, W, 3) uint8 RGB of a video or image file, chosen as `params` (the defaults) say.
 
     A file that is damaged in part gives the frames that can be decoded, with a warning.

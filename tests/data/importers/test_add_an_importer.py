@@ -108,7 +108,7 @@ def test_a_registered_importer_has_its_command_help_and_row(
     assert (project / "data/videos/a.mp4").read_bytes() == (project / "media/a.mp4").read_bytes()
 
     # all four clips have the same bytes, which ingest would report as duplicates
-    summary = ingest(project / "data", project / "artifacts/manifest", IngestParams(duplicates="keep", workers=1))
+    summary = ingest(project / "data", project / "artifacts/manifest", IngestParams(duplicates="keep", num_workers=1))
     assert summary.media.total() == 3
     assert not summary.quarantined
 

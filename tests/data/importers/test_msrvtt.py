@@ -82,7 +82,7 @@ def test_import(tmp_path: Path, original: Path) -> None:
 
 def test_imported_data_ingests(tmp_path: Path, original: Path) -> None:
     import_msrvtt(original / "videodatainfo.json", Source(original / "videos", tmp_path / "data"))
-    ingest(tmp_path / "data", tmp_path / "manifest", IngestParams(workers=1))
+    ingest(tmp_path / "data", tmp_path / "manifest", IngestParams(num_workers=1))
     assert read_videos(tmp_path / "manifest")["split"].tolist() == ["train", "train", "val", "test"]
     assert len(read_texts(tmp_path / "manifest")) == 12
 

@@ -97,7 +97,7 @@ def test_soft_answers_reach_the_manifest(
     assert "answer vocabulary: 1 answers as given, which answer 90.0 % of train, 50.0 % of val" in lines
     assert any("at least 9 questions in train and val: 1 (published: 3129)" in line for line in lines)
     assert any("test2015 have no public answers" in line for line in lines)
-    ingest(tmp_path / "data", tmp_path / "manifest", IngestParams(workers=1, duplicates="keep"))
+    ingest(tmp_path / "data", tmp_path / "manifest", IngestParams(num_workers=1, duplicates="keep"))
     texts = read_texts(tmp_path / "manifest")
     assert texts["answers"][10] == ["no", "yes"]
     assert texts["answer_scores"][10] == [1.0, 0.3]

@@ -10,7 +10,7 @@ import pytest
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_videos
 from clipbert.data.ingest.probe import MediaInfo, Rejected
-from clipbert.data.ingest.runner import probe_all, remembering
+from clipbert.data.ingest.runner import probe_all, open_probe_cache
 from clipbert.data.ingest.select import Selection
 from clipbert.config.data import IngestParams
 
@@ -21,9 +21,9 @@ LARGE = 60_000
 
 def probed(path: Path) -> MediaInfo | Rejected:
     """As ingest does, in a worker with seconds and 512 MB to spare."""
-    params = IngestParams(workers=1, timeout_s=10, max_worker_mb=512)
-    with remembering(path.parent / "memory.sqlite", params) as remembered:
-        [(_, found)] = probe_all(path.parent, Selection([path.name]), params, remembered)
+    params = IngestParams(num_workers=1, timeout_s=10, max_worker_mb=512)
+    with open_probe_cache(path.parent / "memory.sqlite", params) as cache:
+        [(_, found)] = probe_all(path.parent, Selection([path.name]), params, cache)
     return found
 
 
@@ -105,7 +105,7 @@ def test_memory_over_the_limit_is_a_reason_of_its_own(
     from clipbert.errors import ClipBertError
 
     Image.new("RGB", (8, 8)).save(data / "videos" / "a.png")
-    params = IngestParams(workers=1, max_worker_mb=256, max_quarantined_fraction=1.0)
+    params = IngestParams(num_workers=1, max_worker_mb=256, max_quarantined_fraction=1.0)
     with pytest.raises(ClipBertError) as caught:
         ingest(data, tmp_path / "out", params)
     assert "videos/0.mp4: memory (twice: " in str(caught.value)
@@ -113,5 +113,5 @@ def test_memory_over_the_limit_is_a_reason_of_its_own(
 
 
 def test_memory_enough_for_real_files(tmp_path: Path, tiny_data: Callable[..., Path]) -> None:
-    ingest(tiny_data(tmp_path / "data"), tmp_path / "out", IngestParams(workers=1, max_worker_mb=256))
+    ingest(tiny_data(tmp_path / "data"), tmp_path / "out", IngestParams(num_workers=1, max_worker_mb=256))
     assert len(read_videos(tmp_path / "out")) == 4

@@ -60,7 +60,7 @@ def test_same_input_same_bytes_whatever_the_workers(tmp_path: Path, data: Path) 
     (data / "videos" / "broken.mp4").write_bytes(b"x")
     hashes = []
     for name, workers in (("a", 1), ("b", 2)):
-        ingest(data, tmp_path / name, IngestParams(workers=workers, max_quarantined_fraction=0.5))
+        ingest(data, tmp_path / name, IngestParams(num_workers=workers, max_quarantined_fraction=0.5))
         hashes.append([sha256_file(path) for path in sorted((tmp_path / name).iterdir())])
     assert hashes[0] == hashes[1]
 
@@ -121,7 +121,7 @@ def test_a_copy_in_another_split_stays_for_the_gate_to_see(tmp_path: Path, data:
 
 def test_copies_are_kept_on_demand(tmp_path: Path, data: Path) -> None:
     copy(data, "copy.mp4", "train")
-    ingest(data, tmp_path / "out", IngestParams(workers=1, duplicates="keep"))
+    ingest(data, tmp_path / "out", IngestParams(num_workers=1, duplicates="keep"))
     videos = read_videos(tmp_path / "out")
     assert len(videos) == 5
     assert videos["sha256"].nunique() == 4
@@ -227,7 +227,7 @@ def test_too_many_in_quarantine(data: Path) -> None:
 def test_no_media_left(data: Path) -> None:
     for path in (data / "videos").iterdir():
         path.write_text("no video")
-    text = fails(data, IngestParams(workers=1, max_quarantined_fraction=1.0))
+    text = fails(data, IngestParams(num_workers=1, max_quarantined_fraction=1.0))
     assert "none of its 4 media files can be used:" in text
     assert "videos/3.mp4: unreadable" in text
 
@@ -242,7 +242,7 @@ def test_no_text_left(data: Path) -> None:
 
 def test_a_probe_over_its_time_is_killed(tmp_path: Path, tiny_data: MakeData) -> None:
     data = tiny_data(tmp_path / "data", train=1, val=0, test=0)
-    text = fails(data, IngestParams(workers=1, timeout_s=1e-6))
+    text = fails(data, IngestParams(num_workers=1, timeout_s=1e-6))
     assert "videos/0.mp4: timeout (" in text
     assert "raise ingest.timeout_s" in text
 

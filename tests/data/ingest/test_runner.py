@@ -13,7 +13,7 @@ from canonical_data import LENIENT, PARAMS, caption, quarantine
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_videos
 from clipbert.data.ingest.probe import MediaInfo
-from clipbert.data.ingest.probe_cache import Remembered, damage_of, file_stamp
+from clipbert.data.ingest.probe_cache import ProbeCache, find_damage, file_stamp
 from clipbert.config.data import IngestParams
 
 MakeVideo = Callable[..., Path]
@@ -35,7 +35,7 @@ def test_a_decoder_that_hangs_holding_the_gil_is_killed_and_replaced(
     (tmp_path / "hanging").mkdir()
     (tmp_path / "hanging" / "decord.py").write_text(HANGING_DECORD)
     monkeypatch.syspath_prepend(str(tmp_path / "hanging"))  # workers take over the search path
-    summary = ingest(data, tmp_path / "out", IngestParams(workers=2, timeout_s=1.0))
+    summary = ingest(data, tmp_path / "out", IngestParams(num_workers=2, timeout_s=1.0))
     assert not summary.quarantined
     videos = read_videos(tmp_path / "out")
     assert videos["path_taken"].tolist() == ["pyav"] * 4
@@ -110,8 +110,8 @@ def outcome(number: int) -> MediaInfo:
     return MediaInfo("video", f"{number:064d}", number, "mp4", "h264", 64, 48, 8.0, 2.0, 16, 0, "decord", "exact")
 
 
-def remembered(path: Path) -> Remembered:
-    return Remembered(path, "settings", "failures")
+def cache(path: Path) -> ProbeCache:
+    return ProbeCache(path, "settings", "failures")
 
 
 def test_damage_to_what_is_remembered_is_never_used_and_never_a_traceback(
@@ -123,7 +123,7 @@ def test_damage_to_what_is_remembered_is_never_used_and_never_a_traceback(
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    memory = remembered(path)
+    memory = cache(path)
     for number, name in enumerate(names):
         memory.add(name, file_stamp(tmp_path / name), f"{number:064d}", outcome(number))
     memory.close(complete=True)
@@ -136,7 +136,7 @@ def test_damage_to_what_is_remembered_is_never_used_and_never_a_traceback(
     forgotten = 0
     for damaged in damages:
         path.write_bytes(damaged)
-        again = remembered(path)
+        again = cache(path)
         for number, name in enumerate(names):
             found = again.find(tmp_path, name)
             assert found in (None, outcome(number))
@@ -150,18 +150,18 @@ def test_damage_to_what_is_remembered_is_never_used_and_never_a_traceback(
 
 def test_a_changed_value_is_found_by_its_checksum(tmp_path: Path) -> None:
     path = tmp_path / "probes.sqlite"
-    memory = remembered(path)
+    memory = cache(path)
     memory.add("a.mp4", file_stamp(tmp_path), "0" * 64, outcome(0))
     memory.close(complete=True)
-    assert damage_of(path) is None
+    assert find_damage(path) is None
     path.write_bytes(path.read_bytes().replace(b'"width": 64', b'"width": 65'))
-    assert damage_of(path) == "an outcome does not match its checksum"
+    assert find_damage(path) == "an outcome does not match its checksum"
 
 
 def test_what_is_remembered_follows_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o002)
     try:
-        remembered(tmp_path / "probes.sqlite").close(complete=True)
+        cache(tmp_path / "probes.sqlite").close(complete=True)
     finally:
         os.umask(before)
     assert (tmp_path / "probes.sqlite").stat().st_mode & 0o777 == 0o664

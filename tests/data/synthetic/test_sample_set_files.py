@@ -21,7 +21,7 @@ from PIL import Image
 
 from clipbert.data.synthetic import sample_set as sample
 from clipbert.data.synthetic.sample_set import make_sample_data
-from clipbert.data.perceptual_hash import distance, look
+from clipbert.data.perceptual_hash import distance, visual_signature
 from clipbert.data.synthetic.encode import FORMATS, encode
 from clipbert.data.synthetic.pictures import Picture, at_moment, encode_picture
 from clipbert.data.synthetic.render import MARGIN, RGB, coverage, render, render_frame
@@ -207,7 +207,7 @@ def test_pictures_show_what_no_video_does_and_look_like_none_of_another_split(pl
     hashes: dict[str, list[list[int]]] = {"train": [], "val": [], "test": []}
     for picture in pictures[::6]:
         luma = render_frame(picture.scene, picture.frame)[0].astype(np.uint8)
-        hashes[picture.split].append(look(luma[None]).hashes)
+        hashes[picture.split].append(visual_signature(luma[None]).hashes)
     for one, two in (("test", "train"), ("test", "val"), ("val", "train")):
         assert min(distance(a, b) for a in hashes[one] for b in hashes[two]) > 6
 

@@ -68,7 +68,7 @@ def test_validation_reports_long_captions(
     project, params = Project(tmp_path), Params.model_validate({"validate": {"severity": {"text_identical": "fail"}}})
     limit = text_limit(tmp_path, project.manifest, params.model)
     assert limit.max_text_length == 64
-    loose = params.validate_.model_copy(update={"max_leakage": 1.0})
+    loose = params.validate_.model_copy(update={"max_near_duplicates": 1.0})
     with pytest.raises(ClipBertError, match=r"text_identical: truncation: .*1 of 3 rows") as caught:
         validate(project.manifest, project.validation, loose, limit=limit)
     assert "kind=caption, split=train, texts=6, truncated=3, identical=3" in str(caught.value)

@@ -126,7 +126,7 @@ def test_good_tables_pass_and_their_pages_need_no_network(folder: Path, monkeypa
     result = result_of(folder)
     assert result["success"] is True
     assert result["rows"] == {"splits": 3, "texts": 7, "videos": 6, "sizes": 3}
-    assert result["leakage"]["media"] == 0
+    assert result["near_duplicates"]["media"] == 0
     assert "baseline" in result["skipped"]["drift"]
     assert len(result["expectations"]) > 40
     for row in result["expectations"]:
@@ -229,7 +229,7 @@ def test_wrong_splits_and_look_alikes(folder: Path) -> None:
     assert set(found) == {
         ("split_by_media", "splits_of_media"),
         ("split_by_file", "splits_of_file"),
-        ("split_by_look", "near_duplicates"),
+        ("near_duplicates", "near_duplicates"),
         ("split_sizes", "media_count"),
     }
     assert "give all texts of one video the same split" in message
@@ -249,7 +249,7 @@ def test_wrong_splits_and_look_alikes(folder: Path) -> None:
         "near_split": "train",
         "distance": 0.0,
     }
-    assert result_of(folder)["leakage"]["near_duplicates"] == [pair]
+    assert result_of(folder)["near_duplicates"]["closest"] == [pair]
     assert "media=videos/3.mp4, split=test, near_media=videos/0.mp4, near_split=train, distance=0.0" in message
     listed = pd.read_csv(folder / "out" / "near_duplicates.csv")
     assert listed.to_dict("records") == [pair]

@@ -22,7 +22,7 @@ RESULT: dict[str, Any] = {
         {**ROW, "check": "ids", "severity": "fail", "success": False, "remedy": "Give each its own."},
         {**ROW, "check": "schema", "severity": "fail", "success": True, "remedy": ""},
     ],
-    "leakage": {"media": 3, "of": 260, "pairs": 4, "max_leakage": 0.05},
+    "near_duplicates": {"media": 3, "of": 260, "pairs": 4, "max_near_duplicates": 0.05},
     "truncation": [
         {
             "kind": "caption",

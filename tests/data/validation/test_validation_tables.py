@@ -33,7 +33,7 @@ def test_only_the_most_frequent_training_answers_are_known() -> None:
     none = pd.DataFrame({name: pd.Series(dtype=object) for name in VIDEOS_SCHEMA.names})
     tables = make_tables(none, pd.DataFrame(rows), None, ValidateParams(), max_answers=2)
     assert tables.frames["answers"][["answer", "answer_known"]].values.tolist() == [["blue", True], ["green", False]]
-    assert set(tables.skipped) == {"drift", "split_by_look", "text_truncated"}
+    assert set(tables.skipped) == {"drift", "near_duplicates", "text_truncated"}
     without = make_tables(none, pd.DataFrame(rows[:6]), None, ValidateParams(), max_answers=2)
     assert "answers" not in without.frames
     assert "no open questions" in without.skipped["answer_coverage"]

@@ -126,8 +126,7 @@ def importers() -> dict[str, Importer]:
             except Exception as error:
                 errors.print(
                     f"{entry.value}: this importer of another package cannot be loaded "
-                    f"({type(error).__name__}: {error}). Update or uninstall the package.",
-                    markup=False,
+                    f"({type(error).__name__}: {error}). Update or uninstall the package."
                 )
     return dict(sorted(_importers.items()))
 

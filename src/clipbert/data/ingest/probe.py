@@ -18,7 +18,7 @@ from clipbert.data.ingest.container import (
     scan_packets,
 )
 from clipbert.data.ingest.decoder_choice import SILENT_CODECS, Scan, choose_decoder, suspicion
-from clipbert.data.perceptual_hash import PICTURES, look
+from clipbert.data.perceptual_hash import PICTURES, visual_signature
 from clipbert.video.media_types import IMAGE_FORMATS, IMAGE_SUFFIXES
 from clipbert.data.ingest.repeatability import UNREPEATABLE, UNREPEATABLE_CODECS, first_difference
 from clipbert.data.ingest.verify import NotEqualError, compare_decoders
@@ -303,7 +303,7 @@ def _with_pyav(path: Path, scan: Scan, duration: float, remarks: Remarks) -> Fra
 def _looks(frames: Frames) -> dict[str, Any]:
     pictures = frames.images if len(frames.images) == 1 else frames.images[1:-1]
     grey = np.stack([np.asarray(Image.fromarray(picture).convert("L")) for picture in pictures])
-    found = look(grey)
+    found = visual_signature(grey)
     return {"looks": found.hashes, "brightness": found.brightness, "motion": found.motion}
 
 

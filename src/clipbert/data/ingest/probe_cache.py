@@ -45,7 +45,7 @@ PRAGMA user_version = {VERSION};
 """
 
 
-class Remembered:
+class ProbeCache:
     """The outcomes of earlier probes made with the same `settings`; `failures`: the settings on which timeouts and
     memory failures depend as well.
 
@@ -128,7 +128,7 @@ class Remembered:
             self._start_over(str(error))
 
     def _start_over(self, reason: str) -> None:
-        errors.print(f"{self.path}: damaged ({reason}); removed, and its files are probed again.", markup=False)
+        errors.print(f"{self.path}: damaged ({reason}); removed, and its files are probed again.")
         if hasattr(self, "_database"):
             self._database.close()
         for suffix in ("", "-journal", "-wal", "-shm"):
@@ -175,7 +175,7 @@ def file_stamp(path: Path) -> str:
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
-def damage_of(path: Path) -> str | None:
+def find_damage(path: Path) -> str | None:
     """What is wrong with the file at `path`, every row checked; None if nothing is, or there is none."""
     if not path.is_file():
         return None

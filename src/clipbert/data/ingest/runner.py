@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipbert.data.ingest.probe import FORMAT, Limits, MediaInfo, ProbeError, Rejected, probe
-from clipbert.data.ingest.probe_cache import Remembered, file_stamp, known_by_content
+from clipbert.data.ingest.probe_cache import ProbeCache, file_stamp, known_by_content
 from clipbert.data.ingest.select import Selection
 from clipbert.files.atomic import sha256_file
 from clipbert.config.data import IngestParams
@@ -40,22 +40,22 @@ class Task:
     media: str
     limits: Limits
     verify: str
-    remembered: tuple[str, str, str]
+    cache: tuple[str, str, str]
 
 
 @contextlib.contextmanager
-def remembering(path: Path, params: IngestParams) -> Iterator[Remembered]:
+def open_probe_cache(path: Path, params: IngestParams) -> Iterator[ProbeCache]:
     """The memory of earlier probes under these parameters; a block that ends well was a complete run."""
     versions = {name: importlib.metadata.version(name) for name in ("av", "decord", "pillow")}
     settings = {"format": FORMAT, "verify": params.verify, "megapixels": params.max_megapixels, **versions}
     failures = {"timeout_s": params.timeout_s, "max_worker_mb": params.max_worker_mb}
-    remembered = Remembered(path, json.dumps(settings), json.dumps(failures))
+    cache = ProbeCache(path, json.dumps(settings), json.dumps(failures))
     complete = False
     try:
-        yield remembered
+        yield cache
         complete = True
     finally:
-        remembered.close(complete)
+        cache.close(complete)
 
 
 def limits_of(params: IngestParams) -> Limits:
@@ -64,7 +64,7 @@ def limits_of(params: IngestParams) -> Limits:
 
 
 def probe_all(
-    data: Path, selection: Selection, params: IngestParams, remembered: Remembered, careful: bool = False
+    data: Path, selection: Selection, params: IngestParams, cache: ProbeCache, careful: bool = False
 ) -> Iterator[tuple[str, Outcome]]:
     """Yield what each file of the selection is, in its order; what is remembered is not probed again.
 
@@ -72,18 +72,18 @@ def probe_all(
         careful: leave decord out from the start.
     """
     limits = limits_of(params)
-    recall = (str(remembered.path), remembered.settings, remembered.failures)
-    workers = params.workers or len(os.sched_getaffinity(0))
+    recall = (str(cache.path), cache.settings, cache.failures)
+    workers = params.num_workers or len(os.sched_getaffinity(0))
     waiting: deque[tuple[str, Outcome | _Probing]] = deque()
     with KillablePool(workers, params.timeout_s, params.max_worker_mb) as pool:
         for media in selection.media:
-            known = selection.rejected.get(media) or _recalled(remembered.find(data, media), limits)
+            known = selection.rejected.get(media) or _recalled(cache.find(data, media), limits)
             task = Task(str(data), media, limits, params.verify, recall)
             waiting.append((media, known or _Probing(pool, task, params.timeout_s, careful)))
             while waiting and not (isinstance(waiting[0][1], _Probing) and len(waiting) <= _ahead(workers)):
-                yield _settle(*waiting.popleft(), remembered)
+                yield _settle(*waiting.popleft(), cache)
         while waiting:
-            yield _settle(*waiting.popleft(), remembered)
+            yield _settle(*waiting.popleft(), cache)
 
 
 def _ahead(workers: int) -> int:
@@ -144,16 +144,16 @@ def probe_task(task: Task, careful: bool) -> tuple[str, Outcome]:
         sha256 = sha256_file(path)
     except OSError as error:
         return "", Rejected("unreadable", error.strerror or str(error))
-    memory, settings, failures = task.remembered
+    memory, settings, failures = task.cache
     known = _recalled(known_by_content(Path(memory), sha256, task.media, settings, failures), task.limits)
     return sha256, known or probe(task.data, task.media, task.limits, task.verify, careful, sha256)
 
 
-def _settle(media: str, found: "Outcome | _Probing", remembered: Remembered) -> tuple[str, Outcome]:
+def _settle(media: str, found: "Outcome | _Probing", cache: ProbeCache) -> tuple[str, Outcome]:
     if not isinstance(found, _Probing):
         return media, found
     sha256, outcome = found.result()
     bound = isinstance(outcome, Rejected) and outcome.reason in LIMIT_REASONS
     if sha256 and found.stamp and not bound:
-        remembered.add(media, found.stamp, sha256, outcome)
+        cache.add(media, found.stamp, sha256, outcome)
     return media, outcome

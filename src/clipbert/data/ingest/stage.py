@@ -11,16 +11,16 @@ from clipbert.data import manifest
 from clipbert.data.annotations import SPLITS, ErrorList, Text, annotation_files, stream_texts
 from clipbert.video.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from clipbert.data.ingest.probe import MediaInfo, Rejected
-from clipbert.data.ingest.runner import probe_all, remembering
+from clipbert.data.ingest.runner import probe_all, open_probe_cache
 from clipbert.data.quarantine import Quarantined, write_quarantine
-from clipbert.data.ingest.probe_cache import Remembered
+from clipbert.data.ingest.probe_cache import ProbeCache
 from clipbert.data.ingest.select import Selection, select_media
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import atomic_directory, write_json
 from clipbert.files.linked_folders import check_data, dvc_caches
 from clipbert.config.data import IngestParams
 
-MEMORY_FILE = Path("probes") / "probes.sqlite"
+PROBE_CACHE_FILE = Path("probes") / "probes.sqlite"
 SPLIT_PRIORITY = ("test", "val", "train")
 LISTED_FILES = 50
 DROPPED_EXAMPLES = 20
@@ -116,10 +116,10 @@ def ingest(
         names = ", ".join(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))
         raise ClipBertError(f"{data}: no video or image in it. Put some below {data / 'videos'}; known types: {names}")
     with atomic_directory(out) as folder:
-        with remembering(memory or out.parent / MEMORY_FILE, params) as remembered:
+        with open_probe_cache(memory or out.parent / PROBE_CACHE_FILE, params) as cache:
             for name in retry:
-                remembered.forget(name)
-            usable = _write_videos(folder, data, selection, splits, params, remembered, summary)
+                cache.forget(name)
+            usable = _write_videos(folder, data, selection, splits, params, cache, summary)
         _check_enough(data, usable, summary, params)
         _write_texts(folder, data, usable, summary)
         write_quarantine(
@@ -149,7 +149,7 @@ def _write_videos(
     selection: Selection,
     splits: dict[str, str],
     params: IngestParams,
-    remembered: Remembered,
+    cache: ProbeCache,
     summary: IngestSummary,
 ) -> dict[str, str]:
     """Write the videos table; the usable media and their kinds."""
@@ -159,7 +159,7 @@ def _write_videos(
         manifest.write_table(folder / manifest.VIDEOS_FILE, manifest.VIDEOS_SCHEMA) as table,
         progress("ingest", len(selection.media)) as advance,
     ):
-        for name, found in probe_all(data, selection, params, remembered):
+        for name, found in probe_all(data, selection, params, cache):
             split = splits.get(name)
             if not isinstance(found, Rejected) and params.duplicates == "quarantine":
                 twin = first_of.setdefault((found.sha256, split), name)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipbert.data.perceptual_hash import BITS, look
+from clipbert.data.perceptual_hash import BITS, visual_signature
 from clipbert.data.synthetic.captions import picture_caption
 from clipbert.data.synthetic.questions import STILL_KINDS, Question, draw_questions
 from clipbert.data.synthetic.render import render_frame
@@ -18,7 +18,7 @@ from clipbert.data.synthetic.scene import SIDE, SIZES, Scene, draw_scene
 SHARES = {"train": 7 / 11, "val": 0.6, "test": 0.75}  # pictures for each video of a split
 UNSEEN_SHARE = {"train": 0.0, "val": 0.5, "test": 0.5}  # that show a (color, shape) pair new to training
 QUESTIONS = 4  # a picture
-ALIKE = 8  # bits of 64; no picture is as near to one of another split (validate.max_look_distance is 6)
+ALIKE = 8  # bits of 64; no picture is as near to one of another split (validate.max_hash_distance is 6)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def plan_pictures(seed: int, videos: dict[str, int], scenes: set[object], texts:
                     captions.append(picture_caption(rng, still, detailed=False))
                 if still.signature in known or not taken.isdisjoint(captions):
                     continue
-                (seen,) = look(render_frame(scene, frame)[0][None].astype(np.uint8)).hashes
+                (seen,) = visual_signature(render_frame(scene, frame)[0][None].astype(np.uint8)).hashes
                 if not _near(seen, (other for name in counts if name != split for other in looks[name])):
                     break
             looks[split].append(seen)

@@ -81,12 +81,12 @@ def _splits(params: ValidateParams) -> Iterator[Rule]:
         "The same file lies in several splits under different names: remove the copies, or give their texts one split.",
     )
     yield (
-        "split_by_look",
+        "near_duplicates",
         "videos",
-        BETWEEN(column="near_duplicates", max_value=0, mostly=1 - params.max_leakage),
-        f"More than validate.max_leakage = {params.max_leakage:g} of the val and test media look like media of another "
+        BETWEEN(column="near_duplicates", max_value=0, mostly=1 - params.max_near_duplicates),
+        f"More than validate.max_near_duplicates = {params.max_near_duplicates:g} of the val and test media look like media of another "
         "split: look at the pairs in near_duplicates.csv, remove one of each or give both one split; if they are "
-        "different videos, lower validate.max_look_distance or raise validate.max_leakage.",
+        "different videos, lower validate.max_hash_distance or raise validate.max_near_duplicates.",
     )
 
 

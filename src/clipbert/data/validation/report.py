@@ -71,7 +71,7 @@ def write_page(folder: Path, result: dict[str, Any], videos: pd.DataFrame, texts
         result=result,
         wrong=[one for one in expectations if not one["success"]],
         groups=[(table, [one for one in expectations if one["table"] == table]) for table in result["rows"]],
-        pairs=result["leakage"]["near_duplicates"][:SHOWN_PAIRS],
+        pairs=result["near_duplicates"]["closest"][:SHOWN_PAIRS],
         splits=_splits(videos, texts),
         charts=_charts(videos, texts),
         pages={path.stem.removeprefix("manifest-"): path.relative_to(folder).as_posix() for path in found},

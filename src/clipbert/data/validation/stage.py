@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -93,17 +94,15 @@ def _result(outcomes: list[Outcome], tables: Tables, params: ValidateParams) -> 
         "rows": {table: len(frame) for table, frame in tables.frames.items()},
         "skipped": tables.skipped,
         "expectations": [asdict(outcome) for outcome in outcomes],
-        "leakage": {
+        "near_duplicates": {
             "media": int((held_out > 0).sum()),
             "of": int(held_out.notna().sum()),
-            "max_leakage": params.max_leakage,
-            "max_look_distance": params.max_look_distance,
+            "max_near_duplicates": params.max_near_duplicates,
+            "max_hash_distance": params.max_hash_distance,
             "pairs": len(tables.near),
-            "near_duplicates": [{key: _plain(value) for key, value in row.items()} for row in near.to_dict("records")],
+            "closest": _plain_rows(near),
         },
-        "truncation": [
-            {key: _plain(value) for key, value in row.items()} for row in cut.to_dict("records")
-        ] if cut is not None else None,
+        "truncation": None if cut is None else _plain_rows(cut),
         "drift": None if changes is None else changes.to_dict("records"),
     }
 
@@ -169,7 +168,7 @@ def _outcome(check: Check, result: Any, rows: int, near: pd.DataFrame) -> Outcom
     columns = [config.kwargs.get(key) for key in ("column", "column_A", "column_B")]
     columns = [column for column in columns if column] or config.kwargs.get("column_list", [])
     failing = [] if result.success else found.get("partial_unexpected_index_list") or []
-    if check.name == "split_by_look" and not result.success:
+    if check.name == "near_duplicates" and not result.success:
         failing = near.head(SHOWN_ROWS).to_dict("records")
     return Outcome(
         check=check.name,
@@ -181,9 +180,17 @@ def _outcome(check: Check, result: Any, rows: int, near: pd.DataFrame) -> Outcom
         checked_rows=int(found.get("element_count", rows)) - int(found.get("missing_count", 0)),
         unexpected_count=int(found.get("unexpected_count", 0)),
         allowed_share=round(1 - config.kwargs.get("mostly", 1.0), 6),
-        failing_rows=[{key: _plain(value) for key, value in row.items()} for row in failing[:SHOWN_ROWS]],
+        failing_rows=[_plain_row(row) for row in failing[:SHOWN_ROWS]],
         remedy=check.remedy if "unexpected_count" in found else f"It could not be computed: {result.exception_info}",
     )
+
+
+def _plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [_plain_row(row) for row in table.to_dict("records")]
+
+
+def _plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(key): _plain(value) for key, value in row.items()}
 
 
 def _plain(value: Any) -> Any:

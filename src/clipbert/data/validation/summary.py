@@ -27,31 +27,29 @@ def warn(console: Console, result: dict[str, Any]) -> None:
             body.append(("\n" if len(lines) > 2 else "") + lines[-1].strip(), style="not dim")
             console.print(Panel(body, title=Text(f"warning: {lines[0]}"), title_align="left", border_style="yellow"))
         else:
-            console.print("\n".join([f"validate: warning: {lines[0]}", *lines[1:]]), markup=False)
+            console.print("\n".join([f"validate: warning: {lines[0]}", *lines[1:]]))
 
 
 def passed(console: Console, result: dict[str, Any], out: Path) -> None:
     """Print what a passing gate found."""
-    leakage = result["leakage"]
-    if "split_by_look" not in result["skipped"]:
+    found = result["near_duplicates"]
+    if "near_duplicates" not in result["skipped"]:
         console.print(
-            f"validate: {leakage['media']} of {leakage['of']} val and test media look like one of another split "
-            f"({leakage['pairs']} pairs, at most {leakage['max_leakage']:g} allowed)",
-            markup=False,
+            f"validate: {found['media']} of {found['of']} val and test media look like one of another split "
+            f"({found['pairs']} pairs, at most {found['max_near_duplicates']:g} allowed)"
         )
     for row in result["truncation"] or ():
         if row["truncated"]:
             console.print(
                 f"validate: {row['truncated']} of {row['texts']} texts ({row['kind']}, {row['split']}) are cut at "
-                f"model.max_text_length ({row['truncated_share']:.1%}); {row['identical']} are then the same as another",
-                markup=False,
+                f"model.max_text_length ({row['truncated_share']:.1%}); {row['identical']} are then the same as another"
             )
     for name, why in result["skipped"].items():
-        console.print(f"validate: {name} not checked: {why}", markup=False)
+        console.print(f"validate: {name} not checked: {why}")
     total, warnings = len(result["expectations"]), len(wrong(result, "warn"))
     held = f"all {total} expectations hold" if not warnings else f"{total - warnings} of {total} expectations hold"
     with_warnings = f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
-    console.print(f"validate: {held}{with_warnings}; see {out / 'index.html'}", markup=False)
+    console.print(f"validate: {held}{with_warnings}; see {out / 'index.html'}")
 
 
 def wrong(result: dict[str, Any], severity: str) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def make_tables(
     `options_count` and, for captions of val and test, `other_splits` (other splits with the same words).
     answers holds the open questions of val and test with `answer_known`.
     """
-    near = near_duplicates(videos, params.max_look_distance)
+    near = near_duplicates(videos, params.max_hash_distance)
     used = videos.dropna(subset=["split"])
     counts = used["split"].value_counts()
     splits = pd.DataFrame({"split": list(SPLITS), "media_count": [int(counts.get(split, 0)) for split in SPLITS]})
@@ -67,7 +67,7 @@ def make_tables(
     else:
         frames["drift"] = drift
     if not videos["looks"].notna().any():
-        skipped["split_by_look"] = "the manifest holds no looks"
+        skipped["near_duplicates"] = "the manifest holds no looks"
     return Tables(frames, near, skipped)
 
 

@@ -1,6 +1,6 @@
 """Look-alikes across splits: how long the index takes as the set grows, beside comparing every pair, and what it finds.
 
-python benchmarks/leakage.py --json leakage.json
+python benchmarks/near_duplicates.py --json near_duplicates.json
 """
 
 import argparse
@@ -47,8 +47,8 @@ def every_pair(videos: pd.DataFrame) -> int:
     near = 0
     for name, others in (("test", ("train", "val")), ("val", ("train",))):
         right = hashes[np.isin(split, others)]
-        for look in hashes[split == name]:
-            differing = np.bitwise_count(look ^ right)
+        for visual_signature in hashes[split == name]:
+            differing = np.bitwise_count(visual_signature ^ right)
             near += int(
                 (np.partition(differing, COMPARED - 1, axis=1)[:, :COMPARED].mean(axis=1) <= MAX_DISTANCE).sum()
             )
