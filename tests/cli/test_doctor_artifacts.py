@@ -9,7 +9,7 @@ import pytest
 
 from clipbert.cli import doctor
 from clipbert.data.ingest.probe import MediaInfo
-from clipbert.data.ingest.probe_cache import Remembered
+from clipbert.data.ingest.probe_cache import ProbeCache
 from clipbert.evaluation.predictions_file import write_predictions
 from clipbert.files.checksums import write_checksums
 from clipbert.files.signed_json import write_signed_json
@@ -39,7 +39,7 @@ def project(tiny_project: Path, tmp_path: Path) -> Project:
         path.write_text(json.dumps(value))
     project.release("retrieval").parent.mkdir()
     project.release("retrieval").write_text("{}")
-    memory = Remembered(project.artifacts / "probes" / "probes.sqlite", "s", "f")
+    memory = ProbeCache(project.artifacts / "probes" / "probes.sqlite", "s", "f")
     memory.add("a", "1", "0", MediaInfo("video", "0", 1, "mp4", "h264", 64, 48, 8.0, 2.0, 16, 0, "decord", "exact"))
     memory.close(complete=True)
     return project

@@ -106,7 +106,7 @@ def read_quarantine(path: Path, kind: type[Record]) -> list[Record]:
     Raises:
         ClipBertError: the file or a line of it is damaged.
     """
-    remedy = f"Make it again: clipbert {kind.stage}"
+    remedy = f"Rerun: clipbert {kind.stage}"
     if not path.is_file():
         return []
     try:
