@@ -39,6 +39,12 @@ def test_a_package_of_another_version_is_named_with_the_one_needed(monkeypatch: 
     assert wrong[1:] == ["missing: make install"]
 
 
+def test_packages_of_the_pipeline_are_checked_and_those_of_developers_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = ['absent-store; extra == "pipeline"', 'absent-linter; extra == "dev"']
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: declared)
+    assert [finding.what for finding in doctor.check_packages(Path())] == ["absent-store"]
+
+
 def test_an_empty_folder_lacks_repository_parameters_and_data(tmp_path: Path) -> None:
     wrong = problems(list(doctor.check_project(tmp_path)))
     assert wrong[0].endswith("is not in a git repository: git init, and commit")

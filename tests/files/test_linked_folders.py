@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from clipbert.cli.importing import importers
+from clipbert.cli.importing import import_group
 from clipbert.config.data import IngestParams
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_videos
@@ -25,7 +25,7 @@ def test_an_import_writes_through_a_linked_data_folder(
     monkeypatch.chdir(project)
     tiny_video(project / "clips" / "a.mp4")
     (project / "t.csv").write_text("media,text,split\na.mp4,a bar,train\n")
-    done = CliRunner().invoke(importers, ["table", "t.csv", "clips"])
+    done = CliRunner().invoke(import_group, ["table", "t.csv", "clips"])
     assert done.exit_code == 0, done.output
     assert "DVC cannot version it" in done.output
     assert (project / "data").is_symlink()
