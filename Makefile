@@ -50,10 +50,12 @@ coverage: install ## the whole test suite with the lines it runs; htmlcov/index.
 	$(BIN)/coverage html -q
 	$(BIN)/coverage report | tail -n 1
 
-lint: install ## ruff and mypy
+lint: install ## ruff, mypy, spelling and prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/python scripts/check_prose.py
 
 docs: install ## the documentation site: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from clipbert.inference.pipelines import pipeline
 
 __all__ = ["__version__", "pipeline"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
