@@ -53,6 +53,20 @@ def test_each_test_that_a_page_names_exists(page: Path) -> None:
         assert not test or re.search(rf"^def {test}\(", path.read_text(), flags=re.M), test
 
 
+def test_each_source_file_that_a_page_names_exists(page: Path) -> None:
+    named = set(re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|sh|yaml|toml))`", page.read_text()))
+    places = [PROJECT, PROJECT / "src", PROJECT / "src" / "clipbert", *(PROJECT / "src" / "clipbert").glob("*/")]
+    places += [PROJECT / "src/clipbert/data/importers/datasets"]
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []
+
+
+def test_benchmarks_and_modules_that_a_page_runs_exist(page: Path) -> None:
+    for module in re.findall(r"python -m ((?:benchmarks|flows)[\w.]*)", page.read_text()):
+        assert (PROJECT / module.replace(".", "/")).with_suffix(".py").is_file(), module
+    for path in re.findall(r"python (?:\./)?((?:benchmarks|scripts)/[\w/]+\.py)", page.read_text()):
+        assert (PROJECT / path).is_file(), path
+
+
 def test_no_placeholder_is_left(page: Path) -> None:
     assert "@@" not in page.read_text()
 
