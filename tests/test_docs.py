@@ -54,6 +54,21 @@ def test_each_test_that_a_page_names_exists(page: Path) -> None:
         assert not test or re.search(rf"^def {test}\(", path.read_text(), flags=re.M), test
 
 
+def test_each_page_that_a_text_names_exists() -> None:
+    texts = [*ROOT_PAGES, PROJECT / "CHANGELOG.md", PROJECT / "prefect.yaml", PROJECT / "pyproject.toml"]
+    texts += [
+        path
+        for folder in ("src", "flows", "mlflow")
+        for path in (PROJECT / folder).rglob("*")
+        if path.suffix in {".py", ".md"}
+    ]
+    named = {
+        name for path in texts for name in re.findall(r"docs/[\w/-]+\.(?:md|ipynb)", path.read_text(encoding="utf-8"))
+    }
+    assert named
+    assert [name for name in sorted(named) if not (PROJECT / name).is_file()] == []
+
+
 def test_each_source_file_that_a_page_names_exists(page: Path) -> None:
     named = set(re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|sh|yaml|toml))`", page.read_text()))
     places = [PROJECT, PROJECT / "src", PROJECT / "src" / "clipbert", *(PROJECT / "src" / "clipbert").glob("*/")]
