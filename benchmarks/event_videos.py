@@ -1,7 +1,7 @@
 """Half-hour videos in which something small happens once for two seconds, by real encoders.
 
 A video is thirty minutes drawn from four that are encoded once, joined packet by packet, and one minute that is encoded
-with the event in it: a magenta ball, of a grey near its surroundings', that comes in from one side, crosses and leaves.
+with the event in it: a magenta ball, of a gray near its surroundings', that comes in from one side, crosses and leaves.
 Each minute is a stream of its own, as recorders cut them, with or without an event; so joints tell nothing.
 """
 

@@ -1,7 +1,7 @@
 """How long the largest official annotations take to import, and in how much memory: files of their size and layout.
 
 Visual Genome's region descriptions (images x regions) and VQA 2.0 (questions of ten answers), made here, with an empty
-file for each image. Peak memory is that of a process of its own for each import; `json.loads` of the same file beside.
+file for each image. Peak memory is that of a process of its own for each import; `json.loads` of the same file for comparison.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from clipbert.data.importers.base import Source
 from clipbert.data.importers.datasets.visual_genome import import_visual_genome
 from clipbert.data.importers.datasets.vqa2 import import_vqa2
 
-WORDS = ("a", "red", "car", "beside", "the", "tall", "tree", "dog", "on", "grass", "man", "walking")
+WORDS = ("a", "red", "car", "near", "the", "tall", "tree", "dog", "on", "grass", "man", "walking")
 
 
 def phrase(seed: int) -> str:

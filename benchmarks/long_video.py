@@ -96,7 +96,7 @@ def largest_gap(path: Path, duration_s: float, budget: int) -> float:
 
 
 def measure_large(path: Path, seed: int, minutes: int, budget: int) -> dict[str, float]:
-    """What choosing costs for pictures of 1280 x 720: a pan, each minute made anew."""
+    """What choosing costs for pictures of 1280 x 720: a pan, each minute created again."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = LARGE * WIDTH, LARGE * HEIGHT, "yuv420p"

@@ -1,4 +1,4 @@
-"""The truth about a real file: a sequential decode from its first frame to its last, beside what the cache holds."""
+"""Reference frames of a real file: a sequential decode from its first frame to its last, compared with the cache."""
 
 import io
 
@@ -9,23 +9,23 @@ from clipbert.sampling.candidates import fitted_size
 from clipbert.sampling.clips import shown_at
 from clipbert.video.sequential import Shown, shown_frames
 
-# Grey levels, mean over a picture of 64 x 64: decoders round colours differently; a wrong frame's neighbour is nearer.
+# Gray levels, mean over a picture of 64 x 64: decoders round colors differently; a wrong frame's neighbor is nearer.
 SAME_WITHIN, CLEARLY = 1.5, 0.4
 
 
 def differing(path: str, times: np.ndarray, images: np.ndarray, size: int, quality: int) -> int:
     """How many cached pictures are not the frames that a sequential decode shows at their times. In a worker."""
-    starts, greys = [], []
+    starts, grays = [], []
     for shown in shown_frames(path):
         starts.append(shown.start)
-        greys.append(grey(stored(shown, size, quality)))
+        grays.append(gray(stored(shown, size, quality)))
     ordered = np.sort(starts)
     wrong = 0
     for index, image in zip(shown_at(ordered - ordered[0], times).tolist(), images, strict=True):
         off = {
-            step: np.abs(grey(image) - greys[index + step]).mean()
+            step: np.abs(gray(image) - grays[index + step]).mean()
             for step in (-1, 0, 1)
-            if 0 <= index + step < len(greys)
+            if 0 <= index + step < len(grays)
         }
         wrong += bool(off[0] > SAME_WITHIN or min(off.values()) < off[0] - CLEARLY)
     return wrong
@@ -40,7 +40,7 @@ def stored(shown: Shown, size: int, quality: int) -> np.ndarray:
     return np.asarray(Image.open(buffer))
 
 
-def grey(image: np.ndarray) -> np.ndarray:
-    """A picture as 64 x 64 grey levels."""
+def gray(image: np.ndarray) -> np.ndarray:
+    """A picture as 64 x 64 gray levels."""
     small = Image.fromarray(image).convert("L").resize((64, 64), Image.Resampling.BOX)
     return np.asarray(small).astype(np.int16)

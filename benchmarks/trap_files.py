@@ -263,7 +263,7 @@ def make_traps(folder: Path) -> Iterator[Trap]:
         ("offset.mkv", "starts at 5 s", {"offset_s": 5.0}),
         ("offset.mp4", "starts at 5 s, by an edit list", {"offset_s": 5.0}),
         ("alpha.mov", "QuickTime RLE with transparency", {"codec": "qtrle", "pix_fmt": "argb", "draw": _transparent}),
-        ("alpha.webm", "VP9 with transparency (its colours alone)", {"codec": "libvpx-vp9", "b_frames": 0}),
+        ("alpha.webm", "VP9 with transparency (its colors alone)", {"codec": "libvpx-vp9", "b_frames": 0}),
         ("apng.mov", "PNG in QuickTime with transparency", {"codec": "png", "pix_fmt": "rgba", "draw": _transparent}),
         ("animated.gif", "GIF", {"codec": "gif", "pix_fmt": "rgb8"}),
         ("all_key.mp4", "every frame a key frame", {"options": {"g": "1"}}),

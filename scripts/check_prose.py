@@ -55,7 +55,8 @@ PHRASES = {
 
 def pattern(phrase: str) -> re.Pattern[str]:
     """Return the expression for a phrase in running text, where a line break may be followed by a comment sign."""
-    spaced = phrase.replace(" ", r"(?:[ \t]|\n[ \t]*(?:#|>)?[ \t]*)+").replace("~", " ")
+    # An empty line ends a paragraph, and no phrase reaches across it.
+    spaced = phrase.replace(" ", r"(?:[ \t]+|[ \t]*\n[ \t]*(?:#|>)?[ \t]*)").replace("~", " ")
     return re.compile(rf"(?<![\w`/.-])(?:{spaced})(?![\w-])", re.IGNORECASE)
 
 

@@ -35,7 +35,7 @@ def make_tiny_video(
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> Path:
-    """Write a video whose frame i is one colour with a white bar of i + 1 pixels; the seed changes the colour.
+    """Write a video whose frame i is one color with a white bar of i + 1 pixels; the seed changes the color.
 
     Args:
         size: (width, height) in pixels, as stored.
@@ -51,9 +51,9 @@ def make_tiny_video(
             stream.codec_context.sample_aspect_ratio = pixel_aspect
         if rotation is not None or mirrored:
             stream.set_display_rotation(rotation or 0, hflip=mirrored)
-        colour = np.random.default_rng(seed).integers(0, 200, 3, dtype=np.uint8)
+        color = np.random.default_rng(seed).integers(0, 200, 3, dtype=np.uint8)
         for index in range(frames):
-            picture = np.full((height, width, 3), colour, np.uint8)
+            picture = np.full((height, width, 3), color, np.uint8)
             picture[:, : index + 1] = 255
             for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
                 _mux(container, packet, start, fps)

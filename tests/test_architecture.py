@@ -123,7 +123,7 @@ def test_imports_go_one_way() -> None:
 
 
 def test_no_two_modules_import_each_other_in_a_circle() -> None:
-    # An import of a package runs its __init__.py only, so a package and its own modules are no circle.
+    # An import of a package runs its __init__.py only, so a package and its own modules are not a circle.
     imports = {
         name: {other for other in others if other != "clipbert" and not name.startswith(f"{other}.")}
         for name, others in package_imports().items()

@@ -1,4 +1,4 @@
-"""The Python of the README and of docs/how-to/use.md runs as it stands, beside models and files of those names."""
+"""The Python of the README and of docs/how-to/use.md runs as it stands, with models and files of those names."""
 
 import re
 import subprocess

@@ -72,7 +72,7 @@ def test_a_failure_holds_back_what_needs_it_and_nothing_else(prefect: Prefect, p
     assert found["train@right"] == "Completed"
     assert "evaluate@left" not in found
     assert prefect.tasks(run)["train@left"]["run_count"] == 1, "a user's error is not tried again"
-    wait_until(lambda: "the colour is wrong; expected red, blue or green" in prefect.logs(run), 10)
+    wait_until(lambda: "the color is wrong; expected red, blue or green" in prefect.logs(run), 10)
     assert not [line for line in prefect.logs(run) if "Traceback" in line]
 
 

@@ -38,7 +38,7 @@ def test_a_failure_says_what_the_stage_said_and_whether_another_try_may_help(
     with Supervisor(project) as supervisor, pytest.raises(StageError) as caught:
         run_stage("prepare", supervisor, print)
     assert str(caught.value).startswith(f"prepare: exit code {code}\n")
-    assert str(caught.value).endswith("the colour is wrong; expected red, blue or green")
+    assert str(caught.value).endswith("the color is wrong; expected red, blue or green")
     assert caught.value.retryable is retryable
 
 

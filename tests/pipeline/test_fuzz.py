@@ -25,7 +25,7 @@ from clipbert.sampling.candidates import decode_file
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
 
 COUNT = 300
-# Grey levels; JPEG and the rounding of colours stay well below, another picture lies above 80.
+# Gray levels; JPEG and the rounding of colors stay well below, another picture lies above 80.
 SAME_WITHIN = 8.0
 INGEST = IngestParams(timeout_s=10.0, max_worker_mb=1024, max_quarantined_fraction=1.0)
 FRAMES = FramesParams(fps=4.0, size=48, timeout_s=10.0, max_worker_mb=1024)
@@ -104,4 +104,4 @@ def apart(truth: Any, other: Any) -> str | None:
     if truth.images.shape != other.images.shape or not np.allclose(truth.times, other.times, atol=2e-3):
         return "other times"
     off = np.abs(truth.images.astype(int) - other.images).mean((1, 2, 3)).max()
-    return f"{off:.1f} grey levels" if off > SAME_WITHIN else None
+    return f"{off:.1f} gray levels" if off > SAME_WITHIN else None

@@ -46,7 +46,7 @@ class Page:
         return self._call("Runtime.evaluate", self._session, **options)["result"].get("value")
 
     def wait_for(self, text: str, seconds: float = START_S) -> None:
-        """Wait until the page shows a text and has asked for nothing during a second."""
+        """Wait until the page shows a text and has sent no request during a second."""
         deadline = time.monotonic() + seconds
         quiet = 0
         while quiet < 4:

@@ -31,9 +31,9 @@ class Oracle:
         return name in self.weights or f"clipbert.{name}" in self.weights
 
     def layer_norm(self, x: Tensor, name: str) -> Tensor:
-        centred = x - x.mean()
-        variance = (centred * centred).mean()
-        normal = centred / torch.sqrt(variance + 1e-12)
+        centered = x - x.mean()
+        variance = (centered * centered).mean()
+        normal = centered / torch.sqrt(variance + 1e-12)
         return normal * self.weight(f"{name}.weight") + self.weight(f"{name}.bias")
 
     def convolve(self, x: Tensor, name: str, stride: int = 1, relu: bool = True) -> Tensor:
@@ -46,7 +46,7 @@ class Oracle:
         return y.clamp(min=0) if relu else y
 
     def resnet(self, image: Tensor) -> Tensor:
-        """(3, H, W) normalised to (channels, h, w). A bottleneck strides in its first 1x1, as a basic block does."""
+        """(3, H, W) normalized to (channels, h, w). A bottleneck strides in its first 1x1, as a basic block does."""
         x = self.convolve(image, "vision.backbone.embedder.embedder", stride=2)
         x = functional.max_pool2d(x[None], 3, stride=2, padding=1)[0]
         for stage, depth in enumerate(self.config.vision["depths"]):

@@ -49,7 +49,7 @@ print(f"{stage} reads {source}")
 kind, _, task = stage.partition("@")
 order = Path("orders", stage).read_text().split() if Path("orders", stage).exists() else []
 if order[:1] == ["exit"]:
-    print("the colour is wrong; expected red, blue or green", file=sys.stderr)
+    print("the color is wrong; expected red, blue or green", file=sys.stderr)
     sys.exit(int(order[1]))
 if order[:1] == ["say"]:
     print(f"reading {order[1]}")

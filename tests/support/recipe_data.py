@@ -164,8 +164,8 @@ def make_starts(root: Path) -> None:
     ResNetBackbone(ResNetConfig(**shape, downsample_in_bottleneck=True, out_features=["stage2"])).save_pretrained(
         resnet
     )
-    normalisation = {"image_mean": [123.675, 116.28, 103.53], "image_std": [1.0, 1.0, 1.0], "do_rescale": False}
-    write_json(resnet / "preprocessor_config.json", normalisation)
+    normalization = {"image_mean": [123.675, 116.28, 103.53], "image_std": [1.0, 1.0, 1.0], "do_rescale": False}
+    write_json(resnet / "preprocessor_config.json", normalization)
 
     bert = root / "models" / "bert-base-uncased"
     BertForMaskedLM(BertConfig(**sizes, **positions)).save_pretrained(bert)

@@ -60,7 +60,7 @@ def kill(name: str) -> None:
 
 
 def no_space(name: str) -> None:
-    """Fail as a full disk does: SQLite's commits in its own words, the others in the system's."""
+    """Fail as a full disk does: commits with SQLite's message, other writes with that of the system."""
     if name.endswith("commit"):
         raise sqlite3.OperationalError("database or disk is full")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
