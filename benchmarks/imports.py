@@ -1,7 +1,8 @@
 """How long the largest official annotations take to import, and in how much memory: files of their size and layout.
 
 Visual Genome's region descriptions (images x regions) and VQA 2.0 (questions of ten answers), made here, with an empty
-file for each image. Peak memory is that of a process of its own for each import; `json.loads` of the same file for comparison.
+file for each image. Peak memory is that of a process of its own for each import, compared with `json.loads` of
+the same file.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Look-alikes across splits: how long the index takes as the set grows, compared with comparing every pair, and what it finds.
+"""Look-alikes across splits: time of the index as the set grows, compared with all pairs, and what it finds.
 
 python benchmarks/near_duplicates.py --json near_duplicates.json
 """
