@@ -26,7 +26,7 @@ from clipbert.config.schema import Params
 from clipbert.distributed.context import DistributedContext
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval
 from clipbert.tasks import make_task
-from clipbert.tasks.base import Batch
+from clipbert.tasks.batch import Batch
 from clipbert.training.batch_iterator import SynchronizedBatchIterator
 from clipbert.training.checkpoint import Checkpoints, TrainState, rng_states
 from clipbert.training.memory import keep_freed_memory
@@ -68,7 +68,7 @@ class Training:
         torch.manual_seed(0)
         self.model = ClipBertForRetrieval(ClipBertConfig.base(clips=options.clips, frames_per_clip=options.frames))
         keep_freed_memory()  # as in a training
-        task = make_task("retrieval", params)
+        task = make_task("retrieval", params.tasks)
         self.train_step = TrainStep(task, self.model, params.train, self.device, DistributedContext())
         self.batches = cast(SynchronizedBatchIterator, SameBatch(options, self.device))
         self.checkpoints, self.state = Checkpoints(folder, {}), TrainState()

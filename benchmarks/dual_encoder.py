@@ -33,7 +33,8 @@ from clipbert.frame_cache import FrameCache
 from clipbert.frame_cache.build import build_cache
 from clipbert.model import ClipBertProcessor, load
 from clipbert.tasks import make_task
-from clipbert.tasks.base import Batch, texts_with_frames
+from clipbert.tasks.batch import Batch
+from clipbert.tasks.examples import texts_with_frames
 from clipbert.tasks.predict import ProcessorTokens, encode_videos
 from clipbert.training.checkpoint import rng_states
 from clipbert.training.data import Batches, DistributedBatchSampler, TrainingSamples
@@ -49,7 +50,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 WANTED = 1.15
 TEXTS_IN_A_PART = 16
-SHOWN = ("r1", "r5", "r10", "towers_r1", "towers_r5", "towers_r10", "judged_pairs", "first_stage_recall")
+SHOWN = (
+    "r1",
+    "r5",
+    "r10",
+    "dual_encoder_r1",
+    "dual_encoder_r5",
+    "dual_encoder_r10",
+    "reranked_pairs",
+    "first_stage_recall",
+)
 
 
 def spread(values: Any) -> dict[str, float]:
@@ -71,9 +81,9 @@ class Training:
     def __init__(self, artifacts: Path, preset: str, contrastive_weight: float, packed: bool = True) -> None:
         tasks = {"retrieval": {"contrastive_weight": contrastive_weight}}
         params = Params.model_validate({**PRESETS[preset], "tasks": tasks, "frames": {"size": 448}})
-        task = make_task("retrieval", params)
+        task = make_task("retrieval", params.tasks)
         cache = FrameCache(artifacts / "frames")
-        examples = task.examples(texts_with_frames(read_texts(artifacts / "manifest"), cache), "train")
+        examples = task.examples.read(texts_with_frames(read_texts(artifacts / "manifest"), cache), "train")
         torch.manual_seed(0)
         model, processor = build_model(task, examples, params.model, params.frames, params.evaluate.clips)
         if not packed:
@@ -145,10 +155,11 @@ def first_stage(artifacts: Path, model_dir: Path, rerank: int) -> list[dict[str,
     model = load(model_dir).to("cuda" if torch.cuda.is_available() else "cpu")
     processor = ClipBertProcessor.from_pretrained(model_dir)
     tokenize = ProcessorTokens(processor, model.device)
-    plain = make_task("retrieval", params)
-    examples = plain.examples(texts_with_frames(read_texts(artifacts / "manifest"), cache), "test")
+    plain = make_task("retrieval", params.tasks)
+    examples = plain.examples.read(texts_with_frames(read_texts(artifacts / "manifest"), cache), "test")
     evaluate = params.evaluate
-    ways = {count: plain.measured(evaluate.model_copy(update={"rerank_top_k": count})) for count in (None, rerank)}
+    settings = {count: evaluate.model_copy(update={"rerank_top_k": count}) for count in (None, rerank)}
+    ways = {count: plain.evaluator.with_settings(chosen) for count, chosen in settings.items()}
     rows: dict[int | None, list[dict[str, Any]]] = {count: [] for count in ways}
     seconds: dict[int | None, list[float]] = {count: [] for count in ways}
     with torch.inference_mode():
@@ -156,10 +167,10 @@ def first_stage(artifacts: Path, model_dir: Path, rerank: int) -> list[dict[str,
             lambda: encode_videos(model, processor, cache, [e.media for e in examples], params.evaluate.clips)
         )
         running = {
-            count: task.predict(model, videos, examples, tokenize, params.evaluate.batch_size)
-            for count, task in ways.items()
+            count: evaluator.predict(model, videos, examples, tokenize, params.evaluate.batch_size)
+            for count, evaluator in ways.items()
         }
-        texts = plain.items(examples)
+        texts = plain.evaluator.count(examples)
         parts = [min(TEXTS_IN_A_PART, texts - start) for start in range(0, texts, TEXTS_IN_A_PART)]
         for texts in parts:
             for count, items in running.items():
@@ -167,8 +178,8 @@ def first_stage(artifacts: Path, model_dir: Path, rerank: int) -> list[dict[str,
                 seconds[count].append(took)
                 rows[count] += part
     result = []
-    for count, task in ways.items():
-        metrics = task.metrics(pd.DataFrame(rows[count]))
+    for count in ways:
+        metrics = plain.evaluator.metrics(pd.DataFrame(rows[count]))
         result.append(
             {
                 "what": "every video judged" if count is None else f"the best {count} judged",

@@ -24,7 +24,7 @@ from clipbert.config.schema import Params, load_params
 from clipbert.data.manifest import read_texts
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks import make_task
-from clipbert.tasks.base import texts_with_frames
+from clipbert.tasks.examples import texts_with_frames
 from clipbert.tasks.predict import predict
 from clipbert.training.checkpoint import Checkpoints
 from clipbert.training.setup import build_model
@@ -45,10 +45,10 @@ def accuracy_of(fusion: str, seed: int, project: Path, options: argparse.Namespa
         *options.set,
     ]
     params: Params = load_params(project / "params.yaml", overrides)
-    task = make_task("open_qa", params)
+    task = make_task("open_qa", params.tasks)
     cache = FrameCache(project / "artifacts" / "frames")
     texts = texts_with_frames(read_texts(project / "artifacts" / "manifest"), cache)
-    examples, val, test = (task.examples(texts, split) for split in ("train", "val", "test"))
+    examples, val, test = (task.examples.read(texts, split) for split in ("train", "val", "test"))
     torch.manual_seed(seed)
     model, processor = build_model(task, examples, params.model, params.frames, params.evaluate.clips)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -62,7 +62,7 @@ def accuracy_of(fusion: str, seed: int, project: Path, options: argparse.Namespa
         state = trainer.train(NoOpTracker())
         seconds = time.perf_counter() - began
     model.eval()
-    items = predict(task, model, processor, cache, test, params.evaluate.clips, params.evaluate.batch_size)
+    items = predict(task.evaluator, model, processor, cache, test, params.evaluate.clips, params.evaluate.batch_size)
     kinds = {str(kind): 100 * float(rows["score"].mean()) for kind, rows in items.groupby("answer_type")}
     temporal = items["answer_type"].isin(TEMPORAL)
     return {

@@ -26,7 +26,7 @@ from clipbert.data.manifest import read_texts
 from clipbert.distributed.context import DistributedContext
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks import make_task
-from clipbert.tasks.base import texts_with_frames
+from clipbert.tasks.examples import texts_with_frames
 from clipbert.training.batch_iterator import SynchronizedBatchIterator
 from clipbert.training.checkpoint import rng_states
 from clipbert.training.data import Batches, DistributedBatchSampler, TrainingSamples
@@ -48,9 +48,9 @@ class Job:
     def __init__(self, options: argparse.Namespace, seed: int, precision: str, num_workers: int, steps: int) -> None:
         artifacts = options.project / "artifacts"
         params = Params.model_validate({"seed": seed, "train": {"precision": precision}})
-        task = make_task("retrieval", params)
+        task = make_task("retrieval", params.tasks)
         cache = FrameCache(artifacts / "frames")
-        examples = task.examples(texts_with_frames(read_texts(artifacts / "manifest"), cache), "train")
+        examples = task.examples.read(texts_with_frames(read_texts(artifacts / "manifest"), cache), "train")
         torch.manual_seed(seed)
         model, processor = build_model(task, examples, params.model, params.frames, params.evaluate.clips)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -23,7 +23,8 @@ import pandas as pd
 from mlflow.models import Model
 
 from clipbert import pipeline
-from clipbert.config.schema import TASKS, FramesParams, Params, load_params
+from clipbert.config.schema import FramesParams, Params, load_params
+from clipbert.config.tasks import task_names
 from clipbert.data.manifest import read_texts
 from clipbert.frame_cache import FrameCache
 from clipbert.project import Project
@@ -79,7 +80,7 @@ class ScoreSources:
     def evaluation(self, cache: Any) -> Scores:
         """Return the scores of evaluation, which reads the frames of `cache`."""
         clips = self.params.evaluate.clips
-        items = predict(self.task, self.pipe.model, self.pipe.processor, cache, self.examples, clips, 5)
+        items = predict(self.task.evaluator, self.pipe.model, self.pipe.processor, cache, self.examples, clips, 5)
         found: Scores = {}
         for row in items.to_dict("records"):
             if self.task.name == "retrieval":
@@ -150,7 +151,7 @@ def first_examples(task: Any, texts: Any, media: int, items: int = 2) -> list[An
     """Return the first test examples of a task, each with its first texts."""
     return [
         replace(e, ids=e.ids[:items], texts=e.texts[:items], options=e.options[:items], scores=e.scores[:items])
-        for e in task.examples(texts, "test")[:media]
+        for e in task.examples.read(texts, "test")[:media]
     ]
 
 
@@ -167,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project", type=Path)
     parser.add_argument("--media", type=int, default=30)
-    parser.add_argument("--tasks", nargs="+", default=[name for name in TASKS if name != "pretrain"])
+    parser.add_argument("--tasks", nargs="+", default=task_names("tasks_run"))
     asked = parser.parse_args()
     project = Project(asked.project.resolve())
     params = load_params(project.root / "params.yaml")
@@ -179,7 +180,7 @@ def main() -> None:
     for name in asked.tasks:
         if not (project.model(name) / "config.json").is_file():
             continue
-        task = make_task(name, params)
+        task = make_task(name, params.tasks)
         pipe = pipeline(name, project.model(name), device="cpu")
         media = min(asked.media, MAX_GALLERY) if name == "retrieval" else asked.media
         found = first_examples(task, texts, media)

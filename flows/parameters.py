@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from clipbert.config.schema import check_task
+from clipbert.config.tasks import check_task
 from clipbert.errors import ClipBertError
 
 ROOT_VARIABLE = "CLIPBERT_ROOT"

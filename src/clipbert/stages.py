@@ -97,7 +97,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
             trainer.checkpoints.clear()
     console.print(
         f"{task_name}: {state.step} steps in {state.seconds:.0f} s; best epoch {state.best_epoch} "
-        f"({trainer.task.main_metric} {state.best:.1f} on validation); model in {project.model(task_name)}"
+        f"({trainer.task.evaluator.main_metric} {state.best:.1f} on validation); model in {project.model(task_name)}"
     )
 
 
@@ -110,7 +110,7 @@ def _make_trainer(
     from clipbert.data.manifest import read_texts
     from clipbert.frame_cache import FrameCache
     from clipbert.tasks import make_task
-    from clipbert.tasks.base import texts_with_frames, training_words
+    from clipbert.tasks.examples import texts_with_frames, training_texts
     from clipbert.tasks.scoring import cached_frames_params
     from clipbert.training.checkpoint import Checkpoints
     from clipbert.training.fingerprint import fingerprint
@@ -118,12 +118,12 @@ def _make_trainer(
     from clipbert.training.setup import build_model
     from clipbert.training.trainer import Trainer
 
-    task = make_task(task_name, params)
+    task = make_task(task_name, params.tasks)
     cache = FrameCache(project.frames)
     texts = texts_with_frames(read_texts(project.manifest), cache)
-    examples, val = task.examples(texts, "train"), task.examples(texts, "val")
+    examples, val = task.examples.read(texts, "train"), task.examples.read(texts, "val")
     torch.manual_seed(params.seed)
-    extra_texts = training_words(texts) if task.whole_vocabulary else []
+    extra_texts = training_texts(texts) if task.examples.whole_vocabulary else []
     model, processor = build_model(task, examples, params.model, params.frames, params.evaluate.clips, extra_texts)
     processor.frames = cached_frames_params(cache)
     checkpoints = Checkpoints(
@@ -165,11 +165,13 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     from clipbert.training.history import read_history
 
     check_artifacts(project.root)
-    task = make_task(task_name, params)
+    task = make_task(task_name, params.tasks)
     if (project.manifest / "texts.parquet").exists():
         _check_trained(project, task_name)
     training, validation = read_history(project.history(task_name), task_name)
-    evaluation = evaluate_model(project.model(task_name), task_name, project.manifest, project.frames, params)
+    evaluation = evaluate_model(
+        project.model(task_name), task, project.manifest, project.frames, params.evaluate, params.frames
+    )
     cache = FrameCache(project.frames)
     metrics = {name: round(value, 4) for name, value in evaluation.metrics.items()}
     write_json(project.metrics(task_name), metrics)
@@ -181,7 +183,7 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
         cache,
         training,
         validation,
-        task.main_metric,
+        task.evaluator.main_metric,
         lineage=lineage(project.root),
         params=params.training_parameters(task_name),
         out=project.report(task_name),
@@ -218,10 +220,13 @@ def promote(project: Project, task_name: str, params: Params, reconsider: bool, 
     from clipbert.evaluation.conditions import with_conditions
     from clipbert.evaluation.run import evaluate_model
     from clipbert.release.promotion import promote
+    from clipbert.tasks import task_class
 
     def evaluate_champion(model_dir: Path, recorded: Mapping[str, Any]) -> Any:
-        as_candidate = with_conditions(task_name, params, recorded)
-        return evaluate_model(model_dir, task_name, project.manifest, project.frames, as_candidate).items
+        section = params.tasks.section(task_name)
+        task_params, evaluate = with_conditions(task_name, section, params.evaluate, recorded)
+        task = task_class(task_name)(task_params)
+        return evaluate_model(model_dir, task, project.manifest, project.frames, evaluate, params.frames).items
 
     decision = promote(project.root, task_name, params.release, params.seed, evaluate_champion, reconsider, reevaluate)
     console.print(f"{decision.name}: {decision.decision}. {decision.reason}")

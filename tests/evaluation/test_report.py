@@ -1,4 +1,4 @@
-"""The curves and the page: numbers that can be told by hand, and a page that needs nothing else."""
+"""The plots and the report: numbers that can be checked by hand, and a page without other files."""
 
 import re
 import warnings
@@ -10,12 +10,12 @@ from PIL import Image
 
 from clipbert.config.schema import Params
 from clipbert.evaluation.pictures import STRIP_HEIGHT
-from clipbert.evaluation.plots import accuracy_by_type, bars, caption_scores, parts_table, recall_table, write_tables
+from clipbert.evaluation.plots import bars, write_tables
 from clipbert.evaluation.report import headlines, sample_rows, strip, write_pictures, write_report
 from clipbert.evaluation.run import Evaluation
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks import make_task, task_class
-from clipbert.tasks.base import Example
+from clipbert.tasks.batch import Example
 from clipbert.tasks.retrieval import rank_metrics
 
 MEDIA = "videos/clip_0000.mp4"
@@ -90,9 +90,13 @@ def multiple_choice() -> Evaluation:
             "media": MEDIA,
         }
     )
-    task = make_task("multiple_choice", Params())
+    task = make_task("multiple_choice", Params().tasks)
     train = [Example(MEDIA, ["q"], ["?"], ["x"], [""], options=[["x", "y"]], right=[0])]
-    metrics = task.metrics(items) | task.baselines(items, train) | {"multiple_choice/blank_frames_accuracy": 25.0}
+    metrics = (
+        task.evaluator.metrics(items)
+        | task.evaluator.baselines(items, train)
+        | {"multiple_choice/blank_frames_accuracy": 25.0}
+    )
     return Evaluation("multiple_choice", metrics, items, items)
 
 
@@ -103,10 +107,12 @@ def image_qa() -> Evaluation:
         right_answers=[["red"], ["blue", "red"], ["three"]],
         right_scores=[[1.0], [1.0, 0.3], [1.0]],
     )
-    task = make_task("image_qa", Params())
+    task = make_task("image_qa", Params().tasks)
     train = [Example(MEDIA, ["q"], ["?"], ["red"], [""], scores=[{"red": 1.0}])]
     blank = {"image_qa/blank_frames_accuracy": 12.5, "image_qa/blank_frames_exact": 7.5}
-    return Evaluation("image_qa", task.metrics(items) | task.baselines(items, train) | blank, items, items)
+    return Evaluation(
+        "image_qa", task.evaluator.metrics(items) | task.evaluator.baselines(items, train) | blank, items, items
+    )
 
 
 def captioning() -> Evaluation:
@@ -121,10 +127,10 @@ def captioning() -> Evaluation:
             "media": MEDIA,
         }
     )
-    task = make_task("captioning", Params())
+    task = make_task("captioning", Params().tasks)
     train = [Example(MEDIA, ["c"], ["a red circle"], [""], [""])]
     blank = {f"captioning/blank_frames_{name}": 1.0 for name in ("cider", "bleu4", "rouge_l")}
-    metrics = task.metrics(items) | task.baselines(items, train) | blank
+    metrics = task.evaluator.metrics(items) | task.evaluator.baselines(items, train) | blank
     return Evaluation("captioning", metrics, items, items.assign(score=[0.0, 0.125]))
 
 
@@ -135,47 +141,51 @@ def pretrain() -> Evaluation:
             "answer_type": "all",
             "score": [0.75, 0.25],
             "chance": 0.25,
-            "hidden": [[7, 9], [7, 8, 5]],
-            "told": [[7, 8], [6, 8, 7]],
+            "masked_tokens": [[7, 9], [7, 8, 5]],
+            "predicted_tokens": [[7, 8], [6, 8, 7]],
             "mlm_right": [1, 1],
             "itm_score": [1.0, 0.5],
             "matched": [0.9, 0.2],
             "wrong_matched": [0.1, 0.4],
-            "answer": ["2 hidden", "3 hidden"],
-            "predicted": ["1 told", "1 told"],
+            "answer": ["2 masked", "3 masked"],
+            "predicted": ["1 right", "1 right"],
             "text": ["a <red> square", "a circle"],
             "wrong_text": ["a circle", "a <red> square"],
             "media": MEDIA,
         }
     )
-    task = make_task("pretrain", Params())
+    task = make_task("pretrain", Params().tasks)
     blank = {f"pretrain/blank_frames_{name}": 7.5 for name in ("accuracy", "mlm_accuracy", "itm_accuracy")}
-    metrics = task.metrics(items) | task.baselines(items, []) | blank
+    metrics = task.evaluator.metrics(items) | task.evaluator.baselines(items, []) | blank
     return Evaluation("pretrain", metrics, items, items.assign(mlm_right=[0, 1], matched=[0.4, 0.3]))
 
 
-def test_pretraining_tells_masked_words_and_both_kinds_of_texts() -> None:
-    assert parts_table(pretrain()).to_dict("records") == [
-        {"answer_type": "masked words", "questions": 5, "accuracy": 40.0, "blank_frames": 20.0},
+def tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
+    return task_class(evaluation.task).report.tables(evaluation.items, evaluation.blank_items)
+
+
+def test_pretraining_has_an_accuracy_of_masked_tokens_and_of_both_kinds_of_texts() -> None:
+    assert tables(pretrain())["parts"].to_dict("records") == [
+        {"answer_type": "masked tokens", "questions": 5, "accuracy": 40.0, "blank_frames": 20.0},
         {"answer_type": "matched texts", "questions": 2, "accuracy": 50.0, "blank_frames": 0.0},
         {"answer_type": "unmatched texts", "questions": 2, "accuracy": 100.0, "blank_frames": 100.0},
     ]
 
 
-def test_captions_are_ranked_beside_blank_frames() -> None:
-    table = caption_scores(captioning())
+def test_captions_are_sorted_by_score_next_to_blank_frames() -> None:
+    table = tables(captioning())["cider"]
     assert table.to_dict("list") == {"rank": [1, 2], "cider": [750.0, 250.0], "blank_frames": [125.0, 0.0]}
 
 
 def test_recall_counts_the_texts_within_the_first_k() -> None:
-    table = recall_table(retrieval())
+    table = tables(retrieval())["recall"]
     assert table["recall"].tolist() == [50.0, 75.0, 75.0, 100.0]
     assert table["blank_frames"].tolist() == [0.0, 0.0, 0.0, 100.0]
     assert table["chance"].tolist() == [25.0, 50.0, 75.0, 100.0]
 
 
-def test_accuracy_by_type_stands_beside_blank_frames() -> None:
-    table = accuracy_by_type(open_qa())
+def test_accuracy_by_type_has_that_of_blank_frames() -> None:
+    table = tables(open_qa())["by_type"]
     assert table.to_dict("records") == [
         {"answer_type": "color", "questions": 2, "accuracy": 50.0, "blank_frames": 50.0},
         {"answer_type": "count", "questions": 1, "accuracy": 100.0, "blank_frames": 0.0},
@@ -210,7 +220,7 @@ def test_a_caption_is_not_right_or_wrong_but_in_the_better_half_or_not() -> None
 def test_the_page_stands_alone_and_says_the_numbers(evaluation: Evaluation, tiny_project: Path, tmp_path: Path) -> None:
     cache = FrameCache(tiny_project / "artifacts" / "frames")
     history = pd.DataFrame({"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0]})
-    main = task_class(evaluation.task).main_metric
+    main = task_class(evaluation.task).evaluator_class.main_metric
     validation = pd.DataFrame({"step": [2, 3], main: [10.0, 20.0]})
     out = tmp_path / "report.html"
     arguments = (evaluation, cache, history, validation, main, {"git commit": "abc"}, {"train.lr": 0.001}, out)
@@ -231,15 +241,15 @@ def test_the_page_stands_alone_and_says_the_numbers(evaluation: Evaluation, tiny
     assert out.read_text() == page
 
 
-def test_the_page_says_how_many_videos_were_judged() -> None:
+def test_the_page_shows_how_many_videos_were_reranked() -> None:
     metrics = retrieval().metrics
-    assert "videos judged for a text" not in [card["name"] for card in headlines("retrieval", metrics)]
-    metrics |= {"retrieval/judged": 2.0, "retrieval/first_stage_recall": 75.0}
-    (card,) = [card for card in headlines("retrieval", metrics) if card["name"] == "videos judged for a text"]
+    assert "reranked videos per text" not in [card["name"] for card in headlines("retrieval", metrics)]
+    metrics |= {"retrieval/reranked": 2.0, "retrieval/first_stage_recall": 75.0}
+    (card,) = [card for card in headlines("retrieval", metrics) if card["name"] == "reranked videos per text"]
     assert card == {
-        "name": "videos judged for a text",
+        "name": "reranked videos per text",
         "value": "2",
-        "beside": [("of", "4"), ("its own among them, %", "75")],
+        "compared_with": [("of", "4"), ("texts with their own video among them, %", "75")],
     }
 
 

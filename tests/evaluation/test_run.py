@@ -1,14 +1,16 @@
-"""A saved model over the test split, every pair judged or only the best of the first stage."""
+"""Evaluation of a saved model with and without reranking, and the conditions of an evaluation."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from small_trainings import build_from_params
 
-from clipbert.config.schema import TASKS, Params
+from clipbert.config.schema import Params
+from clipbert.config.tasks import task_names
 from clipbert.data.manifest import read_texts
 from clipbert.errors import ClipBertError
 from clipbert.evaluation.conditions import (
@@ -22,22 +24,27 @@ from clipbert.evaluation.conditions import (
 )
 from clipbert.evaluation.run import Evaluation, evaluate_model
 from clipbert.model import ClipBertProcessor
-from clipbert.tasks import make_task
-from clipbert.tasks.base import Example
-from clipbert.tasks.headlines import BASELINES
+from clipbert.tasks import make_task, task_class
+from clipbert.tasks.batch import Example
 
 
 def evaluated(project: Path, folder: Path, contrastive_weight: float, rerank: int | None) -> Evaluation:
     tasks = {"retrieval": {"contrastive_weight": contrastive_weight}}
     params = Params.model_validate({"tasks": tasks, "evaluate": {"clips": 1, "batch_size": 5, "rerank_top_k": rerank}})
     artifacts = project / "artifacts"
+    task = make_task("retrieval", params.tasks)
     if not folder.exists():
-        task = make_task("retrieval", params)
         torch.manual_seed(0)
-        model, processor = build_from_params(task, task.examples(read_texts(artifacts / "manifest"), "train"), params)
+        model, processor = build_from_params(
+            task, task.examples.read(read_texts(artifacts / "manifest"), "train"), params
+        )
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-    return evaluate_model(folder, "retrieval", artifacts / "manifest", artifacts / "frames", params)
+    return evaluate_model(folder, task, artifacts / "manifest", artifacts / "frames", params.evaluate, params.frames)
+
+
+def conditions_of(task: str, params: Params) -> dict[str, Any]:
+    return conditions(task, params.tasks.section(task), params.evaluate, params.frames)
 
 
 def test_reranking_every_video_gives_exactly_the_exhaustive_ranks(tiny_project: Path, tmp_path: Path) -> None:
@@ -45,15 +52,15 @@ def test_reranking_every_video_gives_exactly_the_exhaustive_ranks(tiny_project: 
     gallery = int(exhaustive.metrics["retrieval/gallery"])
     for rerank in (gallery, gallery + 1):
         seen = evaluated(tiny_project, tmp_path / "model", 1.0, rerank)
-        pd.testing.assert_frame_equal(seen.items.drop(columns="judged"), exhaustive.items)
-        pd.testing.assert_frame_equal(seen.blank_items.drop(columns="judged"), exhaustive.blank_items)
-        assert seen.metrics["retrieval/judged_pairs"] == gallery * len(exhaustive.items)
+        pd.testing.assert_frame_equal(seen.items.drop(columns="reranked"), exhaustive.items)
+        pd.testing.assert_frame_equal(seen.blank_items.drop(columns="reranked"), exhaustive.blank_items)
+        assert seen.metrics["retrieval/reranked_pairs"] == gallery * len(exhaustive.items)
         assert {name: seen.metrics[name] for name in exhaustive.metrics} == exhaustive.metrics
 
 
 def test_items_have_the_trivial_baselines_and_say_how_they_were_made(tiny_project: Path, tmp_path: Path) -> None:
     seen = evaluated(tiny_project, tmp_path / "model", 1.0, 3)
-    assert set(BASELINES["retrieval"]) <= set(seen.items.columns)
+    assert task_class("retrieval").report.all_baselines().keys() <= set(seen.items.columns)
     blank = seen.blank_items.set_index("item_id")["score"]
     assert seen.items["blank_frames_score"].tolist() == blank[seen.items["item_id"]].tolist()
     seen.items.to_parquet(tmp_path / "items.parquet", index=False)
@@ -66,15 +73,21 @@ def test_items_have_the_trivial_baselines_and_say_how_they_were_made(tiny_projec
 
 
 def test_conditions_of_a_version_come_back_from_its_tags_and_into_parameters() -> None:
-    for task in TASKS:
-        recorded = {**conditions(task, Params()), "test_items": "0a1e5"}
+    for task in task_names():
+        recorded = {**conditions_of(task, Params()), "test_items": "0a1e5"}
         assert from_tags(task, to_tags(recorded)) == recorded
         assert differences(task, recorded, recorded) == []
     params = Params.model_validate({"tasks": {"captioning": {"beams": 7}}, "evaluate": {"clips": 4, "rerank_top_k": 9}})
-    again = with_conditions("captioning", Params(), conditions("captioning", params))
-    assert (again.tasks.captioning.beams, again.evaluate.clips, again.evaluate.rerank_top_k) == (7, 4, None)
-    assert with_conditions("retrieval", Params(), conditions("retrieval", params)).evaluate.rerank_top_k == 9
-    assert differences("retrieval", {}, conditions("retrieval", params))
+    default = Params()
+    recorded = conditions_of("captioning", params)
+    section, evaluate = with_conditions("captioning", default.tasks.captioning, default.evaluate, recorded)
+    assert section == default.tasks.captioning.model_copy(update={"beams": 7})
+    assert (evaluate.clips, evaluate.rerank_top_k) == (4, None)
+    recorded = conditions_of("retrieval", params)
+    assert recorded["rerank"] == 9  # the name in the tags of versions that were registered before it was renamed
+    section, evaluate = with_conditions("retrieval", default.tasks.retrieval, default.evaluate, recorded)
+    assert (section, evaluate.rerank_top_k) == (default.tasks.retrieval, 9)
+    assert differences("retrieval", {}, recorded)
 
 
 def test_another_text_or_file_is_another_set_of_test_items() -> None:
@@ -87,19 +100,19 @@ def test_another_text_or_file_is_another_set_of_test_items() -> None:
     assert len(digests) == 3
 
 
-def test_reranking_a_few_leaves_the_others_in_the_towers_order(tiny_project: Path, tmp_path: Path) -> None:
+def test_reranking_a_few_leaves_the_others_in_the_dual_encoders_order(tiny_project: Path, tmp_path: Path) -> None:
     items = evaluated(tiny_project, tmp_path / "model", 1.0, 3).items
     exhaustive = evaluated(tiny_project, tmp_path / "model", 1.0, None).items
-    assert items["towers_rank"].tolist() == exhaustive["towers_rank"].tolist()
-    judged = items["towers_rank"] <= 3
-    assert 0 < judged.sum() < len(items)
-    assert (items["rank"][judged] <= 3).all()
-    assert (items["rank"][~judged] == items["towers_rank"][~judged]).all()
+    assert items["dual_encoder_rank"].tolist() == exhaustive["dual_encoder_rank"].tolist()
+    reranked = items["dual_encoder_rank"] <= 3
+    assert 0 < reranked.sum() < len(items)
+    assert (items["rank"][reranked] <= 3).all()
+    assert (items["rank"][~reranked] == items["dual_encoder_rank"][~reranked]).all()
     assert {len(media) for media in items["top_media"]} == {3}
 
 
-def test_reranking_a_model_without_towers(tiny_project: Path, tmp_path: Path) -> None:
-    with pytest.raises(ClipBertError, match=r"evaluate\.rerank_top_k is 3, but this model has no towers"):
+def test_reranking_a_model_without_a_dual_encoder(tiny_project: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClipBertError, match=r"evaluate\.rerank_top_k is 3, but this model has no dual encoder"):
         evaluated(tiny_project, tmp_path / "model", 0.0, 3)
 
 

@@ -32,7 +32,7 @@ def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     score = np.tile([1.0, 1.0, 0.0], 20)
     items = pd.DataFrame({"item_id": [f"t{number}" for number in range(60)], "score": score, "chance": 0.01})
     items = items.assign(blank_frames_score=0.0)
-    items.attrs["evaluation"] = conditions("retrieval", Params())
+    items.attrs["evaluation"] = conditions("retrieval", Params().tasks.retrieval, Params().evaluate, Params().frames)
     files = {name: project / f"artifacts/{name}/retrieval.json" for name in ("runs", "metrics", "releases")}
     for path in files.values():
         path.parent.mkdir(parents=True)

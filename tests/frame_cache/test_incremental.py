@@ -14,7 +14,7 @@ from clipbert.errors import ClipBertError
 from clipbert.frame_cache import FrameCache
 from clipbert.frame_cache.build import build_cache
 from clipbert.frame_cache.index import Index
-from clipbert.tasks.base import texts_with_frames
+from clipbert.tasks.examples import texts_with_frames
 
 MORE = PARAMS.model_copy(update={"shard_mb": 0.02})
 

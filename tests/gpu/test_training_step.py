@@ -10,7 +10,7 @@ from clipbert.config.training import TrainParams
 from clipbert.distributed.context import DistributedContext
 from clipbert.model import ClipBertConfig, ClipBertForOpenQA, ClipBertForRetrieval
 from clipbert.model.activation_checkpointing import set_microbatches
-from clipbert.tasks.base import Batch
+from clipbert.tasks.batch import Batch
 from clipbert.tasks.retrieval import Retrieval
 from clipbert.training.checkpoint import rng_states
 from clipbert.training.optim import make_optimizer
@@ -49,7 +49,7 @@ def losses(device: str, precision: str) -> list[float]:
     seen = []
     for _ in range(3):
         with chosen.autocast():
-            loss, _ = task.loss(model, some)
+            loss, _ = task.objective.loss(model, some)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

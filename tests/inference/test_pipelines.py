@@ -110,7 +110,7 @@ def test_describe_says_what_the_search_finds(folder, videos):
 @pytest.mark.parametrize(
     ("search", "message"),
     [
-        ({"num_beams": 3}, "num_beams is no option of the search: expected some of beams, max_length, length_penalty"),
+        ({"num_beams": 3}, "num_beams is not a search option: expected some of beams, max_length, length_penalty"),
         ({"beams": 0}, "beams is 0: expected 1 or more"),
         ({"max_length": 17}, "max_length is 17: expected at most 16, config.max_position_embeddings"),
     ],
@@ -122,11 +122,26 @@ def test_a_bad_search_is_named(folder, videos, search, message):
         describe(videos[0], **search)
 
 
-def test_a_pretrained_model_is_a_start_for_others(folder):
+def test_a_pretrained_model_matches_texts_with_an_image(folder, videos):
     model = folder(ClipBertForPreTraining)
-    for task in (None, "retrieval", "pretrain"):
-        with pytest.raises(ClipBertError, match=r"start for other trainings .*model\.init_from: FOLDER"):
-            pipeline(task, model)
+    texts = ["a red circle", "what color is it"]
+    match = pipeline(model=model)
+    assert match.task == "pretrain"
+    found = match(videos[0], texts)
+    assert sorted(row["index"] for row in found) == [0, 1]
+    assert all(row["text"] == texts[row["index"]] for row in found)
+    assert 1 >= found[0]["score"] >= found[1]["score"] >= 0
+    pixels = match.processor(frames=[videos[0]] * 2, texts=texts)
+    with torch.inference_mode():
+        logits = match.model(**pixels).itm_logits
+    expected = torch.logsumexp(logits, dim=1).softmax(dim=1)[:, 1]
+    for row in found:
+        assert row["score"] == pytest.approx(float(expected[row["index"]]), abs=1e-4)
+    for none in ([], "a red circle"):
+        with pytest.raises(ValueError, match="expected a list of at least one text"):
+            match(videos[0], none)
+    with pytest.raises(ClipBertError, match="ClipBertForPreTraining, which is for pretrain: expected a model for retr"):
+        pipeline("retrieval", model)
 
 
 def test_a_path_and_its_bytes_are_the_same_video(folder, videos):
@@ -161,7 +176,7 @@ def test_a_model_of_another_task(folder):
         pipeline("open_qa", folder(ClipBertForRetrieval))
     with pytest.raises(ClipBertError, match="holds a ClipBertModel, which is for no pipeline"):
         pipeline(model=folder(ClipBertModel))
-    with pytest.raises(ClipBertError, match="task is 'search': expected one of retrieval"):
+    with pytest.raises(ClipBertError, match="search: no such task; expected one of retrieval"):
         pipeline("search", "anywhere")
     with pytest.raises(ClipBertError, match="model is missing: expected a model folder"):
         pipeline("retrieval")

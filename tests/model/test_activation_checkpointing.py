@@ -24,7 +24,7 @@ from clipbert.model import (
     ClipBertForRetrieval,
 )
 from clipbert.model.activation_checkpointing import run_in_microbatches, set_activation_checkpointing, set_microbatches
-from clipbert.tasks.base import Batch
+from clipbert.tasks.batch import Batch
 from clipbert.tasks.captioning import Captioning
 from clipbert.tasks.image_qa import ImageQA
 from clipbert.tasks.multiple_choice import MultipleChoice
@@ -82,7 +82,7 @@ TASKS = {
 def loss_and_gradients(model, task, some):
     model.zero_grad()
     torch.manual_seed(0)
-    loss, _ = task.loss(model, some)
+    loss, _ = task.objective.loss(model, some)
     loss.backward()
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -186,7 +186,7 @@ class Losses(torch.nn.Module):
         self.model, self.task = model, task
 
     def forward(self, some):
-        return self.task.loss(self.model, some)[0]
+        return self.task.objective.loss(self.model, some)[0]
 
 
 @pytest.mark.parametrize("task", ["retrieval", "pretrain"])

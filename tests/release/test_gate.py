@@ -44,8 +44,9 @@ def test_champion_is_evaluated_with_the_candidates_reranking(champion, release_e
     evaluate = Evaluation(predictions(44))
     assert promote(champion, "retrieval", GATE, evaluate_champion=evaluate).decision == "rejected"
     assert [asked["rerank"] for asked in evaluate.asked] == [2]
-    params = conditions.with_conditions("retrieval", Params(), evaluate.asked[0])
-    assert (params.evaluate.rerank_top_k, params.evaluate.clips) == (2, 2)
+    default = Params()
+    _, settings = conditions.with_conditions("retrieval", default.tasks.retrieval, default.evaluate, evaluate.asked[0])
+    assert (settings.rerank_top_k, settings.clips) == (2, 2)
 
 
 def test_champion_is_evaluated_again_when_the_scoring_code_or_the_frames_changed(

@@ -68,10 +68,10 @@ def compared(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Compared:
     """A model with random weights that are large enough for scores to differ, saved as a training saves it."""
-    task = make_task(request.param, PARAMS)
+    task = make_task(request.param, PARAMS.tasks)
     texts = read_texts(tiny_project / "artifacts" / "manifest")
     torch.manual_seed(0)
-    model, processor = build_from_params(task, task.examples(texts, "train"), PARAMS)
+    model, processor = build_from_params(task, task.examples.read(texts, "train"), PARAMS)
     for parameter in model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.15)

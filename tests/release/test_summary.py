@@ -10,7 +10,7 @@ from clipbert.config.schema import Params, ReleaseParams
 from clipbert.errors import ClipBertError
 from clipbert.project import Project
 from clipbert.release.promotion import promote
-from clipbert.tasks.headlines import HEADLINES
+from clipbert.tasks import task_class
 
 ONLY_RETRIEVAL = Params(tasks_run=["retrieval"])
 
@@ -21,7 +21,8 @@ def project(root, make_model, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     for task in ("retrieval", "open_qa"):
         shutil.copytree(make_model(task, 0), root / "artifacts" / "models" / task)
-        names = {name for shown in HEADLINES[task] for name in (shown.metric, *(metric for _, metric in shown.beside))}
+        shown = task_class(task).report.headlines
+        names = {name for line in shown for name in (line.metric, *(metric for _, metric in line.compared_with))}
         metrics = root / "artifacts" / "metrics" / f"{task}.json"
         metrics.parent.mkdir(parents=True, exist_ok=True)
         metrics.write_text(json.dumps({f"{task}/{name}": 12.5 for name in names}))

@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval
-from clipbert.tasks.base import Batch, contrastive_loss
+from clipbert.tasks.batch import Batch
+from clipbert.tasks.contrastive import contrastive_loss
 
 
 @dataclass

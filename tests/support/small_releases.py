@@ -70,7 +70,9 @@ def releaser(root: Path, make_model: Callable[..., Path]) -> Callable[..., Relea
         table = root / f"predictions-{seed}.parquet"
         if "evaluation" not in items.attrs:
             items = items.assign()
-            items.attrs["evaluation"] = {**conditions(task, params or Params()), "test_items": "of the test"}
+            chosen = params or Params()
+            recorded = conditions(task, chosen.tasks.section(task), chosen.evaluate, chosen.frames)
+            items.attrs["evaluation"] = {**recorded, "test_items": "of the test"}
         write_predictions(table, items, metrics)
         out = root / "artifacts" / "releases" / f"{task}.json"
         model_dir = make_model(task, seed)

@@ -12,7 +12,8 @@ from clipbert.data.manifest import read_texts
 from clipbert.distributed.context import DistributedContext
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks import make_task
-from clipbert.tasks.base import Example, Task
+from clipbert.tasks.base import Task
+from clipbert.tasks.batch import Example
 from clipbert.training.batch_iterator import SynchronizedBatchIterator
 from clipbert.training.checkpoint import Checkpoints, TrainState
 from clipbert.training.data import Batches, TrainingSamples
@@ -68,9 +69,9 @@ def make_trainer(
     context: DistributedContext = DistributedContext(),  # noqa: B008
 ) -> Trainer:
     """Create a training on the manifest and the frames of `project`, with its checkpoints in `folder`."""
-    task = make_task(task_name, params)
+    task = make_task(task_name, params.tasks)
     texts = read_texts(project / "artifacts" / "manifest")
-    examples, val = task.examples(texts, "train"), task.examples(texts, "val")
+    examples, val = task.examples.read(texts, "train"), task.examples.read(texts, "val")
     torch.manual_seed(params.seed)
     model, processor = build_from_params(task, examples, params)
     checkpoints = Checkpoints(folder, {}, params.train.keep_checkpoints, environment)

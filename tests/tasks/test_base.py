@@ -33,7 +33,7 @@ BOTH = texts(("a", "train", "video"), ("b", "train", "image"), ("c", "test", "vi
 
 
 def media(task: str, table: pd.DataFrame, split: str) -> list[str]:
-    return [example.media for example in make_task(task, Params()).examples(table, split)]
+    return [example.media for example in make_task(task, Params().tasks).examples.read(table, split)]
 
 
 def test_videos_and_images_go_to_the_task_that_is_for_them() -> None:
@@ -51,11 +51,11 @@ def test_a_task_without_its_kind_of_media_in_training_takes_the_other() -> None:
 def test_a_split_that_has_only_the_other_kind_of_media_is_named() -> None:
     table = texts(("a", "train", "video"), ("d", "test", "image"))
     with pytest.raises(ClipBertError, match=r"open_qa: the manifest holds no open_qa texts about videos in split test"):
-        make_task("open_qa", Params()).examples(table, "test")
+        make_task("open_qa", Params().tasks).examples.read(table, "test")
 
 
 def test_captions_come_with_the_questions_of_their_media() -> None:
     caption = {"id": "k", "kind": "caption", "split": "train", "media": "b", "media_kind": "image", "text": "a ring"}
     table = pd.concat([BOTH, pd.DataFrame([caption])], ignore_index=True)
-    (example,) = make_task("image_qa", Params()).examples(table, "train")
+    (example,) = make_task("image_qa", Params().tasks).examples.read(table, "train")
     assert example.captions == ["a ring"]

@@ -9,7 +9,7 @@ import torch
 
 from clipbert.config.tasks import CaptioningParams
 from clipbert.model import ClipBertConfig, ClipBertForCaptioning, ClipBertProcessor
-from clipbert.tasks.base import Batch, Encoded, Example
+from clipbert.tasks.batch import Batch, Encoded, Example
 from clipbert.tasks.captioning import Captioning
 from clipbert.tasks.predict import ProcessorTokens
 
@@ -30,7 +30,7 @@ def tokens() -> ProcessorTokens:
 
 def small_model(tokens: ProcessorTokens, task: Captioning) -> ClipBertForCaptioning:
     torch.manual_seed(0)
-    fields = task.config_fields(EXAMPLES)
+    fields = task.objective.config_fields(EXAMPLES)
     return ClipBertForCaptioning(
         ClipBertConfig.tiny(
             vocab_size=len(tokens.processor.tokenizer), num_hidden_layers=1, hidden_dropout_prob=0.0, **fields
@@ -39,7 +39,9 @@ def small_model(tokens: ProcessorTokens, task: Captioning) -> ClipBertForCaption
 
 
 def test_a_step_draws_one_caption_of_a_video() -> None:
-    drawn = [Captioning(CaptioningParams()).draw(EXAMPLES[0], np.random.default_rng(seed)) for seed in range(20)]
+    drawn = [
+        Captioning(CaptioningParams()).examples.draw(EXAMPLES[0], np.random.default_rng(seed)) for seed in range(20)
+    ]
     assert {len(some) for some in drawn} == {1}
     assert {some[0] for some in drawn} == {0, 1}
 
@@ -55,30 +57,30 @@ def test_it_learns_to_say_what_it_was_told(tokens: ProcessorTokens) -> None:
     batch = Batch(pixels, ids, mask, ones, 0 * ones, ["c00", "c10", "c20"], ones)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(60):
-        loss, parts = task.loss(model, batch)
+        loss, parts = task.objective.loss(model, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert set(parts) == {"writing", "contrastive"}
-    assert Captioning(CaptioningParams(contrastive_weight=0.0)).loss(model, batch)[1] == {}
+    assert Captioning(CaptioningParams(contrastive_weight=0.0)).objective.loss(model, batch)[1] == {}
     model.eval()
     with torch.inference_mode():
         videos = Encoded([e.media for e in EXAMPLES], list(model.encode_video(pixels)))
-        rows = list(task.predict(model, videos, EXAMPLES, tokens, batch_size=4))
-    assert len(rows) == task.items(EXAMPLES) == 3
+        rows = list(task.evaluator.predict(model, videos, EXAMPLES, tokens, batch_size=4))
+    assert len(rows) == task.evaluator.count(EXAMPLES) == 3
     assert [row["predicted"] for row in rows] == [texts[0] for texts in TEXTS]
     items = pd.DataFrame(rows)
-    metrics = task.metrics(items) | task.baselines(items, EXAMPLES)
+    metrics = task.evaluator.metrics(items) | task.evaluator.baselines(items, EXAMPLES)
     assert metrics["captioning/cider"] == pytest.approx(1000 * items["score"].mean())
-    constant = task.baseline_scores(items, EXAMPLES)["constant"]
+    constant = task.evaluator.baseline_scores(items, EXAMPLES)["constant"]
     assert metrics["captioning/constant_cider"] == pytest.approx(1000 * constant.mean())
     assert metrics["captioning/bleu4"] > 50
     assert metrics["captioning/different"] == 3
     assert metrics["captioning/cider"] > metrics["captioning/constant_cider"] > 0
-    assert task.words(rows[0])[0] == "a red square moves left"
+    assert task.report.lines(rows[0])[0] == "a red square moves left"
 
 
 def test_there_are_no_projections_without_the_contrastive_term() -> None:
     task = Captioning(CaptioningParams(contrastive_weight=0.0))
-    assert task.config_fields(EXAMPLES) == {"projection_size": None}
-    assert task.labels(EXAMPLES[0], [1], SimpleNamespace()) == [0]
+    assert task.objective.config_fields(EXAMPLES) == {"projection_size": None}
+    assert task.examples.labels(EXAMPLES[0], [1], SimpleNamespace()) == [0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from clipbert.config.tasks import MultipleChoiceParams
-from clipbert.tasks.base import Encoded, Example
+from clipbert.tasks.batch import Encoded, Example
 from clipbert.tasks.multiple_choice import MultipleChoice
 
 
@@ -18,7 +18,7 @@ def example(media: str, *questions: tuple[str, list[str], int]) -> Example:
     rows = rows.assign(
         id=[f"{media}-{i}" for i in range(len(rows))], answer=None, answer_type=["color", "count"][: len(rows)]
     )
-    return MultipleChoice(MultipleChoiceParams()).example(media, rows, [])
+    return MultipleChoice(MultipleChoiceParams()).examples.example(media, rows, [])
 
 
 TWO = example("a", ("Which color?", ["red", "blue"], 1), ("How many?", ["one", "two", "three"], 0))
@@ -26,23 +26,23 @@ TWO = example("a", ("Which color?", ["red", "blue"], 1), ("How many?", ["one", "
 
 def test_an_option_is_read_with_its_question() -> None:
     task = MultipleChoice(MultipleChoiceParams())
-    assert task.wording(TWO, 1) == ["How many? one", "How many? two", "How many? three"]
+    assert task.examples.input_texts(TWO, 1) == ["How many? one", "How many? two", "How many? three"]
     assert TWO.answers == ["blue", "one"]
-    assert task.labels(TWO, [1, 0], None) == [0, 1]
+    assert task.examples.labels(TWO, [1, 0], None) == [0, 1]
 
 
 def test_a_step_draws_at_most_the_asked_number_of_questions() -> None:
     task = MultipleChoice(MultipleChoiceParams(questions_per_video=1))
-    drawn = {tuple(task.draw(TWO, np.random.default_rng(seed))) for seed in range(20)}
+    drawn = {tuple(task.examples.draw(TWO, np.random.default_rng(seed))) for seed in range(20)}
     assert drawn == {(0,), (1,)}
 
 
 def test_captions_are_used_when_every_training_video_has_one() -> None:
     captioned = replace(TWO, captions=["a red square"])
     task = MultipleChoice(MultipleChoiceParams())
-    assert task.config_fields([captioned]) == {"projection_size": 128}
-    assert task.config_fields([captioned, TWO]) == {"projection_size": None}
-    assert not MultipleChoice(MultipleChoiceParams(caption_weight=0.0)).uses_captions([captioned])
+    assert task.objective.config_fields([captioned]) == {"projection_size": 128}
+    assert task.objective.config_fields([captioned, TWO]) == {"projection_size": None}
+    assert not MultipleChoice(MultipleChoiceParams(caption_weight=0.0)).examples.uses_captions([captioned])
 
 
 class Chooser:
@@ -69,7 +69,7 @@ def predictions(chooser: Chooser, batch_size: int) -> pd.DataFrame:
 
     other = example("b", ("Which shape?", ["star", "cross", "circle", "ring"], 3))
     videos = Encoded(["a", "b"], [torch.zeros(1, 1, 1), torch.ones(1, 1, 1)])
-    rows = MultipleChoice(MultipleChoiceParams()).predict(chooser, videos, [TWO, other], tokenize, batch_size)
+    rows = MultipleChoice(MultipleChoiceParams()).evaluator.predict(chooser, videos, [TWO, other], tokenize, batch_size)
     return pd.DataFrame(rows)
 
 
@@ -86,13 +86,13 @@ def test_a_batch_holds_whole_questions_and_no_more_options_than_asked(
 
 def test_metrics_and_baselines() -> None:
     items, task = predictions(Chooser(), 100), MultipleChoice(MultipleChoiceParams())
-    assert task.metrics(items) == {
+    assert task.evaluator.metrics(items) == {
         "multiple_choice/accuracy": pytest.approx(200 / 3),
         "multiple_choice/questions": 3.0,
         "multiple_choice/accuracy_color": 100.0,
         "multiple_choice/accuracy_count": 0.0,
     }
-    baselines = task.baselines(items, [TWO, TWO, example("c", ("?", ["x", "y"], 1))])
+    baselines = task.evaluator.baselines(items, [TWO, TWO, example("c", ("?", ["x", "y"], 1))])
     assert baselines == {
         "multiple_choice/chance_accuracy": pytest.approx(100 * (1 / 2 + 1 / 3 + 1 / 4) / 3),
         "multiple_choice/majority_accuracy": pytest.approx(100 / 3),
@@ -102,16 +102,16 @@ def test_metrics_and_baselines() -> None:
 def test_the_option_that_is_right_most_often_in_training_scores_by_item() -> None:
     items = pd.DataFrame({"options": [["x", "y"], ["y", "z", "w"], ["p", "q"]], "right": [1, 0, 0]})
     train = [example("a", ("?", ["x", "y"], 1)), example("b", ("?", ["y", "x"], 0)), example("c", ("?", ["x", "z"], 0))]
-    scores = MultipleChoice(MultipleChoiceParams()).baseline_scores(items, train)
+    scores = MultipleChoice(MultipleChoiceParams()).evaluator.baseline_scores(items, train)
     assert scores["frequent_option"].tolist() == [1.0, 1.0, 0.5]  # of options never seen, a random one
     assert scores["majority"].tolist() == [0.0, 1.0, 1.0]
 
 
 def test_a_type_becomes_the_name_of_a_metric_that_a_tracker_takes() -> None:
     items = pd.DataFrame({"answer_type": ["yes/no?", "other"], "score": [1.0, 0.0], "chance": [0.5, 0.5]})
-    assert "multiple_choice/accuracy_yes_no_" in MultipleChoice(MultipleChoiceParams()).metrics(items)
+    assert "multiple_choice/accuracy_yes_no_" in MultipleChoice(MultipleChoiceParams()).evaluator.metrics(items)
     alone = items.assign(answer_type="all")
-    assert set(MultipleChoice(MultipleChoiceParams()).metrics(alone)) == {
+    assert set(MultipleChoice(MultipleChoiceParams()).evaluator.metrics(alone)) == {
         "multiple_choice/accuracy",
         "multiple_choice/questions",
     }
@@ -124,7 +124,7 @@ def test_kinds_of_questions_in_any_script_have_a_metric_each() -> None:
             "score": [1.0, 0.0, 1.0, 1.0, 0.0],
         }
     )
-    found = MultipleChoice(MultipleChoiceParams()).metrics(items)
+    found = MultipleChoice(MultipleChoiceParams()).evaluator.metrics(items)
     assert found["multiple_choice/accuracy_\u6570\u91cf"] == 100.0
     assert found["multiple_choice/accuracy_\u989c\u8272"] == 50.0
     assert sorted(found["multiple_choice/" + name] for name in ("accuracy_a_b", "accuracy_a_b_4")) == [0.0, 100.0]

@@ -15,7 +15,8 @@ from clipbert.errors import ClipBertError
 from clipbert.frame_cache import FrameCache
 from clipbert.model.losses import IGNORED
 from clipbert.tasks import make_task
-from clipbert.tasks.base import Batch, Example, training_words
+from clipbert.tasks.batch import Batch, Example
+from clipbert.tasks.examples import training_texts
 from clipbert.tasks.predict import predict
 from clipbert.tasks.pretrain import Pretrain
 from clipbert.training.data import DistributedBatchSampler, TrainingSamples, training_batches
@@ -51,7 +52,7 @@ def batch_of(unmatched: float, examples: list[Example] = EXAMPLES, seeds: tuple[
         found = processor(texts=texts)
         return found["input_ids"], found["attention_mask"]
 
-    made = task.prepare(raw, list(seeds[: len(examples)]), tokenize, model.config)
+    made = task.examples.prepare(raw, list(seeds[: len(examples)]), tokenize, model.config)
     assert made.mlm_labels is not None
     restored = torch.where(made.mlm_labels != IGNORED, made.mlm_labels, made.input_ids)
     if unmatched == 0:
@@ -82,8 +83,8 @@ def test_without_another_text_every_text_stays_with_its_image() -> None:
 
 
 def test_the_loaders_draws_are_a_function_of_seed_epoch_and_image(tiny_project: Path) -> None:
-    task = make_task("pretrain", SMALL)
-    examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
+    task = make_task("pretrain", SMALL.tasks)
+    examples = task.examples.read(read_texts(tiny_project / "artifacts" / "manifest"), "train")
     model, processor = build_from_params(task, examples, SMALL)
     cache = FrameCache(tiny_project / "artifacts" / "frames")
 
@@ -105,8 +106,8 @@ def test_the_contrastive_term_is_an_option_and_trains_towers(tiny_project: Path)
         params = SMALL.model_copy(
             update={"tasks": TasksParams.model_validate({"pretrain": {"contrastive_weight": weight}})}
         )
-        task = make_task("pretrain", params)
-        examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
+        task = make_task("pretrain", params.tasks)
+        examples = task.examples.read(read_texts(tiny_project / "artifacts" / "manifest"), "train")
         torch.manual_seed(0)
         model, processor = build_from_params(task, examples, params)
         cache = FrameCache(tiny_project / "artifacts" / "frames")
@@ -118,7 +119,7 @@ def test_the_contrastive_term_is_an_option_and_trains_towers(tiny_project: Path)
             0,
             pin_memory=False,
         )
-        loss, losses[weight] = task.loss(model.train(), batch)
+        loss, losses[weight] = task.objective.loss(model.train(), batch)
         assert torch.isclose(loss, sum(losses[weight].values()) + losses[weight].get("contrastive", 0.0))  # type: ignore[arg-type]
         loss.backward()
         if weight:
@@ -131,38 +132,45 @@ def test_the_contrastive_term_is_an_option_and_trains_towers(tiny_project: Path)
 
 
 def test_predictions_are_the_same_twice_and_hide_the_same_from_every_model(tiny_project: Path) -> None:
-    task = make_task("pretrain", SMALL)
+    task = make_task("pretrain", SMALL.tasks)
     texts = read_texts(tiny_project / "artifacts" / "manifest")
-    train, test = task.examples(texts, "train"), task.examples(texts, "test")
+    train, test = task.examples.read(texts, "train"), task.examples.read(texts, "test")
     cache = FrameCache(tiny_project / "artifacts" / "frames")
 
     def rows(seed: int) -> pd.DataFrame:
         torch.manual_seed(seed)
         model, processor = build_from_params(task, train, SMALL)
-        return predict(task, model.eval(), processor, cache, test, clips=2, batch_size=64)
+        return predict(task.evaluator, model.eval(), processor, cache, test, clips=2, batch_size=64)
 
     first, again, other = rows(0), rows(0), rows(1)
     pd.testing.assert_frame_equal(first, again)
-    assert first["hidden"].tolist() == other["hidden"].tolist()
+    assert first["masked_tokens"].tolist() == other["masked_tokens"].tolist()
     assert first["wrong_text"].tolist() == other["wrong_text"].tolist()
     assert all(row.wrong_text != row.text for row in first.itertuples())
     assert sorted(first["item_id"]) == sorted(i for e in test for i in e.ids)
-    assert task.metrics(first).keys() | task.baselines(first, train).keys() >= set(task.compared)
+    assert task.evaluator.metrics(first).keys() | task.evaluator.baselines(first, train).keys() >= set(
+        task.evaluator.blank_frame_metrics
+    )
 
 
 def test_metrics_and_baselines() -> None:
     items = pd.DataFrame(
-        {"hidden": [[7, 7], [8], [9]], "mlm_right": [2, 1, 0], "itm_score": [1.0, 0.5, 0.0], "score": [1.0, 0.7, 0.0]}
+        {
+            "masked_tokens": [[7, 7], [8], [9]],
+            "mlm_right": [2, 1, 0],
+            "itm_score": [1.0, 0.5, 0.0],
+            "score": [1.0, 0.7, 0.0],
+        }
     )
     task = Pretrain(PretrainParams())
-    assert task.metrics(items) == {
+    assert task.evaluator.metrics(items) == {
         "pretrain/accuracy": 62.5,
         "pretrain/mlm_accuracy": 75.0,
         "pretrain/itm_accuracy": 50.0,
         "pretrain/tokens": 4.0,
         "pretrain/texts": 3.0,
     }
-    assert task.baselines(items, []) == {
+    assert task.evaluator.baselines(items, []) == {
         "pretrain/majority_mlm_accuracy": 50.0,
         "pretrain/majority_itm_accuracy": 50.0,
         "pretrain/majority_accuracy": 50.0,
@@ -170,20 +178,20 @@ def test_metrics_and_baselines() -> None:
 
 
 def test_the_most_frequent_token_scores_by_item() -> None:
-    items = pd.DataFrame({"hidden": [[7, 7], [8], [7, 9], []]})
-    scores = Pretrain(PretrainParams()).baseline_scores(items, [])["majority"]
+    items = pd.DataFrame({"masked_tokens": [[7, 7], [8], [7, 9], []]})
+    scores = Pretrain(PretrainParams()).evaluator.baseline_scores(items, [])["majority"]
     assert scores.tolist() == [0.75, 0.25, 0.5, 0.25]
 
 
 def test_captions_that_are_all_the_same_teach_no_matching() -> None:
     task = Pretrain(PretrainParams())
     with pytest.raises(ClipBertError, match="expected at least 2 different ones"):
-        task.config_fields([example("a", "x"), example("b", "x")])
+        task.objective.config_fields([example("a", "x"), example("b", "x")])
 
 
 def test_a_step_draws_several_texts_and_never_one_twice() -> None:
     task = Pretrain(PretrainParams(texts_per_image=2))
-    drawn = [task.draw(example("a", "x", "y", "z"), np.random.default_rng(seed)) for seed in range(30)]
+    drawn = [task.examples.draw(example("a", "x", "y", "z"), np.random.default_rng(seed)) for seed in range(30)]
     assert {len(set(some)) for some in drawn} == {2}
     assert {i for some in drawn for i in some} == {0, 1, 2}
 
@@ -197,5 +205,5 @@ def test_training_words_are_all_that_the_training_split_says() -> None:
             "options": [None, ["three", "four"], ["no"]],
         }
     )
-    assert training_words(texts) == ["a red square", "four", "how many?", "three"]
-    assert training_words(texts[::-1]) == training_words(texts)
+    assert training_texts(texts) == ["a red square", "four", "how many?", "three"]
+    assert training_texts(texts[::-1]) == training_texts(texts)

@@ -11,7 +11,7 @@ from clipbert.config.schema import EvaluateParams, Params
 from clipbert.config.tasks import RetrievalParams
 from clipbert.errors import ClipBertError
 from clipbert.tasks import make_task
-from clipbert.tasks.base import Encoded, Example
+from clipbert.tasks.batch import Encoded, Example
 from clipbert.tasks.retrieval import Retrieval, rank_metrics
 
 
@@ -71,8 +71,8 @@ def rows_of(judge: Judge, count: int, rerank: int | None = None, batch_size: int
         ids = torch.tensor([[int(text)] for text in texts])
         return ids, torch.ones_like(ids)
 
-    task = Retrieval(RetrievalParams()).measured(EvaluateParams(rerank_top_k=rerank))
-    return list(task.predict(judge, videos, [example(i) for i in range(count)], tokenize, batch_size))
+    evaluator = Retrieval(RetrievalParams()).evaluator.with_settings(EvaluateParams(rerank_top_k=rerank))
+    return list(evaluator.predict(judge, videos, [example(i) for i in range(count)], tokenize, batch_size))
 
 
 def test_the_rank_counts_the_videos_that_score_at_least_as_high() -> None:
@@ -87,31 +87,31 @@ LIKENESS = [[5, 4, 3, 2], [4, 3, 2, 1], [4, 3, 1, 2], [1, 0, 0, 0]]
 JUDGED = [[0, 9, 0, 90], [0, 5, 80, 80], [0, 0, 99, 0], [5, 0, 0, 50]]
 
 
-def test_only_the_best_of_the_first_stage_are_judged_and_the_rest_stays_below() -> None:
+def test_only_the_best_of_the_first_stage_are_reranked_and_the_rest_stays_below() -> None:
     judge = TwoStages(JUDGED, LIKENESS)
     rows = rows_of(judge, 4, rerank=2)
     assert judge.pairs == 8
-    # Text 0: its video, 5 + 0, loses to 4 + 9. Text 1: 3 + 5 wins. Texts 2 and 3: their video was never judged.
+    # Text 0: its video, 5 + 0, loses to 4 + 9. Text 1: 3 + 5 wins. Texts 2 and 3: their video was never reranked.
     assert [row["rank"] for row in rows] == [2, 1, 4, 4]
-    assert [row["towers_rank"] for row in rows] == [1, 2, 4, 4]
-    assert [row["judged"] for row in rows] == [2, 2, 2, 2]
+    assert [row["dual_encoder_rank"] for row in rows] == [1, 2, 4, 4]
+    assert [row["reranked"] for row in rows] == [2, 2, 2, 2]
     assert rows[0]["top_media"] == ["v1", "v0"]
     assert rows[0]["top_scores"] == [13, 5]
-    metrics = Retrieval(RetrievalParams()).metrics(pd.DataFrame(rows))
-    assert metrics["retrieval/judged"] == 2.0
-    assert metrics["retrieval/judged_pairs"] == 8.0
+    metrics = Retrieval(RetrievalParams()).evaluator.metrics(pd.DataFrame(rows))
+    assert metrics["retrieval/reranked"] == 2.0
+    assert metrics["retrieval/reranked_pairs"] == 8.0
     assert metrics["retrieval/first_stage_recall"] == 50.0
-    assert metrics["retrieval/towers_r1"] == 25.0
+    assert metrics["retrieval/dual_encoder_r1"] == 25.0
     assert metrics["retrieval/r1"] == 25.0
 
 
 @pytest.mark.parametrize("rerank", [4, 400])
 def test_judging_all_of_them_is_the_exhaustive_ranking(rerank: int) -> None:
     exhaustive = rows_of(TwoStages(JUDGED, LIKENESS), 4)
-    assert "judged" not in exhaustive[0]
-    assert "retrieval/judged_pairs" not in Retrieval(RetrievalParams()).metrics(pd.DataFrame(exhaustive))
+    assert "reranked" not in exhaustive[0]
+    assert "retrieval/reranked_pairs" not in Retrieval(RetrievalParams()).evaluator.metrics(pd.DataFrame(exhaustive))
     rows = rows_of(TwoStages(JUDGED, LIKENESS), 4, rerank=rerank)
-    assert [{**row, "judged": 4} for row in exhaustive] == rows
+    assert [{**row, "reranked": 4} for row in exhaustive] == rows
 
 
 def test_in_a_tie_of_the_first_stage_the_true_video_is_left_out() -> None:
@@ -119,8 +119,8 @@ def test_in_a_tie_of_the_first_stage_the_true_video_is_left_out() -> None:
     assert [row["rank"] for row in rows] == [3, 3, 3]
 
 
-def test_reranking_needs_towers() -> None:
-    with pytest.raises(ClipBertError, match=r"rerank_top_k is 2, but this model has no towers.*projection_size"):
+def test_reranking_needs_a_dual_encoder() -> None:
+    with pytest.raises(ClipBertError, match=r"rerank_top_k is 2, but this model has no dual encoder.*projection_size"):
         rows_of(Judge([[0, 0], [0, 0]]), 2, rerank=2)
 
 
@@ -140,7 +140,7 @@ def test_metrics_of_known_ranks() -> None:
 
 def test_chance_is_that_of_the_gallery() -> None:
     items = pd.DataFrame({"gallery": [200, 200]})
-    baselines = Retrieval(RetrievalParams()).baselines(items, [])
+    baselines = Retrieval(RetrievalParams()).evaluator.baselines(items, [])
     assert baselines["retrieval/chance_r1"] == 0.5
     assert baselines["retrieval/chance_r10"] == 5.0
     assert baselines["retrieval/chance_median_rank"] == 100.5
@@ -149,7 +149,7 @@ def test_chance_is_that_of_the_gallery() -> None:
 def unmatched(similarity: torch.Tensor | None, texts: int, own: list[int], **params: float) -> torch.Tensor:
     task = Retrieval(RetrievalParams.model_validate(params))
     draws = torch.rand(len(own), task.params.negatives, generator=torch.Generator().manual_seed(0)).double()
-    return task._unmatched(torch.tensor(own), texts, similarity, draws)
+    return task.objective.draw_negatives(torch.tensor(own), texts, similarity, draws)
 
 
 def test_negatives_are_other_videos_texts_and_hard_ones_the_likeliest() -> None:
@@ -168,7 +168,7 @@ def test_each_negative_comes_as_often_as_its_weight_says() -> None:
     similarity = torch.log(torch.tensor([[1.0], [5.0], [1.0], [4.0]]))  # text 1 is the video's own
     task = Retrieval(RetrievalParams(negatives=1, hard_negatives=1.0))
     draws = torch.linspace(0, 0.9999, 600, dtype=torch.float64)[:, None]
-    chosen = task._unmatched(torch.ones(600, dtype=torch.long), 4, similarity.expand(4, 600), draws)
+    chosen = task.objective.draw_negatives(torch.ones(600, dtype=torch.long), 4, similarity.expand(4, 600), draws)
     assert chosen.flatten().bincount(minlength=4).tolist() == [100, 0, 100, 400]
 
 
@@ -184,11 +184,13 @@ def test_a_batch_of_one_video_has_no_negatives() -> None:
 
 def test_validation_asks_one_caption_a_video() -> None:
     many = Example("v", ["a", "b"], ["x", "y"], ["", ""], ["", ""])
-    assert [e.texts for group in Retrieval(RetrievalParams()).validation([many]) for e in group] == [["x"]]
+    assert [e.texts for group in Retrieval(RetrievalParams()).evaluator.validation_groups([many]) for e in group] == [
+        ["x"]
+    ]
 
 
 def test_validation_galleries_cover_every_example_once() -> None:
-    groups = Retrieval(RetrievalParams()).validation([example(i) for i in range(103)])
+    groups = Retrieval(RetrievalParams()).evaluator.validation_groups([example(i) for i in range(103)])
     assert [e.media for group in groups for e in group] == [f"v{i}" for i in range(103)]
     assert {len(group) for group in groups} == {25, 26}
 
@@ -196,7 +198,7 @@ def test_validation_galleries_cover_every_example_once() -> None:
 def test_a_split_without_captions_says_what_to_add() -> None:
     texts = pd.DataFrame({"kind": ["open_qa"], "split": ["train"], "media": ["a"], "id": ["q"]})
     with pytest.raises(ClipBertError, match=r"retrieval: the manifest holds no caption texts in split val"):
-        make_task("retrieval", Params()).examples(texts, "val")
+        make_task("retrieval", Params().tasks).examples.read(texts, "val")
 
 
 def test_examples_group_the_texts_of_a_video() -> None:
@@ -211,7 +213,7 @@ def test_examples_group_the_texts_of_a_video() -> None:
             "answer_type": [None] * 3,
         }
     )
-    examples = make_task("retrieval", Params()).examples(texts, "train")
+    examples = make_task("retrieval", Params().tasks).examples.read(texts, "train")
     assert [(e.media, e.ids, e.texts) for e in examples] == [("a", ["2"], ["y"]), ("b", ["1", "3"], ["x", "z"])]
 
 
@@ -220,9 +222,9 @@ def test_a_gallery_of_one_repeated_video_is_scored_once_and_ties_everywhere(rera
     reranker = TwoStages([[1, 2, 3, 4]] * 4, [[4, 3, 2, 1]] * 4)
     blank = Encoded([f"v{i}" for i in range(4)], [torch.zeros(1, 1, 1)] * 4)
     tokenize = lambda texts: (torch.tensor([[int(texts[0])]]), torch.ones(1, 1, dtype=torch.long))  # noqa: E731
-    task = Retrieval(RetrievalParams()).measured(EvaluateParams(rerank_top_k=rerank))
-    rows = list(task.predict(reranker, blank, [example(i) for i in range(4)], tokenize, 2))
+    evaluator = Retrieval(RetrievalParams()).evaluator.with_settings(EvaluateParams(rerank_top_k=rerank))
+    rows = list(evaluator.predict(reranker, blank, [example(i) for i in range(4)], tokenize, 2))
     assert reranker.pairs == 4  # one a text
     assert [row["rank"] for row in rows] == [4] * 4
-    assert [row["towers_rank"] for row in rows] == [4] * 4
+    assert [row["dual_encoder_rank"] for row in rows] == [4] * 4
     assert [row["gallery"] for row in rows] == [4] * 4

@@ -50,8 +50,8 @@ def test_fewer_examples_than_a_batch_make_one_smaller_batch() -> None:
 
 def test_batches_are_the_same_twice_and_in_worker_processes(tiny_project: Path) -> None:
     params = Params()
-    task = make_task("open_qa", params)
-    examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
+    task = make_task("open_qa", params.tasks)
+    examples = task.examples.read(read_texts(tiny_project / "artifacts" / "manifest"), "train")
     model, processor = build_from_params(task, examples, params)
     cache = FrameCache(tiny_project / "artifacts" / "frames")
 
@@ -73,8 +73,8 @@ def test_batches_are_the_same_twice_and_in_worker_processes(tiny_project: Path) 
 
 def test_each_epoch_draws_other_frames(tiny_project: Path) -> None:
     params = Params()
-    task = make_task("retrieval", params)
-    examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
+    task = make_task("retrieval", params.tasks)
+    examples = task.examples.read(read_texts(tiny_project / "artifacts" / "manifest"), "train")
     model, _ = build_from_params(task, examples, params)
     samples = TrainingSamples(FrameCache(tiny_project / "artifacts" / "frames"), examples, task, model.config, seed=0)
     drawn = [samples.draw(epoch, 0).images for epoch in range(6)]
@@ -83,8 +83,8 @@ def test_each_epoch_draws_other_frames(tiny_project: Path) -> None:
 
 def test_a_video_has_the_same_number_everywhere(tiny_project: Path) -> None:
     params = Params()
-    task = make_task("retrieval", params)
-    examples = task.examples(read_texts(tiny_project / "artifacts" / "manifest"), "train")
+    task = make_task("retrieval", params.tasks)
+    examples = task.examples.read(read_texts(tiny_project / "artifacts" / "manifest"), "train")
     model, processor = build_from_params(task, examples, params)
     cache = FrameCache(tiny_project / "artifacts" / "frames")
     samples = TrainingSamples(cache, examples, task, model.config, seed=3)

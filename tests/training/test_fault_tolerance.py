@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from clipbert.errors import ClipBertError
 from clipbert.frame_cache import FrameCache
 from clipbert.model import ClipBertModel
-from clipbert.tasks.base import Batch
+from clipbert.tasks.batch import Batch
 from clipbert.tasks.open_qa import OpenQA
 from clipbert.training.checkpoint import Checkpoints, rng_states, snapshot
 from clipbert.training.data import Batches, Sample, TrainingSamples

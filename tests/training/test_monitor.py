@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from clipbert.model import ClipBertConfig, ClipBertForOpenQA
 from clipbert.model.activation_checkpointing import set_activation_checkpointing, set_microbatches
-from clipbert.tasks.base import Batch
+from clipbert.tasks.batch import Batch
 from clipbert.training import peak_rates
 from clipbert.training.energy import Energy
 from clipbert.training.flops import FlopCounts

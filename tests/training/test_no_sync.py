@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clipbert.config.schema import TASKS
+from clipbert.config.tasks import task_names
 from clipbert.model import ClipBertModel
-from clipbert.tasks.base import Batch
+from clipbert.tasks.batch import Batch
 from clipbert.training.trainer import Trainer
 
 
@@ -51,7 +51,7 @@ def like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return decide
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", task_names())
 def test_no_task_s_loss_asks_for_a_value(
     tiny_project: Path, tmp_path: Path, like_a_gpu: Callable[[], None], task: str
 ) -> None:
@@ -60,7 +60,7 @@ def test_no_task_s_loss_asks_for_a_value(
     mode = FakeTensorMode()
     fake = without_values(mode, trainer.model, batch)
     with mode:
-        loss, _ = trainer.task.loss(trainer.model, fake)
+        loss, _ = trainer.task.objective.loss(trainer.model, fake)
         loss.backward()
     with pytest.raises(DataDependentOutputException):
         loss.item()
@@ -78,15 +78,15 @@ class NoWaits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", task_names())
 def test_nor_for_how_many_there_are_of_something(
     tiny_project: Path, tmp_path: Path, like_a_gpu: Callable[[], None], task: str
 ) -> None:
     trainer, batch = trainer_and_batch(tiny_project, tmp_path, task)
-    expected, _ = trainer.task.loss(trainer.model.eval(), batch)
+    expected, _ = trainer.task.objective.loss(trainer.model.eval(), batch)
     like_a_gpu()
     with NoWaits():
-        loss, _ = trainer.task.loss(trainer.model, batch)
+        loss, _ = trainer.task.objective.loss(trainer.model, batch)
         loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     with NoWaits(), pytest.raises(AssertionError, match="_local_scalar_dense"):

@@ -8,7 +8,7 @@ import torch
 from small_trainings import batches_of, make_trainer, params
 from torch import Tensor, nn
 
-from clipbert.tasks.base import Batch
+from clipbert.tasks.batch import Batch
 from clipbert.tasks.open_qa import OpenQA
 from clipbert.training.batch_iterator import StopTraining, SynchronizedBatchIterator
 from clipbert.training.checkpoint import rng_states, snapshot

@@ -102,7 +102,7 @@ def test_the_loss_falls_and_the_exported_model_loads(tiny_project: Path, tmp_pat
     from clipbert.model import load
 
     trainer = make_trainer(tiny_project, tmp_path / "checkpoints", task, params(lr=0.003))
-    first = trainer.task.loss(trainer.model, next(iter(_batches(trainer))))[0].item()
+    first = trainer.task.objective.loss(trainer.model, next(iter(_batches(trainer))))[0].item()
     state = finish(trainer, Log())
     assert state.history[-1]["loss"] < first
     assert state.best == max(row[f"{task}/accuracy"] for row in state.validation)

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from clipbert.config.schema import Params
 from clipbert.tasks import make_task
-from clipbert.tasks.base import Example
+from clipbert.tasks.batch import Example
 from clipbert.training.checkpoint import Checkpoints, TrainState
 from clipbert.training.trainer import Trainer
 from clipbert.training.training_card import training_card
@@ -29,7 +29,7 @@ def card(tmp_path: Path, validation: list[dict[str, float]] | None = None, best_
     fingerprint |= {f"the model of model.{name}": "5747" for name in starts}
     checkpoints = Checkpoints(tmp_path, fingerprint)
     unused: Any = None
-    task = make_task("retrieval", params)
+    task = make_task("retrieval", params.tasks)
     trainer = Trainer(
         task, unused, unused, unused, some, some[:1], params.train, 0, 256, checkpoints, torch.device("cpu")
     )

@@ -44,6 +44,7 @@ def convert(
     if not to_original and task != "backbone" and model_config is None:
         raise ClipBertError("--model-config: missing; expected the authors' model configuration, base_model.json.")
     from clipbert.model.weights import convert as conversion
+    from clipbert.tasks import task_class
 
     if to_original:
         conversion.to_original(source, out)
@@ -52,7 +53,7 @@ def convert(
     else:
         assert model_config is not None
         assert task is not None
-        conversion.convert(source, model_config, task, out, answers, tokenizer)
+        conversion.convert(source, model_config, task, task_class(task).card, out, answers, tokenizer)
 
 
 @models.command(epilog="Example: `clipbert checksum artifacts/models/retrieval --check`", rich_help_panel=PANEL)

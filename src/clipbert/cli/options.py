@@ -5,22 +5,22 @@ from typing import Annotated
 
 import typer
 
-from clipbert.config.schema import TASKS
+from clipbert.config.tasks import task_names
 from clipbert.project import Project
 
 
 def complete_task(incomplete: str) -> list[str]:
     """Return the tasks whose names start with the text before the cursor, for shell completion."""
-    return [task for task in TASKS if task.startswith(incomplete)]
+    return [task for task in task_names() if task.startswith(incomplete)]
 
 
 TaskName = Annotated[
-    str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(TASKS)}.", autocompletion=complete_task)
+    str, typer.Argument(metavar="TASK", help=f"One of: {', '.join(task_names())}.", autocompletion=complete_task)
 ]
 OptionalTask = Annotated[
     str | None,
     typer.Argument(
-        metavar="TASK", help=f"One of: {', '.join(TASKS)}. Default: all tasks.", autocompletion=complete_task
+        metavar="TASK", help=f"One of: {', '.join(task_names())}. Default: all tasks.", autocompletion=complete_task
     ),
 ]
 ParamsFile = Annotated[Path, typer.Option("--params", help="Read the parameters from this file.")]

@@ -7,7 +7,8 @@ import typer
 
 from clipbert import stages
 from clipbert.cli.options import DEFAULT, OptionalTask, ParamsFile, Set, TaskName, project
-from clipbert.config.schema import check_task, load_params
+from clipbert.config.schema import load_params
+from clipbert.config.tasks import check_task
 from clipbert.console import console
 
 if TYPE_CHECKING:

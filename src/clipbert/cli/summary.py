@@ -11,7 +11,7 @@ from clipbert.config.schema import Params
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.project import Project
-from clipbert.tasks.headlines import HEADLINES
+from clipbert.tasks import task_class
 
 
 def print_summary(project: Project, params: Params) -> None:
@@ -31,9 +31,9 @@ def print_summary(project: Project, params: Params) -> None:
     table.add_column("blank frames", justify="right")
     for task in tasks:
         metrics = _metrics(project, task)
-        for shown in HEADLINES[task]:
+        for shown in task_class(task).report.headlines:
             if shown.row is not None:
-                keys = [shown.metric, *(metric for _, metric in shown.beside[:2])]
+                keys = [shown.metric, *(metric for _, metric in shown.compared_with[:2])]
                 numbers = [_number(project, task, metrics, f"{task}/{key}") for key in keys]
                 table.add_row(shown.row, *(f"{number:.1f}" for number in numbers))
     console.print(table)

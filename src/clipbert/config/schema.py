@@ -2,25 +2,29 @@
 
 import contextlib
 import copy
-import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from clipbert.config.data import IngestParams, Seconds, ValidateParams
 from clipbert.config.fields import describe_problem, drop_empty_sections, missing_parameters
-from clipbert.config.tasks import Section, TasksParams
+from clipbert.config.tasks import Section, TaskSection, TasksParams, load_installed_tasks, task_names
 from clipbert.config.training import TrainParams
 from clipbert.config.yaml_io import DuplicateKeyError, dump_yaml, leaves, parse_yaml
 from clipbert.errors import ClipBertError
 from clipbert.project import Project
 from clipbert.redact import redact_values, remember
 
-TASKS = ("retrieval", "open_qa", "multiple_choice", "image_qa", "captioning", "pretrain")
-TaskName = Literal["retrieval", "open_qa", "multiple_choice", "image_qa", "captioning"]
+if TYPE_CHECKING:
+    TaskName: TypeAlias = str
+    PretrainingTaskName: TypeAlias = str
+else:
+    TaskName = Literal[task_names("tasks_run")]
+    PretrainingTaskName = Literal[task_names("pretrain_run")]
 
 SCRATCH = "src/clipbert/model"  # random weights: DVC needs a dependency that exists, here the code that draws them
 
@@ -130,8 +134,9 @@ class ModelParams(Section):
         if self.start_from is None:
             return self
         start = (project.root / self.start_from).resolve()
-        if start == project.model("pretrain").resolve():
-            unset: dict[str, Any] = {"init_from": None} if task == "pretrain" else {"vision": None, "text": None}
+        pretraining = [name for name in task_names("pretrain_run") if start == project.model(name).resolve()]
+        if pretraining:
+            unset: dict[str, Any] = {"init_from": None} if task in pretraining else {"vision": None, "text": None}
             return self.model_copy(update=unset)
         if start == project.model(task).resolve():
             raise ClipBertError(
@@ -185,7 +190,7 @@ class Params(Section):
     tasks_run: list[TaskName] = Field(
         ["retrieval", "open_qa"], description="tasks that `dvc repro` trains, evaluates and registers"
     )
-    pretrain_run: list[Literal["pretrain"]] = Field(
+    pretrain_run: list[PretrainingTaskName] = Field(
         [], max_length=1, description="task that `dvc repro` trains first, as the start of others; [] for none"
     )
     seed: int = Field(0, ge=0, lt=2**32, description="random seed of training and of the promotion bootstrap")
@@ -194,7 +199,7 @@ class Params(Section):
     frames: FramesParams = FramesParams()
     model: ModelParams = ModelParams()
     train: TrainParams = TrainParams()
-    tasks: TasksParams = TasksParams()
+    tasks: TasksParams = Field(default_factory=TasksParams)
     evaluate: EvaluateParams = EvaluateParams()
     release: ReleaseParams = ReleaseParams()
 
@@ -245,6 +250,7 @@ def load_params(
             has the wrong type or is out of range. The message names each parameter, its value and what is allowed, and
             the override if the mistake is in one.
     """
+    load_installed_tasks()
     values = drop_empty_sections(Params, _read(path, complete))
     in_file_alone = copy.deepcopy(values)
     given: dict[tuple[str, ...], str] = {}
@@ -358,14 +364,14 @@ def _blamed(problem: ErrorDetails, given: dict[tuple[str, ...], str], in_file_al
     return found[-1] if found else None
 
 
-def check_task(task: str) -> str:
-    """Return `task` if there is a task of that name.
-
-    Raises:
-        ClipBertError: there is none; the message lists the tasks.
-    """
-    if task not in TASKS:
-        nearest = difflib.get_close_matches(task, TASKS, n=1)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
-        raise ClipBertError(f"{task}: no such task; expected one of {', '.join(TASKS)}.{hint}")
-    return task
+def set_task_section(task: str, section: type[TaskSection] | None) -> None:
+    """Add the section of a task to the parameters, or remove it (None); `clipbert.tasks.register_task` calls this."""
+    if section is None:
+        del TasksParams.model_fields[task]
+    else:
+        TasksParams.model_fields[task] = FieldInfo.from_annotated_attribute(section, section())  # type: ignore[call-arg]
+    TasksParams.model_rebuild(force=True)
+    for name in ("tasks_run", "pretrain_run"):
+        entry: Any = Literal[task_names(name)]
+        Params.model_fields[name].annotation = list[entry]
+    Params.model_rebuild(force=True)

@@ -1,60 +1,55 @@
 """Conditions of an evaluation: every setting that changes scores, the test items, and the version of the scoring code.
 
-`clipbert evaluate` writes them into the table of predictions, `clipbert register` into the tags of the version, and
-promotion compares two models only when they are equal. Imports no torch.
+`clipbert evaluate` stores them with the predictions, `clipbert register` in the tags of the version, and promotion
+compares two models only if they are equal.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from clipbert.config.schema import Params
+from clipbert.config.schema import EvaluateParams, FramesParams
+from clipbert.config.tasks import Section, TaskSection
 from clipbert.errors import ClipBertError
+from clipbert.tasks import task_class
 
-# Raise it with every change of the code that gives the same model other scores: frame choice, preprocessing, ranking,
-# decoding of captions, metrics of one item, trivial baselines.
+# Increase it with every change of the code that gives the same model other scores: frame choice, preprocessing,
+# ranking, decoding of captions, metrics of one item, trivial baselines.
 SCORING_VERSION = 1
 ATTRIBUTE = "evaluation"  # of the table of predictions (DataFrame.attrs)
-
-# Settings of the frame cache that change what a model sees.
-FRAMES = ("fps", "size", "quality", "max_frames", "sampling")
-SETTINGS: dict[str, tuple[str, ...]] = {
-    "retrieval": ("evaluate.rerank_top_k",),
-    "captioning": tuple(f"tasks.captioning.{key}" for key in ("beams", "max_length", "length_penalty")),
-    "pretrain": ("tasks.pretrain.mask_probability",),
-}
-SETTINGS["captioning"] += ("tasks.captioning.no_repeat_ngram",)
-RECORDED_AS = {"evaluate.rerank_top_k": "rerank"}  # in stored tables and tags, which keep the name they were given
+FRAMES = ("fps", "size", "quality", "max_frames", "sampling")  # settings of the frame cache that change its frames
+AnySection = TypeVar("AnySection", bound=Section)
+RECORDED_AS = {"rerank_top_k": "rerank"}  # the name in stored tables and tags of versions
 
 
-def conditions(task: str, params: Params) -> dict[str, Any]:
-    """Return the settings that change the scores of a task, by short name, and the version of the scoring code."""
-    flat = params.flat()
-    found = {_short(name): flat[name] for name in _settings(task)}
-    found |= {f"frames.{key}": flat[f"frames.{key}"] for key in FRAMES}
+def conditions(task: str, task_params: TaskSection, evaluate: EvaluateParams, frames: FramesParams) -> dict[str, Any]:
+    """Return the settings that change the scores of a task, by recorded name, and the version of the scoring code."""
+    evaluator = task_class(task).evaluator_class
+    found: dict[str, Any] = {"clips": evaluate.clips}
+    found |= {RECORDED_AS.get(name, name): getattr(evaluate, name) for name in evaluator.evaluate_settings}
+    found |= {name: getattr(task_params, name) for name in evaluator.task_settings}
+    found |= {f"frames.{name}": getattr(frames, name) for name in FRAMES}
     return {**found, "scoring": SCORING_VERSION}
 
 
-def with_conditions(task: str, params: Params, recorded: Mapping[str, Any]) -> Params:
-    """Return `params` with the settings of a recorded evaluation, so that another model is evaluated in the same way.
+def with_conditions(
+    task: str, task_params: TaskSection, evaluate: EvaluateParams, recorded: Mapping[str, Any]
+) -> tuple[TaskSection, EvaluateParams]:
+    """Return the two sections with the settings of a recorded evaluation, to evaluate another model in the same way.
 
-    The settings of the frame cache stay: the cache on the disk was built with them.
+    The settings of the frame cache are not among them: the cache on the disk was built with its own.
     """
-    nested = params.model_dump(by_alias=True)
-    for name in _settings(task):
-        if _short(name) in recorded:
-            *parents, key = name.split(".")
-            section = nested
-            for parent in parents:
-                section = section[parent]
-            section[key] = recorded[_short(name)]
-    return Params.model_validate(nested)
+    evaluator = task_class(task).evaluator_class
+    return (
+        _updated(task_params, evaluator.task_settings, recorded),
+        _updated(evaluate, ("clips", *evaluator.evaluate_settings), recorded),
+    )
 
 
 def differences(task: str, recorded: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return the conditions in which two evaluations differ, as "NAME: A, B"; those that one lacks count too."""
-    names = sorted({*conditions(task, Params()), "test_items", *recorded, *other})
+    """Return the conditions in which two evaluations differ, as "NAME: A, B"; a missing one counts as different."""
+    names = sorted({*_names(task), *recorded, *other})
     return [
         f"{name}: {_shown(recorded, name)}, {_shown(other, name)}"
         for name in names
@@ -88,12 +83,12 @@ def from_tags(task: str, tags: Mapping[str, str]) -> dict[str, Any]:
     """Return the conditions in the tags of a version; empty for a version registered before they were recorded.
 
     Raises:
-        ClipBertError: a tag holds no value.
+        ClipBertError: a tag is not a JSON value.
     """
     if f"{ATTRIBUTE}.scoring" not in tags:
         return {}
     found: dict[str, Any] = {}
-    for name in (*conditions(task, Params()), "test_items"):
+    for name in _names(task):
         text = tags.get(f"{ATTRIBUTE}.{name}")
         if text is None:
             continue
@@ -107,12 +102,19 @@ def from_tags(task: str, tags: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _settings(task: str) -> tuple[str, ...]:
-    return ("evaluate.clips", *SETTINGS.get(task, ()))
+def _names(task: str) -> tuple[str, ...]:
+    """Return the names of all conditions of a task."""
+    evaluator = task_class(task).evaluator_class
+    settings = ("clips", *evaluator.evaluate_settings, *evaluator.task_settings)
+    frames = (f"frames.{name}" for name in FRAMES)
+    return (*(RECORDED_AS.get(name, name) for name in settings), *frames, "scoring", "test_items")
 
 
-def _short(name: str) -> str:
-    return RECORDED_AS.get(name) or name.rpartition(".")[2]
+def _updated(section: AnySection, names: Iterable[str], recorded: Mapping[str, Any]) -> AnySection:
+    """Return a section with the recorded values of its parameters `names`."""
+    found = {name: RECORDED_AS.get(name, name) for name in names}
+    values = {name: recorded[stored] for name, stored in found.items() if stored in recorded}
+    return type(section).model_validate(section.model_dump() | values)
 
 
 def _shown(recorded: Mapping[str, Any], name: str) -> str:

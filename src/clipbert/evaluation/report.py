@@ -1,4 +1,4 @@
-"""One self-contained HTML page a task: what the model reached, beside what costs nothing, and what it saw."""
+"""The HTML report of an evaluation: metrics compared with baselines, plots, and samples with frames and texts."""
 
 import unicodedata
 from pathlib import Path
@@ -10,13 +10,12 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from clipbert.evaluation.pictures import data_url, frame_strip
-from clipbert.evaluation.plots import DRAWINGS, training_figure
+from clipbert.evaluation.plots import task_figure, training_figure
 from clipbert.evaluation.run import Evaluation
 from clipbert.files.atomic import atomic_write
 from clipbert.frame_cache import FrameCache
 from clipbert.sampling.clips import uniform_clips
 from clipbert.tasks import task_class
-from clipbert.tasks.headlines import HEADLINES, TITLES
 
 SHOWN = 4
 
@@ -31,18 +30,17 @@ def write_report(
     params: dict[str, Any],
     out: Path,
 ) -> None:
-    """Write the page to `out`; it needs no network and no other file."""
+    """Write the report to `out`: one HTML file with all its pictures."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("clipbert.evaluation", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     task = evaluation.task
-    drawing = DRAWINGS[task_class(task).plot]
     page = environment.get_template("report.html.j2").render(
         task=task,
-        title=TITLES[task],
+        title=task_class(task).report.title,
         headlines=headlines(task, evaluation.metrics),
         figures=[
-            (drawing.title, drawing.figure(evaluation)),
+            task_figure(evaluation),
             ("Training", training_figure(history, validation, main_metric)),
         ],
         groups=[
@@ -58,38 +56,38 @@ def write_report(
 
 
 def headlines(task: str, metrics: dict[str, float]) -> list[dict[str, Any]]:
-    """The cards of the page: {name, value, beside: [(words, value)]}, of those metrics that there are."""
+    """Return the cards of the report, {name, value, compared_with: [(words, value)]}, of the metrics that exist."""
     return [
         {
             "name": shown.card,
-            "value": shown.value(task, metrics, shown.metric),
-            "beside": [
-                (words, shown.value(task, metrics, metric))
-                for words, metric in shown.beside
+            "value": shown.format(task, metrics, shown.metric),
+            "compared_with": [
+                (words, shown.format(task, metrics, metric))
+                for words, metric in shown.compared_with
                 if f"{task}/{metric}" in metrics
             ],
         }
-        for shown in HEADLINES[task]
+        for shown in task_class(task).report.headlines
         if f"{task}/{shown.metric}" in metrics
     ]
 
 
 def sample_rows(task: str, items: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """A few right and a few wrong items, evenly spread over the test set, so that nobody picked them."""
-    about = task_class(task)
-    items = items.assign(went_well=about.right(items))
+    """Return a few right and a few wrong items by group name, evenly spaced over the test set, so not hand-picked."""
+    report = task_class(task).report
+    items = items.assign(is_success=report.is_success(items))
     groups = {}
-    for name, rows in zip(about.groups, (items[items["went_well"]], items[~items["went_well"]]), strict=True):
+    for name, rows in zip(report.groups, (items[items["is_success"]], items[~items["is_success"]]), strict=True):
         chosen = np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().astype(int)
         groups[name] = [{str(k): v for k, v in row.items()} for row in rows.iloc[chosen].to_dict("records")]
     return groups
 
 
 def write_pictures(task: str, items: pd.DataFrame, cache: FrameCache, out: Path) -> list[Path]:
-    """Write the samples of `sample_rows` for the experiment tracker: the frames as JPEG, the words as a text file.
+    """Write the samples of `sample_rows` for the experiment tracker: the frames as JPEG, the texts as a text file.
 
-    The words are drawn below the frames as well where matplotlib's own font has all their characters; scripts that it
-    lacks or that need shaping (Chinese, Hindi, Arabic, ...) are in the text file and in the report only.
+    Texts are also drawn below the frames if matplotlib's font has all their characters. Scripts that it lacks or that
+    need shaping (Chinese, Hindi, Arabic, ...) are in the text file and in the report only.
     """
     from matplotlib import get_data_path
     from PIL import ImageFont
@@ -100,7 +98,7 @@ def write_pictures(task: str, items: pd.DataFrame, cache: FrameCache, out: Path)
     for name, rows in sample_rows(task, items).items():
         for number, row in enumerate(rows, start=1):
             frames = strip(cache, row["media"])
-            lines = [line for line in task_class(task).words(row) if line]
+            lines = [line for line in task_class(task).report.lines(row) if line]
             drawn = lines if _drawable("".join(lines), font_file) else []
             canvas = Image.new("RGB", (max(frames.width, 640), frames.height + 8 + 16 * len(drawn)), "white")
             canvas.paste(frames, (0, 0))
@@ -117,7 +115,7 @@ def write_pictures(task: str, items: pd.DataFrame, cache: FrameCache, out: Path)
 
 
 def _drawable(text: str, font: str) -> bool:
-    """Whether a font has every character of a text, and none is written from right to left."""
+    """Return whether a font has every character of a text, and none is written from right to left."""
     from matplotlib.ft2font import FT2Font
 
     known = FT2Font(font).get_charmap()
@@ -132,14 +130,15 @@ def strip(cache: FrameCache, media: str, frames: int = 4) -> Image.Image:
 
 
 def _shown(task: str, row: dict[str, Any], cache: FrameCache) -> dict[str, Any]:
-    first = [
+    """Return what the template shows of a sample."""
+    ranking = [
         {"media": media, "picture": data_url(strip(cache, media, 2)), "truth": media == row["media"], "score": score}
         for media, score in zip(row.get("top_media", [])[:3], row.get("top_scores", [])[:3], strict=True)
     ]
     return {
-        "words": [line for line in task_class(task).words(row) if line],
+        "lines": [line for line in task_class(task).report.lines(row) if line],
         "media": row["media"],
         "picture": data_url(strip(cache, row["media"])),
-        "right": row["went_well"],
-        "first": first,
+        "right": row["is_success"],
+        "ranking": ranking,
     }

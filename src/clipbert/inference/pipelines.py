@@ -1,9 +1,14 @@
-"""One line to use a trained model: `pipeline(task, folder)` gives an object to call with videos and texts."""
+"""Pipelines: `pipeline(task, folder)` returns an object to call with videos and texts.
 
-from collections.abc import Iterator, Sequence
+The model's class decides the class of the pipeline, so every task whose objective trains that model has it; a model of
+another package gets one with `@register_pipeline`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipbert.config.schema import FramesParams
-from clipbert.config.tasks import CaptioningParams
+from clipbert.config.tasks import CaptioningParams, check_task, task_names
 from clipbert.errors import ClipBertError, first_line
 from clipbert.inference.results import SHOWN_FRAMES, Results
 from clipbert.model import (
@@ -28,6 +33,7 @@ from clipbert.model import (
 from clipbert.model.processor import check_videos
 from clipbert.sampling.candidates import fit
 from clipbert.sampling.clips import uniform_clips
+from clipbert.tasks import task_class
 from clipbert.tasks.scoring import (
     ProcessorTokens,
     answer_probabilities,
@@ -43,15 +49,24 @@ from clipbert.tasks.scoring import (
 from clipbert.video.still_images import upright_rgb
 
 BATCH_SIZE = 256
-PRETRAINED = (
-    "a pretrained model is a start for other trainings and has no pipeline. Train one of them from it with "
-    "`model.init_from: FOLDER` in params.yaml, or use its heads through clipbert.model.weights.load(FOLDER)."
-)
+Row = dict[str, Any]
+AnyPipeline = TypeVar("AnyPipeline", bound="type[Pipeline]")
+_PIPELINES: dict[type[Any], "type[Pipeline]"] = {}
+
+
+def register_pipeline(model_class: type[Any]) -> Callable[[AnyPipeline], AnyPipeline]:
+    """Make a `Pipeline` the one of a model class; use it as a class decorator."""
+
+    def register(pipeline_class: AnyPipeline) -> AnyPipeline:
+        _PIPELINES[model_class] = pipeline_class
+        return pipeline_class
+
+    return register
 
 
 @dataclass(frozen=True)
 class GivenFrames:
-    """The candidate frames of a video that was handed over, resized as the frames of a file are."""
+    """The candidate frames of a video in memory, resized as the frames of a file are."""
 
     images: Any  # (N, H, W, 3) uint8 RGB, or a list of PIL images
     size: int
@@ -68,20 +83,21 @@ class GivenFrames:
         chosen = [self.images[index] for index in indices]
         try:
             return [fit(upright_rgb(image) if isinstance(image, Image.Image) else image, self.size) for image in chosen]
-        except (OSError, ValueError, SyntaxError) as error:  # PIL decodes an image when its pixels are asked for
+        except (OSError, ValueError, SyntaxError) as error:  # PIL decodes an image when its pixels are read
             raise ValueError(f"the video holds an image that cannot be read: {error}.") from error
 
 
-class Pipeline:
+class Pipeline(ABC):
     """A model in evaluation mode and its processor; videos are paths, file bytes, frame arrays or PIL images.
 
-    Scores are those of evaluation: both call `clipbert.tasks.scoring`.
+    Scores are those of evaluation: both call `clipbert.tasks.scoring`. A subclass adds `__call__` for Python and
+    `answer_rows` for the served model.
 
     Attributes:
         model, processor: as loaded from the folder; `processor.clips` is how many clips of a video are shown.
         frames: how candidate frames are taken from files.
         batch_size: text-video pairs in one forward pass.
-        task, folder: the names that `pipeline` was given or found; None for a pipeline made otherwise.
+        task, folder: of the model; None for a pipeline that `pipeline` did not make.
     """
 
     def __init__(
@@ -120,8 +136,25 @@ class Pipeline:
         chosen = uniform_clips(len(images), min(SHOWN_FRAMES, len(images)), 1).flatten()
         return GivenFrames(images, self.frames.size).read(chosen)
 
+    @abstractmethod
+    def answer_rows(self, visual_embeds: Tensor, rows: list[Row], params: dict[str, Any]) -> list[Row]:
+        """Return the answer to each row of a request about one video (1, K, V, hidden), as columns of `Serving`.
+
+        Args:
+            rows: the input columns other than that of the video.
+            params: the parameters of the request.
+        """
+
+    def request_params(self, defaults: dict[str, Any], requested: dict[str, Any]) -> dict[str, Any]:
+        """Return the parameters of a request: the requested ones, and the defaults of the others.
+
+        Raises:
+            ValueError: a value that this model does not allow.
+        """
+        return defaults | requested
+
     def encode(self, videos: Sequence[Any], clips: int | None = None) -> Tensor:
-        """Return the visual tokens (B, K, V, hidden) of videos; they serve any number of texts.
+        """Return the visual tokens (B, K, V, hidden) of videos, for any number of texts.
 
         Args:
             clips: uniform clips of each video; None: `processor.clips`.
@@ -145,19 +178,20 @@ class Pipeline:
             yield visual_embeds.expand(len(input_ids), -1, -1, -1), input_ids, attention_mask
 
 
+@register_pipeline(ClipBertForRetrieval)
 class RetrievalPipeline(Pipeline):
-    """`search(text, videos)`: the videos, best match first."""
+    """Video search: `search(text, videos)` returns the videos, best match first."""
 
     @torch.inference_mode()
     def __call__(self, text: str, videos: Sequence[Any], rerank: int | None = None) -> list[dict[str, Any]]:
-        """Return `[{"index", "video", "score"}]`, best first; `video` is what was given.
+        """Return `[{"index", "video", "score"}]`, best first; `video` is the element of `videos`.
 
         The score is the cross-encoder's log odds of a match, plus the dual encoder's similarity where the model has
         one.
 
         Args:
-            rerank: score only this many videos, those that the dual encoder ranks first, and return no others, as
-                evaluation does with `evaluate.rerank_top_k`; None: all.
+            rerank: rerank and return only this many videos, those that the dual encoder ranks first, as evaluation
+                does with `evaluate.rerank_top_k`; None: all.
 
         Raises:
             ClipBertError: a file cannot be read.
@@ -172,7 +206,7 @@ class RetrievalPipeline(Pipeline):
         vectors = None if self.model.contrast is None else self.model.get_video_features(embeds)
         found = rank_gallery(self.model, embeds, vectors, *tokens, self.batch_size, rerank)
         order = found.scores.argsort(descending=True, stable=True).tolist()
-        places = found.judged.tolist()
+        places = found.reranked.tolist()
         rows = [{"index": places[i], "video": videos[places[i]], "score": float(found.scores[i])} for i in order]
         return Results(rows, {"text": text}, read_frames=self.few_frames)
 
@@ -185,9 +219,13 @@ class RetrievalPipeline(Pipeline):
             scores += match_scores(self.model, seen, input_ids, attention_mask, similarity, self.batch_size).tolist()
         return scores
 
+    def answer_rows(self, visual_embeds: Tensor, rows: list[Row], params: dict[str, Any]) -> list[Row]:
+        return [{"score": score} for score in self.match(visual_embeds, [row["text"] for row in rows])]
 
+
+@register_pipeline(ClipBertForOpenQA)
 class OpenQAPipeline(Pipeline):
-    """`ask(video, question)`: the likeliest answers."""
+    """Question answering: `ask(video, question)` returns the most probable answers of the vocabulary."""
 
     def __call__(self, video: Any, question: str, top: int = 5) -> list[dict[str, Any]]:
         """Return `[{"answer", "score"}]`, `top` of them at most, best first; scores are probabilities.
@@ -212,9 +250,21 @@ class OpenQAPipeline(Pipeline):
                 found.append([{"answer": self.model.config.answers[i], "score": score} for i, score in named])
         return found
 
+    def answer_rows(self, visual_embeds: Tensor, rows: list[Row], params: dict[str, Any]) -> list[Row]:
+        return [
+            {
+                "answer": answers[0]["answer"],
+                "confidence": answers[0]["score"],
+                "top_answers": [answer["answer"] for answer in answers],
+                "top_confidences": [answer["score"] for answer in answers],
+            }
+            for answers in self.answer(visual_embeds, [row["question"] for row in rows], params["top_k"])
+        ]
 
+
+@register_pipeline(ClipBertForMultipleChoice)
 class MultipleChoicePipeline(Pipeline):
-    """`choose(video, question, options)`: the options, likeliest first."""
+    """Multiple choice: `choose(video, question, options)` returns the options, most probable first."""
 
     def __call__(self, video: Any, question: str, options: Sequence[str]) -> list[dict[str, Any]]:
         """Return `[{"option", "answer", "score"}]`, best first: position, text and probability of each option.
@@ -237,19 +287,36 @@ class MultipleChoicePipeline(Pipeline):
         order = scores.argsort(descending=True, stable=True).tolist()
         return [{"option": i, "answer": options[i], "score": float(scores[i])} for i in order]
 
+    def answer_rows(self, visual_embeds: Tensor, rows: list[Row], params: dict[str, Any]) -> list[Row]:
+        answers = []
+        for row in rows:
+            found = self.choose(visual_embeds, row["question"], row["options"])
+            scores = {answer["option"]: answer["score"] for answer in found}
+            answers.append(
+                {
+                    "answer": found[0]["answer"],
+                    "option": found[0]["option"],
+                    "confidence": found[0]["score"],
+                    "option_confidences": [scores[position] for position in range(len(found))],
+                }
+            )
+        return answers
 
+
+@register_pipeline(ClipBertForCaptioning)
 class CaptioningPipeline(Pipeline):
-    """`describe(video)`: a sentence."""
+    """Captioning: `describe(video)` returns a generated caption."""
 
     def __call__(self, video: Any, **search: Any) -> list[dict[str, Any]]:
-        """Return `[{"caption", "score"}]`, the one caption that the search finds and its log-probability.
+        """Return `[{"caption", "score"}]` with one caption and its log-probability.
 
-        `search`: `beams`, `max_length`, `length_penalty`, `no_repeat_ngram`, as `Decoding` has them; what is not given
-        is as in evaluation: stored in the model folder, or else the defaults of params.yaml's `tasks.captioning`.
+        Args:
+            search: `beams`, `max_length`, `length_penalty` and `no_repeat_ngram` of `Decoding`. The others are as in
+                evaluation: stored in the model folder, or else the defaults of params.yaml's `tasks.captioning`.
 
         Raises:
             ClipBertError: the file cannot be read.
-            ValueError: an option of the search that there is not, or that is out of its range; frames of a wrong shape.
+            ValueError: an unknown search option, or one out of its range; frames of a wrong shape.
         """
         generation = self.generation(search)
         return Results(self.describe(self.encode([video]), generation), {}, video, self.few_frames)
@@ -260,9 +327,9 @@ class CaptioningPipeline(Pipeline):
         Raises:
             ValueError: an unknown option, or one out of its range.
         """
-        usual = CaptioningParams().search() | (self.processor.generation or {})
+        usual = CaptioningParams().generation() | (self.processor.generation or {})
         if unknown := sorted(search.keys() - usual.keys()):
-            raise ValueError(f"{unknown[0]} is no option of the search: expected some of {', '.join(usual)}.")
+            raise ValueError(f"{unknown[0]} is not a search option: expected some of {', '.join(usual)}.")
         longest = self.model.config.max_position_embeddings
         if search.get("max_length", 0) > longest:
             raise ValueError(
@@ -279,9 +346,40 @@ class CaptioningPipeline(Pipeline):
         ids, scores = write_captions(self.model, visual_embeds, words.cls_token_id, words.sep_token_id, generation)
         return [{"caption": self.tokenize.decode(ids)[0], "score": scores[0]}]
 
+    def answer_rows(self, visual_embeds: Tensor, rows: list[Row], params: dict[str, Any]) -> list[Row]:
+        (caption,) = self.describe(visual_embeds, _search_of(params))
+        return [dict(caption) for _ in rows]
 
+    def request_params(self, defaults: dict[str, Any], requested: dict[str, Any]) -> dict[str, Any]:
+        """Return the parameters of a request; a default `max_length` beyond the model's positions is lowered."""
+        longest = self.model.config.max_position_embeddings
+        chosen = defaults | {"max_length": min(defaults["max_length"], longest)} | requested
+        self.generation(_search_of(chosen))
+        return chosen
+
+
+def _search_of(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the search options among the parameters of a request."""
+    return {name: value for name, value in params.items() if name != "clips"}
+
+
+@register_pipeline(ClipBertForPreTraining)
 class MatchingPipeline(Pipeline):
-    """Whether texts match an image, by a pretrained model; only the MLflow model uses it."""
+    """Image-text matching by a pretrained model: `match(image, texts)` returns how well each text matches."""
+
+    def __call__(self, video: Any, texts: Sequence[str]) -> list[Row]:
+        """Return `[{"index", "text", "score"}]`, best first; scores are probabilities that text and image match.
+
+        Raises:
+            ClipBertError: the file cannot be read.
+            ValueError: no texts, an empty text, or frames of a wrong shape.
+        """
+        if isinstance(texts, str) or len(texts) == 0:
+            raise ValueError(f"texts is {texts!r}: expected a list of at least one text.")
+        scores = self.match(self.encode([video]), texts)
+        order = sorted(range(len(texts)), key=lambda i: -scores[i])
+        rows = [{"index": i, "text": texts[i], "score": scores[i]} for i in order]
+        return Results(rows, {}, video, self.few_frames)
 
     @torch.inference_mode()
     def match(self, visual_embeds: Tensor, texts: Sequence[str]) -> list[float]:
@@ -292,15 +390,8 @@ class MatchingPipeline(Pipeline):
             scores += matched_probabilities(self.model, out.itm_logits).tolist()
         return scores
 
-
-# Each task's model and what calls it; image QA is open QA on images. A new task adds its line.
-PIPELINES: dict[str, tuple[type[Any], type[Pipeline]]] = {
-    "retrieval": (ClipBertForRetrieval, RetrievalPipeline),
-    "open_qa": (ClipBertForOpenQA, OpenQAPipeline),
-    "image_qa": (ClipBertForOpenQA, OpenQAPipeline),
-    "multiple_choice": (ClipBertForMultipleChoice, MultipleChoicePipeline),
-    "captioning": (ClipBertForCaptioning, CaptioningPipeline),
-}
+    def answer_rows(self, visual_embeds: Tensor, rows: list[Row], params: dict[str, Any]) -> list[Row]:
+        return [{"score": score} for score in self.match(visual_embeds, [row["text"] for row in rows])]
 
 
 def pipeline(
@@ -313,7 +404,7 @@ def pipeline(
     """Return the pipeline of a model folder, such as `artifacts/models/retrieval`.
 
     Args:
-        task: retrieval, open_qa, image_qa, multiple_choice or captioning; None: what the folder's model is for.
+        task: the name of a task; None: the first task whose model the folder holds.
         model: the folder.
         device: where to run; None: cuda where there is one, otherwise cpu.
         frames: how candidate frames are taken from files; None: as stored in the folder by its training, or else the
@@ -321,25 +412,16 @@ def pipeline(
         clips: uniform clips of a video that are shown; None: the folder's number, that of evaluation.
 
     Raises:
-        ClipBertError: an unknown task, a model of another task, a folder that is no complete model, or no such device.
+        ClipBertError: an unknown task, a model of another task, an incomplete model folder, or an unavailable device.
     """
-    if task == "pretrain":
-        raise ClipBertError(f"task is 'pretrain': {PRETRAINED}")
-    if task is not None and task not in PIPELINES:
-        raise ClipBertError(f"task is {task!r}: expected one of {', '.join(PIPELINES)}.")
+    if task is not None:
+        check_task(task)
     if model is None:
         raise ClipBertError("model is missing: expected a model folder, such as artifacts/models/retrieval.")
     if clips is not None and (isinstance(clips, bool) or not isinstance(clips, int) or clips < 1):
         raise ClipBertError(f"clips is {clips!r}: expected an integer of 1 or more.")
     loaded = load(model)
-    if isinstance(loaded, ClipBertForPreTraining):
-        raise ClipBertError(f"{model}: holds a ClipBertForPreTraining: {PRETRAINED}")
-    fitting = [name for name, (kind, _) in PIPELINES.items() if isinstance(loaded, kind)]
-    if not fitting or (task is not None and task not in fitting):
-        raise ClipBertError(
-            f"{model}: holds a {type(loaded).__name__}, which is for {' or '.join(fitting) or 'no pipeline'}: expected "
-            f"a model for {task or ' or '.join(PIPELINES)}. Give that task, or another folder."
-        )
+    name = _task_of(loaded, task, model)
     try:
         loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
@@ -347,6 +429,22 @@ def pipeline(
             f"device is {device!r}: the model cannot go there ({first_line(error)}). Give one that torch has, as cpu."
         ) from error
     settings = {} if clips is None else {"clips": clips}
-    name = task or fitting[0]
     processor = ClipBertProcessor.from_pretrained(model, **settings)
-    return PIPELINES[name][1](loaded, processor, frames, task=name, folder=model)
+    return _PIPELINES[type(loaded)](loaded, processor, frames, task=name, folder=model)
+
+
+def _task_of(loaded: Any, task: str | None, folder: str | Path) -> str:
+    """Return `task`, or the first task whose model class is that of a loaded model.
+
+    Raises:
+        ClipBertError: the model is of another task, of no task, or of a class without a pipeline.
+    """
+    if task is not None and type(loaded) is task_class(task).objective_class.model_class and type(loaded) in _PIPELINES:
+        return task
+    fitting = [name for name in task_names() if type(loaded) is task_class(name).objective_class.model_class]
+    if task is None and fitting and type(loaded) in _PIPELINES:
+        return fitting[0]
+    raise ClipBertError(
+        f"{folder}: holds a {type(loaded).__name__}, which is for {' or '.join(fitting) or 'no pipeline'}: expected "
+        f"a model for {task or ' or '.join(task_names())}. Give that task, or another folder."
+    )

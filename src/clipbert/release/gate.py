@@ -19,7 +19,7 @@ from clipbert.release.decisions import Decision
 from clipbert.release.provenance import data_digest
 from clipbert.release.registry import check_predictions, download_model, predictions_path, read_predictions
 from clipbert.release.store import Store
-from clipbert.tasks.headlines import BASELINES
+from clipbert.tasks import task_class
 
 FEWEST_ITEMS = 20
 PREDICTIONS_SHA256 = "evaluation.predictions"
@@ -117,7 +117,7 @@ def _candidate(store: Store, task: str, candidate: Any) -> tuple[pd.DataFrame, d
 
 def _strongest_baseline(task: str, name: str, version: str, items: pd.DataFrame) -> tuple[pd.Series, str]:
     """Return the scores and the name of the trivial baseline with the highest mean."""
-    known = BASELINES[task]
+    known = task_class(task).report.all_baselines()
     if missing := [column for column in known if column not in items.columns]:
         raise ClipBertError(
             f"{name} version {version}: a first champion has to beat the trivial baselines, and its predictions lack "

@@ -8,14 +8,13 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
-import torch
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
@@ -23,11 +22,12 @@ from torch import Tensor
 
 from clipbert.config.schema import FramesParams
 from clipbert.errors import ClipBertError, first_line
-from clipbert.inference.pipelines import MatchingPipeline, pipeline
-from clipbert.model import ClipBertProcessor, load
+from clipbert.inference.pipelines import pipeline
 from clipbert.release.media_access import MediaAccess, shown
 from clipbert.release.scoring_server import harden_scoring_server, requested_params
-from clipbert.release.signatures import ERROR, SERVED, TOP_K
+from clipbert.release.signatures import ERROR
+from clipbert.tasks import task_class
+from clipbert.tasks.presentation import TOP_K
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ Row = dict[str, Any]
 class ServedClipBert(PythonModel):
     """A ClipBERT behind MLflow's `predict`.
 
-    The columns of each task are in `signatures.py`. A row that cannot be answered has a text in the column `error` and
-    nothing in the others. A file that stands in several rows is read once.
+    The columns are those of the task (`Task.serving`). A row that cannot be answered has a text in the column `error`
+    and nothing in the others. A file that stands in several rows is read once.
     """
 
     def load_context(self, context: Any) -> None:
@@ -55,16 +55,11 @@ class ServedClipBert(PythonModel):
         folder = Path(context.artifacts["model"])
         self.settings: dict[str, Any] = {"top_k": TOP_K, **context.model_config}
         self.task: str = self.settings["task"]
-        self.served = SERVED[self.task]
+        self.served = task_class(self.task).serving
         self.access = MediaAccess.from_environment()
         self.max_rows = max_rows_from_environment()
         frames = FramesParams(**{name: self.settings[name] for name in FRAMES if name in self.settings})
-        if self.task == "pretrain":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            processor = ClipBertProcessor.from_pretrained(folder)
-            self.pipeline: Any = MatchingPipeline(load(folder).to(device), processor, frames)
-        else:
-            self.pipeline = pipeline(self.task, folder, frames=frames)
+        self.pipeline = pipeline(self.task, folder, frames=frames)
         self.pipeline.batch_size = self.settings["batch_size"]
         harden_scoring_server()
 
@@ -99,10 +94,7 @@ class ServedClipBert(PythonModel):
         known = self.served.params
         if unknown := sorted(str(name) for name in {*declared, *requested} - known.keys()):
             raise ClipBertError(f"params.{unknown[0]}: unknown parameter; expected some of {', '.join(known)}.")
-        chosen = {name: self.settings[name] for name in known}
-        if self.task == "captioning":  # as evaluation, which lowers it too
-            longest = self.pipeline.model.config.max_position_embeddings
-            chosen["max_length"] = min(chosen["max_length"], longest)
+        chosen: dict[str, Any] = {}
         for name, value in declared.items():
             if value is None or value == self.settings[name]:
                 continue
@@ -111,9 +103,8 @@ class ServedClipBert(PythonModel):
             if not number or not low <= value <= high:
                 raise ClipBertError(f"params.{name} is {shown(value)}: expected a number from {low:g} to {high:g}.")
             chosen[name] = value
-        if self.task == "captioning":
-            self.pipeline.generation({name: value for name, value in chosen.items() if name != "clips"})
-        return chosen
+        params: dict[str, Any] = self.pipeline.request_params({name: self.settings[name] for name in known}, chosen)
+        return params
 
     def _answers(self, table: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
         rows: list[Row] = [dict(zip(table.columns, values, strict=True)) for values in table.itertuples(index=False)]
@@ -156,34 +147,11 @@ class ServedClipBert(PythonModel):
 
     def _about_one(self, embeds: Tensor, rows: list[Row], params: dict[str, Any]) -> list[Row]:
         """Return the answers to rows about one video (1, K, V, hidden)."""
-        if self.task == "captioning":
-            search = {name: value for name, value in params.items() if name != "clips"}
-            (caption,) = self.pipeline.describe(embeds, search)
-            return [caption for _ in rows]
-        if self.task == "multiple_choice":
-            return [_checked(self._choose, embeds, row) for row in rows]
-        column = "question" if "question" in self.served.inputs else "text"
-        checked = [_checked(_text_of, row, column) for row in rows]
-        texts = [row[column] for row in checked if ERROR not in row]
-        if not texts:
-            return checked
-        if column == "question":
-            answers = [_best(answers) for answers in self.pipeline.answer(embeds, texts, params["top_k"])]
-        else:
-            answers = [{"score": score} for score in self.pipeline.match(embeds, texts)]
-        remaining = iter(answers)
-        return [row if ERROR in row else next(remaining) for row in checked]
-
-    def _choose(self, embeds: Tensor, row: Row) -> Row:
-        question, options = _text_of(row, "question")["question"], _options_of(row)
-        found = self.pipeline.choose(embeds, question, options)
-        scores = {answer["option"]: answer["score"] for answer in found}
-        return {
-            "answer": found[0]["answer"],
-            "option": found[0]["option"],
-            "confidence": found[0]["score"],
-            "option_confidences": [scores[place] for place in range(len(options))],
-        }
+        columns = {name: kind for name, kind in self.served.inputs.items() if name != self.served.media}
+        checked = [_checked_row(row, columns) for row in rows]
+        valid = [row for row in checked if ERROR not in row]
+        answers = iter(self.pipeline.answer_rows(embeds, valid, params) if valid else [])
+        return [row if ERROR in row else next(answers) for row in checked]
 
     def _as_output(self, rows: list[Row], index: pd.Index) -> pd.DataFrame:
         """Return the rows as a table in which None, JSON's null, stands for what is missing."""
@@ -241,20 +209,15 @@ def _key(media: Any) -> Any:
     return media if isinstance(media, str) else ("not a path", repr(media))
 
 
-def _checked(answer: Callable[..., Row], *args: Any) -> Row:
+def _checked_row(row: Row, columns: Mapping[str, str]) -> Row:
+    """Return the input columns of a row, or {error: text} if one of them is not as expected."""
     try:
-        return answer(*args)
-    except (ClipBertError, ValueError) as error:
+        return {
+            name: _options_of(row[name], name) if kind == "options" else _valid_text(row[name], name)
+            for name, kind in columns.items()
+        }
+    except ClipBertError as error:
         return {ERROR: first_line(error)}
-
-
-def _text_of(row: Row, column: str) -> Row:
-    """Return {column: text}.
-
-    Raises:
-        ClipBertError: it is not text, is empty, or cannot be encoded.
-    """
-    return {column: _valid_text(row[column], column)}
 
 
 def _valid_text(value: Any, name: str) -> str:
@@ -265,30 +228,21 @@ def _valid_text(value: Any, name: str) -> str:
     return value
 
 
-def _options_of(row: Row) -> list[str]:
-    """Return the options of a row: a list, or the JSON text of one.
+def _options_of(given: Any, name: str) -> list[str]:
+    """Return the texts of a cell that holds a list, or the JSON text of one.
 
     Raises:
         ClipBertError: there are none or too many, or one is not text.
     """
-    value = row["options"]
+    value = given
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list | tuple | np.ndarray) or not 1 <= len(value) <= MAX_OPTIONS:
-        raise ClipBertError(f"options is {shown(row['options'])}: expected a list of 1 to {MAX_OPTIONS} texts.")
-    return [_valid_text(option, f"options[{place}]") for place, option in enumerate(value)]
-
-
-def _best(answers: list[Row]) -> Row:
-    return {
-        "answer": answers[0]["answer"],
-        "confidence": answers[0]["score"],
-        "top_answers": [answer["answer"] for answer in answers],
-        "top_confidences": [answer["score"] for answer in answers],
-    }
+        raise ClipBertError(f"{name} is {shown(given)}: expected a list of 1 to {MAX_OPTIONS} texts.")
+    return [_valid_text(option, f"{name}[{place}]") for place, option in enumerate(value)]
 
 
 mlflow.models.set_model(ServedClipBert())

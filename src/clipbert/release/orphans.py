@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 from mlflow.entities import LoggedModelStatus
 
-from clipbert.config.schema import TASKS
+from clipbert.config.tasks import task_names
 from clipbert.release.outbox import is_locked, outbox_folder
 from clipbert.release.store import Store
 
@@ -20,7 +20,7 @@ def clean_up_orphans(store: Store) -> None:
 
     Runs and models of other machines, and of processes that live, stay as they are.
     """
-    names = {store.model_name(task) for task in TASKS}
+    names = {store.model_name(task) for task in task_names()}
     found = store.client.search_experiments(filter_string=f"name LIKE '{store.name}-%'")
     ids = [str(experiment.experiment_id) for experiment in found if experiment.name in names]
     if not ids:

@@ -19,7 +19,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 import clipbert
-from clipbert.config.schema import TASKS, Params
+from clipbert.config.schema import Params
+from clipbert.config.tasks import task_names
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.evaluation.conditions import ATTRIBUTE, to_tags
@@ -37,7 +38,7 @@ from clipbert.release.provenance import NONE, data_digest, process_tags
 from clipbert.release.runs import DATASET, MAX_DIGEST_LENGTH, find_run
 from clipbert.release.served_settings import differences_from_evaluation, served_settings
 from clipbert.release.session import release_session
-from clipbert.release.signatures import SERVED
+from clipbert.release.signatures import input_example, signature
 from clipbert.release.store import (
     DEFAULT_NAME,
     EMBEDDED,
@@ -50,6 +51,7 @@ from clipbert.release.store import (
     store_errors,
     tracking_uri,
 )
+from clipbert.tasks import task_class
 
 REQUIRED = ("item_id", "score", "chance")
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pandas", "pillow", "decord", "av", "rich")
@@ -217,7 +219,7 @@ def download_model(store: Store, name: str, version: str, destination: Path) -> 
 
 def _task_of(path: Path) -> str:
     """The task of a file called TASK.json or TASK.parquet; TASK itself for a file of another name."""
-    return path.stem if path.stem in TASKS else "TASK"
+    return path.stem if path.stem in task_names() else "TASK"
 
 
 def _version_with(store: Store, name: str, digest: str) -> Any:
@@ -268,7 +270,7 @@ def _create_version(store: Store, task: str, run_id: str, model_dir: Path, diges
 
 def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) -> None:
     """Write the MLflow model: the code of this package, the safetensors, and what is needed to run them."""
-    settings = served_settings(task, model_dir, params)
+    settings, serving = served_settings(task, model_dir, params), task_class(task).serving
     package = Path(clipbert.__file__).parent
     mlflow.pyfunc.save_model(
         str(folder),
@@ -276,8 +278,8 @@ def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) 
         artifacts={"model": str(model_dir.resolve())},
         code_paths=[str(package)],
         model_config=settings,
-        signature=SERVED[task].signature(settings),
-        input_example=SERVED[task].input_example(),
+        signature=signature(serving, settings),
+        input_example=input_example(serving),
         pip_requirements=[f"{name}=={installed_version(name).partition('+')[0]}" for name in PACKAGES],
         mlflow_model=model,
     )
@@ -352,7 +354,7 @@ def _card(task: str, model_dir: Path) -> str:
     if (model_dir / CARD).is_file():
         return (model_dir / CARD).read_text(encoding="utf-8")
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
-    return model_card(task, str(model_dir), config["architectures"][0], {})
+    return model_card(task_class(task).card, str(model_dir), config["architectures"][0], {})
 
 
 def _read_metrics(path: Path) -> dict[str, float]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from clipbert.config.schema import Params
 from clipbert.model.processor import FRAME_SETTINGS, ClipBertProcessor
-from clipbert.release.signatures import TOP_K
+from clipbert.tasks.presentation import TOP_K
 
 
 def served_settings(task: str, model_dir: Path, params: Params) -> dict[str, Any]:
@@ -23,9 +23,7 @@ def served_settings(task: str, model_dir: Path, params: Params) -> dict[str, Any
         "batch_size": params.evaluate.batch_size,
         "top_k": TOP_K,
     }
-    if task == "captioning":
-        settings |= params.tasks.captioning.search() | (processor.generation or {})
-    return settings
+    return settings | params.tasks.section(task).generation() | (processor.generation or {})
 
 
 def differences_from_evaluation(task: str, model_dir: Path, params: Params) -> str | None:
@@ -33,9 +31,8 @@ def differences_from_evaluation(task: str, model_dir: Path, params: Params) -> s
     settings = served_settings(task, model_dir, params)
     evaluated = {"evaluate.clips": ("clips", params.evaluate.clips)}
     evaluated |= {f"frames.{name}": (name, getattr(params.frames, name)) for name in FRAME_SETTINGS}
-    if task == "captioning":
-        search = params.tasks.captioning.search()
-        evaluated |= {f"tasks.captioning.{name}": (name, value) for name, value in search.items()}
+    generation = params.tasks.section(task).generation()
+    evaluated |= {f"tasks.{task}.{name}": (name, value) for name, value in generation.items()}
     differing = [
         f"{name} = {settings[name]} (params.yaml: {parameter} = {value})"
         for parameter, (name, value) in evaluated.items()

@@ -1,8 +1,8 @@
-"""Video captioning: next-token loss on captions, one generated text a video (an application that the paper names)."""
+"""Video captioning: next-token loss on captions, one generated caption per video (an application the paper names)."""
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -10,43 +10,41 @@ from torch import Tensor
 
 from clipbert.config.tasks import CaptioningParams
 from clipbert.distributed.collectives import scale_loss_for_ddp
-from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
+from clipbert.model import ClipBertForCaptioning
+from clipbert.model.weights.card import CardText
+from clipbert.tasks import register_task
+from clipbert.tasks.base import Evaluator, Objective, Task
+from clipbert.tasks.batch import Batch, Encoded, Example, Predictions, Tokenize
 from clipbert.tasks.caption_metrics import best_constant, bleu4_and_rouge, cider
+from clipbert.tasks.contrastive import contrastive_loss, projection_size
+from clipbert.tasks.examples import Examples
+from clipbert.tasks.presentation import BLANK, CLIPS, GENERATION, Headline, LinePlot, Report, Serving
 from clipbert.tasks.scoring import write_captions
 
 
-class Captioning(Task):
-    """A video in, a sentence out, measured against all captions of the video."""
+class CaptioningExamples(Examples):
+    """One caption of each video per step."""
 
-    name = "captioning"
     kind = "caption"
-    main_metric = "captioning/cider"
-    compared = ("captioning/cider", "captioning/bleu4", "captioning/rouge_l")
-    writes_text = True
-    plot = "captions"
-    groups = ("Upper half by CIDEr", "Lower half by CIDEr")
-    params: CaptioningParams
-
-    def model_class(self) -> type[Any]:
-        from clipbert.model import ClipBertForCaptioning
-
-        return ClipBertForCaptioning
-
-    def config_fields(self, train: list[Example]) -> dict[str, Any]:
-        return {"projection_size": 128 if self.params.contrastive_weight > 0 else None}
-
-    def items(self, examples: list[Example]) -> int:
-        return len(examples)
 
     def draw(self, example: Example, generator: np.random.Generator) -> list[int]:
         return [int(generator.integers(len(example.texts)))]
 
     def labels(self, example: Example, chosen: list[int], config: Any) -> list[int]:
-        return [0] * len(chosen)  # what is to be said is the text itself
+        """Return zeros, which the loss does not read: the caption itself is the label."""
+        return [0] * len(chosen)
+
+
+class CaptioningObjective(Objective):
+    """Next-token cross-entropy, plus the contrastive loss."""
+
+    model_class = ClipBertForCaptioning
+    generates_text = True
+
+    def config_fields(self, train: list[Example]) -> dict[str, Any]:
+        return {"projection_size": projection_size(self.params.contrastive_weight)}
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The next-token loss, plus the symmetric contrastive loss where it is on: from scratch it teaches the vision
-        half what there is to see long before words depend on it."""
         visual_embeds = model.encode_video(batch.pixel_values)
         writing = model(
             visual_embeds=visual_embeds,
@@ -62,9 +60,21 @@ class Captioning(Task):
         total = writing + self.params.contrastive_weight * contrastive
         return total, {"writing": writing.detach(), "contrastive": contrastive.detach()}
 
+
+class CaptioningEvaluator(Evaluator):
+    """CIDEr-D, BLEU-4 and ROUGE-L of one caption per video against all captions of the video."""
+
+    main_metric = "captioning/cider"
+    blank_frame_metrics = ("captioning/cider", "captioning/bleu4", "captioning/rouge_l")
+    task_settings = tuple(CaptioningParams().generation())
+
+    def count(self, examples: list[Example]) -> int:
+        return len(examples)
+
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
     ) -> Iterator[dict[str, Any]]:
+        """Yield the generated caption of each video; the score is CIDEr-D / 10."""
         some_ids, some_mask = tokenize([examples[0].texts[0]])
         start, end = int(some_ids[0, 0]), int(some_ids[0, int(some_mask[0].sum()) - 1])
         captions: list[str] = []
@@ -72,7 +82,7 @@ class Captioning(Task):
         rows = max(1, batch_size // self.params.beams)
         for first in range(0, len(examples), rows):
             visual_embeds = videos.of(example.media for example in examples[first : first + rows])
-            ids, scores = write_captions(model, visual_embeds, start, end, self.params.search())
+            ids, scores = write_captions(model, visual_embeds, start, end, self.params.generation())
             captions += tokenize.decode(ids)
             confidences += scores
         references = [example.texts for example in examples]
@@ -89,7 +99,7 @@ class Captioning(Task):
             }
 
     def metrics(self, items: Predictions) -> dict[str, float]:
-        """CIDEr-D, BLEU-4 and ROUGE-L times 100, as the field writes them; 0 to 1000 for CIDEr."""
+        """Return CIDEr-D, BLEU-4 and ROUGE-L times 100, as papers report them (CIDEr-D: 0 to 1000)."""
         bleu4, rouge = bleu4_and_rouge(items["predicted"].tolist(), [list(some) for some in items["references"]])
         return {
             "captioning/cider": 1000 * float(items["score"].mean()),
@@ -100,9 +110,9 @@ class Captioning(Task):
         }
 
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
-        """What the training caption reaches that, said of every video, has the highest CIDEr here."""
+        """Return the metrics of the training caption with the highest mean CIDEr-D, given to every video."""
         references = [list(some) for some in items["references"]]
-        constant, score = self._constant(items, train)
+        constant, score = self._best_constant(items, train)
         bleu4, rouge = bleu4_and_rouge([constant] * len(references), references)
         return {
             "captioning/constant_cider": 100 * score,
@@ -111,27 +121,87 @@ class Captioning(Task):
         }
 
     def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
-        """Return the scores of the best constant caption, said of every video."""
+        """Return the scores of the best constant caption, given to every video."""
         references = [list(some) for some in items["references"]]
-        constant, _ = self._constant(items, train)
+        constant, _ = self._best_constant(items, train)
         return {"constant": cider([constant] * len(references), references) / 10}
 
-    def _constant(self, items: Predictions, train: list[Example]) -> tuple[str, float]:
+    def _best_constant(self, items: Predictions, train: list[Example]) -> tuple[str, float]:
         """Return the best constant caption of the training split for these items, and its mean CIDEr-D."""
         texts = tuple(text for example in train for text in example.texts)
         return _best_constant(texts, tuple(tuple(some) for some in items["references"]))
 
-    @staticmethod
-    def right(items: Predictions) -> "pd.Series[bool]":
-        """A sentence is not right or wrong: the better half."""
+
+@lru_cache(maxsize=1)  # metrics and item scores need the same one
+def _best_constant(texts: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -> tuple[str, float]:
+    return best_constant(list(texts), [list(some) for some in references])
+
+
+class CaptioningReport(Report):
+    """CIDEr-D of the test videos; the generated caption next to two reference captions."""
+
+    title = "Video captioning"
+    headlines = (
+        Headline(
+            "CIDEr",
+            "cider",
+            (("best constant caption", "constant_cider"), (BLANK, "blank_frames_cider")),
+            row="captioning CIDEr",
+            percent=False,
+        ),
+        Headline("BLEU-4", "bleu4", (("best constant caption", "constant_bleu4"), (BLANK, "blank_frames_bleu4"))),
+        Headline(
+            "ROUGE-L", "rouge_l", (("best constant caption", "constant_rouge_l"), (BLANK, "blank_frames_rouge_l"))
+        ),
+        Headline("different captions", "different", (("videos", "videos"),), percent=False),
+    )
+    baselines: ClassVar = {"constant_score": "best constant caption"}
+    plot = LinePlot(
+        "CIDEr of the test videos",
+        table="cider",
+        x="rank",
+        columns={"cider": "this model", "blank_frames": BLANK},
+        xlabel="test videos, the best caption first",
+        ylabel="CIDEr",
+    )
+    groups = ("Upper half by CIDEr", "Lower half by CIDEr")
+
+    def tables(self, items: pd.DataFrame, blank_items: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Return rank, cider and blank_frames: CIDEr-D times 100 of each video's caption, each column sorted."""
+        ranked = [1000 * np.sort(rows["score"].to_numpy())[::-1] for rows in (items, blank_items)]
+        table = pd.DataFrame({"rank": np.arange(1, len(ranked[0]) + 1), "cider": ranked[0], "blank_frames": ranked[1]})
+        return {"cider": table}
+
+    def is_success(self, items: pd.DataFrame) -> "pd.Series[bool]":
+        """Return the half of the captions with the higher scores: a caption is not simply right or wrong."""
         return items["score"] >= items["score"].median()
 
-    @staticmethod
-    def words(row: dict[str, Any]) -> list[str]:
-        return [row["predicted"], f"CIDEr {1000 * row['score']:.0f}", *(f"caption: {t}" for t in row["references"][:2])]
+    def lines(self, row: dict[str, Any]) -> list[str]:
+        references = [f"caption: {text}" for text in row["references"][:2]]
+        return [row["predicted"], f"CIDEr {1000 * row['score']:.0f}", *references]
 
 
-@lru_cache(maxsize=1)
-def _best_constant(texts: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -> tuple[str, float]:
-    """Return `best_constant`; metrics and item scores ask for the same one."""
-    return best_constant(list(texts), [list(some) for some in references])
+@register_task
+class Captioning(Task):
+    """Describes a video in a sentence."""
+
+    name = "captioning"
+    params_class = CaptioningParams
+    examples_class = CaptioningExamples
+    objective_class = CaptioningObjective
+    evaluator_class = CaptioningEvaluator
+    report = CaptioningReport()
+    card = CardText(
+        title="video captioning",
+        about="It describes a video in a sentence.",
+        pipeline_tag="video-text-to-text",
+        tags=("video-captioning",),
+        metrics=("cider", "bleu", "rouge"),
+        example='describe = pipeline("captioning", "{folder}")\ndescribe("a.mp4")',
+    )
+    serving = Serving(
+        inputs={"video": "string"},
+        outputs={"caption": "string", "score": "double"},
+        example={"video": "data/videos/example.mp4"},
+        params=CLIPS | GENERATION,
+    )

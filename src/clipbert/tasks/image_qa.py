@@ -1,4 +1,4 @@
-"""Visual question answering about images: several answers may be right, each worth a score (VQA 2.0, paper 4.1)."""
+"""Visual question answering about images: several answers may be right, each with a score (VQA 2.0; paper, 4.1)."""
 
 from collections import Counter
 from typing import Any, ClassVar
@@ -8,44 +8,56 @@ import pandas as pd
 from torch import Tensor
 
 from clipbert.config.tasks import ImageQAParams
-from clipbert.tasks.base import Example, Predictions
-from clipbert.tasks.open_qa import OpenQA
+from clipbert.model.weights.card import CardText
+from clipbert.tasks import register_task
+from clipbert.tasks.base import Task
+from clipbert.tasks.batch import Example, Predictions
+from clipbert.tasks.open_qa import ANSWER_COLUMNS, OpenQAEvaluator, OpenQAExamples, OpenQAObjective
+from clipbert.tasks.presentation import BLANK, CLIPS, TOP, Headline, Serving
+from clipbert.tasks.questions import QuestionReport
 from clipbert.text_normalization import normalize_text
 
 
-class ImageQA(OpenQA):
-    """A question and its image in, one answer out, worth the score that the data gives it.
+class ImageQAExamples(OpenQAExamples):
+    """Questions about images; the label is a score for each answer of the vocabulary.
 
-    Trained by binary cross entropy with the scores of all answers; a question without scores has one right answer.
+    A question without scores in the data has one right answer, with the score 1.
     """
 
-    name = "image_qa"
     media_kind = "image"
-    main_metric = "image_qa/accuracy"
-    compared: ClassVar[tuple[str, ...]] = ("image_qa/accuracy", "image_qa/exact")
-    params: ImageQAParams
 
     def example(self, media: str, rows: pd.DataFrame, captions: list[str]) -> Example:
         example = super().example(media, rows, captions)
-        told = zip(rows["answers"], rows["answer_scores"], example.answers, strict=True)
+        columns = zip(rows["answers"], rows["answer_scores"], example.answers, strict=True)
         example.scores.extend(
             {normalize_text(answer): 1.0} if answers is None else _scores(answers, scores)
-            for answers, scores, answer in told
+            for answers, scores, answer in columns
         )
         return example
+
+    def labels(self, example: Example, chosen: list[int], config: Any) -> list[Any]:
+        """Return the scores of the vocabulary's answers; right answers outside the vocabulary are lost."""
+        answers = [normalize_text(answer) for answer in config.answers]
+        return [[example.scores[i].get(answer, 0.0) for answer in answers] for i in chosen]
+
+
+class ImageQAObjective(OpenQAObjective):
+    """Binary cross-entropy with the scores of all answers, plus the contrastive loss where the images have captions."""
 
     def config_fields(self, train: list[Example]) -> dict[str, Any]:
         return super().config_fields(train) | {"answer_loss": "bce"}
 
-    def labels(self, example: Example, chosen: list[int], config: Any) -> list[Any]:
-        """A row of scores a question, one for each of the model's answers; those outside its vocabulary are lost."""
-        answers = [normalize_text(answer) for answer in config.answers]
-        return [[example.scores[i].get(answer, 0.0) for answer in answers] for i in chosen]
-
-    def counted(self, labels: Tensor) -> Tensor | int:
+    def num_labeled(self, labels: Tensor) -> Tensor | int:
         return len(labels)
 
-    def scored(self, example: Example, item: int, predicted: str, answers: list[str]) -> dict[str, Any]:
+
+class ImageQAEvaluator(OpenQAEvaluator):
+    """VQA accuracy: the mean score of the predicted answers."""
+
+    main_metric = "image_qa/accuracy"
+    blank_frame_metrics: ClassVar[tuple[str, ...]] = ("image_qa/accuracy", "image_qa/exact")
+
+    def score(self, example: Example, item: int, predicted: str, answers: list[str]) -> dict[str, Any]:
         scores = example.scores[item]
         return {
             "score": scores.get(normalize_text(predicted), 0.0),
@@ -56,25 +68,69 @@ class ImageQA(OpenQA):
         }
 
     def metrics(self, items: Predictions) -> dict[str, float]:
-        """`accuracy` is VQA accuracy, the mean score; `exact` counts the best answer alone."""
+        """Return the metrics of open QA, and as `exact` the percentage of questions with the best answer."""
         return super().metrics(items) | {"image_qa/exact": 100 * float(items["exact"].mean())}
 
     def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
-        """Return the scores of the answer that is worth most over all training questions, given to every question."""
-        worth: Counter[str] = Counter()
+        """Return the scores of the answer with the highest total score in training, given to every question."""
+        totals: Counter[str] = Counter()
         for example in train:
             for scores in example.scores:
-                worth.update(scores)
-        majority = min(worth, key=lambda answer: (-worth[answer], answer))
-        told = zip(items["right_answers"], items["right_scores"], strict=True)
-        gained = [dict(zip(answers, values, strict=True)).get(majority, 0.0) for answers, values in told]
+                totals.update(scores)
+        majority = min(totals, key=lambda answer: (-totals[answer], answer))
+        columns = zip(items["right_answers"], items["right_scores"], strict=True)
+        gained = [dict(zip(answers, values, strict=True)).get(majority, 0.0) for answers, values in columns]
         return {"majority": np.asarray(gained, dtype=float)}
 
 
 def _scores(answers: list[str], scores: list[float]) -> dict[str, float]:
-    """The score of each normalized answer; of two spellings of one answer, the higher one."""
+    """Return the score of each normalized answer; of two spellings of one answer, the higher one."""
     found: dict[str, float] = {}
     for answer, score in zip(answers, scores, strict=True):
         key = normalize_text(answer)
         found[key] = max(score, found.get(key, 0.0))
     return found
+
+
+class ImageQAReport(QuestionReport):
+    """VQA accuracy, exact accuracy, and the share of test answers in the vocabulary."""
+
+    title = "Question answering about images"
+    headlines = (
+        Headline(
+            "VQA accuracy",
+            "accuracy",
+            (("majority answer", "majority_accuracy"), (BLANK, "blank_frames_accuracy"), ("chance", "chance_accuracy")),
+            row="image QA accuracy, %",
+        ),
+        Headline("best answer", "exact", ((BLANK, "blank_frames_exact"),)),
+        Headline("questions", "questions", percent=False),
+        Headline("answers in vocabulary", "answer_coverage"),
+    )
+    baselines: ClassVar = {"majority_score": "majority answer"}
+
+
+@register_task
+class ImageQA(Task):
+    """Answers a question about an image with an answer of its vocabulary."""
+
+    name = "image_qa"
+    params_class = ImageQAParams
+    examples_class = ImageQAExamples
+    objective_class = ImageQAObjective
+    evaluator_class = ImageQAEvaluator
+    report = ImageQAReport()
+    card = CardText(
+        title="question answering about images",
+        about="It gives each answer in its config.json a score for a question about an image.",
+        pipeline_tag="visual-question-answering",
+        tags=(),
+        metrics=("accuracy",),
+        example='ask = pipeline("image_qa", "{folder}")\nask("a.png", "what color is the circle?")',
+    )
+    serving = Serving(
+        inputs={"image": "string", "question": "string"},
+        outputs=ANSWER_COLUMNS,
+        example={"image": "data/images/example.jpg", "question": "what color is the square?"},
+        params=CLIPS | TOP,
+    )

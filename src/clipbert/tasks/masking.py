@@ -8,7 +8,7 @@ from torch import Tensor
 
 from clipbert.errors import ClipBertError
 from clipbert.model.losses import IGNORED
-from clipbert.tasks.base import Tokenize
+from clipbert.tasks.batch import Tokenize
 
 MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay as they are
 

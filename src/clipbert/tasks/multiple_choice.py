@@ -1,8 +1,8 @@
-"""Multiple-choice video question answering: each option is read with its question, the likeliest wins (paper 4.1)."""
+"""Multiple-choice video question answering: each option is read with its question (paper, section 4.1)."""
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,25 +12,27 @@ from torch import Tensor
 
 from clipbert.config.tasks import MultipleChoiceParams
 from clipbert.distributed.collectives import scale_loss_for_ddp
-from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTask, Tokenize, with_captions
+from clipbert.model import ClipBertForMultipleChoice
+from clipbert.model.weights.card import CardText
+from clipbert.tasks import register_task
+from clipbert.tasks.base import Evaluator, Objective, Task
+from clipbert.tasks.batch import Batch, Encoded, Example, Predictions, Tokenize
+from clipbert.tasks.contrastive import add_caption_loss, projection_size
+from clipbert.tasks.presentation import BLANK, CLIPS, Headline, Serving
+from clipbert.tasks.questions import QuestionExamples, QuestionReport, uses_captions
 from clipbert.tasks.scoring import option_probabilities, option_texts
 
-MAX_TYPES = 20  # with a metric each, the most frequent ones
-NOT_IN_A_NAME = regex.compile(r"[^\p{L}\p{N}]+")  # MLflow's names of metrics take letters of any script, no marks
+MAX_TYPES = 20  # the most frequent answer types have a metric each
+NOT_IN_A_NAME = regex.compile(r"[^\p{L}\p{N}]+")  # MLflow's names of metrics allow letters of any script, no marks
 
 
-class MultipleChoice(QuestionTask):
-    """A question, its options and its video in, the position of one option out.
+class MultipleChoiceExamples(QuestionExamples):
+    """Questions with their options; the label is the index of the right option.
 
-    As in the released code for TGIF-QA, the text of an option is the question followed by the option.
+    The text of an option is the question followed by the option, as in the released code for TGIF-QA.
     """
 
-    name = "multiple_choice"
     kind = "multiple_choice"
-    main_metric = "multiple_choice/accuracy"
-    compared = ("multiple_choice/accuracy",)
-    plot = "types"
-    params: MultipleChoiceParams
 
     def example(self, media: str, rows: pd.DataFrame, captions: list[str]) -> Example:
         example = super().example(media, rows, captions)
@@ -41,23 +43,23 @@ class MultipleChoice(QuestionTask):
         example.answers[:] = answers
         return example
 
-    def wording(self, example: Example, item: int) -> list[str]:
+    def input_texts(self, example: Example, item: int) -> list[str]:
         return option_texts(example.texts[item], example.options[item])
-
-    def model_class(self) -> type[Any]:
-        from clipbert.model import ClipBertForMultipleChoice
-
-        return ClipBertForMultipleChoice
-
-    def config_fields(self, train: list[Example]) -> dict[str, Any]:
-        return {"projection_size": 128 if self.uses_captions(train) else None}
 
     def labels(self, example: Example, chosen: list[int], config: Any) -> list[Any]:
         return [example.right[i] for i in chosen]
 
+
+class MultipleChoiceObjective(Objective):
+    """Cross-entropy over the options of each question, plus the contrastive loss where the videos have captions."""
+
+    model_class = ClipBertForMultipleChoice
+
+    def config_fields(self, train: list[Example]) -> dict[str, Any]:
+        weight = self.params.caption_weight if uses_captions(self.params.caption_weight, train) else 0
+        return {"projection_size": projection_size(weight)}
+
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy over the options of each question; and where the videos have captions, the contrastive term
-        that teaches the vision half what there is to see."""
         visual_embeds = model.encode_video(batch.pixel_values)
         out = model(
             visual_embeds=visual_embeds,
@@ -68,14 +70,23 @@ class MultipleChoice(QuestionTask):
             labels=batch.labels,
         )
         choosing = scale_loss_for_ddp(out.loss, len(batch.labels))
-        total, captions = with_captions(choosing, self.params.caption_weight, model, visual_embeds, batch)
+        total, captions = add_caption_loss(choosing, self.params.caption_weight, model, visual_embeds, batch)
         return total, {"choosing": choosing.detach(), **captions} if captions else {}
+
+
+class MultipleChoiceEvaluator(Evaluator):
+    """Accuracy, over all questions and by answer type."""
+
+    main_metric = "multiple_choice/accuracy"
+    blank_frame_metrics = ("multiple_choice/accuracy",)
 
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
     ) -> Iterator[dict[str, Any]]:
+        """Yield the most probable option of each question."""
         for some in _batches(examples, batch_size):
-            input_ids, attention_mask = tokenize([text for example, i in some for text in self.wording(example, i)])
+            texts = [text for example, i in some for text in option_texts(example.texts[i], example.options[i])]
+            input_ids, attention_mask = tokenize(texts)
             options = torch.tensor([len(example.options[i]) for example, i in some], device=input_ids.device)
             visual_embeds = videos.of(example.media for example, _ in some)
             probabilities = option_probabilities(model, visual_embeds, input_ids, attention_mask, options)
@@ -96,7 +107,7 @@ class MultipleChoice(QuestionTask):
                 }
 
     def metrics(self, items: Predictions) -> dict[str, float]:
-        """`accuracy` over all questions, and `accuracy_TYPE` over those of an answer type where there are several."""
+        """Return `accuracy` over all questions, and `accuracy_TYPE` by answer type if there are several types."""
         kinds = items["answer_type"].value_counts().head(MAX_TYPES).index
         by_kind = items.groupby("answer_type")["score"].mean()
         found = {
@@ -109,7 +120,7 @@ class MultipleChoice(QuestionTask):
         return found
 
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
-        """A random option, and the position that is right most often in training."""
+        """Return the accuracy of a random option, and of the position that is right most often in training."""
         return {
             "multiple_choice/chance_accuracy": 100 * float(items["chance"].mean()),
             "multiple_choice/majority_accuracy": 100 * float(self.baseline_scores(items, train)["majority"].mean()),
@@ -117,31 +128,22 @@ class MultipleChoice(QuestionTask):
 
     def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
         """Return the scores of the position that is right most often in training, and of the option that is."""
-        places = Counter(right for example in train for right in example.right)
-        majority = min(places, key=lambda place: (-places[place], place))
+        positions = Counter(right for example in train for right in example.right)
+        majority = min(positions, key=lambda position: (-positions[position], position))
         answers = Counter(answer for example in train for answer in example.answers)
         frequent = []
         for options, right in zip(items["options"], items["right"], strict=True):
             counts = [answers[option] for option in options]
-            best = [place for place, count in enumerate(counts) if count == max(counts)]
+            best = [position for position, count in enumerate(counts) if count == max(counts)]
             frequent.append((right in best) / len(best))  # of equally frequent options, a random one
         return {
             "majority": (items["right"] == majority).to_numpy(dtype=float),
             "frequent_option": np.asarray(frequent, dtype=float),
         }
 
-    @staticmethod
-    def words(row: dict[str, Any]) -> list[str]:
-        return [
-            row["question"],
-            f"options: {', '.join(row['options'])}",
-            f"answer: {row['answer']}",
-            f"predicted: {row['predicted']} ({100 * row['confidence']:.0f} %)",
-        ]
-
 
 def _batches(examples: list[Example], batch_size: int) -> Iterator[list[tuple[Example, int]]]:
-    """Questions (example, index) in groups of at most `batch_size` options together, at least one question."""
+    """Yield questions (example, index) in groups of at most `batch_size` options together, at least one question."""
     some: list[tuple[Example, int]] = []
     options = 0
     for example in examples:
@@ -153,3 +155,61 @@ def _batches(examples: list[Example], batch_size: int) -> Iterator[list[tuple[Ex
             options += len(example.options[i])
     if some:
         yield some
+
+
+class MultipleChoiceReport(QuestionReport):
+    """Accuracy, with the options of each shown question."""
+
+    title = "Multiple-choice video question answering"
+    headlines = (
+        Headline(
+            "accuracy",
+            "accuracy",
+            (
+                ("chance", "chance_accuracy"),
+                (BLANK, "blank_frames_accuracy"),
+                ("most frequent position", "majority_accuracy"),
+            ),
+            row="multiple choice accuracy, %",
+        ),
+        Headline("questions", "questions", percent=False),
+    )
+    baselines: ClassVar = {
+        "majority_score": "most frequent position",
+        "frequent_option_score": "most frequent option",
+    }
+
+    def lines(self, row: dict[str, Any]) -> list[str]:
+        question, *others = super().lines(row)
+        return [question, f"options: {', '.join(row['options'])}", *others]
+
+
+@register_task
+class MultipleChoice(Task):
+    """Chooses the right option of a question about a video."""
+
+    name = "multiple_choice"
+    params_class = MultipleChoiceParams
+    examples_class = MultipleChoiceExamples
+    objective_class = MultipleChoiceObjective
+    evaluator_class = MultipleChoiceEvaluator
+    report = MultipleChoiceReport()
+    card = CardText(
+        title="multiple-choice video question answering",
+        about="It chooses among the options of a question about a video.",
+        pipeline_tag="video-text-to-text",
+        tags=("multiple-choice", "video-question-answering"),
+        metrics=("accuracy",),
+        example='choose = pipeline("multiple_choice", "{folder}")\n'
+        'choose("a.mp4", "which way does it move?", ["to the left", "to the right"])',
+    )
+    serving = Serving(
+        inputs={"video": "string", "question": "string", "options": "options"},
+        outputs={"answer": "string", "option": "long", "confidence": "double", "option_confidences": "doubles"},
+        example={
+            "video": "data/videos/example.mp4",
+            "question": "how does the square move?",
+            "options": '["it moves left", "it moves right"]',
+        },
+        params=CLIPS,
+    )

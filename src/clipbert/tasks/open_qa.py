@@ -10,33 +10,50 @@ from torch import Tensor
 from clipbert.config.tasks import OpenQAParams
 from clipbert.distributed.collectives import scale_loss_for_ddp
 from clipbert.errors import ClipBertError
+from clipbert.model import ClipBertForOpenQA
 from clipbert.model.losses import IGNORED
-from clipbert.tasks.base import Batch, Encoded, Example, Predictions, QuestionTask, Tokenize, with_captions
+from clipbert.model.weights.card import CardText
+from clipbert.tasks import register_task
+from clipbert.tasks.base import Evaluator, Objective, Task
+from clipbert.tasks.batch import Batch, Encoded, Example, Predictions, Tokenize
+from clipbert.tasks.contrastive import add_caption_loss, projection_size
+from clipbert.tasks.presentation import BLANK, CLIPS, TOP, Headline, Serving
+from clipbert.tasks.questions import QuestionExamples, QuestionReport, uses_captions
 from clipbert.tasks.scoring import answer_probabilities
 from clipbert.text_normalization import normalize_text
 
+ANSWER_COLUMNS = {
+    "answer": "string",
+    "confidence": "double",
+    "top_answers": "strings",
+    "top_confidences": "doubles",
+}
 
-class OpenQA(QuestionTask):
-    """A question and its video in, one answer out; an answer outside the vocabulary always counts as wrong.
 
-    Answers are compared as `normalize_text` gives them: upper case, spacing and decomposed characters do not matter.
-    """
+class OpenQAExamples(QuestionExamples):
+    """Questions with one right answer each; the label is the answer's index in the vocabulary."""
 
-    name = "open_qa"
     kind = "open_qa"
-    main_metric = "open_qa/accuracy"
-    compared: ClassVar[tuple[str, ...]] = ("open_qa/accuracy",)
-    plot = "types"
-    params: OpenQAParams
 
-    def model_class(self) -> type[Any]:
-        from clipbert.model import ClipBertForOpenQA
+    def labels(self, example: Example, chosen: list[int], config: Any) -> list[Any]:
+        """Return the answers' indices; an answer outside the vocabulary has the label that the loss ignores."""
+        index = {normalize_text(answer): label for label, answer in enumerate(config.answers)}
+        return [index.get(normalize_text(example.answers[i]), IGNORED) for i in chosen]
 
-        return ClipBertForOpenQA
+
+class OpenQAObjective(Objective):
+    """Cross-entropy over the answers, plus the contrastive loss where the videos have captions."""
+
+    model_class = ClipBertForOpenQA
 
     def config_fields(self, train: list[Example]) -> dict[str, Any]:
+        """Return the vocabulary, the `max_answers` most frequent answers, and the size of the dual encoder.
+
+        Raises:
+            ClipBertError: the training questions have fewer than 2 different answers.
+        """
         spellings = Counter(answer for example in train for answer in example.answers)
-        counts = _counts(train)
+        counts = _answer_counts(train)
         if len(counts) < 2:
             raise ClipBertError(
                 f"{self.name}: the training questions have {len(counts)} different answer(s); expected at least 2. "
@@ -47,16 +64,10 @@ class OpenQA(QuestionTask):
         written: dict[str, str] = {}
         for spelling in sorted(spellings, key=lambda spelling: (-spellings[spelling], spelling)):
             written.setdefault(normalize_text(spelling), spelling)
-        projection = 128 if self.uses_captions(train) else None
-        return {"answers": [written[answer] for answer in ordered], "projection_size": projection}
-
-    def labels(self, example: Example, chosen: list[int], config: Any) -> list[Any]:
-        index = {normalize_text(answer): label for label, answer in enumerate(config.answers)}
-        return [index.get(normalize_text(example.answers[i]), IGNORED) for i in chosen]
+        weight = self.params.caption_weight if uses_captions(self.params.caption_weight, train) else 0
+        return {"answers": [written[answer] for answer in ordered], "projection_size": projection_size(weight)}
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy over the answers, to which questions with an answer outside the vocabulary add nothing; and
-        where the videos have captions, the contrastive term that teaches the vision half what there is to see."""
         visual_embeds = model.encode_video(batch.pixel_values)
         out = model(
             visual_embeds=visual_embeds,
@@ -65,17 +76,28 @@ class OpenQA(QuestionTask):
             texts_per_video=batch.texts_per_video,
             labels=batch.labels,
         )
-        answering = scale_loss_for_ddp(out.loss, self.counted(batch.labels))
-        total, captions = with_captions(answering, self.params.caption_weight, model, visual_embeds, batch)
+        answering = scale_loss_for_ddp(out.loss, self.num_labeled(batch.labels))
+        total, captions = add_caption_loss(answering, self.params.caption_weight, model, visual_embeds, batch)
         return total, {"answering": answering.detach(), **captions} if captions else {}
 
-    def counted(self, labels: Tensor) -> Tensor | int:
-        """Over how many questions the loss is a mean."""
+    def num_labeled(self, labels: Tensor) -> Tensor | int:
+        """Return the number of questions over which the loss is a mean."""
         return (labels != IGNORED).sum()
+
+
+class OpenQAEvaluator(Evaluator):
+    """Accuracy; an answer outside the vocabulary counts as wrong.
+
+    Answers are compared after `normalize_text`: upper case, spacing and decomposed characters do not matter.
+    """
+
+    main_metric = "open_qa/accuracy"
+    blank_frame_metrics: ClassVar[tuple[str, ...]] = ("open_qa/accuracy",)
 
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
     ) -> Iterator[dict[str, Any]]:
+        """Yield the most probable answer to each question."""
         flat = [(example, i) for example in examples for i in range(len(example.texts))]
         answers = model.config.answers
         known = {normalize_text(answer) for answer in answers}
@@ -95,11 +117,11 @@ class OpenQA(QuestionTask):
                     "confidence": confidence,
                     "in_vocabulary": normalize_text(example.answers[i]) in known,
                     "media": example.media,
-                    **self.scored(example, i, answers[choice], answers),
+                    **self.score(example, i, answers[choice], answers),
                 }
 
-    def scored(self, example: Example, item: int, predicted: str, answers: list[str]) -> dict[str, Any]:
-        """The columns that tell what a predicted answer is worth, and what a random one of `answers` would be."""
+    def score(self, example: Example, item: int, predicted: str, answers: list[str]) -> dict[str, Any]:
+        """Return the columns with the score of a predicted answer, and of a random one of `answers`."""
         right = normalize_text(predicted) == normalize_text(example.answers[item])
         return {"score": float(right), "chance": 1 / len(answers)}
 
@@ -118,19 +140,54 @@ class OpenQA(QuestionTask):
 
     def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
         """Return the scores of the most frequent training answer, given to every question."""
-        counts = _counts(train)
+        counts = _answer_counts(train)
         majority = min(counts, key=lambda answer: (-counts[answer], answer))
         return {"majority": (items["answer"].map(normalize_text) == majority).to_numpy(dtype=float)}
 
-    @staticmethod
-    def words(row: dict[str, Any]) -> list[str]:
-        return [
-            row["question"],
-            f"answer: {row['answer']}",
-            f"predicted: {row['predicted']} ({100 * row['confidence']:.0f} %)",
-        ]
 
-
-def _counts(train: list[Example]) -> Counter[str]:
-    """How often each normalized answer is given in training."""
+def _answer_counts(train: list[Example]) -> Counter[str]:
+    """Return how often each normalized answer occurs in training."""
     return Counter(normalize_text(answer) for example in train for answer in example.answers)
+
+
+class OpenQAReport(QuestionReport):
+    """Accuracy, and the share of test answers in the vocabulary."""
+
+    title = "Open-ended video question answering"
+    headlines = (
+        Headline(
+            "accuracy",
+            "accuracy",
+            (("majority answer", "majority_accuracy"), (BLANK, "blank_frames_accuracy"), ("chance", "chance_accuracy")),
+            row="open QA accuracy, %",
+        ),
+        Headline("questions", "questions", percent=False),
+        Headline("answers in vocabulary", "answer_coverage"),
+    )
+    baselines: ClassVar = {"majority_score": "majority answer"}
+
+
+@register_task
+class OpenQA(Task):
+    """Answers a question about a video with an answer of its vocabulary."""
+
+    name = "open_qa"
+    params_class = OpenQAParams
+    examples_class = OpenQAExamples
+    objective_class = OpenQAObjective
+    evaluator_class = OpenQAEvaluator
+    report = OpenQAReport()
+    card = CardText(
+        title="video question answering",
+        about="It answers a question about a video with one of the answers in its config.json.",
+        pipeline_tag="video-text-to-text",
+        tags=("video-question-answering",),
+        metrics=("accuracy",),
+        example='ask = pipeline("open_qa", "{folder}")\nask("a.mp4", "what color is the circle?")',
+    )
+    serving = Serving(
+        inputs={"video": "string", "question": "string"},
+        outputs=ANSWER_COLUMNS,
+        example={"video": "data/videos/example.mp4", "question": "what color is the square?"},
+        params=CLIPS | TOP,
+    )

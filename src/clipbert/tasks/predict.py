@@ -1,4 +1,4 @@
-"""A model over examples: the vision half once a video, then the task's own predictions, text by text."""
+"""Predictions of a model over examples: the vision half once per video, then the task's predictions."""
 
 from typing import Any
 
@@ -9,12 +9,13 @@ from torch import Tensor
 
 from clipbert.console import progress
 from clipbert.frame_cache import FrameCache
-from clipbert.tasks.base import Encoded, Example, Predictions, Task
+from clipbert.tasks.base import Evaluator
+from clipbert.tasks.batch import Encoded, Example, Predictions
 from clipbert.tasks.scoring import CachedFrames, ProcessorTokens, encode_clips
 
 
 def predict(
-    task: Task,
+    evaluator: Evaluator,
     model: Any,
     processor: Any,
     cache: FrameCache,
@@ -24,13 +25,20 @@ def predict(
     blank: bool = False,
     title: str | None = None,
 ) -> Predictions:
-    """One row a text, each video seen through `clips` uniform clips (black when `blank`); a title shows progress."""
+    """Return the evaluator's predictions, one row per test item.
+
+    Args:
+        clips: uniform clips of each video.
+        batch_size: text-video pairs in one forward pass.
+        blank: whether the model sees black frames instead.
+        title: of a progress bar; None shows none.
+    """
     tokenize = ProcessorTokens(processor, next(model.parameters()).device)
     media = [example.media for example in examples]
     rows = []
-    with torch.inference_mode(), progress(title, task.items(examples)) as advance:
+    with torch.inference_mode(), progress(title, evaluator.count(examples)) as advance:
         videos = encode_videos(model, processor, cache, media, clips, blank)
-        for row in task.predict(model, videos, examples, tokenize, batch_size):
+        for row in evaluator.predict(model, videos, examples, tokenize, batch_size):
             rows.append(row)
             advance(1, "")
     return pd.DataFrame(rows)
@@ -46,6 +54,6 @@ def encode_videos(
 
 
 def pixels(processor: Any, images: np.ndarray, clips: int, frames_per_clip: int) -> Tensor:
-    """(K*T, H, W, 3) uint8 frames to (K, T, 3, S, S) uint8, S the model's image size."""
+    """Return frames (K*T, H, W, 3) uint8 as (K, T, 3, S, S) uint8, where S is the model's image size."""
     squares = torch.from_numpy(np.stack([processor.square(image) for image in images]))
     return squares.permute(0, 3, 1, 2).unflatten(0, (clips, frames_per_clip))

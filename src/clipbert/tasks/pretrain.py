@@ -1,4 +1,4 @@
-"""Image-text pretraining: masked words told with the image's help, and whether a text belongs to its image."""
+"""Image-text pretraining: masked language modeling and image-text matching (paper, section 3.3)."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -6,48 +6,37 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from clipbert.config.tasks import PretrainParams
 from clipbert.distributed.collectives import scale_loss_for_ddp
 from clipbert.errors import ClipBertError
+from clipbert.model import ClipBertForPreTraining
 from clipbert.model.losses import IGNORED
-from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, with_captions
+from clipbert.model.weights.card import CardText
+from clipbert.tasks import register_task
+from clipbert.tasks.base import Evaluator, Objective, Task
+from clipbert.tasks.batch import Batch, Encoded, Example, Predictions, Tokenize
+from clipbert.tasks.contrastive import add_caption_loss, projection_size
+from clipbert.tasks.examples import Examples
 from clipbert.tasks.masking import SpecialTokens, choose, mask
+from clipbert.tasks.presentation import BLANK, CLIPS, BarPlot, Headline, Report, Serving
 from clipbert.tasks.scoring import matched_probabilities
 
-FIXED_MASKS = 0  # seeds what is masked and which text is the wrong one in validation and test: always the same
+EVALUATION_SEED = 0  # of the masked tokens and the unmatched texts in validation and test
 
 
-class Pretrain(Task):
-    """Masked language modelling and image-text matching on captions, as in the paper (section 3.3)."""
+class PretrainExamples(Examples):
+    """Captions of images, some of them exchanged for a caption of another image, and tokens to predict."""
 
-    name = "pretrain"
     kind = "caption"
     media_kind = "image"
-    main_metric = "pretrain/accuracy"
-    compared: ClassVar[tuple[str, ...]] = ("pretrain/accuracy", "pretrain/mlm_accuracy", "pretrain/itm_accuracy")
-    plot = "parts"
-    groups = ("Mostly right", "Mostly wrong")
     whole_vocabulary = True
-    params: PretrainParams
-
-    def model_class(self) -> type[Any]:
-        from clipbert.model import ClipBertForPreTraining
-
-        return ClipBertForPreTraining
-
-    def config_fields(self, train: list[Example]) -> dict[str, Any]:
-        if len({text for example in train for text in example.texts}) < 2:
-            raise ClipBertError(
-                "pretrain: the training captions are all the same: expected at least 2 different ones, for a text is "
-                "matched against that of another image. Add captions to data/captions.jsonl."
-            )
-        return {"projection_size": 128 if self.params.contrastive_weight > 0 else None}
 
     def uses_captions(self, examples: list[Example]) -> bool:
-        return self.params.contrastive_weight > 0
+        return bool(self.params.contrastive_weight > 0)
 
     def draw(self, example: Example, generator: np.random.Generator) -> list[int]:
         count = min(len(example.texts), self.params.texts_per_image)
@@ -57,9 +46,10 @@ class Pretrain(Task):
         return [1] * len(chosen)
 
     def prepare(self, batch: Batch, seeds: list[int], tokenize: Tokenize, config: Any) -> Batch:
-        """Some texts exchanged for one of another image, then all masked: a [MASK] must not tell which is which.
+        """Exchange some texts for one of another image, then mask tokens of all texts.
 
-        The exchanged ones have label 0 and no token to tell.
+        Exchanged texts are masked as well, so that a [MASK] does not reveal which texts match. They have the label 0
+        and no tokens to predict.
         """
         special = SpecialTokens.of(tokenize, config.pad_token_id)
         owner = torch.repeat_interleave(torch.arange(len(seeds)), batch.texts_per_video).tolist()
@@ -77,18 +67,35 @@ class Pretrain(Task):
             for row, video in zip(rows, owner, strict=True)
         ]
         matched = torch.tensor(labels)
-        told = torch.stack([told for _, told in masked])
+        targets = torch.stack([target for _, target in masked])
         return replace(
             batch,
             input_ids=torch.stack([seen for seen, _ in masked]),
             attention_mask=batch.attention_mask[rows],
             labels=matched,
-            mlm_labels=torch.where(matched[:, None] == 1, told, IGNORED),
+            mlm_labels=torch.where(matched[:, None] == 1, targets, IGNORED),
         )
 
+
+class PretrainObjective(Objective):
+    """Cross-entropy of masked tokens and of matching, plus the contrastive loss of images and unmasked captions."""
+
+    model_class = ClipBertForPreTraining
+
+    def config_fields(self, train: list[Example]) -> dict[str, Any]:
+        """Return the size of the dual encoder.
+
+        Raises:
+            ClipBertError: all training captions are equal.
+        """
+        if len({text for example in train for text in example.texts}) < 2:
+            raise ClipBertError(
+                f"{self.name}: the training captions are all the same; expected at least 2 different ones, because a "
+                "caption is matched against that of another image. Add captions to data/captions.jsonl."
+            )
+        return {"projection_size": projection_size(self.params.contrastive_weight)}
+
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy over the masked tokens of matched texts, plus that of matched against unmatched; and where it
-        is on, the contrastive term of each image and one of its captions, unmasked."""
         visual_embeds = model.encode_video(batch.pixel_values)
         out = model(
             visual_embeds=visual_embeds,
@@ -102,23 +109,34 @@ class Pretrain(Task):
         mlm = scale_loss_for_ddp(out.mlm_loss, (batch.mlm_labels != IGNORED).sum())
         itm = scale_loss_for_ddp(out.itm_loss, len(batch.labels))
         parts = {"mlm": mlm.detach(), "itm": itm.detach()}
-        total, captions = with_captions(mlm + itm, self.params.contrastive_weight, model, visual_embeds, batch)
+        total, captions = add_caption_loss(mlm + itm, self.params.contrastive_weight, model, visual_embeds, batch)
         return total, parts | captions
+
+
+class PretrainEvaluator(Evaluator):
+    """Accuracy of masked tokens and of image-text matching."""
+
+    main_metric = "pretrain/accuracy"
+    blank_frame_metrics: ClassVar[tuple[str, ...]] = (
+        "pretrain/accuracy",
+        "pretrain/mlm_accuracy",
+        "pretrain/itm_accuracy",
+    )
+    task_settings = ("mask_probability",)
 
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
     ) -> Iterator[dict[str, Any]]:
-        """Each text with its own image, some tokens hidden behind [MASK], and the text of another image in its place.
+        """Yield for each text its predicted masked tokens, and how well it and a text of another image match.
 
-        Hidden tokens and wrong texts are drawn from a fixed seed, the same for every model and for blank frames.
+        Masked tokens and texts of other images are drawn from a fixed seed: they are the same for every model.
         """
         special = SpecialTokens.of(tokenize, model.config.pad_token_id)
-        generator = np.random.default_rng(FIXED_MASKS)
+        generator = np.random.default_rng(EVALUATION_SEED)
         flat = [(example, i) for example in examples for i in range(len(example.texts))]
-        # A row of vocabulary-wide logits a token is many times what a row of labels is.
-        at_once = max(1, batch_size // 8)
-        for start in range(0, len(flat), at_once):
-            some = flat[start : start + at_once]
+        rows_per_batch = max(1, batch_size // 8)  # the logits of a token are as wide as the vocabulary
+        for start in range(0, len(flat), rows_per_batch):
+            some = flat[start : start + rows_per_batch]
             wrong = [self._wrong_text(example, flat, generator) for example, _ in some]
             own_texts = [example.texts[i] for example, i in some]
             truth, attention_mask = tokenize([*own_texts, *wrong])
@@ -127,56 +145,56 @@ class Pretrain(Task):
             visual = videos.of(example.media for example, _ in some)
             out = model(visual_embeds=torch.cat([visual, visual]), input_ids=seen, attention_mask=attention_mask)
             matched = matched_probabilities(model, out.itm_logits).tolist()
-            told = out.mlm_logits[: len(some)].float().log_softmax(dim=-1).mean(dim=1).argmax(dim=-1)
+            predicted = out.mlm_logits[: len(some)].float().log_softmax(dim=-1).mean(dim=1).argmax(dim=-1)
             for row, (example, i) in enumerate(some):
-                hidden = truth[row][chosen[row]].tolist()
-                guesses = told[row][chosen[row]].tolist()
-                right = sum(a == b for a, b in zip(hidden, guesses, strict=True))
+                masked = truth[row][chosen[row]].tolist()
+                guesses = predicted[row][chosen[row]].tolist()
+                right = sum(a == b for a, b in zip(masked, guesses, strict=True))
                 itm = (float(matched[row] >= 0.5) + float(matched[len(some) + row] < 0.5)) / 2
                 yield {
                     "item_id": example.ids[i],
                     "answer_type": "all",
-                    "score": (right / max(1, len(hidden)) + itm) / 2,
+                    "score": (right / max(1, len(masked)) + itm) / 2,
                     "chance": (1 / model.config.vocab_size + 0.5) / 2,
-                    "hidden": hidden,
-                    "told": guesses,
+                    "masked_tokens": masked,
+                    "predicted_tokens": guesses,
                     "mlm_right": right,
                     "itm_score": itm,
                     "matched": matched[row],
                     "wrong_matched": matched[len(some) + row],
-                    "answer": f"{len(hidden)} hidden",
-                    "predicted": f"{right} told",
+                    "answer": f"{len(masked)} masked",
+                    "predicted": f"{right} right",
                     "text": example.texts[i],
                     "wrong_text": wrong[row],
                     "media": example.media,
                 }
 
     def _wrong_text(self, example: Example, flat: list[tuple[Example, int]], generator: np.random.Generator) -> str:
-        """A text of another image, in other words than each of this one's."""
+        """Return a text of another image that differs from each of this image's texts."""
         others = [other.texts[i] for other, i in flat if other.media != example.media]
         others = [text for text in others if text not in example.texts]
         if not others:
             raise ClipBertError(
-                f"pretrain: no other image has a text unlike those of {example.media}: image-text matching has nothing "
-                "to tell apart. Add captions of other images to the split."
+                f"pretrain: all captions of the other images equal those of {example.media}; image-text matching needs "
+                "a different one. Add captions of other images to the split."
             )
         return others[int(generator.integers(len(others)))]
 
     def metrics(self, items: Predictions) -> dict[str, float]:
-        hidden = int(items["hidden"].map(len).sum())
-        mlm = 100 * float(items["mlm_right"].sum()) / max(1, hidden)
+        masked = int(items["masked_tokens"].map(len).sum())
+        mlm = 100 * float(items["mlm_right"].sum()) / max(1, masked)
         itm = 100 * float(items["itm_score"].mean())
         return {
             "pretrain/accuracy": (mlm + itm) / 2,
             "pretrain/mlm_accuracy": mlm,
             "pretrain/itm_accuracy": itm,
-            "pretrain/tokens": float(hidden),
+            "pretrain/tokens": float(masked),
             "pretrain/texts": float(len(items)),
         }
 
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
-        """Always the token that is most often hidden in these very items, and always the same word on matching."""
-        counts = Counter(token for hidden in items["hidden"] for token in hidden)
+        """Return the accuracies of the token that is masked most often in these items, and of a constant match."""
+        counts = Counter(token for masked in items["masked_tokens"] for token in masked)
         mlm = 100 * max(counts.values(), default=0) / max(1, sum(counts.values()))
         return {
             "pretrain/majority_mlm_accuracy": mlm,
@@ -185,17 +203,89 @@ class Pretrain(Task):
         }
 
     def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
-        """Return the scores of the token that is most often hidden in these items, with a coin for the matching."""
-        counts = Counter(token for hidden in items["hidden"] for token in hidden)
+        """Return the scores of the token that is masked most often in these items, with random matching."""
+        counts = Counter(token for masked in items["masked_tokens"] for token in masked)
         frequent = max(counts, key=lambda token: counts[token], default=None)
-        told = [list(hidden).count(frequent) / max(1, len(hidden)) for hidden in items["hidden"]]
-        return {"majority": (np.asarray(told, dtype=float) + 0.5) / 2}
+        right = [list(masked).count(frequent) / max(1, len(masked)) for masked in items["masked_tokens"]]
+        return {"majority": (np.asarray(right, dtype=float) + 0.5) / 2}
 
-    @staticmethod
-    def words(row: dict[str, Any]) -> list[str]:
+
+class PretrainReport(Report):
+    """Accuracy of masked tokens, and of matched and unmatched texts."""
+
+    title = "Image-text pretraining"
+    headlines = (
+        Headline(
+            "masked tokens",
+            "mlm_accuracy",
+            (("most frequent token", "majority_mlm_accuracy"), (BLANK, "blank_frames_mlm_accuracy")),
+            row="masked token accuracy, %",
+        ),
+        Headline(
+            "image-text matching",
+            "itm_accuracy",
+            (("always the same", "majority_itm_accuracy"), (BLANK, "blank_frames_itm_accuracy")),
+            row="image-text matching, %",
+        ),
+        Headline("texts", "texts", percent=False),
+    )
+    baselines: ClassVar = {"majority_score": "most frequent token"}
+    plot = BarPlot("Masked tokens and matching", "parts")
+    groups = ("Mostly right", "Mostly wrong")
+
+    def tables(self, items: pd.DataFrame, blank_items: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Return answer_type, questions, accuracy and blank_frames of masked tokens, matched and unmatched texts."""
+
+        def accuracies(rows: pd.DataFrame) -> list[float]:
+            masked = rows["masked_tokens"].map(len).sum()
+            found = [
+                rows["mlm_right"].sum() / masked,
+                (rows["matched"] >= 0.5).mean(),
+                (rows["wrong_matched"] < 0.5).mean(),
+            ]
+            return [100 * float(value) for value in found]
+
+        table = pd.DataFrame(
+            {
+                "answer_type": ["masked tokens", "matched texts", "unmatched texts"],
+                "questions": [int(items["masked_tokens"].map(len).sum()), len(items), len(items)],
+                "accuracy": accuracies(items),
+                "blank_frames": accuracies(blank_items),
+            }
+        )
+        return {"parts": table}
+
+    def lines(self, row: dict[str, Any]) -> list[str]:
         return [
             row["text"],
-            f"{row['mlm_right']} of {len(row['hidden'])} hidden tokens told",
-            f"belongs to the image: {100 * row['matched']:.0f} %",
+            f"{row['mlm_right']} of {len(row['masked_tokens'])} masked tokens are right",
+            f"matches the image: {100 * row['matched']:.0f} %",
             f'"{row["wrong_text"]}": {100 * row["wrong_matched"]:.0f} %',
         ]
+
+
+@register_task
+class Pretrain(Task):
+    """Trains a start for other tasks on images and their captions."""
+
+    name = "pretrain"
+    params_class = PretrainParams
+    examples_class = PretrainExamples
+    objective_class = PretrainObjective
+    evaluator_class = PretrainEvaluator
+    report = PretrainReport()
+    card = CardText(
+        title="image-text pretraining",
+        about="It predicts masked words, and whether a text matches an image: a start for other tasks "
+        "(`model.init_from`).",
+        pipeline_tag="feature-extraction",
+        tags=("pretraining",),
+        metrics=("accuracy",),
+        example='match = pipeline("pretrain", "{folder}")\nmatch("a.png", ["a red circle", "a blue square"])',
+    )
+    serving = Serving(
+        inputs={"image": "string", "text": "string"},
+        outputs={"score": "double"},
+        example={"image": "data/images/example.jpg", "text": "a red square"},
+        params=CLIPS,
+    )

@@ -1,10 +1,15 @@
-"""Text-to-video retrieval: a matched/unmatched cross-encoder, helped from scratch by an in-batch contrastive term."""
+"""Text-to-video retrieval (paper, section 3.3).
+
+The cross-encoder is trained to tell matched from unmatched pairs. The dual encoder, trained with a contrastive loss,
+adds its similarity to the score, finds hard negatives, and can rank a gallery before the cross-encoder reranks it.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,37 +18,24 @@ from clipbert.config.schema import EvaluateParams
 from clipbert.config.tasks import RetrievalParams
 from clipbert.distributed.collectives import RankRows, scale_loss_for_ddp
 from clipbert.errors import ClipBertError
-from clipbert.tasks.base import Batch, Encoded, Example, Predictions, Task, Tokenize, contrastive_loss
+from clipbert.model import ClipBertForRetrieval
+from clipbert.model.weights.card import CardText
+from clipbert.tasks import register_task
+from clipbert.tasks.base import Evaluator, Objective, Task
+from clipbert.tasks.batch import Batch, Encoded, Example, Predictions, Tokenize
+from clipbert.tasks.contrastive import contrastive_loss, projection_size
+from clipbert.tasks.examples import Examples
+from clipbert.tasks.presentation import BLANK, CLIPS, Headline, LinePlot, Report, Serving
 from clipbert.tasks.scoring import rank_gallery
 
-VALIDATION_GALLERY = 25
-TOP = 5
+VALIDATION_GALLERY = 25  # videos
+TOP = 5  # videos that a row of the predictions lists
 
 
-class Retrieval(Task):
-    """Every text is scored against every video by the cross-encoder, as in the paper (section 3.3), or against the
-    `rerank` videos that the towers rank first."""
+class RetrievalExamples(Examples):
+    """One caption of each video per step; the captions of the other videos in the batch are its negatives."""
 
-    name = "retrieval"
     kind = "caption"
-    main_metric = "retrieval/mrr"
-    compared = ("retrieval/r1", "retrieval/r5", "retrieval/r10", "retrieval/median_rank")
-    plot = "recall"
-    params: RetrievalParams
-    rerank: int | None = None
-
-    def measured(self, params: EvaluateParams) -> "Retrieval":
-        task = Retrieval(self.params)
-        task.rerank = params.rerank_top_k
-        return task
-
-    def model_class(self) -> type[Any]:
-        from clipbert.model import ClipBertForRetrieval
-
-        return ClipBertForRetrieval
-
-    def config_fields(self, train: list[Example]) -> dict[str, Any]:
-        return {"projection_size": 128 if self.params.contrastive_weight > 0 else None}
 
     def draw(self, example: Example, generator: np.random.Generator) -> list[int]:
         return [int(generator.integers(len(example.texts)))]
@@ -51,8 +43,21 @@ class Retrieval(Task):
     def labels(self, example: Example, chosen: list[int], config: Any) -> list[int]:
         return [1] * len(chosen)
 
+    def prepare(self, batch: Batch, seeds: list[int], tokenize: Tokenize, config: Any) -> Batch:
+        """Add the random numbers that choose the negatives of each video."""
+        draws = [np.random.default_rng(seed).random(self.params.negatives) for seed in seeds]
+        return replace(batch, draws=torch.from_numpy(np.stack(draws)))
+
+
+class RetrievalObjective(Objective):
+    """Cross-entropy over matched and unmatched pairs, plus the contrastive loss of the dual encoder."""
+
+    model_class = ClipBertForRetrieval
+
+    def config_fields(self, train: list[Example]) -> dict[str, Any]:
+        return {"projection_size": projection_size(self.params.contrastive_weight)}
+
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy over matched and unmatched pairs, plus the symmetric contrastive loss where it is on."""
         videos = batch.pixel_values.shape[0]
         visual_embeds = model.encode_video(batch.pixel_values)
         parts: dict[str, Tensor] = {}
@@ -61,9 +66,10 @@ class Retrieval(Task):
             parts["contrastive"], similarity = contrastive_loss(
                 model, visual_embeds, batch.input_ids, batch.attention_mask, batch
             )
+        # Each video is paired with its own text and with `negatives` texts of other videos, of any rank.
         input_ids, attention_mask = batch.all_texts
         own = torch.arange(len(input_ids), device=input_ids.device)[RankRows(batch.videos_per_rank).own]
-        unmatched = self._unmatched(own, len(input_ids), similarity, batch.draws)
+        unmatched = self.draw_negatives(own, len(input_ids), similarity, batch.draws)
         rows = torch.cat([own[:, None], unmatched], dim=1).flatten()
         labels = torch.zeros(videos, 1 + unmatched.shape[1], dtype=torch.long, device=rows.device)
         labels[:, 0] = 1
@@ -82,36 +88,50 @@ class Retrieval(Task):
         total = parts["matching"] + self.params.contrastive_weight * parts.get("contrastive", torch.zeros(()))
         return total, {name: value.detach() for name, value in parts.items()}
 
-    def prepare(self, batch: Batch, seeds: list[int], tokenize: Tokenize, config: Any) -> Batch:
-        draws = [np.random.default_rng(seed).random(self.params.negatives) for seed in seeds]
-        return replace(batch, draws=torch.from_numpy(np.stack(draws)))
+    def draw_negatives(self, own: Tensor, texts: int, similarity: Tensor | None, draws: Tensor | None) -> Tensor:
+        """Return the rows (B, negatives) of texts of other videos.
 
-    def _unmatched(self, own: Tensor, texts: int, similarity: Tensor | None, draws: Tensor | None) -> Tensor:
-        """(B, negatives) rows of texts of other videos, `hard_negatives` of them the likelier the more alike.
+        Each is drawn without replacement: with probability `hard_negatives` from the softmax of the similarities,
+        otherwise uniformly.
 
         Args:
             own: (B,) the row of each video's own text among the `texts` of the batch.
-            likeness: (texts, B).
-            draws: (B, negatives) in [0, 1): which is taken.
+            similarity: (texts, B).
+            draws: (B, negatives) in [0, 1), the random numbers.
         """
         negatives = min(self.params.negatives, texts - 1)
-        itself = own[:, None] == torch.arange(texts, device=own.device)
-        weights = (~itself).double() / max(1, texts - 1)
+        is_own = own[:, None] == torch.arange(texts, device=own.device)
+        weights = (~is_own).double() / max(1, texts - 1)
         if similarity is not None:
-            alike = similarity.detach().double().T.masked_fill(itself, float("-inf")).softmax(dim=1)
-            weights = (1 - self.params.hard_negatives) * weights + self.params.hard_negatives * alike
-        weights = weights + 1e-6 * ~itself
+            hard = similarity.detach().double().T.masked_fill(is_own, float("-inf")).softmax(dim=1)
+            weights = (1 - self.params.hard_negatives) * weights + self.params.hard_negatives * hard
+        weights = weights + 1e-6 * ~is_own
         chosen: list[Tensor] = []
         for turn in range(negatives):
             assert draws is not None
-            upto = weights.cumsum(dim=1)
-            at = torch.searchsorted(upto, draws[:, turn, None] * upto[:, -1:], right=True).clamp(max=texts - 1)
+            cumulative = weights.cumsum(dim=1)
+            threshold = draws[:, turn, None] * cumulative[:, -1:]
+            at = torch.searchsorted(cumulative, threshold, right=True).clamp(max=texts - 1)
             chosen.append(at)
             weights = weights.scatter(1, at, 0.0)
         return torch.cat(chosen, dim=1) if chosen else own.new_empty(len(own), 0)
 
-    def validation(self, examples: list[Example]) -> list[list[Example]]:
-        """Galleries of about 25 videos with one caption each: an epoch's check stays a small part of the epoch."""
+
+class RetrievalEvaluator(Evaluator):
+    """Ranks of each text's video in the gallery of the split."""
+
+    main_metric = "retrieval/mrr"
+    blank_frame_metrics = ("retrieval/r1", "retrieval/r5", "retrieval/r10", "retrieval/median_rank")
+    evaluate_settings = ("rerank_top_k",)
+    rerank_top_k: int | None = None
+
+    def with_settings(self, evaluate: EvaluateParams) -> "RetrievalEvaluator":
+        evaluator = RetrievalEvaluator(self.name, self.params)
+        evaluator.rerank_top_k = evaluate.rerank_top_k
+        return evaluator
+
+    def validation_groups(self, examples: list[Example]) -> list[list[Example]]:
+        """Return galleries of about 25 videos with one caption each, so that a validation is short."""
         first = [replace(e, ids=e.ids[:1], texts=e.texts[:1], answers=e.answers[:1]) for e in examples]
         groups = max(1, round(len(first) / VALIDATION_GALLERY))
         return [[first[int(i)] for i in group] for group in np.array_split(np.arange(len(first)), groups)]
@@ -119,17 +139,17 @@ class Retrieval(Task):
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
     ) -> Iterator[dict[str, Any]]:
-        """Rank the gallery for each text by `rank_gallery`'s scores.
+        """Yield the rank of each text's video in the gallery of all examples.
 
-        With `rerank` the towers alone rank first; only the best so many are judged, and the others stay below them in
-        the towers' order.
+        With `rerank_top_k` the dual encoder ranks first and the cross-encoder reranks the best videos; the others stay
+        below them, in the dual encoder's order.
 
         Raises:
-            ClipBertError: `rerank` is set and the model has no towers.
+            ClipBertError: `rerank_top_k` is set and the model has no dual encoder.
         """
-        if self.rerank is not None and model.contrast is None:
+        if self.rerank_top_k is not None and model.contrast is None:
             raise ClipBertError(
-                f"evaluate.rerank_top_k is {self.rerank}, but this model has no towers to rank by first: its "
+                f"evaluate.rerank_top_k is {self.rerank_top_k}, but this model has no dual encoder to rank with: its "
                 "projection_size is null. Set evaluate.rerank_top_k to null, or train with "
                 "tasks.retrieval.contrastive_weight above 0."
             )
@@ -140,16 +160,16 @@ class Retrieval(Task):
         for truth, example in enumerate(examples):
             for text_id, text in zip(example.ids, example.texts, strict=True):
                 tokens, extra = tokenize([text]), {}
-                found = rank_gallery(model, visual_embeds, vectors, *tokens, batch_size, self.rerank, truth)
+                found = rank_gallery(model, visual_embeds, vectors, *tokens, batch_size, self.rerank_top_k, truth)
                 if len(distinct) < len(gallery):
                     found = found.repeat(len(gallery))
-                judged, scores = found.judged, found.scores
+                reranked, scores = found.reranked, found.scores
                 if found.similarity is not None:
-                    extra["towers_rank"] = _rank(found.similarity, truth)
-                if self.rerank is not None:
-                    extra["judged"] = len(judged)
-                where = (judged == truth).nonzero().flatten().tolist()
-                rank = _rank(scores, where[0]) if where else extra["towers_rank"]
+                    extra["dual_encoder_rank"] = _rank(found.similarity, truth)
+                if self.rerank_top_k is not None:
+                    extra["reranked"] = len(reranked)
+                where = (reranked == truth).nonzero().flatten().tolist()
+                rank = _rank(scores, where[0]) if where else extra["dual_encoder_rank"]
                 best = scores.argsort(descending=True, stable=True)[:TOP]
                 yield {
                     "item_id": text_id,
@@ -160,25 +180,25 @@ class Retrieval(Task):
                     "gallery": len(gallery),
                     "text": text,
                     "media": example.media,
-                    "top_media": [gallery[i] for i in judged[best].tolist()],
+                    "top_media": [gallery[i] for i in reranked[best].tolist()],
                     "top_scores": scores[best].tolist(),
                 }
 
     def metrics(self, items: Predictions) -> dict[str, float]:
-        """Of the ranks by the whole score; `towers_...` are those by the towers' similarity alone.
+        """Return the metrics of the ranks, and as `dual_encoder_...` those of the dual encoder's similarity alone.
 
-        Where evaluation reranked: how many videos the cross-encoder judged for a text, how many pairs that were, and
-        for how many texts, in percent, their own video was among them.
+        With `rerank_top_k`, also how many videos were reranked for a text, how many pairs of a text and a video that
+        were, and the percentage of texts with their own video among them.
         """
         metrics = rank_metrics(items["rank"].to_numpy(), int(items["gallery"].max()))
-        if "towers_rank" in items:
-            towers = rank_metrics(items["towers_rank"].to_numpy(), int(items["gallery"].max()))
-            metrics |= {f"retrieval/towers_{name}": towers[f"retrieval/{name}"] for name in ("r1", "r5", "r10")}
-        if "judged" in items:
+        if "dual_encoder_rank" in items:
+            alone = rank_metrics(items["dual_encoder_rank"].to_numpy(), int(items["gallery"].max()))
+            metrics |= {f"retrieval/dual_encoder_{name}": alone[f"retrieval/{name}"] for name in ("r1", "r5", "r10")}
+        if "reranked" in items:
             metrics |= {
-                "retrieval/judged": float(items["judged"].mean()),
-                "retrieval/judged_pairs": float(items["judged"].sum()),
-                "retrieval/first_stage_recall": 100 * float((items["towers_rank"] <= items["judged"]).mean()),
+                "retrieval/reranked": float(items["reranked"].mean()),
+                "retrieval/reranked_pairs": float(items["reranked"].sum()),
+                "retrieval/first_stage_recall": 100 * float((items["dual_encoder_rank"] <= items["reranked"]).mean()),
             }
         return metrics
 
@@ -189,18 +209,14 @@ class Retrieval(Task):
             "retrieval/chance_median_rank": (gallery + 1) / 2,
         }
 
-    @staticmethod
-    def words(row: dict[str, Any]) -> list[str]:
-        return [row["text"], f"its video ranks {row['rank']} of {row['gallery']}"]
-
 
 def _rank(scores: Tensor, truth: int) -> int:
-    """1 + the videos that score at least as high as the true one: a tie counts against the model."""
+    """Return the number of videos that score at least as high as the true one: a tie counts against the model."""
     return int((scores >= scores[truth]).sum())
 
 
 def rank_metrics(ranks: np.ndarray, gallery: int) -> dict[str, float]:
-    """R@1, R@5, R@10 in percent, median and mean rank, mean reciprocal rank in percent, from 1-based ranks."""
+    """Return R@1, R@5, R@10 in percent, median and mean rank, and mean reciprocal rank in percent, of 1-based ranks."""
     return {
         **{f"retrieval/r{k}": 100 * float((ranks <= k).mean()) for k in (1, 5, 10)},
         "retrieval/median_rank": float(np.median(ranks)),
@@ -209,3 +225,81 @@ def rank_metrics(ranks: np.ndarray, gallery: int) -> dict[str, float]:
         "retrieval/gallery": float(gallery),
         "retrieval/queries": float(len(ranks)),
     }
+
+
+class RetrievalReport(Report):
+    """Recall at k, and the ranking of each shown text."""
+
+    title = "Text-to-video retrieval"
+    headlines = (
+        *(
+            Headline(
+                f"R@{k}",
+                f"r{k}",
+                (("chance", f"chance_r{k}"), (BLANK, f"blank_frames_r{k}")),
+                row=f"text-to-video R@{k}, %",
+            )
+            for k in (1, 5, 10)
+        ),
+        Headline(
+            "median rank",
+            "median_rank",
+            (("chance", "chance_median_rank"), (BLANK, "blank_frames_median_rank"), ("of", "gallery")),
+            row="median rank",
+            percent=False,
+        ),
+        Headline(
+            "reranked videos per text",
+            "reranked",
+            (("of", "gallery"), ("texts with their own video among them, %", "first_stage_recall")),
+            percent=False,
+        ),
+    )
+    plot = LinePlot(
+        "Recall at k on the test videos",
+        table="recall",
+        x="k",
+        columns={"recall": "this model", "blank_frames": BLANK, "chance": "chance"},
+        xlabel="k",
+        ylabel="recall at k, %",
+        log_x=True,
+        top=100,
+    )
+
+    def tables(self, items: pd.DataFrame, blank_items: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Return k, recall, blank_frames and chance: the percentage of texts with their video among the first k."""
+        gallery = int(items["gallery"].max())
+        k = np.arange(1, gallery + 1)
+        recall, blank = (
+            100 * (rows["rank"].to_numpy()[None, :] <= k[:, None]).mean(axis=1) for rows in (items, blank_items)
+        )
+        return {"recall": pd.DataFrame({"k": k, "recall": recall, "blank_frames": blank, "chance": 100 * k / gallery})}
+
+    def lines(self, row: dict[str, Any]) -> list[str]:
+        return [row["text"], f"its video ranks {row['rank']} of {row['gallery']}"]
+
+
+@register_task
+class Retrieval(Task):
+    """Finds the video that a text describes."""
+
+    name = "retrieval"
+    params_class = RetrievalParams
+    examples_class = RetrievalExamples
+    objective_class = RetrievalObjective
+    evaluator_class = RetrievalEvaluator
+    report = RetrievalReport()
+    card = CardText(
+        title="text-to-video retrieval",
+        about="It scores how well a text describes a video, and so finds the videos for a text.",
+        pipeline_tag="feature-extraction",
+        tags=("video-retrieval",),
+        metrics=("recall",),
+        example='search = pipeline("retrieval", "{folder}")\nsearch("a red circle", ["a.mp4", "b.mp4"])',
+    )
+    serving = Serving(
+        inputs={"video": "string", "text": "string"},
+        outputs={"score": "double"},
+        example={"video": "data/videos/example.mp4", "text": "a red square moves to the left"},
+        params=CLIPS,
+    )

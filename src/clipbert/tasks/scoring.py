@@ -96,12 +96,12 @@ class Ranking:
     """A gallery of G videos ranked for one text.
 
     Attributes:
-        judged: (J,) positions of the videos that the cross-encoder scored, ascending.
+        reranked: (J,) positions of the videos that the cross-encoder scored, ascending.
         scores: (J,) their scores.
         similarity: (G,) scaled dual-encoder similarities; None where the model has no dual encoder.
     """
 
-    judged: Tensor
+    reranked: Tensor
     scores: Tensor
     similarity: Tensor | None
 
@@ -134,17 +134,17 @@ def rank_gallery(
     Raises:
         ValueError: `rerank` without a dual encoder.
     """
-    judged, similarity = torch.arange(len(visual_embeds), device=input_ids.device), None
+    reranked, similarity = torch.arange(len(visual_embeds), device=input_ids.device), None
     if vectors is not None:
         similarity = model.similarity(model.get_text_features(input_ids, attention_mask), vectors)[0].float()
     if rerank is not None:
         if similarity is None:
             raise ValueError("rerank needs a dual encoder, which this model does not have: projection_size is None.")
-        judged = _most_similar(similarity, rerank, truth)
-    seen = visual_embeds if len(judged) == len(visual_embeds) else visual_embeds[judged]
+        reranked = _most_similar(similarity, rerank, truth)
+    seen = visual_embeds if len(reranked) == len(visual_embeds) else visual_embeds[reranked]
     rows = (input_ids.expand(len(seen), -1), attention_mask.expand(len(seen), -1))
-    own = None if similarity is None else similarity[judged]
-    return Ranking(judged, match_scores(model, seen, *rows, own, batch_size), similarity)
+    own = None if similarity is None else similarity[reranked]
+    return Ranking(reranked, match_scores(model, seen, *rows, own, batch_size), similarity)
 
 
 def match_scores(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from clipbert.distributed.context import DistributedContext
 from clipbert.errors import ClipBertError
-from clipbert.tasks.base import Batch
+from clipbert.tasks.batch import Batch
 from clipbert.training.data import Batches
 from clipbert.training.monitor import ThroughputMonitor
 from clipbert.training.stopping import StopRequest

@@ -17,7 +17,8 @@ from clipbert.console import errors
 from clipbert.errors import ClipBertError
 from clipbert.frame_cache import FrameCache
 from clipbert.sampling.clips import random_clips
-from clipbert.tasks.base import Batch, Example, Task
+from clipbert.tasks.base import Task
+from clipbert.tasks.batch import Batch, Example
 from clipbert.tasks.predict import ProcessorTokens, pixels
 
 MAX_FAILURES = 3
@@ -117,7 +118,7 @@ class TrainingSamples(Dataset[Sample | FailedSample]):
 
     def __init__(self, cache: FrameCache, examples: list[Example], task: Task, config: Any, seed: int) -> None:
         self.cache, self.examples, self.task, self.config, self.seed = cache, examples, task, config, seed
-        self.captions = task.uses_captions(examples)
+        self.captions = task.examples.uses_captions(examples)
 
     def __getitem__(self, key: Key) -> Sample | FailedSample:
         try:
@@ -136,12 +137,12 @@ class TrainingSamples(Dataset[Sample | FailedSample]):
         frames = random_clips(
             self.cache.num_frames(example.media), self.config.clips, self.config.frames_per_clip, generator
         )
-        chosen = self.task.draw(example, generator)
+        chosen = self.task.examples.draw(example, generator)
         return Sample(
             media=example.media,
             images=self.cache.read(example.media, frames.flatten()) if own else None,
-            texts=[self.task.wording(example, i) for i in chosen],
-            labels=self.task.labels(example, chosen, self.config),
+            texts=[self.task.examples.input_texts(example, i) for i in chosen],
+            labels=self.task.examples.labels(example, chosen, self.config),
             ids=[example.ids[i] for i in chosen],
             caption=str(generator.choice(example.captions)) if self.captions else None,
             seed=int(generator.integers(2**63)),
@@ -184,7 +185,7 @@ class Collate:
             media=tuple(sample.media for sample in samples),
         )
         tokenize = ProcessorTokens(self.processor, torch.device("cpu"))
-        batch = self.task.prepare(batch, [sample.seed for sample in samples], tokenize, self.config)
+        batch = self.task.examples.prepare(batch, [sample.seed for sample in samples], tokenize, self.config)
         if all(own):
             return batch
         first = own.index(True)

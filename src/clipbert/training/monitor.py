@@ -51,7 +51,7 @@ class ThroughputMonitor:
 
     @contextmanager
     def step(self, batch: Any) -> Iterator[None]:
-        """Count the forward and backward pass of a batch (`tasks.base.Batch`) in this context."""
+        """Count the forward and backward pass of a batch (`tasks.batch.Batch`) in this context."""
         with self.counts.step(batch):
             yield
         videos, clips = batch.pixel_values.shape[:2]

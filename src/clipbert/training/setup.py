@@ -7,14 +7,14 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from clipbert.config.schema import FramesParams, ModelParams
-from clipbert.config.tasks import CaptioningParams
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertConfig, ClipBertProcessor
 from clipbert.model.tokenizer import unwritable
 from clipbert.model.weights.init_from import Start, parts
 from clipbert.model.weights.pretrained import Part, TextPart, check_grid, read_text, read_vision, without_text_sizes
-from clipbert.tasks.base import Example, Task
+from clipbert.tasks.base import Task
+from clipbert.tasks.batch import Example
 
 MAX_CHECKED = 2000  # captions
 
@@ -66,26 +66,26 @@ def build_model(
         fields = fields | {"vocab_size": len(tokenizer)}
     preset = {"tiny": ClipBertConfig.tiny, "base": ClipBertConfig.base}[model_params.preset]
     try:
-        config = preset(**(fields | overrides | task.config_fields(examples)))
+        config = preset(**(fields | overrides | task.objective.config_fields(examples)))
     except ValueError as error:
         sources = ", ".join(f"{part.source}" for part in (vision, text) if part is not None)
         raise ClipBertError(f"params.yaml: model: {error}{f' (with what {sources} has)' if sources else ''}") from error
-    model = task.model_class()(config)
+    model = task.objective.model_class(config)
     _load_parts(task, model, vision, text)
     return model, ClipBertProcessor.for_config(config, tokenizer, **settings)
 
 
 def _inference_settings(task: Task, frames: FramesParams, eval_clips: int) -> dict[str, Any]:
     """Return the processor's settings with which evaluation measures the model and pipelines use it."""
-    generation = {"generation": task.params.search()} if isinstance(task.params, CaptioningParams) else {}
-    return {"clips": eval_clips, "frames": frames, **generation}
+    return {"clips": eval_clips, "frames": frames, "generation": task.params.generation() or None}
 
 
 def _learn_tokenizer(
     task: Task, examples: list[Example], vocab_size: int, extra_texts: Iterable[str]
 ) -> PreTrainedTokenizerFast:
     """Return a WordPiece tokenizer of all texts that the task reads in training, and of `extra_texts`."""
-    read = {text for example in examples for item in range(len(example.texts)) for text in task.wording(example, item)}
+    items = ((example, item) for example in examples for item in range(len(example.texts)))
+    read = {text for example, item in items for text in task.examples.input_texts(example, item)}
     texts = sorted(read | {text for example in examples for text in example.captions} | set(extra_texts))
     return ClipBertProcessor.train_tokenizer(texts, vocab_size=vocab_size)
 
@@ -103,7 +103,7 @@ def _load_parts(task: Task, model: Any, vision: Part | None, text: TextPart | No
 
 def _warn_unwritable(task: Task, examples: list[Example], tokenizer: PreTrainedTokenizerFast, source: str) -> None:
     """Print how many training captions a tokenizer that was not learned from them can never generate."""
-    if not task.writes_text:
+    if not task.objective.generates_text:
         return
     texts = [text for example in examples for text in example.texts][:MAX_CHECKED]
     lost = unwritable(tokenizer, texts)
@@ -123,10 +123,10 @@ def _build_from_folder(
     """Create the model and the processor from the folder `model.init_from`."""
     begin = Start.read(folder)
     try:
-        config = begin.config(model_params.overrides(), task.config_fields(examples))
+        config = begin.config(model_params.overrides(), task.objective.config_fields(examples))
     except ValueError as error:
         raise ClipBertError(f"params.yaml: model: {error}") from error
-    model = task.model_class()(config)
+    model = task.objective.model_class(config)
     _warn_unwritable(task, examples, begin.processor.tokenizer, f"model.init_from ({folder})")
     fresh = begin.give(model)
     console.print(f"{task.name} starts from {folder}; fresh: {parts(fresh) or 'nothing'}")

@@ -15,7 +15,8 @@ from clipbert.console import console, errors
 from clipbert.distributed.context import DistributedContext, convert_sync_batchnorm
 from clipbert.errors import OUR_ERROR, ClipBertError, first_line
 from clipbert.model.activation_checkpointing import set_activation_checkpointing, set_microbatches
-from clipbert.tasks.base import Batch, Task
+from clipbert.tasks.base import Task
+from clipbert.tasks.batch import Batch
 from clipbert.training.batch_iterator import StopTraining, SynchronizedBatchIterator
 from clipbert.training.checkpoint import restore_rng_states
 from clipbert.training.compiled import compile_module
@@ -35,7 +36,7 @@ class TaskLoss(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch and its named parts."""
-        return self.task.loss(self.model, batch)
+        return self.task.objective.loss(self.model, batch)
 
 
 class BatchMetadata(NamedTuple):

@@ -13,7 +13,8 @@ from clipbert.console import console, progress
 from clipbert.distributed.context import DistributedContext
 from clipbert.errors import USER_ERROR, ClipBertError, first_line
 from clipbert.frame_cache import FrameCache
-from clipbert.tasks.base import Example, Task
+from clipbert.tasks.base import Task
+from clipbert.tasks.batch import Example
 from clipbert.tasks.predict import predict
 from clipbert.training.batch_iterator import StopTraining, SynchronizedBatchIterator
 from clipbert.training.budget import UsageTimer, make_budget_tracker
@@ -211,7 +212,7 @@ class Trainer:
 
     def finished(self) -> bool:
         """Return whether no step follows: the epochs or the budget are used up, or early stopping applies."""
-        patience, metric = self.params.patience, self.task.main_metric
+        patience, metric = self.params.patience, self.task.evaluator.main_metric
         return self.budget.finished(self.usage) or out_of_patience(self.state.validation, metric, patience)
 
     def should_validate(self) -> bool:
@@ -232,7 +233,7 @@ class Trainer:
         self.usage = self.timer.measure(self.state.step)
         self.budget.record_validation(before, self.usage)
         epoch = math.ceil(self.state.step / self.sampler.steps_per_epoch)
-        self.state.update_best(metrics, self.task.main_metric, epoch)
+        self.state.update_best(metrics, self.task.evaluator.main_metric, epoch)
         self.tracker.log_metrics({f"val/{name}": value for name, value in metrics.items()}, self.state.step)
 
     def validation_metrics(self) -> dict[str, float]:
@@ -243,7 +244,7 @@ class Trainer:
         Raises:
             StopTraining: a stop was requested, or a group cannot be predicted, in this process or another.
         """
-        groups, context = self.task.validation(self.val_examples), self.context
+        groups, context = self.task.evaluator.validation_groups(self.val_examples), self.context
         predictions: list[tuple[int, pd.DataFrame]] = []
         problem = None
         self.model.eval()
@@ -254,7 +255,7 @@ class Trainer:
                 if index < len(groups):
                     try:
                         items = predict(
-                            self.task,
+                            self.task.evaluator,
                             self.model,
                             self.processor,
                             self.cache,
@@ -269,7 +270,7 @@ class Trainer:
         self.model.train()
         gathered = [prediction for share in context.gather(predictions) for prediction in share]
         gathered.sort(key=lambda prediction: prediction[0])
-        return self.task.metrics(pd.concat([items for _, items in gathered], ignore_index=True))
+        return self.task.evaluator.metrics(pd.concat([items for _, items in gathered], ignore_index=True))
 
     def _validation_problem(self, error: Exception) -> ClipBertError:
         """Return the message for a user's error or a lack of memory in a validation; reraise other errors."""

@@ -43,9 +43,9 @@ def training_card(trainer: Trainer, model: ModelParams, folder: Path, origin: Ma
     if best is not None:
         rows = [(name, round(value, 4)) for name, value in sorted(best.items()) if name not in ("step", "epoch")]
         epochs = state.validation[-1]["epoch"]
-        chosen = f"Epoch {state.best_epoch} of {epochs}, the best by {task.main_metric}."
+        chosen = f"Epoch {state.best_epoch} of {epochs}, the best by {task.evaluator.main_metric}."
         sections["Validation"] = f"{chosen}\n\n{table(('metric', 'value'), rows)}"
-    return model_card(task.name, str(folder), task.model_class().__name__, sections)
+    return model_card(task.card, str(folder), task.objective.model_class.__name__, sections)
 
 
 def _is_input(name: str) -> bool:

@@ -16,7 +16,7 @@ from clipbert.model.weights.init_from import Start, digest, parts
 from clipbert.project import Project
 from clipbert.stages import train
 from clipbert.tasks import make_task
-from clipbert.tasks.base import Example
+from clipbert.tasks.batch import Example
 from clipbert.training.fingerprint import fingerprint
 
 WORDS = ["a red square moves", "what color is it", "blue", "green"]
@@ -42,7 +42,7 @@ def params(folder: Path | str, **model: object) -> Params:
 def test_a_task_takes_weights_sizes_and_words_and_draws_its_head(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, processor = build_from_params(make_task("open_qa", Params()), [EXAMPLE], params(folder))
+    model, processor = build_from_params(make_task("open_qa", Params().tasks), [EXAMPLE], params(folder))
     begin = Start.read(folder)
     given = begin.model.state_dict()
     taken = [name for name in model.state_dict() if name.startswith("clipbert.")]
@@ -59,24 +59,24 @@ def test_the_contrastive_projections_are_taken_where_both_have_them(folder: Path
     config = ClipBertConfig.from_pretrained(folder, projection_size=128)
     ClipBertForRetrieval(config).save_pretrained(tmp_path)
     ClipBertProcessor.from_pretrained(folder).save_pretrained(tmp_path)
-    begin, task = Start.read(tmp_path), make_task("retrieval", Params())
-    model = task.model_class()(begin.config({}, task.config_fields([])))
+    begin, task = Start.read(tmp_path), make_task("retrieval", Params().tasks)
+    model = task.objective.model_class(begin.config({}, task.objective.config_fields([])))
     assert begin.give(model) == []
     assert torch.equal(model.contrast.text_projection.weight, begin.model.contrast.text_projection.weight)
 
-    without = task.model_class()(Start.read(folder).config({}, task.config_fields([])))
+    without = task.objective.model_class(Start.read(folder).config({}, task.objective.config_fields([])))
     assert {name.split(".")[0] for name in Start.read(folder).give(without)} == {"contrast", "classifier"}
 
 
 def test_what_leaves_the_weights_usable_may_be_overridden(folder: Path) -> None:
     chosen = params(folder, clips=4, image_size=96, hidden_size=32)
-    model, processor = build_from_params(make_task("open_qa", Params()), [EXAMPLE], chosen)
+    model, processor = build_from_params(make_task("open_qa", Params().tasks), [EXAMPLE], chosen)
     assert (model.config.clips, processor.clips, processor.image_size) == (4, Params().evaluate.clips, 96)
 
 
 def test_frames_may_be_fused_otherwise_by_fresh_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = params(folder, frame_fusion="attention", frames_per_clip=4)
-    model, _ = build_from_params(make_task("open_qa", Params()), [EXAMPLE], chosen)
+    model, _ = build_from_params(make_task("open_qa", Params().tasks), [EXAMPLE], chosen)
     assert (model.config.frame_fusion, model.config.frames_per_clip) == ("attention", 4)
     said = " ".join(capsys.readouterr().out.split())
     assert "visual_embeddings.frame_position_embeddings" in said
@@ -86,7 +86,7 @@ def test_frames_may_be_fused_otherwise_by_fresh_weights(folder: Path, capsys: py
 @pytest.mark.parametrize(("name", "value", "stored"), [("hidden_size", 64, 32), ("num_hidden_layers", 2, 1)])
 def test_other_sizes_are_refused_with_the_reason(folder: Path, name: str, value: int, stored: int) -> None:
     with pytest.raises(ClipBertError, match=rf"model.{name} = {value}, but model.init_from .* has {stored}"):
-        build_from_params(make_task("open_qa", Params()), [EXAMPLE], params(folder, **{name: value}))
+        build_from_params(make_task("open_qa", Params().tasks), [EXAMPLE], params(folder, **{name: value}))
 
 
 def test_a_missing_or_half_written_folder_is_said(folder: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from clipbert.model.configuration import BACKBONES
 from clipbert.model.weights.pretrained import read_text, read_vision
 from clipbert.project import Project
 from clipbert.tasks import make_task
-from clipbert.tasks.base import Example
+from clipbert.tasks.batch import Example
 from clipbert.training.checkpoint import Checkpoints
 from clipbert.training.export import export
 from clipbert.training.fingerprint import fingerprint
@@ -100,7 +100,7 @@ def params(**model: object) -> Params:
 
 
 def build(task: str = "open_qa", **model: object) -> tuple[Any, ClipBertProcessor]:
-    return build_from_params(make_task(task, Params()), [EXAMPLE], params(**model))
+    return build_from_params(make_task(task, Params().tasks), [EXAMPLE], params(**model))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -251,9 +251,9 @@ def test_two_steps_train_from_both_parts(
             "model": {"vision": str(folders("convnext")), "text": str(bert), "image_size": 56, "max_text_length": 32},
         }
     )
-    task = make_task("open_qa", settings)
+    task = make_task("open_qa", settings.tasks)
     texts = read_texts(tiny_project / "artifacts" / "manifest")
-    examples, val = task.examples(texts, "train"), task.examples(texts, "val")
+    examples, val = task.examples.read(texts, "train"), task.examples.read(texts, "val")
     model, processor = build_from_params(task, examples, settings)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     cache = FrameCache(tiny_project / "artifacts" / "frames")
@@ -292,7 +292,7 @@ def test_image_sizes_that_the_backbone_does_not_take_are_refused(folders: Callab
     small = Params.model_validate({"model": SMALL | {"vision": str(folders("convnext")), "image_size": 32}})
     small.model.__dict__["image_size"] = 24  # params.yaml has 32 at least
     with pytest.raises(ClipBertError, match=message):
-        build_from_params(make_task("open_qa", Params()), [EXAMPLE], small)
+        build_from_params(make_task("open_qa", Params().tasks), [EXAMPLE], small)
 
 
 def test_a_kind_without_feature_maps_is_refused(tmp_path: Path) -> None:

@@ -19,74 +19,28 @@ TRIVIAL = ("blank_frames_", "chance_", "constant_", "majority_")  # what a figur
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a card says of a task's model."""
+class CardText:
+    """What a model card says about a task.
+
+    Attributes:
+        title: after "ClipBERT for".
+        about: a sentence about what the model does.
+        pipeline_tag, tags, metrics: by the hub's names.
+        example: Python code that uses the model, with {folder} for its path.
+    """
 
     title: str
     about: str
-    pipeline_tag: str  # of the hub's list
+    pipeline_tag: str
     tags: tuple[str, ...]
-    metrics: tuple[str, ...]  # by the hub's names
-    use: str  # Python, with {folder} in it
+    metrics: tuple[str, ...]
+    example: str
 
-
-KINDS = {
-    "retrieval": Kind(
-        "text-to-video retrieval",
-        "It says how well a text fits a video, and so finds the videos a text describes.",
-        "feature-extraction",
-        ("video-retrieval",),
-        ("recall",),
-        'search = pipeline("retrieval", "{folder}")\nsearch("a red circle", ["a.mp4", "b.mp4"])',
-    ),
-    "open_qa": Kind(
-        "video question answering",
-        "It answers a question about a video with one of the answers in its config.json.",
-        "video-text-to-text",
-        ("video-question-answering",),
-        ("accuracy",),
-        'ask = pipeline("open_qa", "{folder}")\nask("a.mp4", "what color is the circle?")',
-    ),
-    "image_qa": Kind(
-        "question answering about images",
-        "It gives each answer in its config.json a score for a question about an image.",
-        "visual-question-answering",
-        (),
-        ("accuracy",),
-        'ask = pipeline("image_qa", "{folder}")\nask("a.png", "what color is the circle?")',
-    ),
-    "multiple_choice": Kind(
-        "multiple-choice video question answering",
-        "It chooses among the options of a question about a video.",
-        "video-text-to-text",
-        ("multiple-choice", "video-question-answering"),
-        ("accuracy",),
-        'choose = pipeline("multiple_choice", "{folder}")\n'
-        'choose("a.mp4", "which way does it move?", ["to the left", "to the right"])',
-    ),
-    "captioning": Kind(
-        "video captioning",
-        "It describes a video in a sentence.",
-        "video-text-to-text",
-        ("video-captioning",),
-        ("cider", "bleu", "rouge"),
-        'describe = pipeline("captioning", "{folder}")\ndescribe("a.mp4")',
-    ),
-    "pretrain": Kind(
-        "image-text pretraining",
-        "It tells masked words, and whether a text belongs to an image: a start for other tasks (`model.init_from`).",
-        "feature-extraction",
-        ("pretraining",),
-        ("accuracy",),
-        'model = load("{folder}")',
-    ),
-}
-IMPORTS = {"pretrain": "from clipbert.model import load"}
 
 Table = Mapping[str, Any]
 
 
-def model_card(task: str, folder: str, architecture: str, sections: Mapping[str, str]) -> str:
+def model_card(text: CardText, folder: str, architecture: str, sections: Mapping[str, str]) -> str:
     """The card of a task's model, to be written to `CARD`.
 
     Args:
@@ -94,20 +48,18 @@ def model_card(task: str, folder: str, architecture: str, sections: Mapping[str,
         architecture: the class of the model.
         sections: title to Markdown: what is known of its data, its training, its results.
     """
-    kind = KINDS[task]
     data = ModelCardData(
         library_name="transformers",
-        pipeline_tag=kind.pipeline_tag,
-        tags=["clipbert", *kind.tags],
-        metrics=list(kind.metrics),
+        pipeline_tag=text.pipeline_tag,
+        tags=["clipbert", *text.tags],
+        metrics=list(text.metrics),
     )
-    imports = IMPORTS.get(task, "from clipbert import pipeline")
     parts = [
-        f"# ClipBERT for {kind.title}",
+        f"# ClipBERT for {text.title}",
         f"A `{architecture}` after [Lei et al., CVPR 2021](https://arxiv.org/abs/2102.06183): text and a few sparsely "
-        f"sampled frames through one encoder. {kind.about}",
-        f"## Use\n\n```python\n{imports}\n\n{kind.use.format(folder=folder)}\n```",
-        *(f"## {title}\n\n{text}" for title, text in sections.items()),
+        f"sampled frames through one encoder. {text.about}",
+        f"## Use\n\n```python\nfrom clipbert import pipeline\n\n{text.example.format(folder=folder)}\n```",
+        *(f"## {title}\n\n{body}" for title, body in sections.items()),
     ]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -123,10 +75,11 @@ def with_results(
     whole = ModelCard(card)
     data = whole.data
     assert isinstance(data, ModelCardData)
+    assert data.pipeline_tag is not None
     data.model_name = name or f"clipbert-{task}"
     data.eval_results = [
         EvalResult(
-            task_type=KINDS[task].pipeline_tag,
+            task_type=data.pipeline_tag,
             dataset_type="clipbert",
             dataset_name="data",
             dataset_split="test",

@@ -22,7 +22,7 @@ from clipbert.model.heads import ClipBertForMultipleChoice, ClipBertForOpenQA, C
 from clipbert.model.pretraining import ClipBertForPreTraining
 from clipbert.model.processor import ClipBertProcessor
 from clipbert.model.tokenizer import load_tokenizer
-from clipbert.model.weights.card import model_card, table, write_card
+from clipbert.model.weights.card import CardText, model_card, table, write_card
 from clipbert.model.weights.checksums import sign_folder
 from clipbert.model.weights.load import load, quiet
 from clipbert.model.weights.original import (
@@ -44,11 +44,18 @@ MEAN = [123.675, 116.28, 103.53]  # RGB; the original subtracts the same numbers
 
 
 def convert(
-    original: Path, model_config: Path, task: str, out: Path, answers: Path | None = None, tokenizer: str | None = None
+    original: Path,
+    model_config: Path,
+    task: str,
+    card: CardText,
+    out: Path,
+    answers: Path | None = None,
+    tokenizer: str | None = None,
 ) -> PreTrainedModel:
     """An authors' checkpoint to the folder `out`, which `clipbert.model.weights.load` reads.
 
-    `model_config` is the model's JSON file of their code (base_model.json); `answers` the answer vocabulary of the QA
+    `model_config` is the model's JSON file of their code (base_model.json); `card` what the model card says about the
+    task; `answers` the answer vocabulary of the QA
     tasks; `tokenizer` a folder or hub id (they used bert-base-uncased), without which no processor is written.
 
     Raises:
@@ -77,7 +84,7 @@ def convert(
         made = [("a checkpoint of the authors' code", original.name), ("its SHA-256", sha256_file(original))]
         made += [("fresh, to be trained", "the task head")] if fresh else []
         lineage = table(("made from", ""), [*made, ("tokenizer", tokenizer or "none yet"), ("clipbert", __version__)])
-        write_card(folder, model_card(task, str(out), type(model).__name__, {"Lineage": lineage}))
+        write_card(folder, model_card(card, str(out), type(model).__name__, {"Lineage": lineage}))
         sign_folder(folder)
     _report(found, fresh, original, out, tokenizer)
     return model

@@ -1,0 +1,124 @@
+"""The data that tasks pass around: examples, training batches, encoded videos and tables of predictions."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+Predictions = pd.DataFrame  # one row per test item
+
+
+@dataclass(frozen=True)
+class Example:
+    """One video with the texts of a task that belong to it; they become consecutive rows of a batch."""
+
+    media: str
+    ids: list[str]
+    texts: list[str]
+    answers: list[str]
+    answer_types: list[str]
+    captions: list[str] = field(default_factory=list)  # of the same video, if the data has any
+    options: list[list[str]] = field(default_factory=list)  # multiple choice: of each question
+    right: list[int] = field(default_factory=list)  # multiple choice: the index of the right option
+    scores: list[dict[str, float]] = field(default_factory=list)  # image QA: the score of each answer to a question
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B videos, K clips of T frames, N texts of L tokens; the texts of each video are consecutive, in video order."""
+
+    pixel_values: Tensor  # (B, K, T, 3, H, W) uint8
+    input_ids: Tensor  # (N, L)
+    attention_mask: Tensor  # (N, L)
+    texts_per_video: Tensor  # (B,), sum = N
+    labels: Tensor  # (Q,), or (Q, answers) where each answer has a score
+    ids: list[str]  # Q text ids
+    texts_per_item: Tensor  # (Q,), sum = N: 1 for each text, the number of options for a multiple-choice question
+    caption_ids: Tensor | None = None  # (B, L), one caption per video, if the task uses captions
+    caption_mask: Tensor | None = None  # (B, L)
+    mlm_labels: Tensor | None = None  # (N, L) pretraining: the ids of the masked tokens, -100 elsewhere
+    media_keys: Tensor | None = None  # (B,) int64, equal for the same video in every process
+    draws: Tensor | None = None  # (B, D) float64 in [0, 1): random numbers of a video's visit, equal in every process
+    media: tuple[str, ...] = ()  # of the B videos
+    # In a batch that several processes share, the fields above hold the videos of this process and their texts.
+    videos_per_rank: tuple[int, ...] = ()
+    all_input_ids: Tensor | None = None  # (N of all processes, L)
+    all_attention_mask: Tensor | None = None
+
+    @property
+    def all_texts(self) -> tuple[Tensor, Tensor]:
+        """`input_ids` and `attention_mask` (N, L) of the texts of all processes, in the batch's order."""
+        if self.all_input_ids is None or self.all_attention_mask is None:
+            return self.input_ids, self.attention_mask
+        return self.all_input_ids, self.all_attention_mask
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on another device."""
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in page-locked memory, which a GPU copies from while it computes; DataLoader calls this."""
+        pinned: dict[str, Any] = {
+            name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **pinned)
+
+    def of_videos(self, own: slice, items_per_video: Tensor) -> "Batch":
+        """Return the batch with the texts of some of its videos; `pixel_values` must hold only these videos already.
+
+        Args:
+            own: the positions of the videos among the B videos of all processes.
+            items_per_video: (B,) how many of the Q items belong to each video.
+        """
+        texts, items = _rows(self.texts_per_video, own), _rows(items_per_video, own)
+        cut = {"input_ids": texts, "attention_mask": texts, "mlm_labels": texts, "labels": items}
+        cut |= {"texts_per_item": items, "ids": items}
+        cut |= dict.fromkeys(("texts_per_video", "caption_ids", "caption_mask", "media_keys", "draws", "media"), own)
+        kept: dict[str, Any] = {
+            name: getattr(self, name)[rows] for name, rows in cut.items() if getattr(self, name) is not None
+        }
+        return replace(self, **kept, all_input_ids=self.input_ids, all_attention_mask=self.attention_mask)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The videos of a split after the vision half: visual_embeds (K, V, hidden) of each media."""
+
+    media: list[str]
+    visual_embeds: list[Tensor]
+
+    def of(self, media: Iterable[str]) -> Tensor:
+        """Return the visual tokens (M, K, V, hidden) of M media, in the given order."""
+        return torch.stack([self.visual_embeds[self._positions[name]] for name in media])
+
+    @property
+    def identical(self) -> bool:
+        """Whether all media have the same visual tokens, as blank frames do: one of them then scores for all."""
+        return len(self.visual_embeds) > 1 and len({id(embeds) for embeds in self.visual_embeds}) == 1
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.media)}
+
+
+class Tokenize(Protocol):
+    """The tokenizer of a model."""
+
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Return `input_ids` and `attention_mask` of texts, each (N, L), on the model's device."""
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Return the texts of token ids (N, L), without special tokens."""
+
+
+def _rows(counts: Tensor, own: slice) -> slice:
+    """Return the rows of some videos, given that each video has `counts` (B,) consecutive ones."""
+    ends = [0, *counts.cumsum(0).tolist()]
+    return slice(ends[own.start], ends[own.stop])

@@ -1,0 +1,56 @@
+"""The in-batch contrastive loss of the dual encoder, which several tasks add to their own loss.
+
+A model that is trained from scratch learns from it which parts of an image words are about, long before the
+cross-encoder's loss depends on the image.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from clipbert.distributed.collectives import RankRows
+from clipbert.model.losses import symmetric_contrastive_loss
+from clipbert.tasks.batch import Batch
+
+PROJECTION_SIZE = 128
+
+
+def projection_size(weight: float) -> int | None:
+    """Return `config.projection_size` for a weight of the contrastive loss: no dual encoder where it is 0."""
+    return PROJECTION_SIZE if weight > 0 else None
+
+
+def contrastive_loss(
+    model: Any, visual_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor, batch: Batch
+) -> tuple[Tensor, Tensor]:
+    """Return the symmetric contrastive loss of texts and their videos.
+
+    In a process group it covers the texts and videos of all ranks and is equal on each of them (`RankRows`).
+
+    Args:
+        visual_embeds: (B, K, V, hidden) of this rank's videos.
+        input_ids, attention_mask: (B, L), one text per video.
+        batch: the batch they come from. A video that occurs twice in it, on any rank, is no negative of itself.
+
+    Returns:
+        The loss, and the scaled similarities (B texts of all ranks, B videos of this rank).
+    """
+    text, video = model.get_text_and_video_features(input_ids, attention_mask, visual_embeds)
+    ranks = RankRows(batch.videos_per_rank)
+    similarity = model.similarity(ranks.gather(text), ranks.gather(video))
+    keys = None if batch.media_keys is None else ranks.gather(batch.media_keys)
+    return symmetric_contrastive_loss(similarity, keys), similarity[:, ranks.own]
+
+
+def add_caption_loss(
+    loss: Tensor, weight: float, model: Any, visual_embeds: Tensor, batch: Batch
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Add `weight` times the contrastive loss of the batch's videos and their captions.
+
+    Returns:
+        The sum, and {"contrastive": loss} for the log; `loss` and {} for a batch without captions.
+    """
+    if batch.caption_ids is None or batch.caption_mask is None:
+        return loss, {}
+    contrastive, _ = contrastive_loss(model, visual_embeds, batch.caption_ids, batch.caption_mask, batch)
+    return loss + weight * contrastive, {"contrastive": contrastive.detach()}
