@@ -18,20 +18,20 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("milestones=[0.7, 0.5]", " = [0.7, 0.5]: expected at least one share, each larger than the one before"),
-        ("milestones=[0.5, 0.5]", " = [0.5, 0.5]: expected at least one share, each larger than the one before"),
-        ("milestones=[]", " = []: expected at least one share"),
-        ("milestones=[0.5, 1.2]", ".1 = 1.2: expected less than or equal to 1 (schedule multi_step: shares"),
+        ("milestones=[0.7, 0.5]", " = [0.7, 0.5]: expected at least one fraction, each larger than the one before"),
+        ("milestones=[0.5, 0.5]", " = [0.5, 0.5]: expected at least one fraction, each larger than the one before"),
+        ("milestones=[]", " = []: expected at least one fraction"),
+        ("milestones=[0.5, 1.2]", ".1 = 1.2: expected less than or equal to 1 (schedule multi_step: fractions"),
         ("gamma=0", " = 0: expected greater than 0"),
         ("gamma=1.5", " = 1.5: expected less than or equal to 1"),
         ("schedule=cosin", " = 'cosin': expected 'linear', 'cosine', 'inverse_sqrt', 'multi_step' or 'constant'"),
         ("warmup_fraction=1.5", " = 1.5: expected less than or equal to 1"),
-        ("budget=900", " = 900: expected a valid string (what the training may take, instead of epochs: 900 s"),
+        ("budget=900", " = 900: expected a valid string (budget of the training instead of epochs: 900 s"),
         ("budget='900'", " = '900': expected a number above 0 and one of s, min, h, steps, J, kJ"),
         ("budget=0 s", " = '0 s': expected a number above 0"),
         ("budget=2 days", " = '2 days': expected a number above 0"),
         ("budget=1.5 steps", " = '1.5 steps': expected a whole number of steps"),
-        ("max_grad_norm=0", " = 0: expected greater than 0 (largest norm"),
+        ("max_grad_norm=0", " = 0: expected greater than 0 (gradients with a larger norm"),
         ("max_grad_norm=.nan", " = nan: expected greater than 0"),
         ("label_smoothing=1", " = 1: expected less than 1"),
         ("label_smoothing=-0.1", " = -0.1: expected greater than or equal to 0"),
@@ -43,13 +43,16 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
         ("vision_lr=2", " = 2: expected less than or equal to 1"),
         ("weight_decay=-1", " = -1: expected greater than or equal to 0"),
         ("freeze_vision=1", " = 1: expected a valid boolean"),
-        ("lr_multipliers={clipbert.vision: -1}", ".clipbert.vision = -1: expected greater than 0 (of the rate of"),
+        (
+            "lr_multipliers={clipbert.vision: -1}",
+            ".clipbert.vision = -1: expected greater than 0 (learning rate multipliers",
+        ),
         ("lr_multipliers={clipbert.vision: 1001}", ".clipbert.vision = 1001: expected less than or equal to 1000"),
         ("lr_multipliers=[0.1]", " = [0.1]: expected a valid dictionary"),
         (
             "lr_multipliers.clipbert.vision=0.1",
-            ".clipbert = {'vision': 0.1}: expected a valid number (of the rate of parameters whose name starts so, "
-            "{clipbert.embeddings: 0.1}, say)",
+            ".clipbert = {'vision': 0.1}: expected a valid number (learning rate multipliers by prefix of the "
+            "parameter name, for example {clipbert.embeddings: 0.1})",
         ),
     ],
 )
@@ -76,7 +79,7 @@ def test_multipliers_are_one_parameter_for_whoever_lists_them() -> None:
     rows = {key: (value, meaning) for key, value, meaning in explain(params)}
     value, meaning = rows["train.lr_multipliers"]
     assert value == expected
-    assert "of the rate of parameters whose name starts so" in meaning
+    assert "learning rate multipliers by prefix of the parameter name" in meaning
 
 
 def test_multipliers_reach_the_parameters_through_dvc(tmp_path: Path) -> None:

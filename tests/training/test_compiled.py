@@ -40,7 +40,7 @@ from clipbert.training.compiled import compile_module
 fast = compile_module(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), True)
 for _ in range(2):
     fast(torch.ones(2, 3)).sum().backward()
-print(fast.on, fast.module[0].weight.grad is not None)
+print(fast.enabled, fast.module[0].weight.grad is not None)
 """
 
 
@@ -79,10 +79,10 @@ def test_a_failure_at_a_later_call(monkeypatch):
         raise torch._dynamo.exc.InternalTorchDynamoError("broken")
 
     fast(torch.ones(2, 3))
-    assert fast.on
+    assert fast.enabled
     fast._fast = broken
     assert fast(torch.ones(2, 3))[0].item() == 6
-    assert not fast.on
+    assert not fast.enabled
 
 
 def test_no_torch_compile_at_all(monkeypatch):
@@ -97,7 +97,7 @@ def test_the_module_s_own_errors_are_its_own():
     fast = compile_module(Sum(), True)
     with pytest.raises(ValueError, match="thirteen rows"):
         fast(torch.ones(13, 3))
-    assert fast.on
+    assert fast.enabled
 
 
 def test_a_shortage_of_memory_is_not_the_compiler_s_failure():
@@ -109,4 +109,4 @@ def test_a_shortage_of_memory_is_not_the_compiler_s_failure():
     fast._fast = full
     with pytest.raises(torch.OutOfMemoryError):
         fast(torch.ones(2, 3))
-    assert fast.on
+    assert fast.enabled

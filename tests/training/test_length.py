@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_trainer import Log, finish, make_run, params
+from small_trainings import Log, finish, make_trainer, params
 
 from clipbert.config.schema import Params
 from clipbert.training.data import DistributedBatchSampler
@@ -40,7 +40,7 @@ def test_steps_per_epoch_are_those_of_the_training_order(
 
 def test_a_training_makes_the_steps_and_validates_as_often_as_asked(tiny_project: Path, tmp_path: Path) -> None:
     log = Log()
-    state = finish(make_run(tiny_project, tmp_path, "retrieval", params(min_steps=24)), log)
+    state = finish(make_trainer(tiny_project, tmp_path, "retrieval", params(min_steps=24)), log)
     assert state.step == 24
     assert [row["epoch"] for row in state.validation] == [2, 4, 6, 8]  # 4 epochs were asked for
 
