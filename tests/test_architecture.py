@@ -141,6 +141,7 @@ def test_a_file_can_be_read_in_one_sitting() -> None:
     assert {path: count for path, count in lines.items() if count > LONGEST_FILE} == {}
 
 
+@pytest.mark.slow
 def test_the_command_line_imports_nothing_heavy() -> None:
     heavy = ("torch", "mlflow", "transformers", "pandas", "great_expectations", "numpy", "prefect", "dvc")
     program = f"import sys, clipbert.cli.main; print([name for name in {heavy!r} if name in sys.modules])"

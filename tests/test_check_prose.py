@@ -47,6 +47,7 @@ def test_docs_sources_and_messages_are_read() -> None:
     assert not any(name.endswith((".lock", ".png")) for name in names)
 
 
+@pytest.mark.slow
 def test_codespell_knows_british_spellings(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("The colour of the behaviour.\n")
     command = [sys.executable, "-m", "codespell_lib", "--toml", str(REPOSITORY / "pyproject.toml"), str(tmp_path)]

@@ -19,6 +19,8 @@ from clipbert.model import (
     ClipBertProcessor,
 )
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[1]
 CLASSES = {
     "retrieval": ClipBertForRetrieval,

@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 from torch.distributed.run import get_args_parser
@@ -56,6 +57,7 @@ def test_every_torchrun_starts_the_training_and_restarts_it() -> None:
         assert run.max_restarts >= 3
 
 
+@pytest.mark.slow
 def test_the_slurm_script_is_a_shell_script_that_hears_the_signal_slurm_sends() -> None:
     script = block("bash")
     checked = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)

@@ -15,6 +15,8 @@ from packaging.utils import canonicalize_name
 
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval, ClipBertProcessor
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 PIPELINE_ONLY = (
     "mlflow",

@@ -138,6 +138,7 @@ def test_values_by_name() -> None:
     }
 
 
+@pytest.mark.slow
 def test_installed_in_a_process_it_covers_prints_logs_warnings_threads_and_tracebacks() -> None:
     program = f"""
 import logging, sys, threading, warnings

@@ -119,8 +119,8 @@ def _make_trainer(
     from clipbert.training.trainer import Trainer
 
     task = make_task(task_name, params.tasks)
-    cache = FrameCache(project.frames)
-    texts = texts_with_frames(read_texts(project.manifest), cache)
+    texts, cache = read_texts(project.manifest), FrameCache(project.frames)
+    texts = texts_with_frames(texts, cache)
     examples, val = task.examples.read(texts, "train"), task.examples.read(texts, "val")
     torch.manual_seed(params.seed)
     extra_texts = training_texts(texts) if task.examples.whole_vocabulary else []
@@ -154,6 +154,7 @@ def _make_trainer(
 
 def evaluate(project: Project, task_name: str, params: Params) -> None:
     """Evaluate a trained model on the test split: metrics, predictions, plots and report, also logged to MLflow."""
+    from clipbert.data.manifest import read_texts
     from clipbert.evaluation.plots import write_tables
     from clipbert.evaluation.predictions_file import write_predictions
     from clipbert.evaluation.report import write_pictures, write_report
@@ -166,8 +167,9 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
 
     check_artifacts(project.root)
     task = make_task(task_name, params.tasks)
-    if (project.manifest / "texts.parquet").exists():
-        _check_trained(project, task_name)
+    if not (project.manifest / "texts.parquet").exists():
+        read_texts(project.manifest)  # raises the error that names the missing command
+    _check_trained(project, task_name)
     training, validation = read_history(project.history(task_name), task_name)
     evaluation = evaluate_model(
         project.model(task_name), task, project.manifest, project.frames, params.evaluate, params.frames

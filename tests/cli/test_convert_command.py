@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked_python import run_program
 
 sys.path.append(str(Path(__file__).parent / "model"))
 from original_checkpoint import CONFIG, checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def clipbert(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "clipbert", "convert", *arguments], cwd=folder, capture_output=True, text=True
-    )
+    return run_program("-m", "clipbert", "convert", *arguments, cwd=folder)
 
 
 def test_there_and_back(tmp_path: Path) -> None:

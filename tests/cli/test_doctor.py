@@ -1,9 +1,8 @@
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked_python import run_program
 
 from clipbert.cli import doctor
 from clipbert.release.outbox import Outbox, outbox_folder
@@ -26,6 +25,7 @@ def test_the_environment_of_the_tests_is_well(tmp_path: Path) -> None:
         assert problems(list(check(tmp_path))) == []
 
 
+@pytest.mark.slow
 def test_decord_reads_what_pyav_wrote(tmp_path: Path) -> None:
     found = {finding.what: finding for finding in doctor.check_decoders(tmp_path)}
     assert found["decord"] == doctor.Finding("decord", "decodes")
@@ -106,6 +106,7 @@ def test_servers_that_do_not_answer_are_named_without_their_passwords(
     assert "correct or unset PREFECT_API_URL" in prefect.problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_folder_that_is_no_project_is_the_one_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], inside: bool
@@ -123,10 +124,10 @@ def test_a_folder_that_is_no_project_is_the_one_finding(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_verb_prints_the_table_and_what_is_wrong_and_exits_with_1(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("seed: 0\n")
-    command = [sys.executable, "-m", "clipbert", "doctor"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = run_program("-m", "clipbert", "doctor", cwd=tmp_path)
     assert done.returncode == 1
     assert "torch" in done.stdout
     assert "- repository: " in done.stdout

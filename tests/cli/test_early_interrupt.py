@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # Prints a mark once Python itself is up: before that no program can answer a signal.
 COMMAND = "import sys; print('up', flush=True); from clipbert.__main__ import main; sys.argv[0] = 'clipbert'; main()"
 # Sends SIGINT to its own process when the import of a module begins: the moments between two of them, without a clock.

@@ -45,6 +45,7 @@ def test_the_version_is_shown() -> None:
     assert (done.exit_code, done.stdout) == (0, f"clipbert {__version__}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "script", "typed"),
     [
@@ -61,6 +62,7 @@ def test_shells_complete_verbs_and_tasks(shell: str, script: str, typed: dict[st
     assert "open_qa" not in offered.stdout
 
 
+@pytest.mark.slow
 def test_an_untrained_task_names_the_command_that_trains_it(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.manifest.mkdir(parents=True)
@@ -108,6 +110,7 @@ def test_the_closing_line_says_what_is_left() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_real_ctrl_c_leaves_nothing_and_no_traceback(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "clipbert", "sample-data"],
@@ -130,6 +133,7 @@ def test_a_real_ctrl_c_leaves_nothing_and_no_traceback(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_terminal_that_shows_ascii_only(tmp_path: Path, tiny_video: Callable[..., Path]) -> None:
     rows = []
     for number, (name, split) in enumerate([("l\u00f6we", "train"), ("\u732b", "val"), ("\u043a\u043e\u0442", "test")]):

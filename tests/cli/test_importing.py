@@ -38,6 +38,7 @@ def test_every_importer_has_a_command_with_its_help_an_example_and_a_section_of_
     assert set(made.tasks) <= set(task_names())
 
 
+@pytest.mark.slow
 def test_the_table_of_the_page_is_current() -> None:
     script = Path(__file__).parents[2] / "scripts" / "datasets_table.py"
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
@@ -50,6 +51,7 @@ def test_a_misspelled_data_set_gets_a_suggestion() -> None:
     assert "Did you mean 'didemo'?" in done.output
 
 
+@pytest.mark.slow
 def test_other_verbs_do_not_load_the_importers() -> None:
     program = (
         "import sys; from typer.testing import CliRunner; from clipbert.cli.main import app; "

@@ -3,16 +3,18 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 import typer
+from forked_python import run_program
 from params_file import write_params
 
 from clipbert.cli.main import app
+
+pytestmark = pytest.mark.slow
 
 
 def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -26,15 +28,7 @@ def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple
 
 def clipbert(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the real command on a wide terminal, so that help boxes do not wrap messages."""
-    return subprocess.run(
-        [sys.executable, "-m", "clipbert", *arguments],
-        cwd=cwd,
-        env=os.environ | {"COLUMNS": "200"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_program("-m", "clipbert", *arguments, cwd=cwd, environment=os.environ | {"COLUMNS": "200"} | environment)
 
 
 @pytest.fixture

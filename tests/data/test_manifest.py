@@ -112,6 +112,7 @@ def test_manifest_of_another_version(tmp_path: Path) -> None:
         read_videos(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_changed_bit_in_any_file_is_noticed(tmp_path: Path, tiny_data: Callable[..., Path]) -> None:
     data = tiny_data(tmp_path / "data")
     (data / "videos" / "empty.mp4").touch()

@@ -13,6 +13,8 @@ from contrast_ranks import CASES, computed, joined, model
 from clipbert.distributed.collectives import RankRows, scale_loss_for_ddp
 from clipbert.model.losses import symmetric_contrastive_loss
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from params_file import write_params
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 SMALL = {"model.hidden_size": 32, "model.num_hidden_layers": 1, "model.num_attention_heads": 2, "model.image_size": 48}
 TRAIN = {

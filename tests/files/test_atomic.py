@@ -109,6 +109,7 @@ print(len(seen), missing)
 """
 
 
+@pytest.mark.slow
 def test_a_reader_never_misses_a_folder_that_is_replaced_1000_times(tmp_path: Path) -> None:
     path, stop = tmp_path / "folder", tmp_path / "stop"
     with atomic_directory(path) as folder:
@@ -153,6 +154,7 @@ with atomic.atomic_directory(path) as folder:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["exchange", "fallback"])
 def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path: Path, way: str) -> None:
     """With an exchange right after the kill, without one after the next cleanup; no other file stays."""
@@ -185,6 +187,7 @@ with atomic_directory(Path(sys.argv[1], "folder")) as folder, atomic_write(Path(
 """
 
 
+@pytest.mark.slow
 def test_leftovers_of_the_dead_are_removed_and_the_living_keep_theirs(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None

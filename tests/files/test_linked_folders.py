@@ -15,6 +15,7 @@ from clipbert.errors import ClipBertError
 from clipbert.files.linked_folders import check_artifacts, dvc_caches, writable_data
 
 
+@pytest.mark.slow
 def test_an_import_writes_through_a_linked_data_folder(
     tmp_path: Path, tiny_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +58,7 @@ def test_linked_outputs_are_refused_before_the_work(tmp_path: Path, monkeypatch:
         check_artifacts(tmp_path)
 
 
+@pytest.mark.slow
 def test_linked_media_folders_are_refused_before_the_probing(tmp_path: Path, tiny_data: Callable[..., Path]) -> None:
     data = tiny_data(tmp_path / "data")
     shutil.move(data / "videos", tmp_path / "disk")
@@ -66,6 +68,7 @@ def test_linked_media_folders_are_refused_before_the_probing(tmp_path: Path, tin
     assert not (tmp_path / "manifest").exists()
 
 
+@pytest.mark.slow
 def test_files_that_dvc_links_to_its_cache_are_media(tmp_path: Path, tiny_data: Callable[..., Path]) -> None:
     data = tiny_data(tmp_path / "project" / "data")
     cache = tmp_path / "disk" / "cache"

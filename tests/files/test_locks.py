@@ -28,6 +28,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / ".lock"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forks", [False, True])
 def test_the_lock_of_a_killed_process_is_free_even_while_its_child_lives(path: Path, forks: bool) -> None:
     command = [sys.executable, "-c", HOLDER, str(path), *(["fork"] if forks else [])]

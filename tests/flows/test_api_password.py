@@ -8,6 +8,7 @@ import pytest
 from flows.api_password import FILE, ApiPasswordError, api_password
 
 
+@pytest.mark.slow
 def test_a_password_is_made_once_for_its_owner_alone_and_stays_out_of_git(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     password = api_password(tmp_path)

@@ -10,6 +10,8 @@ from prefect_server import REPOSITORY, Prefect, wait_until
 
 from flows.project_lock import WAITING, project_lock
 
+pytestmark = pytest.mark.slow
+
 HOLDER = """
 import sys, time
 from pathlib import Path

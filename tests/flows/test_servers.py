@@ -11,7 +11,7 @@ from prefect_server import wait_until
 from flows.servers import ServerError, Servers, answers, free_port
 from flows.supervisor import Supervisor
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 SECRET = "planted-secret"
 

@@ -1,4 +1,3 @@
-import time
 from pathlib import Path
 
 import pytest
@@ -6,6 +5,8 @@ import yaml
 
 from flows.stage import StageError, run_stage
 from flows.supervisor import Supervisor
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_stage_runs_is_then_unchanged_and_comes_back_from_the_cache(project: Path) -> None:
@@ -53,14 +54,12 @@ def test_what_dvc_cannot_run_is_not_tried_again(project: Path) -> None:
 
 def test_a_stage_ends_at_its_time_limit(project: Path) -> None:
     (project / "orders/prepare").write_text("wait")
-    start = time.monotonic()
     with (
         Supervisor(project) as supervisor,
         pytest.raises(StageError, match=r"prepare: stopped at its time limit of 3 s") as late,
     ):
         run_stage("prepare", supervisor, print, time_limit_s=3)
-    assert not late.value.retryable
-    assert time.monotonic() - start < 15
+    assert not late.value.retryable  # the stage alone would take 1000 s, more than the limit of a test
 
 
 @pytest.mark.parametrize("code", [0, 2])

@@ -8,6 +8,8 @@ import pytest
 
 from flows.supervisor import Supervisor, SupervisorStopped
 
+pytestmark = pytest.mark.slow
+
 # A command with a child of its own; says both process ids.
 FAMILY = """
 import os, subprocess, time

@@ -7,7 +7,7 @@ import psutil
 import pytest
 from prefect_server import PROGRAMS, wait_until
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 
 def test_a_killed_flow_leaves_no_server_and_no_stage_behind(project: Path) -> None:

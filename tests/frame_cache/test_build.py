@@ -1,7 +1,6 @@
 """The frames stage: incremental, the same bytes whichever way a cache came about, whole after any kill."""
 
 import errno
-import multiprocessing
 import os
 import shutil
 import signal
@@ -9,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked_python import fork_server
 from numbered_videos import PARAMS, number_of, numbered, write_manifest, write_video
 
 from clipbert.errors import ClipBertError
@@ -18,6 +18,8 @@ from clipbert.frame_cache import commit as exchange
 from clipbert.frame_cache.build import CacheSummary, build_cache
 from clipbert.frame_cache.index import Index, IndexWriter
 from clipbert.frame_cache.shards import ShardWriter
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -302,9 +304,7 @@ def _build_and_die(arguments: tuple[Path, Path, Path], change: int | None, added
 
 
 def was_killed(arguments: tuple[Path, Path, Path], change: int | None = None, added: int | None = None) -> bool:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["av", "clipbert.frame_cache.build", "pytest"])
-    process = context.Process(target=_build_and_die, args=(arguments, change, added))
+    process = fork_server().Process(target=_build_and_die, args=(arguments, change, added))
     process.start()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)

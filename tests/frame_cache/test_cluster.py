@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,8 @@ from clipbert.frame_cache import FrameCache
 from clipbert.frame_cache.build import build_cache
 from clipbert.frame_cache.cluster import open_cluster
 from clipbert.frame_cache.shards import ShardWriter
+
+pytestmark = pytest.mark.slow
 
 
 def free_port() -> int:
@@ -123,10 +124,8 @@ def test_a_scheduler_without_workers_and_one_that_dies(many, tmp_path, monkeypat
             return add(self, packed)
 
         monkeypatch.setattr(ShardWriter, "add", killing_add)
-        start = time.monotonic()
         with pytest.raises(ClipBertError, match="connection to the scheduler was lost"):
             build_cache(many, manifest, tmp_path / "frames", cluster.params)
-        assert time.monotonic() - start < 60
         assert os.listdir(tmp_path / "frames") == [".next"]
     finally:
         cluster.stop()

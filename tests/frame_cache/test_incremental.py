@@ -16,6 +16,8 @@ from clipbert.frame_cache.build import build_cache
 from clipbert.frame_cache.index import Index
 from clipbert.tasks.examples import texts_with_frames
 
+pytestmark = pytest.mark.slow
+
 MORE = PARAMS.model_copy(update={"shard_mb": 0.02})
 
 

@@ -75,6 +75,7 @@ def test_indices_outside_are_errors(sample_cache):
             cache.read("videos/a.mp4", [0, index])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_read_in_other_processes(sample_cache, method):
     cache = FrameCache(sample_cache)

@@ -25,6 +25,7 @@ def test_trains_a_lower_casing_bert_tokenizer():
     assert tokenizer.decode(tokenizer("cafe")["input_ids"], skip_special_tokens=True) == "cafe"
 
 
+@pytest.mark.slow
 def test_same_texts_same_vocabulary_in_any_order_and_process():
     code = (
         "import sys, json; from clipbert.model.tokenizer import train_tokenizer; "

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from dvc_project import commit, make_project, run, stages_run
+from dvc_project import commit, copy_project, make_project, run, stages_run
 from shared_folder import shared_folder
 
 from clipbert.data.synthetic.sample_set import make_sample_data
@@ -34,11 +34,8 @@ def make_finished_project(folder: Path) -> None:
 
 @pytest.fixture
 def project(finished_project: Path, tmp_path: Path) -> Path:
-    """A copy of the finished project, to change; its MLflow store stays behind, for that is bound to its place."""
-    root = tmp_path / "project"
-    shutil.copytree(finished_project, root, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
-    shutil.rmtree(root / "mlflow" / "artifacts")
-    return root
+    """A copy of the finished project without its MLflow store, to change."""
+    return copy_project(finished_project, tmp_path / "project")
 
 
 @pytest.fixture

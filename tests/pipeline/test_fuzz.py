@@ -1,4 +1,4 @@
-"""300 damaged files through ingest and frames: no crash, no hang; each cached frame exact, or its file flagged."""
+"""Damaged files through ingest and frames: no crash, no hang; each cached frame exact, or its file flagged."""
 
 import json
 from collections import Counter
@@ -22,9 +22,10 @@ from clipbert.frame_cache.build import build_cache
 from clipbert.process_pool import KillablePool
 from clipbert.sampling.candidates import decode_file
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1200)]
 
-COUNT = 300
+# A run without `--mutations` takes a part of these files, spread over the formats and kinds of damage.
+MOST = 300
 # Gray levels; JPEG and the rounding of colors stay well below, another picture lies above 80.
 SAME_WITHIN = 8.0
 INGEST = IngestParams(timeout_s=10.0, max_worker_mb=1024, max_quarantined_fraction=1.0)
@@ -52,10 +53,14 @@ def sources(folder: Path) -> list[Path]:
     ]
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_300_mutations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_mutations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> None:
+    count = pytestconfig.getoption("--mutations")
+    assert 60 <= count <= MOST, f"--mutations {count}: expected 60 to {MOST}"
     data = tmp_path / "data"
-    files = list(mutate(sources(tmp_path / "sources"), data / "videos", COUNT, seed))
+    made = list(mutate(sources(tmp_path / "sources"), data / "videos", MOST, seed=0))
+    files = made[:: MOST // count]
+    for file in {*made} - {*files}:
+        file.unlink()
     assert len({file.name.split("_")[1] for file in files}) >= len(MUTATIONS) - 2
     lines = [{"id": file.name, "media": f"videos/{file.name}", "text": "x", "split": "train"} for file in files]
     (data / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -67,9 +72,9 @@ def test_300_mutations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: in
     late = read_quarantine(tmp_path / "frames" / "quarantine.jsonl", NotDecoded)
     reasons = Counter(why.reason for why in summary.quarantined.values()) + Counter(row.reason for row in late)
     assert set(reasons) <= REASONS.keys()
-    assert len(cache) + reasons.total() == COUNT
+    assert len(cache) + reasons.total() == len(files)
     # the mutations are neither all harmless nor all deadly
-    assert COUNT / 4 < len(cache) < COUNT * 3 / 4
+    assert len(files) / 4 < len(cache) < len(files) * 3 / 4
 
     judged = [
         media
@@ -83,7 +88,7 @@ def test_300_mutations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: in
     again = decoded(monkeypatch, data, judged[::-1], "170")
     assert {media for media in judged if apart(truths[media], again[media])} == set()
     flagged = videos[videos["damage"].str.contains(UNREPEATABLE, na=False)]
-    assert set(flagged["codec"]) == {"vp8"}
+    assert set(flagged["codec"]) <= {"vp8"}
 
 
 def decoded(monkeypatch: pytest.MonkeyPatch, data: Path, media: list[str], filling: str) -> dict[str, Any]:

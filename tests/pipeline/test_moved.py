@@ -2,19 +2,16 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
-from dvc_project import run, set_params, stages_run
+from dvc_project import clipbert, run, set_params, stages_run
 
 from clipbert.release.store import default_store, open_store
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(600)]
-
-CLIPBERT = (sys.executable, "-m", "clipbert")
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1200)]
 
 
 def words(text: str) -> str:
@@ -23,7 +20,7 @@ def words(text: str) -> str:
 
 
 def test_a_moved_project_is_diagnosed_repaired_and_used(own_copy: Path) -> None:
-    run(*CLIPBERT, "track", "relocate", cwd=own_copy)
+    clipbert("track", "relocate", cwd=own_copy)
     moved = own_copy.rename(own_copy.with_name("moved project"))
     diagnosis = (
         f"MLflow store mlflow/mlflow.db: its files are recorded under {own_copy}/mlflow/artifacts, but this project is "
@@ -31,19 +28,19 @@ def test_a_moved_project_is_diagnosed_repaired_and_used(own_copy: Path) -> None:
         "to correct them."
     )
     # The tables say nothing about versions that could not be looked up.
-    assert diagnosis in words(run(*CLIPBERT, "summary", cwd=moved).stdout)
-    doctor = run(*CLIPBERT, "doctor", cwd=moved, code=1)
+    assert diagnosis in words(clipbert("summary", cwd=moved).stdout)
+    doctor = clipbert("doctor", cwd=moved, code=1)
     assert words(diagnosis).replace(" ", "") in (doctor.stdout + doctor.stderr).replace(" ", "").replace("\n", "")
-    assert diagnosis in words(run(*CLIPBERT, "promote", "retrieval", cwd=moved, code=2).stderr)
+    assert diagnosis in words(clipbert("promote", "retrieval", cwd=moved, code=2).stderr)
 
-    assert " paths in mlflow/mlflow.db changed from " in words(run(*CLIPBERT, "track", "relocate", cwd=moved).stdout)
-    again = run(*CLIPBERT, "track", "relocate", cwd=moved).stdout
+    assert " paths in mlflow/mlflow.db changed from " in words(clipbert("track", "relocate", cwd=moved).stdout)
+    again = clipbert("track", "relocate", cwd=moved).stdout
     assert words(again) == "The paths in the MLflow store are those of this folder; nothing was changed."
 
     assert re.search(r"clipbert-retrieval +1 +candidate +none +clipbert promote retrieval", summary(moved))
-    run(*CLIPBERT, "evaluate", "retrieval", cwd=moved)
-    assert "fewer than 20 items" in words(run(*CLIPBERT, "promote", "retrieval", cwd=moved).stdout)
-    (event,) = json.loads(run(*CLIPBERT, "history", "--json", cwd=moved).stdout)
+    clipbert("evaluate", "retrieval", cwd=moved)
+    assert "fewer than 20 items" in words(clipbert("promote", "retrieval", cwd=moved).stdout)
+    (event,) = json.loads(clipbert("history", "--json", cwd=moved).stdout)
     assert (event["name"], event["decision"], event["version"]) == ("clipbert-retrieval", "rejected", "1")
     store = open_store(moved)
     with default_store(store):
@@ -59,13 +56,13 @@ def test_a_store_that_was_moved_away_is_filled_by_the_advised_command(own_copy: 
     shown = summary(own_copy)
     assert re.search(r"clipbert-retrieval +none here +none +clipbert register retrieval", shown)
     assert "`clipbert register retrieval` registers it" in words(shown)
-    run(*CLIPBERT, "register", "retrieval", cwd=own_copy)
+    clipbert("register", "retrieval", cwd=own_copy)
     assert re.search(r"clipbert-retrieval +1 +candidate +none +clipbert promote retrieval", summary(own_copy))
 
 
 def test_a_lost_run_description_is_made_by_the_advised_training(project: Path) -> None:
     (project / "artifacts" / "runs" / "retrieval.json").write_text("{")
-    told = words(run(*CLIPBERT, "register", "retrieval", cwd=project, code=2).stderr)
+    told = words(clipbert("register", "retrieval", cwd=project, code=2).stderr)
     command = "dvc repro --force --single-item train@retrieval"
     assert f"`{command}`" in told
     set_params(project, {"tasks.retrieval.epochs": 1})
@@ -76,4 +73,4 @@ def test_a_lost_run_description_is_made_by_the_advised_training(project: Path) -
 
 def summary(root: Path) -> str:
     """What `clipbert summary` prints."""
-    return run(*CLIPBERT, "summary", cwd=root).stdout
+    return clipbert("summary", cwd=root).stdout

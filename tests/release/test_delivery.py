@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forked_python import ForkedProgram, run_program
 from gate import Gate
 from mlflow import MlflowClient
 from mlflow_server import MlflowServer
@@ -74,19 +75,15 @@ def gate(root: Path, mortal_server: MlflowServer, monkeypatch: pytest.MonkeyPatc
     gate.close()
 
 
-def train(root: Path, last: int = 1) -> "subprocess.Popen[str]":
+def train(root: Path, last: int = 1) -> ForkedProgram:
     """Returns when it has begun to train."""
-    command = [sys.executable, "-c", TRAINING, str(root), str(last)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    while (line := process.stdout.readline()) != "started\n":
-        assert line, process.communicate()[1]
+    process = ForkedProgram(["-c", TRAINING, str(root), str(last)])
+    assert process.wait_for_line() == "started"
     return process
 
 
 def clipbert(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "clipbert", *arguments]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    return run_program("-m", "clipbert", *arguments, cwd=root)
 
 
 def steps(root: Path, run_id: str, key: str) -> list[int]:

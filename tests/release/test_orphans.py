@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from forked_python import run_program
 
 from clipbert.release.orphans import UNFINISHED, owner_is_alive
 from clipbert.release.outbox import Outbox, outbox_folder
@@ -79,8 +80,7 @@ registry.register(root, "retrieval", model, *(root / name for name in names), Pa
     predictions(30).to_parquet(root / "predictions.parquet")
     (root / "run.json").write_text('{"task": "retrieval", "run_id": "' + "0" * 32 + '"}')
     (root / "metrics.json").write_text('{"retrieval/r1": 1.0}')
-    command = [sys.executable, "-c", program, str(root), str(make_model("retrieval", 0))]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    done = run_program("-c", program, str(root), str(make_model("retrieval", 0)), cwd=root)
     assert done.returncode == -9, done.stderr
 
 

@@ -98,6 +98,7 @@ def test_file_is_emptied_when_all_is_delivered_and_numbers_go_on(folder, monkeyp
     again.close()
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time(folder):
     program = """
         import sys, time
@@ -120,6 +121,7 @@ def test_one_process_at_a_time(folder):
     Outbox(folder).close()
 
 
+@pytest.mark.slow
 def test_worker_forked_from_a_training_does_not_keep_its_lock(folder):
     outbox = Outbox(folder)
     reading, writing = os.pipe()
@@ -137,6 +139,7 @@ def test_worker_forked_from_a_training_does_not_keep_its_lock(folder):
         os.waitpid(child, 0)
 
 
+@pytest.mark.slow
 def test_killed_process_loses_nothing_that_it_logged(folder):
     """SIGKILL at random moments of a process that logs as fast as it can."""
     program = """
@@ -168,6 +171,7 @@ def test_killed_process_loses_nothing_that_it_logged(folder):
         assert len(logged) >= last
 
 
+@pytest.mark.slow
 def test_full_disk_is_said_once_and_loses_nothing(folder):
     program = """
         import resource, signal, sys

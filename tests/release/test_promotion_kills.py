@@ -1,4 +1,4 @@
-"""Promote and rollback, killed and out of disk space at every operation that writes, in forked children."""
+"""Promote and rollback, killed and out of disk space at operations that write, in forked children."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from agreement import NAME
 from killed_project import COMMANDS, KilledProject, assert_safe, make_project
+from suite import sampled
 from write_points import WritePoints, in_child, kill, no_space
 
 from clipbert.errors import ClipBertError
@@ -49,12 +50,15 @@ def before_each(names: list[str]) -> list[int]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_killed_at_every_write_everything_agrees_after_the_next_command(project: KilledProject, command: str) -> None:
+def test_killed_at_any_write_everything_agrees_after_the_next_command(
+    project: KilledProject, command: str, pytestconfig: pytest.Config
+) -> None:
+    """At a sample of the writes, or at all with `--all-kill-points`."""
     names = write_points(project, command)
     assert {"before _commit", "after do_commit", "before fsync", "after replace"} <= set(names)
     outcomes = set()
     points = [point for point in before_each(names) if names[point] != "before mkdir"]
-    for turn, point in enumerate([*points, len(names) - 1]):
+    for turn, point in enumerate(sampled(pytestconfig, [*points, len(names) - 1], 8)):
         project.restore(command)
         following = ("history", "promote", "register", "rollback")[turn % 4]
 
@@ -69,7 +73,7 @@ def test_killed_at_every_write_everything_agrees_after_the_next_command(project:
         assert in_child(killed) == -9, names[point]
         assert in_child(after) == 0, f"killed {names[point]} ({point}), then {following}"
         outcomes.add(project.outcome(command))
-    assert outcomes == {"no intent", "undone", "completed"}
+    assert {"no intent", "completed"} <= outcomes <= {"no intent", "undone", "completed"}
 
 
 def failure(project: KilledProject, command: str) -> str | None:
@@ -82,10 +86,13 @@ def failure(project: KilledProject, command: str) -> str | None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_message_is_true_when_the_disk_is_full_at_any_write(project: KilledProject, command: str) -> None:
+def test_message_is_true_when_the_disk_is_full_at_any_write(
+    project: KilledProject, command: str, pytestconfig: pytest.Config
+) -> None:
+    """At a sample of the writes, or at all with `--all-kill-points`."""
     names = write_points(project, command)
     before = COMMANDS[command]
-    for point in before_each(names):
+    for point in sampled(pytestconfig, before_each(names), 8):
         project.restore(command)
 
         def full(point: int = point) -> None:

@@ -1,5 +1,6 @@
 import subprocess
 
+import pytest
 import yaml
 
 from clipbert import __version__
@@ -23,17 +24,20 @@ def test_folder_without_git_or_dvc_says_none(tmp_path):
     assert tags["clipbert.version"] == __version__
 
 
+@pytest.mark.slow
 def test_machine_without_git_says_none(tmp_path, monkeypatch):
     git(tmp_path, "init")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance(tmp_path)["clipbert.git_commit"] == "none"
 
 
+@pytest.mark.slow
 def test_repository_before_its_first_commit_says_none(tmp_path):
     git(tmp_path, "init")
     assert provenance(tmp_path)["clipbert.git_commit"] == "none"
 
 
+@pytest.mark.slow
 def test_commit_and_what_makes_it_dirty(tmp_path):
     git(tmp_path, "init")
     (tmp_path / "code.py").write_text("a = 1\n")

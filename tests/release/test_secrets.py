@@ -113,6 +113,7 @@ def test_a_store_that_fails_does_not_tell_its_password(root, monkeypatch, uri, c
     assert [secret for secret in SECRETS.values() if secret in told] == []
 
 
+@pytest.mark.slow
 def test_a_server_with_credentials_in_its_address_that_is_away_for_a_while(
     root: Path, mortal_server: MlflowServer, monkeypatch, capfd
 ):

@@ -3,8 +3,6 @@ import math
 import os
 import platform
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from forked_python import ForkedProgram
 from PIL import Image
 
 from clipbert.config.schema import Params
@@ -128,11 +127,8 @@ def test_killed_training(root, number):
             print(run.run_id, flush=True)
             time.sleep(60)
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program), str(root)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    run_id = process.stdout.readline().strip()
+    process = ForkedProgram(["-c", textwrap.dedent(program), str(root)])
+    run_id = process.wait_for_line()
     process.send_signal(number)
     assert process.wait(timeout=30) == (143 if number == signal.SIGTERM else -number)
     client = open_store(root).client

@@ -194,6 +194,7 @@ def test_a_decode_over_its_time_is_killed(tmp_path):
         read_frames(path, fps=2.0, size=32, max_frames=8, timeout_s=0.001)
 
 
+@pytest.mark.slow
 def test_importing_the_cache_needs_no_decoder():
     code = (
         "import sys, clipbert.frame_cache, clipbert.frame_cache.reader, clipbert.sampling.clips\n"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from forked_python import run_program
 
 PROJECT = Path(__file__).parents[2]
 SMALLEST: dict[str, object] = {
@@ -26,18 +27,30 @@ SMALLEST: dict[str, object] = {
 
 def run(*command: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a command with this environment's programs first on the path; anything but `code` fails the test."""
-    environment = os.environ | {
+    done = subprocess.run(
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=1200, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def clipbert(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `clipbert` in a process that need not import it; anything but `code` fails the test."""
+    done = run_program("-m", "clipbert", *arguments, cwd=cwd, environment=environment())
+    assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of the commands."""
+    values = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "160",
         "DVC_NO_ANALYTICS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, stdin=subprocess.DEVNULL
-    )
-    assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done
+    values.pop("MLFLOW_TRACKING_URI", None)
+    return values
 
 
 def stages_run(output: str) -> set[str]:
@@ -78,3 +91,10 @@ def commit(root: Path, message: str) -> None:
     """Everything into git."""
     run("git", "add", "-A", cwd=root)
     run("git", "commit", "-q", "-m", message, cwd=root)
+
+
+def copy_project(finished: Path, root: Path) -> Path:
+    """Copy a finished project to `root` without its MLflow store, which holds absolute paths."""
+    shutil.copytree(finished, root, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*"))
+    shutil.rmtree(root / "mlflow" / "artifacts")
+    return root

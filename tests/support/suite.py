@@ -1,25 +1,34 @@
 """Pytest plugin of the whole suite: fast and slow tests, groups for parallel workers, equal random state.
 
 A slow test starts a process (a server, DVC, the killable pool, torchrun) or trains for seconds. It has the mark `slow`,
-or inherits it from its folder or a fixture.
+or inherits it from its folder or a fixture. A test without the mark that starts a process fails, so
+`make test-fast` (`-m "not slow"`) starts none.
+
+Options: `--mutations 300` damages more media files, `--all-kill-points` kills a program at every place where it writes.
+By default tests of random damage and kills take a sample, always the same.
 """
 
+import multiprocessing.process
 import os
 import random
 import sys
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 SLOW_FOLDERS = ("tests/pipeline/", "tests/gpu/")
 SLOW_FIXTURES = {
-    "any_root",
     "cluster",
+    "empty_database",
     "finished_project",
     "mortal_server",
     "prefect",
+    "sample_cache",
     "server",
+    "template",
     "tiny_project",
     "undisturbed",
     "undisturbed_pair",
@@ -28,6 +37,32 @@ SLOW_FIXTURES = {
 # worker too, and the tests of these files, which share nothing or only folders, on any.
 SERVER_GROUPS = {"prefect": "prefect", "any_root": "mlflow", "mortal_server": "mlflow"}
 DIVIDED_FILES = ("tests/pipeline/test_chain.py", "tests/pipeline/test_moved.py", "tests/pipeline/test_recipe_runs.py")
+
+
+PROCESS_EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+
+
+class ProcessRecorder:
+    """The processes that this process started since `started` was cleared."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        sys.addaudithook(self._record)
+        # The spawn method of multiprocessing raises no audit event.
+        start = multiprocessing.process.BaseProcess.start
+
+        def recorded_start(process: Any) -> None:
+            self.started.append(repr(process))
+            start(process)
+
+        multiprocessing.process.BaseProcess.start = recorded_start  # type: ignore[method-assign]
+
+    def _record(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in PROCESS_EVENTS:
+            self.started.append(f"{event} {arguments[1]}" if event == "subprocess.Popen" else event)
+
+
+_processes = ProcessRecorder()
 
 
 def is_slow(item: pytest.Item) -> bool:
@@ -46,6 +81,20 @@ def group_of(item: pytest.Item) -> str | None:
             return SERVER_GROUPS[fixture]
     path = item.nodeid.split("::")[0]
     return None if path in DIVIDED_FILES else path
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the long variants."""
+    parser.addoption("--mutations", type=int, default=60, help="damaged media files of the fuzz test, 300 at most")
+    parser.addoption("--all-kill-points", action="store_true", help="kill at every write, not at a sample")
+
+
+def sampled(config: pytest.Config, points: Sequence[int], count: int) -> list[int]:
+    """Return the first and the last point and random others, `count` in all; every point with `--all-kill-points`."""
+    if config.getoption("--all-kill-points") or len(points) <= count:
+        return list(points)
+    inner = random.Random(0).sample(points[1:-1], count - 2)
+    return [points[0], *sorted(inner), points[-1]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,16 +124,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -slow_tests[group_of(item) or item.nodeid])
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Seed before the fixtures are made."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Start the record of processes before the fixtures are made."""
+    _processes.started.clear()
     _seed()
+    return (yield)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_call(item: pytest.Item) -> None:
-    """Seed again, for fixtures of the session draw only in the first test that needs them."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that starts a process without the mark `slow`."""
     _seed()
+    result = yield
+    fast_run = "not slow" in item.config.option.markexpr
+    if fast_run and _processes.started and item.get_closest_marker("slow") is None:
+        pytest.fail(f"a fast test starts processes, mark it `slow`: {_processes.started}", pytrace=False)
+    return result
 
 
 def _seed() -> None:

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import psutil
 import torch
 import training_process
+from forked_python import ForkedProgram
 
 STEPS = 12  # 24 examples, 8 in a step, 4 epochs
 
@@ -29,14 +28,7 @@ def started(project: Path, out: Path, asked: dict[str, Any], processes: int = 1,
         command = [*torchrun, f"--nproc-per-node={processes}", f"--max-restarts={restarts}", *command]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # docs/how-to/distributed.md
-    return subprocess.Popen(
-        [sys.executable, *command],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    return ForkedProgram(command, environment, merge=True)
 
 
 def finished(process: Any) -> str:

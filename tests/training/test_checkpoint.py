@@ -210,6 +210,7 @@ def die_at(call: str, number: int) -> None:
     setattr(os, call, counted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_kill_at_any_file_operation_of_a_save_leaves_a_whole_one(tmp_path: Path, call: str) -> None:
     """The child is killed at the n-th fsync or rename of its second and third save, for every n there is."""

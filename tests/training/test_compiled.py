@@ -11,6 +11,8 @@ from torch import nn
 from clipbert.training import compiled as module
 from clipbert.training.compiled import CompiledModule, compile_module
 
+pytestmark = pytest.mark.slow
+
 
 class Sum(nn.Module):
     def __init__(self) -> None:

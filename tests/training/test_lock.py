@@ -21,6 +21,7 @@ with training_lock(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_second_training_names_the_first_and_starts_once_it_is_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

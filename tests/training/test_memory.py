@@ -66,10 +66,12 @@ def test_is_out_of_memory(error: BaseException, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
 
 
+@pytest.mark.slow
 def test_a_real_shortage_on_the_cpu() -> None:
     assert said_by(STARVED) == ["RuntimeError", "True"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_freed_memory_is_used_again() -> None:
     kept, faults = said_by(CHURN)
@@ -101,6 +103,7 @@ def test_advice_leaves_out_what_is_at_its_least() -> None:
     assert "model.image_size to 64 (now 96)" in said
 
 
+@pytest.mark.slow
 def test_what_a_training_kept_goes_back_when_it_ends() -> None:
     kept, left = map(int, said_by(GIVEN_BACK))  # MB, of 512 that were freed
     assert kept > 400

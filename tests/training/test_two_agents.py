@@ -14,7 +14,7 @@ import pytest
 import training_process
 from trainings import STEPS, finished, kill_group, same, seen_steps, settings, steps_of, weights_of
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 
 def free_port() -> int:

@@ -76,6 +76,7 @@ def project(tmp_path: Path, annotated: Callable[..., Path], media: Callable[...,
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("dummy")
 def test_a_registered_importer_has_its_command_help_and_row(
     project: Path, monkeypatch: pytest.MonkeyPatch, rows: Callable[[str], list[dict[str, Any]]]

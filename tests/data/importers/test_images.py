@@ -46,6 +46,7 @@ def test_real_flickr8k(
     assert len({row["id"] for row in rows("captions.jsonl")}) == 3_000
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_real_images_are_one_frame_media(tmp_path: Path, shared_data: Path, source: Callable[..., Any]) -> None:
     folder = shared_data / "flickr8k_600"

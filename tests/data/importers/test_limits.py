@@ -66,6 +66,7 @@ def write_repeated(path: Path, head: str, piece: str, count: int, tail: str) -> 
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one_line.json", "packed.json.zip"])
 def test_a_list_on_one_line_is_streamed(tmp_path: Path, name: str) -> None:
     words = " ".join(f"w{(n * 7919) % 1000}" for n in range(150))
@@ -76,6 +77,7 @@ def test_a_list_on_one_line_is_streamed(tmp_path: Path, name: str) -> None:
     assert peak < 40, peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "head", "piece", "said"),
     [

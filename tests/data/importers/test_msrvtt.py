@@ -80,6 +80,7 @@ def test_import(tmp_path: Path, original: Path) -> None:
     assert sorted(path.name for path in data.iterdir()) == ["captions.jsonl", "videos"]
 
 
+@pytest.mark.slow
 def test_imported_data_ingests(tmp_path: Path, original: Path) -> None:
     import_msrvtt(original / "videodatainfo.json", Source(original / "videos", tmp_path / "data"))
     ingest(tmp_path / "data", tmp_path / "manifest", IngestParams(num_workers=1))
@@ -249,6 +250,7 @@ def test_real_annotations(tmp_path: Path, real: Path, named: Callable[..., Path]
     assert dict(seven.written) == {("caption", "test"): 1_000}
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_real_videos(tmp_path: Path, shared_data: Path) -> None:
     mini = shared_data / "msrvtt_mini"

@@ -69,6 +69,7 @@ def files(annotated: Callable[..., Path], split: str, first: int, questions: lis
     return annotated(f"v2_mscoco_{name}_annotations.json", {"info": {}, "annotations": told, "license": {}})
 
 
+@pytest.mark.slow
 def test_soft_answers_reach_the_manifest(
     tmp_path: Path,
     annotated: Callable[..., Path],

@@ -14,6 +14,8 @@ from clipbert.data.ingest.runner import probe_all, open_probe_cache
 from clipbert.data.ingest.select import Selection
 from clipbert.config.data import IngestParams
 
+pytestmark = pytest.mark.slow
+
 MakeVideo = Callable[..., Path]
 
 LARGE = 60_000

@@ -17,6 +17,8 @@ from clipbert.errors import ClipBertError
 from clipbert.files.atomic import sha256_file
 from clipbert.config.data import IngestParams
 
+pytestmark = pytest.mark.slow
+
 MakeData = Callable[..., Path]
 MakeVideo = Callable[..., Path]
 

@@ -29,6 +29,7 @@ def VideoReader(*arguments, **named):
 """
 
 
+@pytest.mark.slow
 def test_a_decoder_that_hangs_holding_the_gil_is_killed_and_replaced(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,6 +43,7 @@ def test_a_decoder_that_hangs_holding_the_gil_is_killed_and_replaced(
     assert videos["path_reason"].tolist() == ["decord hung, crashed or took too much memory"] * 4
 
 
+@pytest.mark.slow
 def test_limits(tmp_path: Path, data: Path, tiny_video: MakeVideo) -> None:
     tiny_video(data / "videos" / "long.mp4", frames=40)
     tiny_video(data / "videos" / "short.mp4", frames=2)
@@ -78,6 +80,7 @@ def probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+@pytest.mark.slow
 def test_a_run_costs_what_changed(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (data / "videos" / "broken.mp4").write_text("no video")
     ingest(data, tmp_path / "out", LENIENT)
@@ -95,6 +98,7 @@ def test_a_run_costs_what_changed(tmp_path: Path, data: Path, monkeypatch: pytes
     assert len(seen) == 2 + 5
 
 
+@pytest.mark.slow
 def test_a_memory_that_is_damaged_is_made_afresh(tmp_path: Path, data: Path) -> None:
     ingest(data, tmp_path / "out", PARAMS)
     memory = tmp_path / "probes" / "probes.sqlite"

@@ -13,6 +13,8 @@ from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_texts, read_videos
 from clipbert.config.data import IngestParams
 
+pytestmark = pytest.mark.slow
+
 MakeVideo = Callable[..., Path]
 
 

@@ -137,6 +137,7 @@ def test_of_an_animated_image_the_first_picture_is_used(tmp_path: Path, suffix: 
     assert images[0].reshape(-1, 3).mean(axis=0).tolist() == [255.0, 0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_ingest_lists_the_remarks_and_writes_them_to_the_manifest(data: Path, tmp_path: Path) -> None:
     (data / "images").mkdir(exist_ok=True)
     pictures = [Image.new("RGB", (64, 48), color) for color in ("red", "blue")]

@@ -72,6 +72,7 @@ def of(folder: Path, name: str, kind: str) -> list[dict]:
     return [row for row in rows(folder, name) if row["media"].startswith(f"{kind}/")]
 
 
+@pytest.mark.slow
 def test_layout_follows_the_canonical_form(small):
     assert {path.name for path in small.iterdir()} == {"videos", "images", *(f"{name}.jsonl" for name in ANNOTATIONS)}
     videos, images = ({f"{kind}/{path.name}" for path in (small / kind).iterdir()} for kind in ("videos", "images"))
@@ -102,6 +103,7 @@ def test_layout_follows_the_canonical_form(small):
     }
 
 
+@pytest.mark.slow
 def test_videos_decode_in_every_container(small):
     seen = set()
     for path in sorted((small / "videos").glob("clip_*")):
@@ -115,6 +117,7 @@ def test_videos_decode_in_every_container(small):
     assert seen == {(".mp4", "h264"), (".mov", "h264"), (".webm", "vp8"), (".webm", "vp9"), (".avi", "mpeg4")}
 
 
+@pytest.mark.slow
 def test_broken_files_cannot_be_read_and_one_has_a_caption(small):
     for name in BROKEN:
         with pytest.raises(av.FFmpegError):
@@ -227,6 +230,7 @@ def test_pictures_are_told_and_asked_of_without_motion(pictures, full):
     assert max(counts.values()) < 0.15 * counts.total()
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_moment_it_says(small):
     for path in sorted((small / "images").iterdir()):
         with Image.open(path) as picture:
@@ -290,12 +294,14 @@ def test_things_stay_in_lanes_that_do_not_overlap():
         assert all(b - a - p - q >= -2 for (a, p), (b, q) in itertools.pairwise(lanes))
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_whatever_the_number_of_workers(small, tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "INLINE_BELOW", 0)
     make_sample_data(tmp_path / "again", train=12, val=4, test=6)
     assert digests(tmp_path / "again") == digests(small)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_videos(small, tmp_path):
     make_sample_data(tmp_path / "other", seed=1, train=2, val=1, test=1)
     empty = hashlib.sha256(b"").hexdigest()
@@ -323,6 +329,7 @@ for index in range(3):
 """
 
 
+@pytest.mark.slow
 def test_same_bytes_on_a_cpu_without_vector_instructions():
     from numpy._core._multiarray_umath import __cpu_dispatch__
 
@@ -343,6 +350,7 @@ def test_same_bytes_on_a_cpu_without_vector_instructions():
     assert printed["plain"] == printed["full"]
 
 
+@pytest.mark.slow
 def test_refuses_a_folder_that_holds_something(tmp_path):
     out = tmp_path / "data"
     out.mkdir()
@@ -355,6 +363,7 @@ def test_refuses_a_folder_that_holds_something(tmp_path):
     assert (out / "mine.txt").read_text() == "keep me"
 
 
+@pytest.mark.slow
 def test_fills_an_empty_folder(tmp_path):
     (tmp_path / "data").mkdir()
     make_sample_data(tmp_path / "data", train=2, val=1, test=1)
@@ -362,6 +371,7 @@ def test_fills_an_empty_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     write, written = Path.write_bytes, []
 

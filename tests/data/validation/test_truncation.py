@@ -57,6 +57,7 @@ def test_the_cut_is_that_of_the_processor() -> None:
     assert tokenizer(["a man walks his dog"], truncation=True, max_length=5)["input_ids"][0] == [*ids[:4], ids[-1]]
 
 
+@pytest.mark.slow
 def test_validation_reports_long_captions(
     tmp_path: Path, tiny_data: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +78,7 @@ def test_validation_reports_long_captions(
     assert "train_size: sizes" in said
 
 
+@pytest.mark.slow
 def test_a_limit_that_cannot_be_known_is_told(tmp_path: Path, tiny_data: object) -> None:
     data = tiny_data(tmp_path / "data")  # type: ignore[operator]
     ingest(data, tmp_path / "artifacts" / "manifest", IngestParams())

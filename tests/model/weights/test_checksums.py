@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_every_file_is_listed_and_sha256sum_agrees(folder: Path) -> None:
     assert set(read_checksums(folder)) == {path.name for path in folder.iterdir()} - {CHECKSUMS}
     done = subprocess.run(["sha256sum", "--check", "--strict", CHECKSUMS], cwd=folder, capture_output=True, text=True)

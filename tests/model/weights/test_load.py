@@ -171,6 +171,7 @@ def test_loading_is_quiet(saved, capfd):
     assert (captured.out, captured.err) == ("", "")
 
 
+@pytest.mark.slow
 def test_the_model_imports_without_servers_and_decoders():
     code = "import sys, clipbert.model; print(*(m for m in sys.modules if '.' not in m))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
