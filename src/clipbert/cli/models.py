@@ -39,8 +39,7 @@ def convert(
 ) -> None:
     """Convert a checkpoint of the authors' ClipBERT, or a detectron2 ResNet (`--task backbone`), to a model folder."""
     if not to_original and task not in CHECKPOINT_TASKS:
-        expected = f"expected the task of the checkpoint, one of {', '.join(CHECKPOINT_TASKS)}"
-        raise ClipBertError(f"--task {task}: {expected}.")
+        raise ClipBertError(f"--task {task}: expected one of {', '.join(CHECKPOINT_TASKS)}, as the checkpoint's task.")
     if not to_original and task != "backbone" and model_config is None:
         raise ClipBertError("--model-config: missing; expected the authors' model configuration, base_model.json.")
     from clipbert.model.weights import convert as conversion
