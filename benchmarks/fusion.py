@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from clipbert.config.schema import Params, load_params
+from clipbert.config.load import load_params
+from clipbert.config.schema import Params
 from clipbert.data.manifest import read_texts
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks import make_task

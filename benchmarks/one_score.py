@@ -23,7 +23,8 @@ import pandas as pd
 from mlflow.models import Model
 
 from clipbert import pipeline
-from clipbert.config.schema import FramesParams, Params, load_params
+from clipbert.config.load import load_params
+from clipbert.config.schema import FramesParams, Params
 from clipbert.config.tasks import task_names
 from clipbert.data.manifest import read_texts
 from clipbert.frame_cache import FrameCache

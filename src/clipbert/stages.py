@@ -133,18 +133,18 @@ def _make_trainer(
         {"processes": context.world, "device": device.type, "torch": torch.__version__},
     )
     trainer = Trainer(
-        task,
-        model,
-        processor,
-        cache,
-        examples,
-        val,
-        params.train,
-        params.seed,
-        params.evaluate.batch_size,
-        checkpoints,
-        device,
-        context,
+        task=task,
+        model=model,
+        processor=processor,
+        cache=cache,
+        train_examples=examples,
+        val_examples=val,
+        params=params.train,
+        seed=params.seed,
+        eval_batch_size=params.evaluate.batch_size,
+        checkpoints=checkpoints,
+        device=device,
+        context=context,
     )
     length = None if params.train.budget else trainer.length
     min_videos = params.validate_.min_train_videos

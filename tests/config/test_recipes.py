@@ -12,8 +12,8 @@ from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from typer.testing import CliRunner
 
 from clipbert.cli.main import app
+from clipbert.config.load import load_params
 from clipbert.config.recipes import dvc_arguments, list_recipes
-from clipbert.config.schema import load_params
 from clipbert.config.yaml_io import leaves, parse_yaml
 from clipbert.errors import ClipBertError
 

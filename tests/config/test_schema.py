@@ -6,7 +6,8 @@ import pytest
 from params_file import write_params
 
 from clipbert.config.help import explain
-from clipbert.config.schema import Params, load_params
+from clipbert.config.load import load_params
+from clipbert.config.schema import Params
 from clipbert.config.tasks import check_task
 from clipbert.errors import ClipBertError
 

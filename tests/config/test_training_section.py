@@ -8,8 +8,9 @@ from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides
 
 from clipbert.config.help import explain
+from clipbert.config.load import load_params
 from clipbert.config.recipes import dvc_arguments
-from clipbert.config.schema import Params, load_params
+from clipbert.config.schema import Params
 from clipbert.errors import ClipBertError
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"

@@ -12,8 +12,8 @@ from recipe_data import LAYOUTS, make_official, make_starts
 from typer.testing import CliRunner
 
 from clipbert.cli.main import app
+from clipbert.config.load import load_params
 from clipbert.config.recipes import dvc_arguments, list_recipes
-from clipbert.config.schema import load_params
 
 pytestmark = pytest.mark.pipeline
 

@@ -11,7 +11,8 @@ import pytest
 from mlflow_server import MlflowServer
 
 from clipbert import stages
-from clipbert.config.schema import Params, load_params
+from clipbert.config.load import load_params
+from clipbert.config.schema import Params
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import write_json
 from clipbert.project import Project

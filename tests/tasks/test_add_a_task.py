@@ -19,7 +19,8 @@ from torch import Tensor
 from clipbert import pipeline, stages
 from clipbert.cli.summary import print_summary
 from clipbert.config import tasks as config_tasks
-from clipbert.config.schema import Params, load_params
+from clipbert.config.load import load_params
+from clipbert.config.schema import Params
 from clipbert.config.tasks import TaskSection, check_task, load_installed_tasks, task_names
 from clipbert.config.yaml_io import dump_yaml
 from clipbert.distributed.collectives import scale_loss_for_ddp

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from rich.table import Table
 from rich.text import Text
 
-from clipbert.config.schema import load_params
+from clipbert.config.load import load_params
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.files.leftovers import scratch_folder

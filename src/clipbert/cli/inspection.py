@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from clipbert.cli.options import DEFAULT, ParamsFile, Set, project
-from clipbert.config.schema import load_params
+from clipbert.config.load import load_params
 from clipbert.console import console
 from clipbert.errors import OUR_ERROR, USER_ERROR
 

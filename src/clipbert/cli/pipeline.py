@@ -7,7 +7,7 @@ import typer
 
 from clipbert import stages
 from clipbert.cli.options import DEFAULT, ParamsFile, Set, TaskName, project
-from clipbert.config.schema import load_params
+from clipbert.config.load import load_params
 from clipbert.config.tasks import check_task
 from clipbert.exit_status import exit_code_written, started_by_torchrun
 

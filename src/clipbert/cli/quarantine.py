@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipbert.cli.options import DEFAULT, ParamsFile, Set, project
-from clipbert.config.schema import load_params
+from clipbert.config.load import load_params
 from clipbert.console import console
 from clipbert.data.quarantine import REASONS, NotDecoded, Quarantined, read_quarantine
 from clipbert.errors import ClipBertError

@@ -7,7 +7,7 @@ import typer
 
 from clipbert import stages
 from clipbert.cli.options import DEFAULT, OptionalTask, ParamsFile, Set, TaskName, project
-from clipbert.config.schema import load_params
+from clipbert.config.load import load_params
 from clipbert.config.tasks import check_task
 from clipbert.console import console
 

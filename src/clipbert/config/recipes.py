@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from clipbert.config.schema import load_params
+from clipbert.config.load import load_params
 from clipbert.config.yaml_io import leaves, parse_yaml
 from clipbert.errors import ClipBertError
 
