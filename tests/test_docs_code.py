@@ -49,6 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_video: Callable[..., P
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/how-to/use.md", "docs/how-to/captioning.md"])
 def test_the_code_runs(folder: Path, page: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (PROJECT / page).read_text(), flags=re.M | re.S)
