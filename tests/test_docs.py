@@ -43,6 +43,10 @@ def test_verbs_and_parameters_exist(page: Path) -> None:
     named = set(re.findall(r"(?:`|\$ |^    |^)(?:\.venv/bin/)?clipbert ([a-z][a-z-]+)", text, flags=re.M))
     assert named <= verbs
     known = Params().flat().keys()
+    sections = "|".join({name.split(".")[0] for name in known if "." in name})
+    named = set(re.findall(rf"`((?:{sections})\.[a-z_]+(?:\.[a-z_]+)*)(?:: [^`]*)?`", text))
+    unknown = {name for name in named if not any(f"{path}.".startswith(f"{name}.") for path in known)}
+    assert {name for name in unknown if not name.endswith((".py", ".csv", ".json", ".jsonl", ".pt", ".lock"))} == set()
     given = set(re.findall(r"(?:-S|--set) '?([a-z_.]+)=", text))
     assert given <= known | {"train.lrr"}
 

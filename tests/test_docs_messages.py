@@ -38,7 +38,7 @@ QUOTED = {
     ],
     "how-to/validation.md": [
         "of the val and test media look like media of another split",
-        "lower validate.max_look_distance or raise validate.max_leakage",
+        "validate.max_hash_distance or raise validate.max_near_duplicates",
         "All checks: ",
     ],
     "concepts/frame-cache.md": [
