@@ -37,8 +37,8 @@ QUOTED = {
         "saved at step",
     ],
     "how-to/validation.md": [
-        "of the val and test media look like media of another split",
-        "validate.max_hash_distance or raise validate.max_near_duplicates",
+        "of the val and test media are near-duplicates of another split",
+        "lower validate.max_hash_distance or raise validate.max_near_duplicates",
         "All checks: ",
     ],
     "concepts/frame-cache.md": [

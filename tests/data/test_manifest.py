@@ -125,5 +125,5 @@ def test_a_changed_bit_in_any_file_is_noticed(tmp_path: Path, tiny_data: Callabl
     assert unnoticed_flips(out / VIDEOS_FILE, lambda: read_videos(out), count=20) == []
     assert unnoticed_flips(out / TEXTS_FILE, lambda: read_texts(out), count=20) == []
     (out / CHECKSUMS).unlink()
-    with pytest.raises(ClipBertError, match=r"checksums\.sha256: cannot be read .* Make the manifest again"):
+    with pytest.raises(ClipBertError, match=r"checksums\.sha256: cannot be read .* Rerun: clipbert ingest"):
         read_videos(out)

@@ -127,7 +127,7 @@ def test_a_cache_is_published_and_read_from_its_address(data, bucket, tmp_path):
     assert summary.sent == 1 or summary.sent == len(set(after) - set(before))
     assert {name for name in before if after.get(name) != before[name]} == {"index.arrow"}
     old = remote.read("videos/a.mp4", [0])
-    assert (old == local.read("videos/a.mp4", [0])).all(), "a reader of the old cache still works"
+    assert (old == local.read("videos/a.mp4", [0])).all(), "a reader of the cache before continues"
     assert "videos/z.mp4" not in remote
     assert "videos/z.mp4" in FrameCache(url)
 

@@ -1,4 +1,4 @@
-"""The canonical annotation files below data/: one JSON object a line, checked key by key."""
+"""Reader of the canonical annotation files below data/: one JSON object per line, checked key by key."""
 
 import difflib
 import json
@@ -18,7 +18,7 @@ SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One line of an annotation file, normalised: a row of the texts table and the place it came from."""
+    """Valid line of an annotation file, normalized: a row of the texts table, with its file and line."""
 
     id: str
     kind: str
@@ -37,7 +37,7 @@ class Text:
 
 @dataclass(frozen=True)
 class AnnotationFile:
-    """What one annotation file holds: the kind of its texts, the key of the text, the other keys."""
+    """Format of one annotation file: the kind of its texts, the key of the text, the other keys."""
 
     name: str
     kind: str
@@ -66,11 +66,11 @@ FILES = (
 
 
 class LineError(Exception):
-    """What is wrong with one line."""
+    """Error in one line."""
 
 
 class ErrorList:
-    """Collects line errors so that a user mends them in one go; gives up after ten."""
+    """Collector of line errors, so that a user fixes them together; raises at the tenth."""
 
     def __init__(self) -> None:
         self._messages: list[str] = []
@@ -97,7 +97,7 @@ class ErrorList:
 
 
 def annotation_files(data: Path) -> list[tuple[AnnotationFile, Path]]:
-    """The annotation files there are, in a fixed order.
+    """Return the annotation files that exist, in a fixed order.
 
     Raises:
         ClipBertError: there is none.
@@ -199,7 +199,7 @@ def _string(value: dict[str, Any], key: str) -> str:
 
 
 def _clean(value: Any, name: str) -> str:
-    """A non-empty string in Unicode's composed form (NFC), with its white space collapsed."""
+    """Return a non-empty string in Unicode's composed form (NFC), with white space collapsed."""
     if not isinstance(value, str):
         raise LineError(f"{name} is {_show(value)} ({_name(value)}); expected a string")
     try:
@@ -207,7 +207,7 @@ def _clean(value: Any, name: str) -> str:
     except UnicodeEncodeError:
         raise LineError(f"{name} holds half of a surrogate pair; write the character itself") from None
     cleaned = " ".join(value.split())
-    if name != "id":  # an id is only compared, and stays as it was given
+    if name != "id":  # ids are only compared, so they stay as they are
         cleaned = unicodedata.normalize("NFC", cleaned)
     if not cleaned:
         raise LineError(f"{name} is empty")
@@ -215,7 +215,7 @@ def _clean(value: Any, name: str) -> str:
 
 
 def _media(value: dict[str, Any]) -> str:
-    """A path below data/, kept character for character but for doubled slashes and dots."""
+    """Return a path below data/, unchanged except for doubled slashes and dots."""
     _clean(value["media"], "media")
     media: str = value["media"]
     path = PurePosixPath(media)
@@ -234,7 +234,7 @@ def _split(value: dict[str, Any]) -> str:
 
 
 def _answer(value: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The fields of a Text that only questions have."""
+    """Return the fields of a Text that only questions have."""
     if kind == "caption":
         return {}
     answer_type = _string(value, "answer_type") if value.get("answer_type") is not None else None
@@ -255,7 +255,7 @@ def _answer(value: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _soft_answers(answers: Any, answer: str) -> dict[str, Any]:
-    """Several right answers with what each is worth, as {"yes": 1.0, "no": 0.3}; `answer` is one of the best."""
+    """Return several right answers with their scores, as {"yes": 1.0, "no": 0.3}; `answer` is one of the best."""
     if answers is None:
         return {}
     if not isinstance(answers, dict):

@@ -1,4 +1,4 @@
-"""The manifest: what every later stage knows about the data. Two parquet tables, their schemas, reading and writing."""
+"""Manifest: what later stages know about the data, in two parquet tables; schemas, reading and writing."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ TEXTS_FILE = "texts.parquet"
 QUARANTINE_FILE = "quarantine.jsonl"
 DROPPED_TEXTS_FILE = "dropped_texts.json"
 
-REMEDY = "Make the manifest again: clipbert ingest"
+REMEDY = "Rerun: clipbert ingest"
 KINDS = ("caption", "open_qa", "multiple_choice")
 ROWS_PER_BATCH = 4096
 
@@ -51,9 +51,9 @@ VIDEOS_SCHEMA = pa.schema(
         ),
         _column("brightness", pa.float64(), "mean luma of those pictures, 0 black to 255 white", nullable=True),
         _column("motion", pa.float64(), "mean difference of neighbours among them, 0 to 255", nullable=True),
-        _column("damage", pa.string(), "what is wrong with a file that can be used all the same", nullable=True),
+        _column("damage", pa.string(), "damage of a file that can be used nevertheless", nullable=True),
         _column("first_bad_s", pa.float64(), "seconds from the start to the first damage", nullable=True),
-        _column("remarks", pa.string(), "how the frames of a sound file differ from what a player shows", nullable=True),
+        _column("remarks", pa.string(), "how the frames of an undamaged file differ from what a player shows", nullable=True),
     ]
 )
 
@@ -76,7 +76,7 @@ TEXTS_SCHEMA = pa.schema(
 
 
 class TableWriter:
-    """Rows in, a parquet file out, a few thousand rows in memory at a time."""
+    """Writer of a parquet file, with a few thousand rows in memory at a time."""
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
         self._writer = writer
@@ -90,7 +90,7 @@ class TableWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows held back."""
+        """Write the buffered rows."""
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
             self._rows = []
@@ -133,7 +133,7 @@ def check(manifest_dir: Path, name: str) -> None:
 
 
 def read_videos(manifest_dir: Path) -> pd.DataFrame:
-    """The videos table, one row a usable media file, sorted by `media`.
+    """Return the videos table, one row per usable media file, sorted by `media`.
 
     `num_frames` is a nullable integer column; a missing `split` is NaN.
 
@@ -145,7 +145,7 @@ def read_videos(manifest_dir: Path) -> pd.DataFrame:
 
 
 def read_texts(manifest_dir: Path) -> pd.DataFrame:
-    """The texts table, one row a caption or question, in the order of the annotation files.
+    """Return the texts table, one row per caption or question, in the order of the annotation files.
 
     `answer_index` is a nullable integer column; `options`, `answers` and `answer_scores` hold lists or None.
 
@@ -160,7 +160,7 @@ def read_texts(manifest_dir: Path) -> pd.DataFrame:
 
 
 def read_video_columns(manifest_dir: Path, columns: list[str]) -> pa.Table:
-    """Some columns of the videos table, sorted by `media` as UTF-8 sorts: compact, for millions of rows.
+    """Return some columns of the videos table, sorted by `media` in UTF-8 order; compact, for millions of rows.
 
     Raises:
         ClipBertError: there is no manifest, it is damaged, or another version of the program wrote it.

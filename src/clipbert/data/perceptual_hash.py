@@ -1,7 +1,7 @@
-"""What a video looks like, in 64 bits a picture: perceptual hashes that survive another encoding, size or rate.
+"""Perceptual hashes of a video, 64 bits per picture, that hardly change with encoding, size or frame rate.
 
 A hash holds the signs of the picture's 64 lowest spatial frequencies (a discrete cosine transform without its constant
-term), taken over the part of the picture that is not a black bar. NumPy alone: this is imported by short-lived workers.
+term), computed without black bars. Only NumPy is imported, because short-lived workers import this module.
 """
 
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PICTURES = 8  # of a video at most
-COMPARED = 5  # of them, the most alike, count in a distance
+COMPARED = 5  # of them, the closest, count in a distance
 BITS = 64
 BLANK = 0
 """The hash of a picture without detail: black, white, any one colour. It says nothing, and no other picture has it."""
@@ -20,21 +20,21 @@ BLANK = 0
 SIDE = 32  # samples of the transform along each side
 BLANK_DETAIL = 2.5  # grey levels; the standard deviation below which a picture is blank
 FAINT = 0.1  # grey levels; a weaker frequency counts as absent, so that noise does not choose its bit
-BAR_LUMA = 28  # no brighter, in any picture: black bars, in full or limited range
+BAR_LUMA = 28  # at most this bright in all pictures: black bars, in full or limited range
 MAX_BAR = 0.4  # of the width or height, on one side
 
 
 @dataclass(frozen=True)
 class VisualSignature:
-    """The look of one video or image: three columns of the videos table."""
+    """Visual signature of one video or image: three columns of the videos table."""
 
-    hashes: list[int]  # one a picture, 64 bits as a signed integer; BLANK for a picture without detail
+    hashes: list[int]  # one per picture, 64 bits as a signed integer; BLANK for a picture without detail
     brightness: float  # mean luma without black bars, 0 black to 255 white
     motion: float | None  # mean absolute difference of neighbouring pictures, 0 to 255; None for a single picture
 
 
 def visual_signature(pictures: NDArray[np.uint8]) -> VisualSignature:
-    """The look of pictures in time order.
+    """Return the visual signature of pictures in time order.
 
     Args:
         pictures: (N, H, W) uint8 grey, N >= 1, of any size; an area average of the video's frames at (i + 1/2) / N of
@@ -53,9 +53,11 @@ def visual_signature(pictures: NDArray[np.uint8]) -> VisualSignature:
 
 
 def distance(first: Sequence[int], second: Sequence[int]) -> float:
-    """How unlike two looks are: the mean number of differing bits, 0 to 64, over the COMPARED most alike pictures.
+    """Return the distance of two signatures: the mean number of differing bits, 0 to 64, over the COMPARED closest
+    pictures.
 
-    Not over all, for a trimmed copy shows other moments where it cuts to another scene. A blank picture is like none.
+    Not over all, because a trimmed copy shows other moments where it cuts to another scene. A blank picture matches
+    none.
     """
     left, right = stretch(first), stretch(second)
     differing = np.bitwise_count(left ^ right).astype(np.int64)
@@ -64,7 +66,7 @@ def distance(first: Sequence[int], second: Sequence[int]) -> float:
 
 
 def stretch(hashes: Sequence[int]) -> NDArray[np.uint64]:
-    """The hashes of N pictures at PICTURES evenly spaced moments, (PICTURES,) uint64; blank where there are none."""
+    """Return the hashes of N pictures at PICTURES evenly spaced moments, (PICTURES,) uint64; blank without pictures."""
     if not len(hashes):
         return np.full(PICTURES, BLANK, np.uint64)
     at = (2 * np.arange(PICTURES) + 1) * len(hashes) // (2 * PICTURES)
@@ -72,14 +74,14 @@ def stretch(hashes: Sequence[int]) -> NDArray[np.uint64]:
 
 
 def _without_bars(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The pictures without the rows and columns at their edges that are black in all of them."""
+    """Return the pictures without the rows and columns at their edges that are black in all of them."""
     top, bottom = _bars(pictures.max(axis=(0, 2)))
     left, right = _bars(pictures.max(axis=(0, 1)))
     return pictures[:, top:bottom, left:right]
 
 
 def _bars(brightest: NDArray[np.uint8]) -> tuple[int, int]:
-    """Where the lines that are not black begin and end; the whole when too little would be left."""
+    """Return where the lines that are not black begin and end; the whole range if too little would be left."""
     size = len(brightest)
     bright = np.flatnonzero(brightest > BAR_LUMA)
     if not len(bright) or max(bright[0], size - 1 - bright[-1]) > MAX_BAR * size:
@@ -99,7 +101,8 @@ def _hash(picture: NDArray[np.uint8]) -> int:
 
 @functools.cache
 def _transform(size: int) -> NDArray[np.float64]:
-    """`size` samples averaged to SIDE, then their lowest frequencies, so normed that a sum of squares is a variance."""
+    """Return the lowest frequencies of `size` samples averaged to SIDE, normalized so that a sum of squares is a
+    variance."""
     edges = np.linspace(0, size, SIDE + 1)
     starts = np.arange(size)
     overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
@@ -111,7 +114,7 @@ def _transform(size: int) -> NDArray[np.float64]:
 
 @functools.cache
 def _lowest() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row and column frequencies of the BITS lowest, without the constant one."""
+    """Return row and column frequencies of the BITS lowest frequencies, without the constant one."""
     row, column = np.mgrid[:SIDE, :SIDE]
     order = np.lexsort((row.ravel(), (row**2 + column**2).ravel()))[1 : BITS + 1]
     return row.ravel()[order], column.ravel()[order]

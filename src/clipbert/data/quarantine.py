@@ -13,14 +13,14 @@ from typing import Any, ClassVar, TypeVar
 from clipbert.config.schema import FramesParams
 from clipbert.errors import ClipBertError
 
-# code: (what it means, what to do)
+# code: (meaning, remedy)
 REASONS = {
     "unreadable": (
-        "no decoder gets a picture out of it: damaged, empty, or no video or image at all",
-        "get the file again, or remove it",
+        "no decoder returns a picture: the file is damaged, empty, or neither a video nor an image",
+        "fetch the file again, or remove it",
     ),
-    "no_video_stream": ("it holds sound, subtitles or a cover, but no moving picture", "remove it from data/"),
-    "truncated": ("it ends before its header says, or nothing can be decoded after a while", "get the whole file"),
+    "no_video_stream": ("it holds audio, subtitles or a cover, but no video", "remove it from data/"),
+    "truncated": ("it is shorter than its header declares, or nothing can be decoded from some time on", "fetch the whole file"),
     "timeout": (
         "probing or decoding it took too long, twice; its process was killed",
         "if the file is good, raise ingest.timeout_s (or frames.timeout_s) and retry",
@@ -34,12 +34,12 @@ REASONS = {
     "too_large": ("its frames have more than ingest.max_megapixels; not decoded", "scale it down, or raise the limit"),
     "extreme_aspect": ("its sides differ by more than ingest.max_aspect to 1", "crop it, or raise the limit"),
     "duplicate": (
-        "the same bytes as another file of the same split, which stands for both and has the texts of both",
-        "nothing; or remove one of them, or set ingest.duplicates to keep",
+        "the same bytes as another file of the same split, which keeps the texts of both",
+        "nothing is required; remove one of them, or set ingest.duplicates to keep",
     ),
     "unsupported_path": (
-        "its name is not UTF-8 or holds a control character, or it is a link out of data/, to nothing, or no file",
-        "rename it, or put a copy in its place",
+        "its name is not UTF-8 or has a control character, or it is a broken link, a link out of data/, or not a file",
+        "rename it, or replace the link with a copy",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The sampled-frame cache: which frames, decoding them, storing them, reading them by random access."""
+"""Frame cache: sampled frames of all media, decoded once and read by random access."""
 
 from clipbert.frame_cache.reader import CorruptShardError, FrameCache
 

@@ -1,8 +1,8 @@
-"""Stage frames: bring the cache in line with the manifest, decoding only what it does not hold yet.
+"""Stage frames: update the cache to the manifest, decoding only what it does not hold yet.
 
-One pass over the manifest: shards that stay as they are are not even read, the others are written anew to `.next/`,
-from entries that the cache holds and from files decoded now. Renaming `.next/` to `.ready/` decides: before, the old
-cache is untouched, and the next run goes on from what was decoded; after, the next run completes the exchange.
+A build is one pass over the manifest. Unchanged shards are not even read; the others are written to `.next/`, from
+entries that the cache holds and from newly decoded files. Renaming `.next/` to `.ready/` commits: before it the old
+cache is untouched and the next run resumes from what was decoded, after it the next run completes the replacement.
 """
 
 import contextlib
@@ -42,9 +42,9 @@ LISTED_FAILURES = 20
 
 @dataclass(frozen=True)
 class CacheSummary:
-    """What the stage did: media in the cache, of them `decoded` now and `reused`, `removed` since the last build, and
-    `damaged` ones decoded again; `quarantined` ones are not in the cache; `frames` and `bytes` of the whole cache;
-    `sent`: shards published, None when the cache is published nowhere."""
+    """Result of a build: media in the cache, of them `decoded` now and `reused`; `removed` since the last build;
+    `damaged` ones decoded again; `quarantined` ones, which are not in the cache; `frames` and `bytes` of the whole
+    cache; `sent` shards, None if the cache is not published."""
 
     media: int
     frames: int
@@ -59,7 +59,7 @@ class CacheSummary:
     sent: int | None = None
 
     def lines(self) -> list[str]:
-        """The summary a person reads."""
+        """Return the lines that the stage prints."""
         if not self.decoded and not self.removed:
             work = "nothing to do"
         else:
@@ -89,10 +89,11 @@ def build_cache(
     repair: bool = False,
     max_quarantined_fraction: float = 0.05,
 ) -> CacheSummary:
-    """Make `out` the frame cache of the manifest: entries sorted by media, the same bytes whichever way it came about.
+    """Update `out` to the frame cache of the manifest: entries sorted by media, the same bytes for every order of
+    builds.
 
-    An entry is kept when its file's hash, its decoder and the decoding parameters are those it was made with. `out`
-    belongs to this function: leftovers of killed runs in it are used, then removed.
+    An entry is kept if its file's hash, decoder and decoding parameters are unchanged. What killed runs left in `out`
+    is reused, then removed.
 
     Args:
         workers: decoding processes on this machine; None: one per core.
@@ -100,8 +101,8 @@ def build_cache(
         max_quarantined_fraction: of all media; when more cannot be decoded, the build fails.
 
     Raises:
-        ClipBertError: no manifest, another build of `out` at work, a full disk, files that are missing or changed, too
-            many that cannot be decoded. The cache is then as it was; what was decoded is kept for the next run.
+        ClipBertError: the manifest is missing, another process builds `out`, the disk is full, files are missing or
+            changed, or too many cannot be decoded. The cache is then unchanged; what was decoded is kept.
     """
     started = time.monotonic()
     table = read_video_columns(manifest_dir, ["media", "sha256", "path_taken", "duration_s"])
@@ -119,7 +120,7 @@ def build_cache(
             try:
                 build.run(workers)
             except OSError:
-                # a full disk: give back what this build took, as the message promises
+                # free what this build wrote, as the message says
                 remove_build_folders(out)
                 raise
             complete_exchange(out)
@@ -138,13 +139,13 @@ def _listed(path: Path) -> dict[str, NotDecoded]:
 
 
 def _decoding(params: FramesParams) -> dict[str, float | int | str]:
-    """All that decides the bytes of an entry, besides the file itself."""
+    """Return everything that determines the bytes of an entry besides the file itself."""
     names = ("fps", "size", "quality", "max_frames", "sampling")
     return {"format": FORMAT, **{name: getattr(params, name) for name in names}, **versions()}
 
 
 class _Build:
-    """One pass over the manifest, and what it counts."""
+    """One pass over the manifest, with its counts."""
 
     def __init__(
         self,
@@ -169,7 +170,7 @@ class _Build:
         self._met: dict[Content, tuple[Path, Entry] | Quarantined] = {}
 
     def run(self, workers: int | None) -> None:
-        """Write the new cache beside the old one and declare it finished.
+        """Write the new cache next to the old one and commit it.
 
         Raises:
             ClipBertError: files are missing or changed, or too many cannot be decoded.
@@ -204,7 +205,7 @@ class _Build:
                     advance(self.decoded + len(self.quarantine) - before, row.media)
         self.quarantine.sort(key=lambda record: record.media)
         if len(self.quarantine) > self.max_quarantined:
-            # only now: the others are decoded and kept for the next run, and the list is whole
+            # only now, so that the others are decoded for the next run and the list is complete
             raise ClipBertError(self._describe())
         write_quarantine(folder / QUARANTINE_FILE, self.quarantine, checksums=True)
         for path, name in writer.renames.items():
@@ -215,7 +216,7 @@ class _Build:
         return bool((self.sources.place[number:] == LEFT_OUT).all())
 
     def _jobs(self) -> Iterator[Job]:
-        """What is to be decoded: each content once, where its first media stands."""
+        """Yield what is to be decoded: each content once, at its first media."""
         met: set[Content] = set()
         for number, wanted in enumerate(rows(self.table)):
             held = wanted.content in self.sources.recovered or wanted.content in met
@@ -236,14 +237,14 @@ class _Build:
         results: Iterator[tuple[Job, Outcome]],
         executor: Executor | None,
     ) -> None:
-        """Find or make the entry of a media and append it."""
+        """Find or decode the entry of a media and append it."""
         outcome = self._held(number, wanted)
         if outcome is None:
             self.decoded += 1
             if self.sources.place[number] == MISSING and wanted.content not in self.sources.recovered:
                 _, outcome = next(results)
             else:
-                outcome = self._mend(wanted, executor)
+                outcome = self._decode_again(wanted, executor)
         if isinstance(outcome, Quarantined):
             self.decoded -= 1 if outcome.media == wanted.media else 0
             self._fail(wanted, outcome)
@@ -255,7 +256,8 @@ class _Build:
                 self._met[wanted.content] = where
 
     def _held(self, number: int, wanted: Wanted) -> Packed | Quarantined | None:
-        """The entry of a media from the present cache, a killed run, or another media of the same content."""
+        """Return the entry of a media from the current cache, a killed run, or another media of the same content; or
+        None."""
         if self.sources.place[number] != MISSING:
             return self.sources.read(number)
         met = self._met.get(wanted.content)
@@ -264,8 +266,8 @@ class _Build:
         where = met or self.sources.recovered.get(wanted.content)
         return None if where is None else read_packed(*where)
 
-    def _mend(self, wanted: Wanted, executor: Executor | None) -> Outcome:
-        """Decode what was found damaged only now."""
+    def _decode_again(self, wanted: Wanted, executor: Executor | None) -> Outcome:
+        """Decode an entry that was found damaged when it was read."""
         self.damaged += 1
         if executor is not None:
             return executor.run(self._job(wanted))

@@ -1,4 +1,4 @@
-"""Decoding on a cluster: the same jobs, in killable processes of dask workers, and the entries come back in order."""
+"""Executor for a dask cluster: the same jobs in killable processes of the workers; results come back in order."""
 
 import collections
 import contextlib
@@ -26,7 +26,7 @@ IN_FLIGHT_PER_THREAD = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one file's decoding: seconds for a minute of video, and MiB."""
+    """Limits of decoding one file: seconds per minute of video, and MiB."""
 
     timeout_s: float
     max_worker_mb: int
@@ -37,7 +37,7 @@ def decode_there(job: Job, limits: Limits) -> Outcome:
 
     Raises:
         SourceError: this machine cannot see the file.
-        ClipBertError: its libraries are not those of the machine that builds the cache.
+        ClipBertError: its library versions differ from those of the machine that builds the cache.
     """
     from distributed import get_worker
 
@@ -67,7 +67,7 @@ def _decoder(limits: Limits) -> LocalExecutor:
 
 @functools.lru_cache(maxsize=1)
 def _make_decoder(limits: Limits) -> LocalExecutor:
-    """The pool of this dask worker, as many processes as it runs tasks at a time; it lives as long as the worker."""
+    """Return the process pool of this dask worker, one process per thread; it lives as long as the worker."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -76,7 +76,7 @@ def _make_decoder(limits: Limits) -> LocalExecutor:
 
 
 class DaskExecutor:
-    """Workers of a scheduler. Workers may come, go and die: dask gives their jobs to others."""
+    """Executor on the workers of a scheduler; dask gives the jobs of a worker that dies to others."""
 
     def __init__(self, client: Any, params: FramesParams) -> None:
         self.client = client
@@ -111,10 +111,10 @@ class DaskExecutor:
         return self._known_threads
 
     def _settle(self, job: Job, future: Any) -> tuple[Job, Outcome]:
-        """Wait for a job, as long as there is somebody to do it.
+        """Wait for a job while the scheduler has workers.
 
         Raises:
-            ClipBertError: the scheduler is gone, or all workers are and no other comes.
+            ClipBertError: the connection to the scheduler is lost, or it has no workers for too long.
         """
         from distributed import KilledWorker
         from distributed.client import FutureCancelledError
@@ -126,7 +126,7 @@ class DaskExecutor:
                     return job, future.result(timeout=RESULT_S)
             except KilledWorker as error:
                 raise ClipBertError(
-                    f"{job.media}: the dask workers that decoded it died, one after the other ({error}). Look at their "
+                    f"{job.media}: several dask workers died while decoding it ({error}). Look at their "
                     "logs: most often their memory limit is below frames.max_worker_mb times their threads."
                 ) from error
             except ImportError as error:
@@ -140,7 +140,7 @@ class DaskExecutor:
                 alone_since = None
             elif alone_since is None:
                 alone_since = time.monotonic()
-                console.print(f"frames: {self.address} has no workers, waiting for some")
+                console.print(f"frames: {self.address} has no workers; waiting for one")
             elif time.monotonic() - alone_since > NO_WORKERS_S:
                 raise _no_workers(self.address, NO_WORKERS_S)
 
@@ -156,7 +156,7 @@ class DaskExecutor:
     def _lost(self, error: Exception) -> ClipBertError:
         return ClipBertError(
             f"{self.address}: the connection to the scheduler was lost ({type(error).__name__}: {error}). What was "
-            "decoded is kept; start the scheduler and run clipbert frames again."
+            "decoded is kept; start the scheduler and rerun: clipbert frames"
         )
 
 
@@ -172,7 +172,8 @@ def open_cluster(params: FramesParams, connect_s: float = CONNECT_S) -> Iterator
     """Connect to the scheduler that `frames.executor` names, and wait for the first worker.
 
     Raises:
-        ClipBertError: dask is not installed, nobody answers, or no worker comes within `connect_s` seconds.
+        ClipBertError: dask is not installed, the scheduler does not answer, or no worker connects within `connect_s`
+            seconds.
     """
     try:
         from distributed import Client
@@ -185,7 +186,7 @@ def open_cluster(params: FramesParams, connect_s: float = CONNECT_S) -> Iterator
         client = Client(f"tcp://{address}", timeout=connect_s, set_as_default=False, direct_to_workers=True)
     except (OSError, TimeoutError, ValueError) as error:
         raise ClipBertError(
-            f"{params.executor}: no dask scheduler answers there ({type(error).__name__}). Start one (dask scheduler "
+            f"{params.executor}: no dask scheduler answers ({type(error).__name__}). Start one (dask scheduler "
             "--port PORT), or set frames.executor to local."
         ) from error
     with client:

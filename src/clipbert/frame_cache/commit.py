@@ -1,4 +1,4 @@
-"""The cache's folder on disk: one builder at a time, and an old cache exchanged for a new one at a single instant."""
+"""Folder of the cache on disk: one builder at a time, and an atomic commit of the new cache."""
 
 import contextlib
 import os
@@ -20,10 +20,10 @@ OLDER_INDEX = "index.parquet"
 
 @contextlib.contextmanager
 def exclusive(out: Path) -> Iterator[None]:
-    """Hold the right to change the cache `out`; the kernel takes it back when the process ends, however it ends.
+    """Hold the lock on the cache `out`; the kernel releases it when the process ends.
 
     Raises:
-        ClipBertError: another process holds it, or `out` is a folder of something else.
+        ClipBertError: another process builds the cache, or `out` holds other files.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -36,12 +36,12 @@ def exclusive(out: Path) -> Iterator[None]:
         ours = (INDEX_FILE, OLDER_INDEX, READY_FOLDER, DECODED_FOLDER, NEXT_FOLDER)
         known = any((out / name).exists() for name in ours) or any(out.glob(SHARDS))
         if out.exists() and any(out.iterdir()) and not known:
-            raise ClipBertError(f"{out}: holds files and no frame cache. Choose another folder, or empty this one.")
+            raise ClipBertError(f"{out}: holds other files than a frame cache. Choose another folder, or empty it.")
         yield
 
 
 def set_aside(out: Path) -> None:
-    """Put what a killed run has decoded where this one looks for it."""
+    """Move what a killed run decoded to where this run looks for it."""
     decoded = out / DECODED_FOLDER
     for path in sorted((out / NEXT_FOLDER).glob("*.tar")):
         decoded.mkdir(exist_ok=True)
@@ -50,7 +50,7 @@ def set_aside(out: Path) -> None:
 
 
 def commit(out: Path) -> None:
-    """Declare the cache in `.next/` finished: from here on a killed exchange is completed, not undone."""
+    """Commit the cache in `.next/`: from here on, an interrupted replacement is completed and not undone."""
     folder = out / NEXT_FOLDER
     for path in folder.iterdir():
         with path.open("rb") as file:
@@ -61,9 +61,9 @@ def commit(out: Path) -> None:
 
 
 def complete_exchange(out: Path) -> None:
-    """Put the finished cache of `.ready/` in the place of the old one; may be cut short anywhere and called again.
+    """Move the committed cache of `.ready/` into place; safe to interrupt anywhere and to call again.
 
-    New shards come beside the old ones, and the index last: whoever reads meanwhile sees the one cache or the other.
+    New shards are added first, the index is replaced last: a concurrent reader sees either the old or the new cache.
     """
     ready = out / READY_FOLDER
     if (ready / INDEX_FILE).is_file():
@@ -76,7 +76,7 @@ def complete_exchange(out: Path) -> None:
 
 
 def remove_strays(out: Path, shards: set[str]) -> None:
-    """Remove the shards that no index names, and an index that an older version left."""
+    """Remove the shards that are not in the index, and the index of an older version."""
     for path in out.glob(SHARDS):
         if path.name not in shards:
             path.unlink()
@@ -84,7 +84,7 @@ def remove_strays(out: Path, shards: set[str]) -> None:
 
 
 def remove_build_folders(out: Path) -> None:
-    """Remove everything that is not the cache itself, and a folder in which nothing is left."""
+    """Remove everything that is not the cache itself, and the folder if it is empty."""
     for name in (NEXT_FOLDER, DECODED_FOLDER):
         shutil.rmtree(out / name, ignore_errors=True)
     with contextlib.suppress(OSError):

@@ -16,21 +16,21 @@ Outcome = Packed | Quarantined
 
 
 class Executor(Protocol):
-    """Decodes files, each in a process that can be killed."""
+    """Interface of executors: they decode files, each in a process that can be killed."""
 
     def imap(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """Every job with its outcome, in order; a bounded number is under way at a time.
+        """Yield every job with its outcome, in order; a bounded number runs at a time.
 
         Raises:
             SourceError: a file is missing, out of reach or changed.
         """
 
     def run(self, job: Job) -> Outcome:
-        """One job."""
+        """Run one job."""
 
 
 class LocalExecutor:
-    """Processes of this machine."""
+    """Executor with processes of this machine."""
 
     def __init__(self, pool: KillablePool, timeout_s: float, scratch: str) -> None:
         self.pool, self.timeout_s, self.scratch = pool, timeout_s, scratch

@@ -1,7 +1,8 @@
-"""index.arrow of the frame cache: where every frame lies. The format is described in docs/concepts/frame-cache.md.
+"""Index of the frame cache, index.arrow: the position of every frame. docs/concepts/frame-cache.md describes the
+format.
 
-An uncompressed Arrow file, so that readers map it into memory: every process shares the page cache's one copy, and an
-index of millions of media opens at once. Arrow files carry no checksums; each row has its own.
+An uncompressed Arrow file, so that readers map it into memory: all processes share one copy in the page cache, and an
+index of millions of media opens at once. Arrow files have no checksums, so each row has its own.
 """
 
 import json
@@ -26,7 +27,7 @@ REMEDY = "Make the index again: clipbert frames, which decodes nothing that is s
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One media file in the cache: a run of tar members in one shard.
+    """Entry of one media file in the cache: a run of tar members in one shard.
 
     `times` (N,) float64 seconds; `frame_offsets` and `frame_lengths` (N,) int64 bytes from the start of the shard;
     `frame_crc32s` (N,) int64; `offset`, `length`, `crc32` are those of the whole run, tar headers included.
@@ -48,11 +49,11 @@ class Entry:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Media, and what its pictures depend on."""
+        """Return media and what its pictures depend on."""
         return self.media, self.sha256, self.decoder
 
     def checksum(self) -> int:
-        """CRC-32 of all the fields."""
+        """Return the CRC-32 of all fields."""
         numbers = struct.pack("<5q", self.offset, self.length, self.crc32, self.height, self.width)
         found = zlib.crc32("\n".join((self.media, self.sha256, self.decoder, self.shard)).encode() + numbers)
         for array in (self.times, self.frame_offsets, self.frame_lengths, self.frame_crc32s):
@@ -66,7 +67,7 @@ CHECKSUM = "row_crc32"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the whole cache was made with: `decoding` decides the bytes of an entry, `shard_bytes` where shards end."""
+    """Settings of the whole cache: `decoding` determines the bytes of an entry, `shard_bytes` where shards end."""
 
     decoding: dict[str, Any]
     shard_bytes: int
@@ -85,7 +86,7 @@ def _schema(settings: Settings) -> Any:
 
 
 class IndexWriter:
-    """Entries in, sorted by media; the same file for the same entries, a few rows at a time in memory."""
+    """Writer of the index from sorted entries: the same file for the same entries, with few rows in memory."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         import pyarrow as pa
@@ -119,7 +120,7 @@ class IndexWriter:
 
 
 class _Batch:
-    """The columns of a record batch as they lie in the mapped file."""
+    """Columns of a record batch in the mapped file."""
 
     def __init__(self, batch: Any) -> None:
         batch.validate(full=True)
@@ -132,7 +133,7 @@ class _Batch:
         }
 
     def entry(self, row: int) -> Entry:
-        """One row, checked.
+        """Return one row, checked.
 
         Raises:
             ValueError: it fails its checksum.
@@ -151,7 +152,7 @@ class _Batch:
 
 
 class Index:
-    """A cache's index, mapped into memory: what is asked for is read, checked and forgotten again.
+    """Index of a cache, mapped into memory; rows are read and checked when they are accessed.
 
     Raises:
         ClipBertError: there is none at `path`, it is damaged, or another version of the program wrote it.
@@ -195,18 +196,18 @@ class Index:
         return (self[row] for row in range(len(self)))
 
     def media(self) -> Iterator[str]:
-        """The media of every row, in order."""
+        """Yield the media of every row, in order."""
         for number in range(self._reader.num_record_batches):
             yield from self._batch(number).media.to_pylist()
 
     def contents(self) -> Iterator[tuple[str, str]]:
-        """sha256 and decoder of every row, in order."""
+        """Yield SHA-256 and decoder of every row, in order."""
         for number in range(self._reader.num_record_batches):
             batch = self._reader.get_batch(number)
             yield from zip(batch.column("sha256").to_pylist(), batch.column("decoder").to_pylist(), strict=True)
 
     def totals(self) -> tuple[int, int, set[str]]:
-        """Media, frames and the names of the shards; for a summary, rows are not checked."""
+        """Return the number of media, the number of frames and the names of the shards; rows are not checked."""
         frames, shards = 0, set[str]()
         for number in range(self._reader.num_record_batches):
             batch = self._reader.get_batch(number)
@@ -215,7 +216,7 @@ class Index:
         return len(self), frames, shards
 
     def find(self, media: str) -> int | None:
-        """The row of a media, by binary search."""
+        """Return the row of a media by binary search, or None."""
         low, high = 0, len(self)
         while low < high:
             middle = (low + high) // 2

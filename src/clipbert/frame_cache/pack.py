@@ -1,4 +1,4 @@
-"""One file of the manifest to its run of bytes in a shard; `pack` runs in a worker process, on whatever machine."""
+"""Packing of one media file into its bytes in a shard; `pack` runs in a worker process, on this or another machine."""
 
 import contextlib
 import importlib.metadata
@@ -26,9 +26,9 @@ LIBRARIES = ("av", "decord", "pillow")
 
 @dataclass(frozen=True)
 class Job:
-    """One file to decode, with everything a worker process needs to know.
+    """One file to decode, with everything that a worker process needs.
 
-    `path`: of the file, or its URL. `decoder`: which one ingest chose. `scratch`: a folder for what is fetched.
+    `path`: path or URL of the file. `decoder`: the decoder that ingest chose. `scratch`: folder for fetched files.
     """
 
     path: str
@@ -41,7 +41,7 @@ class Job:
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries on which the bytes of an entry depend."""
+    """Return the versions of the libraries on which the bytes of an entry depend."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
@@ -69,7 +69,7 @@ def _decode(path: str, decoder: str, decoding: dict[str, Any]) -> Frames:
 
 @contextlib.contextmanager
 def _at_hand(job: Job) -> Iterator[str]:
-    """The path of the file on this machine, its bytes checked; what is fetched is deleted again."""
+    """Yield the path of the file on this machine after checking its bytes; a fetched file is deleted at the end."""
     if is_url(job.path):
         with scratch_folder(Path(job.scratch) if job.scratch else None) as folder:
             path = folder / f"media{Path(job.media).suffix}"
@@ -94,7 +94,7 @@ def _check_bytes(job: Job, path: Path) -> None:
 
 
 def missing_message(paths: list[str]) -> str:
-    """What to say of files that the manifest names and that are not there."""
+    """Return the error message for files of the manifest that are missing."""
     listed = "\n".join(f"  {path}: no such file" for path in paths[:20])
     more = f"\n  and {len(paths) - 20} more" if len(paths) > 20 else ""
     return f"the manifest names files that are not there:\n{listed}{more}\nBring them back, or run: clipbert ingest"
@@ -107,15 +107,15 @@ def _jpeg(image: np.ndarray, quality: int) -> bytes:
 
 
 def job_limit(job: Job, timeout_s: float) -> float:
-    """The seconds that decoding a file may take."""
+    """Return the time limit in seconds of decoding a file."""
     return time_limit(timeout_s, job.duration_s)
 
 
 def try_again(pool: KillablePool, job: Job, timeout_s: float) -> Packed | Quarantined:
-    """Decode a file that failed once more, in a process that has run nothing before, and sequentially.
+    """Decode a file that failed again, sequentially and in a new process.
 
     Raises:
-        SourceError: what failed is the way to the file.
+        SourceError: the file cannot be fetched.
     """
     decoder = "pyav" if job.decoder == "decord" else job.decoder
     limit = job_limit(job, timeout_s)
@@ -137,7 +137,7 @@ def _check_reachable(pool: KillablePool, job: Job, limit: float) -> None:
 
 
 def reach(job: Job) -> None:
-    """Fetch the file and nothing else.
+    """Fetch the file and do nothing else.
 
     Raises:
         SourceError: it cannot be fetched.

@@ -1,4 +1,4 @@
-"""What a build need not decode: the entries of the present cache and of a killed run, found by media or by content."""
+"""Plan of a build: which entries of the current cache and of a killed run are reused, found by media or by content."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ Content = tuple[str, str]
 
 @dataclass(frozen=True)
 class Wanted:
-    """A row of the manifest: what the cache is to hold."""
+    """Row of the manifest that the cache is to hold."""
 
     media: str
     sha256: str
@@ -41,12 +41,12 @@ class Wanted:
 
     @property
     def content(self) -> Content:
-        """What the pictures depend on, besides the settings."""
+        """Return what the pictures depend on besides the settings."""
         return self.sha256, self.decoder
 
 
 def rows(table: Any) -> Iterator[Wanted]:
-    """The wanted media of a manifest's table (media, sha256, path_taken, duration_s), sorted, a few at a time."""
+    """Yield the rows of a manifest's table (media, sha256, path_taken, duration_s), sorted, read in small batches."""
     for batch in table.to_batches(ROWS_AT_ONCE):
         columns = (batch.column(name).to_pylist() for name in ("media", "sha256", "path_taken", "duration_s"))
         yield from (Wanted(*row) for row in zip(*columns, strict=True))
@@ -54,7 +54,7 @@ def rows(table: Any) -> Iterator[Wanted]:
 
 @dataclass
 class Run:
-    """The rows of the index that make up one shard; `whole`: the shard on disk is as it was written."""
+    """Rows of the index that make up one shard; `whole`: the shard on disk is as it was written."""
 
     shard: str
     first: int
@@ -65,10 +65,10 @@ class Run:
 
 @dataclass
 class Sources:
-    """Where the entry of each wanted media comes from.
+    """Source of the entry of each wanted media.
 
     `place` (wanted,) int64: its row of `index`; RENAMED - row for that of another media with the same content; MISSING
-    (to be decoded, unless `recovered` has its content); or LEFT_OUT (quarantined, and nothing has changed since).
+    (to be decoded, unless `recovered` has its content); or LEFT_OUT (quarantined and unchanged since).
     `repeated`: contents that several missing media share.
     """
 
@@ -83,14 +83,14 @@ class Sources:
     damaged: int = 0
 
     def read(self, number: int) -> Packed | None:
-        """The bytes of the row that serves the wanted media `number`; None when they are damaged."""
+        """Return the bytes of the row that serves the wanted media `number`; None if they are damaged."""
         assert self.index is not None
         place = int(self.place[number])
         entry = self.index[place if place >= 0 else RENAMED - place]
         return read_packed(self.out / entry.shard, entry)
 
     def run_at(self, number: int) -> list[Entry] | None:
-        """The entries of an intact shard, if it holds the wanted media from `number` on and no others."""
+        """Return the entries of an intact shard if it holds the wanted media from `number` on and no others."""
         run = self.runs.get(int(self.place[number]))
         if run is None or not run.whole or self.index is None:
             return None
@@ -100,7 +100,7 @@ class Sources:
         return [self.index[row] for row in rows.tolist()]
 
     def nothing_to_do(self, settings: Settings, listed: dict[str, NotDecoded]) -> bool:
-        """Whether the cache in `out` is the wanted one, and nothing else lies there."""
+        """Return whether the cache in `out` is complete and current, and the folder holds nothing else."""
         if self.index is None or self.index.settings != settings or self.damaged or self.quarantine != listed:
             return False
         kept = self.place[self.place != LEFT_OUT]
@@ -118,8 +118,8 @@ def find_sources(
 ) -> Sources:
     """Compare the cache in `out` with the wanted media.
 
-    Shards are looked at from outside: one that is there with its size counts as whole. With `repair`, or where one is
-    not, every byte is checked, and the damaged entries count as missing.
+    A shard that exists with its expected size counts as whole. With `repair`, or if a shard does not, every byte is
+    checked, and damaged entries count as missing.
     """
     found: Sources | None = None
     index, same_decoding = _usable_index(out, settings)
@@ -137,14 +137,14 @@ def find_sources(
             _drop_damaged(found, run)
     if same_decoding and not repair:
         _leave_out(found, table, params, listed)
-    # a damaged index is no reason to decode again: shards say themselves what they hold
+    # without index, entries are recovered from the shards, which hold their metadata
     loose = sorted((out / DECODED_FOLDER).glob("*.tar")) + (sorted(out.glob(SHARDS)) if index is None else [])
     _find_by_content(found, table, loose, settings)
     return found
 
 
 def _usable_index(out: Path, settings: Settings) -> tuple[Index | None, bool]:
-    """The present index if its entries may be kept as far as settings go; whether settings are the same."""
+    """Return the current index, if the settings allow to keep its entries, and whether the settings are the same."""
     if not (out / INDEX_FILE).is_file():
         return None, False
     try:
@@ -164,7 +164,7 @@ def _usable_index(out: Path, settings: Settings) -> tuple[Index | None, bool]:
 
 
 def _merge(out: Path, index: Index, table: Any) -> Sources:
-    """Walk the wanted media and the index side by side, both sorted by media."""
+    """Merge the wanted media and the index, both sorted by media."""
     found = Sources(out, index, np.full(table.num_rows, MISSING, np.int64))
     entries = enumerate(_noting_runs(index, found.runs))
     row, entry = next(entries, (0, None))
@@ -216,7 +216,7 @@ def _leave_out(found: Sources, table: Any, params: FramesParams, known: Mapping[
 
 
 def _find_by_content(found: Sources, table: Any, loose: list[Path], settings: Settings) -> None:
-    """Files that were renamed or copied, and those that a killed run has decoded."""
+    """Find files that were renamed or copied, and those that a killed run decoded."""
     if not (found.place == MISSING).any():
         return
     missing = _Missing(found.place, table)
@@ -236,7 +236,7 @@ def _find_by_content(found: Sources, table: Any, loose: list[Path], settings: Se
 
 
 class _Missing:
-    """The wanted media still to be found, by content: eight bytes a media, whatever the number of videos."""
+    """Wanted media that are still missing, by content: eight bytes per media."""
 
     def __init__(self, place: np.ndarray, table: Any) -> None:
         self._place, self._table = place, table
@@ -247,14 +247,14 @@ class _Missing:
         self._keys, self._numbers = keys[order], self._numbers[order]
 
     def find(self, content: Content) -> list[int]:
-        """The missing media with this content."""
+        """Return the missing media with this content."""
         key = np.uint64(_key_of(content[0]))
         first, last = np.searchsorted(self._keys, key), np.searchsorted(self._keys, key, side="right")
         numbers = self._numbers[first:last].tolist()
         return [number for number in numbers if self._place[number] == MISSING and self._content(number) == content]
 
     def repeated(self) -> set[Content]:
-        """The contents that several of them share."""
+        """Return the contents that several missing media share."""
         twins = np.flatnonzero(self._keys[1:] == self._keys[:-1])
         contents = {self._content(int(number)) for number in self._numbers[twins]}
         return {content for content in contents if len(self.find(content)) > 1}

@@ -1,4 +1,4 @@
-"""Reading the frame cache: any frame of any video by one positioned read, checked before it is believed."""
+"""Reader of the frame cache: any frame of any video by one positioned read, verified by its checksum."""
 
 import functools
 import io
@@ -16,19 +16,18 @@ from clipbert.frame_cache.storage import LocalShards, Shards, open_storage
 
 
 class CorruptShardError(ClipBertError):
-    """Bytes of a shard are not those that were written."""
+    """Error for bytes of a shard that are missing or fail their checksum."""
 
 
 class FrameCache:
-    """The candidate frames of every video, as `clipbert frames` stored them in the folder, or published at the URL,
-    `path`.
+    """Candidate frames of every video, as `clipbert frames` stored them in the folder `path` or published them at that
+    URL.
 
-    The index is mapped into memory, so all processes share one copy. Files are opened when they are first needed, in
-    each process of its own: a cache pickles as its path and may be used on both sides of a fork, and from several
-    threads.
+    The index is mapped into memory, so all processes share one copy. Each process opens files when it first needs
+    them: a cache pickles as its path and may be used in parent and child after a fork, and from several threads.
 
     Raises:
-        ClipBertError: there is no cache at `path`, its index is damaged, or a media is asked for that it does not hold.
+        ClipBertError: there is no cache at `path`, its index is damaged, or it does not hold the requested media.
         CorruptShardError: a frame that is read fails its checksum, or its shard is missing or too short.
     """
 
@@ -53,22 +52,22 @@ class FrameCache:
 
     @property
     def media(self) -> list[str]:
-        """What the cache holds, sorted."""
+        """Return the media in the cache, sorted."""
         return list(self._index.media())
 
     @property
     def shards(self) -> list[str]:
-        """The names of its shards, in the order of their media."""
+        """Return the names of the shards, in the order of their media."""
         return list(dict.fromkeys(entry.shard for entry in self._index))
 
     @property
     def quarantined(self) -> list[str]:
-        """Media of the manifest that could not be decoded, and so are not in the cache."""
+        """Return the media of the manifest that could not be decoded and are not in the cache."""
         return self._shards.quarantined()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decided the frames: fps, size, quality, max_frames, sampling and the decoders' versions."""
+        """Return what determined the frames: fps, size, quality, max_frames, sampling and the decoders' versions."""
         return dict(self._index.settings.decoding)
 
     def __len__(self) -> int:
@@ -84,11 +83,11 @@ class FrameCache:
         return CachedVideo(self, self._entry(media))
 
     def num_frames(self, media: str) -> int:
-        """The number N of candidate frames of a video."""
+        """Return the number N of candidate frames of a video."""
         return len(self._entry(media).times)
 
     def read(self, media: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Decode the frames `indices` of a video, and no others: (len(indices), H, W, 3) uint8 RGB.
+        """Decode only the frames `indices` of a video: (len(indices), H, W, 3) uint8 RGB.
 
         Raises:
             IndexError: an index outside 0 to N - 1.
@@ -113,7 +112,7 @@ class FrameCache:
         return frames
 
     def _entry(self, media: str) -> Entry:
-        # a clip asks twice: how many frames, then for some of them
+        # a clip needs the row twice: for the number of frames, then for the frames
         last = self._last
         if last is None or last.media != media:
             self._last = last = self._find(media)
@@ -144,19 +143,19 @@ class FrameCache:
 
     def _corrupt(self, entry: Entry, what: str) -> CorruptShardError:
         where = self._shards.place(entry.shard)
-        mend = (
-            "mend it with: clipbert frames --repair, which checks every byte and decodes the damaged entries again"
+        remedy = (
+            "repair it with: clipbert frames --repair, which checks every byte and decodes the damaged entries again"
             if isinstance(self._shards, LocalShards)
             else "delete that file there and publish it again with: clipbert frames --repair"
         )
         return CorruptShardError(
-            f"{where}: {what} (media {entry.media}). The file changed after it was written; {mend}"
+            f"{where}: {what} (media {entry.media}). The file changed after it was written; {remedy}"
         )
 
 
 class CachedVideo:
-    """One video of the cache: `times` (N,) float64 seconds, `images` (N, H, W, 3) uint8 RGB, decoded when first asked
-    for; upright, square pixels, in time order."""
+    """One video of the cache: `times` (N,) float64 seconds in order; `images` (N, H, W, 3) uint8 RGB, upright, square
+    pixels, decoded on first access."""
 
     def __init__(self, cache: FrameCache, entry: Entry) -> None:
         self.media = entry.media

@@ -1,4 +1,4 @@
-"""Files on object stores and servers, fetched and published through fsspec: s3://, gs://, az://, https://, sftp://."""
+"""Files on object stores and servers, fetched and published with fsspec: s3://, gs://, az://, https://, sftp://."""
 
 import contextlib
 import hashlib
@@ -15,22 +15,22 @@ UNFINISHED = ".unfinished"
 
 
 class SourceError(ClipBertError):
-    """A file is not what the manifest says it is: missing, changed, or out of reach. No reason to leave it out."""
+    """Error for a file that is missing, unreachable, or changed since the manifest; such a file is not left out."""
 
 
 def is_url(path: str) -> bool:
-    """Whether a path is an address: s3://bucket/key, say."""
+    """Return whether a path is a URL, such as s3://bucket/key."""
     return "://" in path
 
 
 def below(url: str, name: str) -> str:
-    """The address of `name` below `url`."""
+    """Return the URL of `name` below `url`."""
     escaped = quote(name) if url.startswith(("http://", "https://")) else name
     return f"{url.rstrip('/')}/{escaped}"
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of an address, and the path in it.
+    """Return the fsspec file system of a URL, and the path in it.
 
     Raises:
         SourceError: the protocol is unknown, or its package is not installed.
@@ -47,7 +47,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def remote_errors(url: str) -> Iterator[None]:
-    """Turn whatever a file system raises into a message that names the address.
+    """Raise a message that names the URL for whatever a file system raises.
 
     Raises:
         SourceError: always when the block raises, unless that is a `ClipBertError` already.
@@ -78,7 +78,7 @@ def fetch(url: str, target: Path) -> None:
 
 
 def publish(folder: Path, url: str) -> int:
-    """Bring the frame cache at `url` in line with the one in `folder`; returns how many shards were sent.
+    """Update the frame cache at `url` to the one in `folder`; return the number of shards sent.
 
     A shard's name is its checksum, so what is there already stays. The index comes last: until then readers see the
     old cache whole. Shards of the cache that is replaced are kept until the next publication, for readers at work.
@@ -115,7 +115,7 @@ def publish(folder: Path, url: str) -> int:
 
 
 def _listing(system: Any, base: str) -> dict[str, int]:
-    """Name and size of what lies in a remote folder."""
+    """Return name and size of the files in a remote folder."""
     system.invalidate_cache()
     try:
         found = system.ls(base, detail=True)
@@ -125,7 +125,7 @@ def _listing(system: Any, base: str) -> dict[str, int]:
 
 
 def _shards_in(index: bytes) -> set[str]:
-    """The shards that an index names; none when it is damaged or of another version."""
+    """Return the shards of an index; none if it is damaged or of another version."""
     with scratch_folder() as folder:
         path = folder / INDEX_FILE
         path.write_bytes(index)
@@ -136,5 +136,5 @@ def _shards_in(index: bytes) -> set[str]:
 
 
 def digest(data: bytes) -> str:
-    """A short name for an address or a version."""
+    """Return a short name for a URL or a version."""
     return hashlib.sha256(data).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Writing the shards of the frame cache: tar files, laid out as WebDataset expects and the same bytes every time."""
+"""Writer of the shards of the frame cache: tar files in WebDataset's layout, with deterministic bytes."""
 
 import hashlib
 import json
@@ -26,13 +26,13 @@ READ_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Packed:
-    """A file's frames as the bytes that go into a shard; `entry` counts offsets from the start of `data`."""
+    """Frames of a file as the bytes that go into a shard; offsets of `entry` are from the start of `data`."""
 
     entry: Entry
     data: bytes
 
     def renamed(self, media: str, decoding: dict[str, Any]) -> "Packed":
-        """The same pictures as those of another media, whose file has the same bytes."""
+        """Return the same pictures as those of another media that has the same bytes."""
         entry = self.entry
         starts = entry.frame_offsets - entry.offset
         pictures = [self.data[at : at + n] for at, n in zip(starts, entry.frame_lengths, strict=True)]
@@ -48,7 +48,7 @@ def lay_out(
     size: tuple[int, int],
     pictures: Sequence[bytes],
 ) -> Packed:
-    """Tar members KEY.000.jpg, KEY.001.jpg, ..., KEY.json, the last of which says what the pictures are.
+    """Return the tar members KEY.000.jpg, KEY.001.jpg, ..., KEY.json; the last one describes the pictures.
 
     Args:
         times: (N,) seconds of the N pictures.
@@ -95,7 +95,7 @@ def _digest(media: str) -> str:
 
 
 def _key(media: str) -> str:
-    """A name without dots, readable, within tar's 100 characters and another one for every media."""
+    """Return a readable name without dots, within tar's 100 characters and unique for every media."""
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", media)[-NAME_CHARS:]
     return f"{readable}-{_digest(media)[:16]}"
 
@@ -111,16 +111,16 @@ def _member(name: str, data: bytes) -> bytes:
 
 
 def ends_shard(entry: Entry, size: int, shard_bytes: int) -> bool:
-    """Whether a shard ends with this entry, which brings it to `size` bytes.
+    """Return whether a shard ends with this entry, which brings it to `size` bytes.
 
-    The entry itself decides, by a hash of its media and in proportion to its length, so that an entry more or less
-    moves no other boundary; shards that grow to twice `shard_bytes` end all the same.
+    A hash of the media decides, in proportion to the length of the entry, so that adding or removing an entry moves no
+    other boundary. A shard always ends at twice `shard_bytes`.
     """
     return size >= LARGEST * shard_bytes or int(_digest(entry.media)[-16:], 16) * shard_bytes < entry.length << 64
 
 
 class ShardWriter:
-    """Entries in, sorted by media; shards out, which are the same for the same entries, and their rows of the index.
+    """Writer of shards from entries sorted by media: the same shards for the same entries.
 
     Shards are called `part-000000.tar`, ... in `folder`; `renames` says which name each gets at the end: its SHA-256.
     """
@@ -136,11 +136,11 @@ class ShardWriter:
 
     @property
     def between_shards(self) -> bool:
-        """Whether the next entry starts a shard."""
+        """Return whether the next entry starts a shard."""
         return self._file is None
 
     def add(self, packed: Packed) -> tuple[Path, Entry]:
-        """Append an entry; where it can be read back from until the end."""
+        """Append an entry; return where it can be read until the end of the build."""
         if self._file is None:
             self._file = (self.folder / f"part-{len(self.renames):06d}.tar").open("xb")
         path, offset = Path(self._file.name), self._file.tell()
@@ -154,7 +154,7 @@ class ShardWriter:
         return path, entry
 
     def fits_whole(self, run: Sequence[Entry], last: bool) -> bool:
-        """Whether adding these entries now would make exactly one shard of them; `last`: nothing comes after them."""
+        """Return whether these entries would now make exactly one shard; `last`: nothing follows them."""
         size, ends = 0, []
         for entry in run:
             size += entry.length
@@ -162,7 +162,7 @@ class ShardWriter:
         return self.between_shards and not any(ends[:-1]) and (ends[-1] or last)
 
     def keep_whole(self, run: Sequence[Entry]) -> None:
-        """The next shard is one that exists already and stays as it is."""
+        """Keep an existing shard unchanged as the next one."""
         for entry in run:
             self.emit(entry)
 
@@ -181,13 +181,13 @@ class ShardWriter:
 
 
 def moved(entry: Entry, shard: str, offset: int) -> Entry:
-    """The same entry at another place."""
+    """Return the same entry at another position."""
     offsets = entry.frame_offsets + (offset - entry.offset)
     return replace(entry, shard=shard, offset=offset, frame_offsets=offsets)
 
 
 def read_packed(shard: Path, entry: Entry) -> Packed | None:
-    """An entry's bytes, or None when they are not what was written."""
+    """Return the bytes of an entry, or None if they differ from those that were written."""
     try:
         with shard.open("rb") as file:
             data = os.pread(file.fileno(), entry.length, entry.offset)
@@ -198,19 +198,19 @@ def read_packed(shard: Path, entry: Entry) -> Packed | None:
 
 
 def digest_of(shard: Path) -> str:
-    """The SHA-256 of a shard's bytes, which is in its name when they are those that were written."""
+    """Return the SHA-256 of a shard's bytes, which its name holds if they are unchanged."""
     with shard.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def named_digest(name: str) -> str:
-    """The SHA-256 that a shard's name promises."""
+    """Return the SHA-256 in a shard's name."""
     return name.removeprefix("shard-").removesuffix(".tar")
 
 
 def recover_entries(shard: Path, decoding: dict[str, Any]) -> Iterator[Entry]:
-    """The whole entries of a shard without an index, up to where its writing was cut off; those made with other
-    settings are left out."""
+    """Yield the complete entries of a shard without index, up to where its writing was cut off; entries made with other
+    settings are skipped."""
     with shard.open("rb") as file:
         start, run, pictures = 0, b"", list[bytes]()
         while (member := _next_member(file)) is not None:
@@ -231,7 +231,7 @@ def recover_entries(shard: Path, decoding: dict[str, Any]) -> Iterator[Entry]:
 
 
 def _next_member(file: IO[bytes]) -> tuple[str, bytes, bytes] | None:
-    """A tar member's name, content, and bytes with header and padding; None at the end of what is whole."""
+    """Return a tar member's name, content, and bytes with header and padding; None after the last complete one."""
     header = file.read(BLOCK)
     try:
         info = tarfile.TarInfo.frombuf(header, "ascii", "strict")

@@ -1,4 +1,4 @@
-"""Where a frame cache's bytes are read from: a folder, by position, or an address, by ranges."""
+"""Storage of a frame cache: a folder, read by position, or a URL, read by ranges."""
 
 import json
 import os
@@ -13,27 +13,27 @@ Ranges = list[tuple[int, int]]
 
 
 class Shards(Protocol):
-    """The files of one cache."""
+    """Interface to the files of one cache."""
 
     def index(self) -> Path:
-        """The index, as a local file."""
+        """Return the index as a local file."""
 
     def read(self, shard: str, ranges: Ranges) -> list[bytes]:
-        """The bytes at each (offset, length) of a shard; fewer where it ends.
+        """Return the bytes at each (offset, length) of a shard; fewer where it ends.
 
         Raises:
             FileNotFoundError: there is no such shard.
         """
 
     def quarantined(self) -> list[str]:
-        """The media in its quarantine.jsonl."""
+        """Return the media in its quarantine.jsonl."""
 
     def place(self, shard: str) -> str:
-        """How to name it to a person."""
+        """Return the name of a shard for messages."""
 
 
 class LocalShards:
-    """A folder: nothing is shared with another thread or a forked process, for files are read by position."""
+    """Cache in a folder; files are read by position, so threads and forked processes share nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -57,7 +57,7 @@ class LocalShards:
 
 
 class RemoteShards:
-    """A published cache: its index is kept in the user's cache folder, shards are read by ranges."""
+    """Published cache: the index is kept in the user's cache folder, shards are read by ranges."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -66,14 +66,14 @@ class RemoteShards:
         self._process = 0
 
     def _connect(self) -> tuple[Any, str]:
-        # fsspec's connections belong to a thread that a fork leaves behind
+        # fsspec's connections belong to a thread, which a fork does not copy
         if self._process != os.getpid():
             self._system, base = filesystem(self.url)
             self._base, self._process = base.rstrip("/"), os.getpid()
         return self._system, self._base
 
     def index(self) -> Path:
-        """Fetch the index, unless this user's last copy is still the same.
+        """Fetch the index, unless this user's last copy is current.
 
         Raises:
             ClipBertError: it is not there, or cannot be reached.
@@ -121,5 +121,5 @@ def _media_in(quarantine: bytes) -> list[str]:
 
 
 def open_storage(path: str) -> Shards:
-    """The files of the cache at `path`, a folder or a URL."""
+    """Return the files of the cache at `path`, a folder or a URL."""
     return RemoteShards(path) if is_url(path) else LocalShards(Path(path))

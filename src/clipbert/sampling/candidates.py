@@ -1,7 +1,7 @@
-"""From a media file to its candidate frames: decord where it is exact, a sequential PyAV decode elsewhere.
+"""Decoding of the candidate frames of a media file: with decord where it is exact, else sequentially with PyAV.
 
-Native decoders hang, crash and return wrong frames: `decode_file` runs in a process of a `KillablePool`, and which
-decoder serves a file is settled at ingest. decord and PyAV are imported only when used.
+Native decoders hang, crash and return wrong frames: `decode_file` runs in a process of a `KillablePool`, and ingest
+determines the decoder of each file. decord and PyAV are imported when they are used.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ from clipbert.video.remarks import Remarks
 from clipbert.video.sequential import Damage, Shown, packet_span, shown_frames
 from clipbert.video.still_images import upright_rgb
 
-# Which times of a video are wanted, (N,) ascending seconds from its first frame, given its duration in seconds.
+# Returns the chosen times of a video, (N,) ascending seconds from its first frame, for its duration in seconds.
 Choose = Callable[[float], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Candidate frames of one file: `times` (N,) float64 seconds from its start, ascending; `images` (N, H, W, 3) uint8
+    """Candidate frames of one file: `times` (N,) float64 ascending seconds from its start; `images` (N, H, W, 3) uint8
     RGB, upright, square pixels: what is on screen at those times.
 
     `duration_s`: of the whole file. `decoder`: which one made them, decord, pyav or pil. `damage`: what of the file
@@ -47,7 +47,7 @@ class Frames:
 def read_frames(
     path: Path, fps: float, size: int, max_frames: int, timeout_s: float, sampling: str = "uniform"
 ) -> Frames:
-    """Decode one file in a process of its own, killed after `timeout_s` seconds, more for large files.
+    """Decode one file in a separate process, which is killed after `timeout_s` seconds (more for large files).
 
     Nothing is known about the file, so a video is decoded sequentially: slower than decord, and right for every file.
 
@@ -84,7 +84,7 @@ def decode_file(
 
 
 def decode_at(path: str, path_taken: str, choose: Choose, size: int) -> Frames:
-    """Decode the frames on screen at the times that `choose` wants; otherwise as `decode_file`."""
+    """Decode the frames on screen at the times that `choose` returns; otherwise like `decode_file`."""
     if not Path(path).is_file():
         raise ClipBertError(f"{path}: no such file")
     try:
@@ -101,14 +101,14 @@ def decode_at(path: str, path_taken: str, choose: Choose, size: int) -> Frames:
 
 
 def fitted_size(width: int, height: int, size: int) -> tuple[int, int]:
-    """(width, height) scaled so that the short side is `size`, or unchanged when it is shorter."""
+    """Return (width, height) scaled so that the short side is `size`, or unchanged if it is shorter."""
     short = min(width, height)
     scale = min(size, short) / short
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def fit(image: np.ndarray, size: int) -> np.ndarray:
-    """Return an RGB image (H, W, 3) resized as decoded frames are: its short side to `size`, unless it is shorter."""
+    """Return an RGB image (H, W, 3) resized like decoded frames: the short side to `size`, unless it is shorter."""
     return _resized(image, fitted_size(image.shape[1], image.shape[0], size))
 
 
@@ -119,7 +119,8 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def decode_image(path: str, size: int) -> Frames:
-    """An image is a video of one frame: the first picture of the file, upright, on white where it is transparent.
+    """Decode an image as a video of one frame: the first picture of the file, upright, on white where it is
+    transparent.
 
     Raises:
         OSError, ValueError: PIL cannot decode it.
@@ -131,7 +132,7 @@ def decode_image(path: str, size: int) -> Frames:
 
 
 def decode_with_decord(video: RandomAccess, choose: Choose, size: int) -> Frames:
-    """The wanted frames by random access; only for files that ingest found decord to be exact on.
+    """Decode the chosen frames by random access; only for files on which ingest found decord exact.
 
     Raises:
         NotExactError: decord cannot decode the file, or gave a sign that what it returns may be wrong.
@@ -145,14 +146,14 @@ def decode_with_decord(video: RandomAccess, choose: Choose, size: int) -> Frames
 
 
 def decode_with_pyav(path: str, choose: Choose, size: int, remarks: Remarks | None = None) -> Frames:
-    """Decode from the first frame to the last and keep the wanted ones on the way.
+    """Decode from the first frame to the last and keep the chosen ones.
 
-    What is wanted depends on the duration, which is certain at the end only: it is guessed from the packets, and where
-    the guess was wrong, or times come out of order (AVI), the file is decoded once more. Frames of another size than
-    the first are resized to it.
+    The chosen times depend on the duration, which is known at the end: it is estimated from the packets, and if the
+    estimate was wrong, or times are out of order (AVI), the file is decoded again. Frames of another size than the
+    first are resized to it.
 
     Args:
-        remarks: takes note of every frame.
+        remarks: records every frame.
 
     Raises:
         ClipBertError: not one frame can be decoded.

@@ -1,19 +1,19 @@
-"""Which frames are candidates, and which candidates make a clip (ClipBERT, section 3: sparse sampling): arithmetic.
+"""Times of candidate frames and selection of clips from them (ClipBERT, section 3: sparse sampling).
 
-The cache holds `frames.fps` candidate frames for each second of a video. A clip is T consecutive candidates, a short
-span of the video; a step of training sees K clips at random places, evaluation K clips spread evenly.
+The cache holds `frames.fps` candidate frames per second of video. A clip is T consecutive candidates. A training step
+sees K clips at random positions, evaluation K clips spread evenly.
 """
 
 import math
 
 import numpy as np
 
-# containers round timestamps to milliseconds and decoders hold them as float32
+# containers round timestamps to milliseconds, decoders to float32
 TIME_TOLERANCE_S = 1e-3
 
 
 def candidate_times(duration_s: float, fps: float, max_frames: int) -> np.ndarray:
-    """The moments of a video that are kept, (N,) float64 seconds from its start, 1 <= N <= max_frames.
+    """Return the times of the candidate frames, (N,) float64 seconds from the start of the video, 1 <= N <= max_frames.
 
     (i + 1/2) / fps for as long as the video lasts; when those are too many, or none, the middles of equal parts of it.
     """
@@ -26,7 +26,7 @@ def candidate_times(duration_s: float, fps: float, max_frames: int) -> np.ndarra
 
 
 def shown_at(starts: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """The index of the frame on screen at each of `times`: the last that starts by then; (N,) int64.
+    """Return the index of the frame on screen at each of `times`, the last one that has started; (N,) int64.
 
     Args:
         starts: (frames,) ascending seconds; before the first of them the first frame counts as shown.
@@ -36,7 +36,7 @@ def shown_at(starts: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def random_clips(num_frames: int, clips: int, frames_per_clip: int, generator: np.random.Generator) -> np.ndarray:
-    """K random clips of T consecutive frames, (K, T) int64 indices below `num_frames`, in time order.
+    """Draw K random clips of T consecutive frames: (K, T) int64 indices below `num_frames`, in time order.
 
     The clips do not overlap when the video has room for that (num_frames >= K * T), and every such placement is
     equally likely; in a shorter video they are drawn independently, and one shorter than a clip repeats frames.
@@ -55,7 +55,7 @@ def random_clips(num_frames: int, clips: int, frames_per_clip: int, generator: n
 
 
 def uniform_clips(num_frames: int, clips: int, frames_per_clip: int) -> np.ndarray:
-    """K clips of T consecutive frames, one centred in each of K equal parts of the video; (K, T) int64, in time order.
+    """Return K clips of T consecutive frames, centered in K equal parts of the video: (K, T) int64, in time order.
 
     Always the same for the same arguments. A short video's clips overlap, and one shorter than a clip repeats frames.
 

@@ -1,7 +1,7 @@
-"""A look at a video through the wrong end of the telescope: 48 x 86 cells of grey, two a second.
+"""Low-resolution scan of a video: 48 x 86 gray cells, two pictures per second.
 
-The pictures that no other needs are not decoded, block edges are not smoothed, colours not converted and pictures not
-scaled: four stored grey values make a cell. Memory is bounded whatever the duration.
+Non-reference pictures are not decoded, block edges are not smoothed, and pictures are neither converted nor scaled:
+four stored luma samples make a cell. Memory is bounded for any duration.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ BACKWARDS_S = 1e-3
 
 
 def scan(container: Any, stream: Any, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Decode an open file from its start.
+    """Scan an open file from its start.
 
     Returns:
         times: (S,) float64 ascending seconds from the first picture, at least half a second apart.
@@ -56,7 +56,7 @@ def scan(container: Any, stream: Any, duration_s: float) -> tuple[np.ndarray, np
 
 
 def _cells(frame: Any) -> np.ndarray:
-    """Grey of (48, 86) cells, the sum of four samples each; 8 of the bits, whatever the depth."""
+    """Return the gray values of (48, 86) cells, each the sum of four samples of 8 bits, for any bit depth."""
     plane, form = frame.planes[0], frame.format
     depth = form.components[0].bits
     if not form.is_planar or form.is_rgb or form.is_big_endian or depth < 8:

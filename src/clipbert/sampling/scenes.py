@@ -19,15 +19,15 @@ APART_S = 2.0
 
 
 def choose_times(path: str, duration_s: float, fps: float, max_frames: int, sampling: str) -> np.ndarray:
-    """The moments of a video that are kept, (N,) float64 ascending seconds from its first frame.
+    """Return the times of the candidate frames of a video, (N,) float64 ascending seconds from its first frame.
 
-    N is what `candidate_times` takes. The same file gives the same moments. Where those are at most a second apart, or
-    the file cannot be surveyed (no times in it, nothing decodable), they are the uniform ones.
+    N is that of `candidate_times`. The same file gives the same times. Where candidates are at most a second apart, or
+    the file cannot be scanned (no times, nothing decodable), the times are uniform.
 
     Args:
         duration_s: from the first frame to the end of the last.
         sampling: "uniform": evenly; "scene": one frame for each scene before any gets two; "adaptive": a quarter
-            evenly, then where something passes by, the most striking first, and what is left into the widest gaps.
+            evenly, then at transients, the strongest first, and the rest in the widest gaps.
     """
     even = candidate_times(duration_s, fps, max_frames)
     if sampling == "uniform" or duration_s / len(even) <= CLOSE_S:
@@ -54,7 +54,8 @@ def _by_content(path: str, duration_s: float, number: int, sampling: str) -> np.
 
 
 def peaks(times: np.ndarray, strengths: np.ndarray) -> list[float]:
-    """Moments that stand out (at least `NOTABLE`), the strongest first, none within `APART_S` of a stronger one."""
+    """Return the times of outliers (strength at least `NOTABLE`), the strongest first, none within `APART_S` of a
+    stronger one."""
     free = strengths >= NOTABLE
     found = []
     for index in np.argsort(-strengths, kind="stable"):
@@ -65,8 +66,8 @@ def peaks(times: np.ndarray, strengths: np.ndarray) -> list[float]:
 
 
 def around_peaks(ranked: list[list[float]], duration_s: float, number: int) -> np.ndarray:
-    """`number` moments: a quarter spread evenly, then the first of each list of `ranked`, the second of each, ..., and
-    what is left in the middles of the widest gaps."""
+    """Return `number` times: a quarter spread evenly, then the first of each list of `ranked`, the second of each and
+    so on, and the rest in the middles of the widest gaps."""
     floor = max(1, round(number * FLOOR_SHARE)) if number > 1 else 0
     kept = candidate_times(duration_s, floor / duration_s, floor).tolist() if floor else []
     for place in range(max(map(len, ranked), default=0)):
@@ -79,7 +80,8 @@ def around_peaks(ranked: list[list[float]], duration_s: float, number: int) -> n
 
 
 def _filled(kept: list[float], duration_s: float, number: int) -> np.ndarray:
-    """Add the middles of the widest gaps; one at an end of the video counts twice, as nothing is beyond."""
+    """Add the middles of the widest gaps; a gap at an end of the video counts twice, as it has a frame on one side
+    only."""
     moments = sorted(kept)
     while len(moments) < number:
         edges = [-moments[0], *moments, 2 * duration_s - moments[-1]] if moments else [0.0, duration_s]
@@ -95,8 +97,8 @@ def _filled(kept: list[float], duration_s: float, number: int) -> np.ndarray:
 
 
 def over_scenes(boundaries: np.ndarray, duration_s: float, number: int) -> np.ndarray:
-    """`number` moments over the scenes between `boundaries`: the middles of equal parts of each; the longest scenes
-    first when there are more of them than moments, and those with the longest parts when there are fewer."""
+    """Return `number` times over the scenes between `boundaries`, the middles of equal parts of each: the longest
+    scenes first if there are more scenes than times, those with the longest parts first if there are fewer."""
     inside = boundaries[(boundaries > 0) & (boundaries < duration_s)]
     edges = np.concatenate([[0.0], inside, [duration_s]])
     lengths = np.diff(edges)

@@ -1,7 +1,7 @@
-"""What is in a picture only for a moment: against the rest of its own shot, once the camera's motion is taken away.
+"""Detection of transients: what is in a picture only briefly, compared with its shot after camera motion is removed.
 
-Cells are those of `survey.py`: a grid of grey, in quarters of a level, two pictures a second. Shots end where nearly
-all of them change.
+Cells are those of `low_resolution_scan`: a grid of gray values in quarters of a level, two pictures per second. A shot
+ends where nearly all cells change.
 """
 
 import itertools
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# half seconds before and after that a picture is compared with: the near ones fit into short shots, the far ones know
-# the habits of what sways
+# distances, in half seconds, of the pictures before and after for the comparison: near ones fit into short shots, far
+# ones include the range of swaying objects
 NEAR, FAR = (2, 4), (3, 4, 6, 9)
 QUARTERS = 4
-# a shift explains a change only when it leaves less than this of what no shift leaves
+# a shift explains a change if the residual is below this fraction of the residual without shift
 EXPLAINED = 0.7
 CUT_LEVELS, STILL_LEVELS, NOISE_LEVELS = 8.0, 1.0, 1.5
 UNIT = 4
@@ -21,8 +21,8 @@ CHUNK = 256
 
 
 def cuts(cells: np.ndarray) -> np.ndarray:
-    """The first picture of each shot but the first, (C,) int64: it differs from the one before it nearly all over, and
-    more than the pictures around them do."""
+    """Return the first picture of each shot except the first, (C,) int64: it differs nearly everywhere from the one
+    before it, and more than the pictures around them do."""
     if len(cells) < 2:
         return np.zeros(0, np.int64)
     change = np.array([np.median(np.abs(after - before)) for before, after in itertools.pairwise(cells)]) / UNIT
@@ -32,7 +32,8 @@ def cuts(cells: np.ndarray) -> np.ndarray:
 
 
 def camera_path(cells: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the camera points in each picture, (x, y) each (S,) float64 in cells: the sum of the steps since the start.
+    """Return the position of the camera in each picture, (x, y) each (S,) float64 in cells: the sum of the steps so
+    far.
 
     A step is what lays the means of columns (and of rows) best over those of the picture before, in quarters of a cell,
     at most a tenth of the width and a sixteenth of the height.
@@ -51,7 +52,7 @@ def camera_path(cells: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _steps(profiles: np.ndarray, reach: int) -> np.ndarray:
-    """(S - 1,) float64: shifts d so that each profile at x is nearly the one before it at x + d."""
+    """Return (S - 1,) float64: the shifts d for which each profile at x is closest to the previous one at x + d."""
     places = np.arange(0, profiles.shape[1] - 1, 1 / QUARTERS)
     left, part = places.astype(int), np.float32(places % 1)
     fine = profiles[:, left] * (1 - part) + profiles[:, left + 1] * part
@@ -64,7 +65,7 @@ def _steps(profiles: np.ndarray, reach: int) -> np.ndarray:
         if shift:
             common = slice(max(-shift, 0), len(places) + min(-shift, 0))
             difference = before[:, max(shift, 0) : len(places) + min(shift, 0)] - after[:, common]
-            # a change of brightness is none of position; what has moved out of sight explains nothing
+            # variance: a change of brightness is not a change of position; only the common part is compared
             left_over = (difference.var(axis=1) + 1) / (still[:, common].var(axis=1) + 1)
             better = left_over < least
             steps[moved[better]], least[better] = shift / QUARTERS, left_over[better]
@@ -72,7 +73,8 @@ def _steps(profiles: np.ndarray, reach: int) -> np.ndarray:
 
 
 def transient_strengths(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much of each picture is there only for a moment, (S,) float64 each: against near pictures, and against far.
+    """Return how much of each picture is there only briefly, (S,) float64 each: compared with near and with far
+    pictures.
 
     A cell counts by how far its grey lies outside what it and its eight neighbours showed in pictures before and after,
     of the same shot, where the camera pointed then; at least two of these must have seen the place. The sum of 3 x 3
@@ -94,8 +96,8 @@ def transient_strengths(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Cells (S, rows, columns), the shot of each picture (S,), where the camera points (x and y, (S,) each), and the
-    brightest and the darkest of each cell and its neighbours."""
+    """Cells (S, rows, columns), the shot of each picture (S,), the camera position (x and y, (S,) each), and the
+    maximum and minimum of each cell and its neighbors."""
 
     cells: np.ndarray
     shot: np.ndarray
@@ -124,7 +126,7 @@ def _strongest(seen: _Seen, lags: tuple[int, ...]) -> np.ndarray:
 def _outside(
     picture: np.ndarray, brightest: np.ndarray, darkest: np.ndarray, shifts: list[tuple[int, int]]
 ) -> np.ndarray:
-    """How far each cell is outside the range of the others, sum of 3 x 3 cells; (rows, columns) int16."""
+    """Return how far each cell is outside the range of the others, summed over 3 x 3 cells; (rows, columns) int16."""
     rows, columns = picture.shape
     high, low = np.full_like(picture, -1), np.full_like(picture, 1024)
     seen = np.zeros(picture.shape, np.int8)
@@ -144,7 +146,7 @@ def _outside(
 
 
 def _of_neighbours(cells: np.ndarray, pick: np.ufunc) -> np.ndarray:
-    """The largest or smallest of each cell and its eight neighbours."""
+    """Return the largest or smallest of each cell and its eight neighbors."""
     found = np.empty_like(cells)
     for start in range(0, len(cells), CHUNK):
         part = np.pad(cells[start : start + CHUNK], ((0, 0), (1, 1), (1, 1)), mode="edge")
@@ -154,7 +156,8 @@ def _of_neighbours(cells: np.ndarray, pick: np.ufunc) -> np.ndarray:
 
 
 def robust_z_scores(values: np.ndarray) -> np.ndarray:
-    """Values in units of their own usual spread above their median; all zero when they hardly differ."""
+    """Return values in units of their robust spread (median absolute deviation) above the median; all zero if they
+    hardly differ."""
     middle = np.median(values)
     spread = float(1.4826 * np.median(np.abs(values - middle)))
     scaled: np.ndarray = (values - middle) / spread if spread > 1e-9 else (values > middle) * 100.0

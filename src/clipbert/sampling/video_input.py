@@ -1,4 +1,4 @@
-"""A video handed over as a path or as the bytes of a file: its frames, decoded in a process of their own."""
+"""Frames of a video that a caller passes as a path or as the bytes of a file, decoded in a separate process."""
 
 import io
 import logging
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_video_input(source: str | Path | bytes, params: FramesParams | None = None) -> np.ndarray:
-    """Candidate frames (N, H, W, 3) uint8 RGB of a video or image file, chosen as `params` (the defaults) say.
+    """Return the candidate frames (N, H, W, 3) uint8 RGB of a video or image file, chosen by `params` or the defaults.
 
     A file that is damaged in part gives the frames that can be decoded, with a warning.
 
@@ -52,7 +52,7 @@ def _images(frames: Frames, name: str) -> np.ndarray:
 
 
 def _is_image(content: bytes) -> bool:
-    """By the header alone: nothing is decoded here. The decoders go by the content too, whatever the suffix."""
+    """Return whether content is an image, by its header alone; the decoders also go by content, whatever the suffix."""
     try:
         with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS):
             return True

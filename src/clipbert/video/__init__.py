@@ -1,1 +1,1 @@
-"""A media file to exact frames."""
+"""Decoding of media files into exact frames."""

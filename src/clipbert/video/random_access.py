@@ -1,4 +1,4 @@
-"""decord: any frame by its number, fast, and exact on the files that ingest lets it serve."""
+"""Random access to frames with decord: fast, and exact for the files that ingest selects for it."""
 
 import contextlib
 import os
@@ -13,15 +13,15 @@ LOG_BYTES = 4000
 
 
 class NotExactError(Exception):
-    """decord cannot serve this file, or gave a sign that what it returns may be wrong."""
+    """File that decord cannot decode, or for which it showed a sign of wrong frames."""
 
 
 class RandomAccess:
-    """One video opened with decord, in this process and thread: `starts` (frames,) float64 seconds from the first
-    frame, ascending, and `duration` in seconds.
+    """Video opened with decord, for use in this process and thread: `starts` (frames,) float64 ascending seconds from
+    the first frame, and `duration` in seconds.
 
     Raises:
-        NotExactError: decord cannot open it or knows no times; see `read` too.
+        NotExactError: decord cannot open the file or has no times for it; see also `read`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -35,13 +35,13 @@ class RandomAccess:
         self.starts: np.ndarray = spans[:, 0] - spans[0, 0]
         self.duration = float(spans[-1, 1] - spans[0, 0])
         if not (np.diff(self.starts) > 0).all() or not self.starts[-1] <= self.duration < np.inf:
-            raise NotExactError("decord knows no ascending times for it")
+            raise NotExactError("decord has no ascending times for it")
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def read(self, indices: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the frames `indices` (N,) one by one, (H, W, 3) uint8 RGB, upright, pixels as stored.
+        """Yield the frames `indices` (N,) one by one: (H, W, 3) uint8 RGB, upright, pixels as stored.
 
         Raises:
             NotExactError: a frame cannot be decoded, has an impossible shape, or the decoder logged an error meanwhile:
@@ -60,7 +60,7 @@ class RandomAccess:
 
 @contextlib.contextmanager
 def _native_errors() -> Iterator[None]:
-    """Turn decord's exceptions, and what FFmpeg inside it writes to stderr instead of failing, into `NotExactError`."""
+    """Raise `NotExactError` for decord's exceptions and for what its FFmpeg writes to stderr instead of failing."""
     import decord
 
     log = os.memfd_create("decord")
@@ -73,7 +73,7 @@ def _native_errors() -> Iterator[None]:
             os.dup2(stderr, 2)
         said = os.pread(log, LOG_BYTES, 0).decode(errors="replace").strip()
         if said:
-            raise NotExactError(f"its decoder complains: {first_line(said)}")
+            raise NotExactError(f"its decoder reports: {first_line(said)}")
     except (RuntimeError, IndexError, ValueError, decord.DECORDError) as error:
         raise NotExactError(f"decord cannot decode it ({first_line(error)})") from error
     finally:

@@ -1,4 +1,4 @@
-"""Remarks on sound files whose frames differ from what a player shows: interlaced, HDR, several sizes."""
+"""Remarks on undamaged files whose frames differ from what a player shows: interlaced, HDR, several sizes."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ SHOWN_SIZES = 4
 
 
 class Remarks:
-    """Collects what is unusual about the decoded frames of one file."""
+    """Collector of what is unusual about the decoded frames of one file."""
 
     def __init__(self) -> None:
         self._interlaced = 0
@@ -21,7 +21,7 @@ class Remarks:
         self._restarts = 0
 
     def see(self, frame: Any, start: float) -> None:
-        """Take note of a decoded frame.
+        """Record a decoded frame.
 
         Args:
             frame: an `av.VideoFrame`.

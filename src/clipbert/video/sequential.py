@@ -1,6 +1,6 @@
-"""The reference: a video decoded from its first frame to its last by PyAV, every frame with its time, upright, opaque.
+"""Sequential decoding with PyAV, the reference: every frame in order, with its time, upright and opaque.
 
-Slow and right for every file FFmpeg can read. What else serves a file is measured against this.
+It is slow, and correct for every file that FFmpeg can read. The other decoders are compared with it.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from PIL import Image
 from clipbert.errors import ClipBertError, first_line
 from clipbert.video.remarks import Remarks
 
-# Formats of one self-contained file: playlists and lists of files (concat, hls, dash, sdp) would open others.
+# Self-contained formats: playlists and lists of files (concat, hls, dash, sdp) would open other files.
 FORMATS = "mov,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,asf_o,gif,ogg,rm,mxf,nut,ivf,dv,wtv"
 SQUARE_WITHIN = 0.01
 DEFAULT_RATE = 25.0
 
 
 def open_media(path: str | os.PathLike[str]) -> Any:
-    """Open a media file with PyAV, and no other file whatever it says.
+    """Open a media file with PyAV; files that it refers to are not opened.
 
     Raises:
         av.FFmpegError: not a container that is read here, or a broken one.
@@ -34,7 +34,7 @@ def open_media(path: str | os.PathLike[str]) -> Any:
 
 
 def video_streams(container: Any) -> list[Any]:
-    """Its moving pictures: covers and thumbnails are none."""
+    """Return the video streams of a container, without covers and thumbnails."""
     from av.stream import Disposition
 
     still = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
@@ -46,7 +46,7 @@ def video_streams(container: Any) -> list[Any]:
 
 
 def main_stream(container: Any) -> Any | None:
-    """The stream that is decoded: the first of the largest among those marked as default, else among all."""
+    """Return the stream to decode: the first of the largest ones marked as default, else of all; None without video."""
     from av.stream import Disposition
 
     return max(
@@ -61,14 +61,14 @@ def main_stream(container: Any) -> Any | None:
 
 
 def pixel_aspect(stream: Any) -> float:
-    """Width over height of one stored pixel; a ratio that only mends the rounding of the sides counts as square."""
+    """Return width over height of one stored pixel; a ratio that only compensates rounded sides counts as square."""
     ratio = float(stream.sample_aspect_ratio or 1)
     return 1.0 if abs(ratio - 1) <= SQUARE_WITHIN or ratio <= 0 else ratio
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A decoded frame: when it comes (seconds, from an origin of the file's own), how long it stays, how to show it."""
+    """Decoded frame with its time in seconds from the file's own origin, its duration and its orientation."""
 
     frame: Any
     start: float
@@ -76,7 +76,7 @@ class Shown:
     aspect: float
 
     def _matrix(self) -> tuple[float, float, float, float]:
-        """a, b, c, d of the display matrix: (x, y) is shown at (a x + c y, b x + d y)."""
+        """Return a, b, c, d of the display matrix: (x, y) is shown at (a x + c y, b x + d y)."""
         data = self.frame.side_data.get("DISPLAYMATRIX")
         if data is None:
             return 1.0, 0.0, 0.0, 1.0
@@ -84,23 +84,23 @@ class Shown:
         return (a, b, c, d) if a * d - b * c else (1.0, 0.0, 0.0, 1.0)
 
     def rotation(self) -> int:
-        """Degrees counter-clockwise, a multiple of 90, that turn the stored picture upright, mirrored or not."""
+        """Return the degrees counter-clockwise, a multiple of 90, that turn the stored picture upright."""
         return int(round(self.frame.rotation / 90) * 90 % 360)
 
     def mirrored(self) -> bool:
-        """Whether the display matrix also flips the picture."""
+        """Return whether the display matrix also flips the picture."""
         a, b, c, d = self._matrix()
         return a * d - b * c < 0
 
     def display_size(self) -> tuple[int, int]:
-        """(width, height) upright and with square pixels."""
+        """Return (width, height), upright and with square pixels."""
         width, height = max(1, round(self.frame.width * self.aspect)), self.frame.height
         a, b, _, _ = self._matrix()
         return (height, width) if abs(b) > abs(a) else (width, height)
 
     def upright(self) -> np.ndarray:
-        """The picture (H, W, 3) uint8 RGB, turned and mirrored as it is meant to be seen, on white where it is
-        transparent; pixels as stored."""
+        """Return the picture (H, W, 3) uint8 RGB, turned and mirrored for display, on white where it is transparent;
+        pixels as stored."""
         if any(component.is_alpha for component in self.frame.format.components):
             layer = Image.fromarray(self.frame.to_ndarray(format="rgba", threads=1))
             image = np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
@@ -115,8 +115,8 @@ class Shown:
 
 @dataclass
 class Damage:
-    """What a decoder had to skip or to conceal: `packets` without a picture, `pictures` known to be wrong, its first
-    complaint, and where the first trouble lies (seconds, from the same origin as `Shown.start`). False when nothing."""
+    """What a decoder skipped or concealed: `packets` without a picture, `pictures` known to be wrong, its first
+    message, and the time of the first damage (seconds, from the origin of `Shown.start`). False if there is none."""
 
     packets: int = 0
     pictures: int = 0
@@ -124,7 +124,7 @@ class Damage:
     first_s: float | None = None
 
     def note(self, when: float | None, complaint: str = "") -> None:
-        """Keep the first of what is said."""
+        """Keep the first message and the first time."""
         if self.first_s is None:
             self.first_s = when
         self.complaint = self.complaint or complaint
@@ -133,7 +133,7 @@ class Damage:
         return bool(self.packets or self.pictures or self.complaint)
 
     def describe(self) -> str:
-        """In a few words, for the manifest."""
+        """Return the damage in a few words, for the manifest; None without damage."""
         parts = [f"packets that cannot be decoded: {self.packets}"] if self.packets else []
         parts += [f"damaged pictures: {self.pictures}"] if self.pictures else []
         return "; ".join(parts + ([self.complaint] if self.complaint else []))
@@ -142,15 +142,15 @@ class Damage:
 def shown_frames(
     path: str | os.PathLike[str], damage: Damage | None = None, remarks: Remarks | None = None
 ) -> Generator[Shown, None, None]:
-    """Every frame that can be decoded, in the order in which they are shown.
+    """Yield every frame that can be decoded, in display order.
 
     Args:
-        damage: is told of what could not.
-        remarks: takes note of every frame.
+        damage: records what cannot be decoded.
+        remarks: records every frame.
 
     Raises:
         ClipBertError: there is no video stream.
-        av.FFmpegError: the file cannot be opened or read on.
+        av.FFmpegError: the file cannot be opened or read to its end.
     """
     import av
 
@@ -167,7 +167,7 @@ def shown_frames(
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError as error:
-                # as every player does: a damaged packet costs its own frames
+                # like every player: a damaged packet loses its own frames only
                 damage.packets += 1
                 damage.note(_seconds(packet.pts, packet.time_base), first_line(error))
                 continue
@@ -187,7 +187,7 @@ def shown_frames(
 
 @contextlib.contextmanager
 def native_errors() -> Iterator[list[Any]]:
-    """What FFmpeg logs as errors in this thread, as it comes."""
+    """Collect what FFmpeg logs as errors in this thread."""
     import av
 
     level = av.logging.get_level()
@@ -204,7 +204,7 @@ def _seconds(ticks: int | None, time_base: Fraction | None) -> float | None:
 
 
 def packet_span(path: str | os.PathLike[str]) -> float:
-    """The seconds its shown packets last, read without decoding; 0 when they bear no times.
+    """Return the duration in seconds of the shown packets, read without decoding; 0 if they have no times.
 
     Raises:
         as `shown_frames`.

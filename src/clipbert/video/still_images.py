@@ -1,11 +1,11 @@
-"""A still picture as the model is shown it, whether it comes from a file or from PIL."""
+"""Conversion of still pictures, from files or PIL, to the pixels that the model sees."""
 
 import numpy as np
 from PIL import Image, ImageOps
 
 
 def upright_rgb(picture: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8: turned as its EXIF says, on white where it is transparent, 16 bits scaled to 8.
+    """Return (H, W, 3) uint8: turned by its EXIF orientation, on white where it is transparent, 16 bits scaled to 8.
 
     Raises:
         OSError, ValueError: PIL cannot decode it.

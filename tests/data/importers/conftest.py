@@ -104,11 +104,11 @@ def failing(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The real media and annotations that lie beside the repository, where they do."""
+    """The real media and annotations in shared/data next to the repository, or a skip."""
     for folder in Path(__file__).resolve().parents:
         if (folder / "shared" / "data").is_dir():
             return folder / "shared" / "data"
-    pytest.skip("no folder shared/data beside the repository")
+    pytest.skip("no folder shared/data next to the repository")
 
 
 @pytest.fixture

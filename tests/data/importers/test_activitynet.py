@@ -63,7 +63,7 @@ def test_paragraphs_in_the_order_of_time(
     lines = summary.lines()
     assert "val_2.json describes the videos of val_1.json a second time; it was left out" in lines
     assert "train: 2 media, 2 texts in these files (published: 10009 media, 10009 texts)" in lines
-    assert "no val split: --hold-out val=0.1 takes one from train" in lines
+    assert "no val split: --hold-out val=0.1 takes one from the training media" in lines
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_what_is_left_out_is_counted(
     assert (
         "left out: 1 with an empty caption, 1 with an id that was used before, 1 with half of a surrogate pair" in lines
     )
-    assert "media with texts in two splits: 1: b; clipbert validate will refuse them" in lines
+    assert "media with texts in two splits: 1: b; clipbert validate rejects them" in lines
     assert "files found under a name that differs in case: 1" in lines
 
 

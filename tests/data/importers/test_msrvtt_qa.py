@@ -18,7 +18,7 @@ def test_real_file(real: Path, named: Callable[..., Path], source: Callable[...,
     lines = summary.lines()
     assert "val: 497 media, 12278 texts, as published" in lines
     assert "test: not in these files (published: 2990 media, 72821 texts)" in lines
-    assert "answer vocabulary: 1500 answers as given, which answer 93.0 % of val" in lines
+    assert "answer vocabulary: 1500 answers of the file, which cover 93.0 % of val" in lines
 
 
 def test_official_layout_and_coverage(

@@ -20,7 +20,7 @@ def test_real_file(real: Path, named: Callable[..., Path], source: Callable[...,
     lines = summary.lines()
     assert "val: 6415 texts, as published" in [line.replace("245 media, ", "") for line in lines]
     assert "train: not in these files (published: 30933 texts)" in lines
-    assert "answer vocabulary: no train answers here, so it is not known (published size: 1000)" in lines
+    assert "answer vocabulary: no train answers here, so it is unknown (published size: 1000)" in lines
 
 
 def test_names_of_the_mapping(
@@ -52,7 +52,7 @@ def test_names_of_the_mapping(
     ]
     assert (
         "answer vocabulary: the 2 most frequent train answers (tasks.open_qa.max_answers=1000), "
-        "which answer 100.0 % of train" in summary.lines()
+        "which cover 100.0 % of train" in summary.lines()
     )
 
 

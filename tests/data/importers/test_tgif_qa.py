@@ -58,7 +58,7 @@ def test_train_file_and_hold_out(
     splits = summary.splits()
     assert splits["train"] + splits["val"] == 200
     assert 20 < splits["val"] < 60
-    assert "no test split: --hold-out test=0.1 takes one from train" in summary.lines()
+    assert "no test split: --hold-out test=0.1 takes one from the training media" in summary.lines()
 
 
 @pytest.mark.parametrize(

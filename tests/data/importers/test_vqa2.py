@@ -95,7 +95,7 @@ def test_soft_answers_reach_the_manifest(
     }
     assert found[10]["answers"] == {"no": 1.0, "yes": 0.3}
     lines = summary.lines()
-    assert "answer vocabulary: 1 answers as given, which answer 90.0 % of train, 50.0 % of val" in lines
+    assert "answer vocabulary: 1 answers of the file, which cover 90.0 % of train, 50.0 % of val" in lines
     assert any("at least 9 questions in train and val: 1 (published: 3129)" in line for line in lines)
     assert any("test2015 have no public answers" in line for line in lines)
     ingest(tmp_path / "data", tmp_path / "manifest", IngestParams(num_workers=1, duplicates="keep"))

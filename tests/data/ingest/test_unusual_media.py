@@ -143,7 +143,7 @@ def test_ingest_lists_the_remarks_and_writes_them_to_the_manifest(data: Path, tm
     pictures = [Image.new("RGB", (64, 48), color) for color in ("red", "blue")]
     pictures[0].save(data / "images" / "a.webp", save_all=True, append_images=pictures[1:])
     summary = ingest(data, tmp_path / "manifest", IngestParams())
-    assert "shown differently than by a player: 1 (column remarks of the videos table)" in summary.lines()
+    assert "frames differ from what a player shows: 1 (column remarks of the videos table)" in summary.lines()
     assert "  images/a.webp: holds 2 pictures: the first is used" in summary.lines()
     videos = read_videos(tmp_path / "manifest").set_index("media")
     assert videos.loc["images/a.webp", "remarks"] == "holds 2 pictures: the first is used"

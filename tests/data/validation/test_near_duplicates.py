@@ -9,7 +9,7 @@ from clipbert.data.perceptual_hash import distance
 
 
 def flipped(hashes: list[int], bits: int, seed: int) -> list[int]:
-    """Every hash with so many bits changed."""
+    """Every hash with the given number of bits changed."""
     rng = np.random.default_rng(seed)
     found = []
     for value in hashes:

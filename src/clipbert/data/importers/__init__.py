@@ -1,1 +1,1 @@
-"""Official annotation files of known data sets, turned into canonical data; one file a data set."""
+"""Importers: the official annotation files and media of a data set become canonical data."""

@@ -1,4 +1,4 @@
-"""What every importer shares: canonical files written whole or not at all, media placed, what is missing counted."""
+"""Common part of the importers: canonical files written atomically, media placed, missing media counted."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ FILES = {"caption": "captions.jsonl", "open_qa": "open_qa.jsonl", "multiple_choi
 
 @dataclass(frozen=True)
 class Source:
-    """Where an import reads media and what it makes of the official splits."""
+    """Media folder of an import, the folder to write to, and the fractions to hold out."""
 
     media: Path
     out: Path
@@ -38,19 +38,19 @@ def importing(
     keep_folders: bool = False,
     unique_ids: bool = False,
 ) -> Iterator["Import"]:
-    """Collect the texts of a data set; when the block ends, place their media and put the canonical data at `out`.
+    """Collect the texts of a data set; when the block ends, place their media and write the canonical data to `out`.
 
     Args:
-        aliases: the names under which the media of an annotation may lie in the folder, the likeliest first.
-        vocabulary: how many of the most frequent training answers are the answer vocabulary, or the answers.
-        keep_folders: media keep their path below the media folder, and may be named by it.
-        unique_ids: the importer promises different ids, so that millions of them need not be remembered.
+        aliases: returns the possible file names for a name in the annotations, the likeliest first.
+        vocabulary: the answer vocabulary, or the number of the most frequent training answers in it.
+        keep_folders: keep the path below the media folder, which annotations may then use.
+        unique_ids: ids are known to be unique, so they are not stored for a check.
 
     Raises:
         ClipBertError: `out` is not empty, none of the media is there, no text is left; nothing is written then.
     """
     if source.out.exists() and (not source.out.is_dir() or any(source.out.iterdir())):
-        raise ClipBertError(f"{source.out}: is not an empty folder. Move it away, or import into another folder.")
+        raise ClipBertError(f"{source.out}: is not an empty folder. Move it away, or import into another project.")
     media = MediaFolder(source.media, aliases)
     summary = ImportSummary(protocol, vocabulary)
     with atomic_directory(source.out) as folder, contextlib.ExitStack() as files:
@@ -60,7 +60,7 @@ def importing(
 
 
 class Import:
-    """The texts of one data set on their way into canonical files."""
+    """Import in progress: writes the texts of one data set to canonical files."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Import:
         self._targets: dict[str, Path] = {}
 
     def caption(self, identity: str, name: str, text: str, split: str) -> bool:
-        """Add a caption of the media called `name`; whether it was written."""
+        """Add a caption of the media called `name`; return whether it was written."""
         return self._add("caption", identity, name, split, {"text": text})
 
     def question(
@@ -98,7 +98,8 @@ class Import:
         answer_type: str | None = None,
         answers: Mapping[str, float] | None = None,
     ) -> bool:
-        """Add an open question; `answers` has several right answers and what each is worth. Whether it was written."""
+        """Add an open question; `answers` holds several right answers with their scores. Return whether it was written.
+        """
         texts = {"question": question, "answer": answer}
         more: dict[str, Any] = {"answer_type": answer_type} if answer_type else {}
         if answers:
@@ -106,7 +107,7 @@ class Import:
         return self._add("open_qa", identity, name, split, texts, more)
 
     def choice(self, identity: str, name: str, question: str, options: Sequence[str], answer: int, split: str) -> bool:
-        """Add a multiple-choice question, `answer` being the position of the right option; whether it was written."""
+        """Add a multiple-choice question with the position of the right option; return whether it was written."""
         tidy = [" ".join(option.split()) for option in options]
         if not all(tidy):
             return self.drop("an empty option")
@@ -117,7 +118,7 @@ class Import:
         )
 
     def drop(self, reason: str) -> bool:
-        """Leave a text out and count why; always False."""
+        """Count a text that is left out, by reason; return False."""
         self.summary.dropped[reason] += 1
         return False
 
@@ -162,7 +163,7 @@ class Import:
         return self._open[kind]
 
     def _media_of(self, name: str) -> str | None:
-        """The path below data/ of a name in the annotations."""
+        """Return the path below data/ for a name in the annotations."""
         if name not in self._names:
             found = self._media.find(name)
             self._names[name] = self._target(found.path) if isinstance(found, Found) else None
@@ -173,7 +174,7 @@ class Import:
         place = path.relative_to(self._media.folder) if self._keep_folders else Path(path.name)
         kind = media_kind(path)
         if len(place.parts) > 1 and place.parts[0].lower() == kind:
-            place = place.relative_to(place.parts[0])  # MEDIA has a folder videos/, which is not repeated
+            place = place.relative_to(place.parts[0])  # do not repeat a folder videos/ of MEDIA
         tidy = place.with_suffix(path.suffix.lower()).as_posix()
         target, number = f"{kind}/{tidy}", 1
         while self._targets.setdefault(target, path) != path:

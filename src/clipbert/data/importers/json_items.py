@@ -1,4 +1,4 @@
-"""The items of a JSON file one by one, read by ijson, so that a file of several gigabytes never lies in memory whole."""
+"""Streaming reader of JSON files by ijson: one item in memory at a time."""
 
 import difflib
 import re
@@ -15,26 +15,26 @@ from clipbert.errors import ClipBertError
 CHUNK = 1 << 16
 Event = tuple[str, Any]
 
-# yajl reads half of a surrogate pair as "?". It is marked before, by a character that is in no text, and put back after.
+# yajl reads half of a surrogate pair as "?". It is replaced before by a noncharacter, and restored after.
 LONE_MARK = "\ufdd0"
 LONE_SURROGATE = "\ud800"
 _ESCAPES = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
 LONGEST_ESCAPE = 12
-LONGEST_RUN = 1 << 16  # of escapes that are kept together
+LONGEST_RUN = 1 << 16  # escapes that are read together
 
 
 class NoListError(Exception):
-    """The list that was looked for is not there."""
+    """Error for a file without the expected list."""
 
 
 class JsonSyntaxError(ValueError):
-    """The text is not JSON."""
+    """Error for text that is not JSON."""
 
 
 class JsonItems:
-    """Reads the items of a JSON list, or the members of a JSON object, from a text stream.
+    """Reader of the items of a JSON list, or the members of a JSON object, from a text stream.
 
     Memory is bounded: ijson reports tokens, and an item of more than MAX_ITEM_BYTES or MAX_DEPTH levels is refused
     while it is read.
@@ -49,10 +49,10 @@ class JsonItems:
         self._source = _Source(stream)
 
     def items(self, key: str | None) -> Iterator[Any]:
-        """Yield the items of the list that is the whole file, or that lies under a key of its object.
+        """Yield the items of the list that is the whole file, or that is under a key of its object.
 
         Raises:
-            NoListError: there is no such list.
+            NoListError: the list is missing.
             JsonSyntaxError: the text is not JSON.
             ClipBertError: an item is too large.
         """
@@ -62,7 +62,7 @@ class JsonItems:
             if event != "start_array":
                 raise NoListError("holds no list")
             yield from self._list(events)
-            for _ in events:  # what follows the list is checked
+            for _ in events:  # check the syntax after the list
                 pass
             return
         if event != "start_map":
@@ -100,7 +100,7 @@ class JsonItems:
             pass
 
     def _opening(self, events: Iterator[Event]) -> str:
-        """Return the first event; of an empty file none."""
+        """Return the first event; for an empty file an empty one."""
         try:
             return next(events, ("", None))[0]
         except JsonSyntaxError:
@@ -184,11 +184,11 @@ class JsonItems:
 
 
 class _TooLongError(Exception):
-    """A token is longer than an item may be."""
+    """Error for a token that is longer than an item may be."""
 
 
 class _Source:
-    """The bytes of a text stream for ijson, counted since the last token and since the item began."""
+    """Bytes of a text stream for ijson, counted since the last token and since the start of the item."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -201,7 +201,7 @@ class _Source:
         if self.since_token > MAX_ITEM_BYTES:
             raise _TooLongError
         text = self._stream.read(size)
-        if "\\" in text[-LONGEST_ESCAPE:]:  # a surrogate pair cut in two would look like two halves
+        if "\\" in text[-LONGEST_ESCAPE:]:  # do not split a surrogate pair
             text += self._rest_of_escape()
         if "\\ud" in text or "\\uD" in text:
             text = _ESCAPES.sub(lambda found: f"\\u{ord(LONE_MARK):x}" if found[1] else found[0], text)
@@ -231,7 +231,7 @@ def _scalar(value: Any) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    """Return yajl's message and the text around the fault on one line."""
+    """Return yajl's message and the text around the error on one line."""
     message = error.args[0] if error.args else str(error)
     if isinstance(message, bytes):
         message = message.decode("utf-8", "replace")

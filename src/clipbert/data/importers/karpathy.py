@@ -1,4 +1,4 @@
-"""Karpathy's split files (Karpathy and Fei-Fei, CVPR 2015): dataset_coco.json, dataset_flickr8k.json, ..."""
+"""Reader of Karpathy's split files (Karpathy and Fei-Fei, CVPR 2015): dataset_coco.json, dataset_flickr8k.json, ..."""
 
 from pathlib import Path
 

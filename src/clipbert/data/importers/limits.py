@@ -13,7 +13,7 @@ MAX_DEPTH = 64
 MAX_WHOLE_BYTES = 64 * 2**20
 MAX_HELD_CHARS = 256 * 2**20
 MAX_PACKED_RATIO = 200  # text packs 3 to 20 times
-FREE_UNPACKED_BYTES = 64 * 2**20  # a smaller file may be packed as tightly as it likes
+FREE_UNPACKED_BYTES = 64 * 2**20  # below this size the ratio is not checked
 
 
 def mebibytes(size: int) -> str:
@@ -49,7 +49,8 @@ def item_error(path: Path, number: int, what: str) -> ClipBertError:
 
 
 class HeldTexts:
-    """Counts the text of one file that an importer must hold until it has read another file or the whole of this one.
+    """Counter of the text of one file that an importer must hold until it has read another file or the whole of this
+    one.
 
     The largest official file, the training questions of VQA 2.0, holds 20 MiB.
     """
@@ -74,7 +75,7 @@ class HeldTexts:
 
 
 class UnpackedStream(io.RawIOBase):
-    """The unpacked bytes of a zip member or a gzip file, refused when they are far more than the packed ones.
+    """Unpacked bytes of a zip member or a gzip file, rejected when they are far more than the packed ones.
 
     Args:
         packed: reads the unpacked bytes.
@@ -103,7 +104,7 @@ class UnpackedStream(io.RawIOBase):
         if self._read > self._limit:
             raise ClipBertError(
                 f"{self._path}: unpacks to more than {mebibytes(self._limit)}, over {MAX_PACKED_RATIO} times its size: "
-                "not what annotations look like (a zip bomb?). If it is right, unpack it and name the unpacked file."
+                "annotations do not compress this well (a zip bomb?). If the file is correct, unpack it and import the unpacked file."
             )
         view[: len(data)] = data
         return len(data)

@@ -1,4 +1,4 @@
-"""The folder a user keeps the media of a data set in: finding a file by its official name, and placing it."""
+"""Folder with the media of a data set: finding files by their official names, and placing them in data/."""
 
 import errno
 import filecmp
@@ -13,27 +13,27 @@ from pathlib import Path, PurePosixPath
 from clipbert.video.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from clipbert.errors import ClipBertError
 
-# Suffixes that official names carry; ingest decides later which of them can be used.
+# Suffixes in official names; ingest checks later which of these files can be used.
 NAME_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES | {".3g2"}
 
 Aliases = Callable[[str], tuple[str, ...]]
 
 
 def stem(name: str) -> str:
-    """An official name without its folder and media suffix: `train2014/x.jpg` and `x.` are both `x`."""
+    """Return an official name without folder and media suffix: `train2014/x.jpg` and `x.` are both `x`."""
     base = name.replace("\\", "/").rsplit("/", 1)[-1]
     suffix = PurePosixPath(base).suffix.lower()
     return base[: -len(suffix)] if suffix in NAME_SUFFIXES else base.rstrip(".")
 
 
 def media_kind(path: Path) -> str:
-    """The folder of data/ it belongs in: images or videos."""
+    """Return the folder of data/ for a file: images or videos."""
     return "images" if path.suffix.lower() in IMAGE_SUFFIXES else "videos"
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The file of a name, and how it was found.
+    """File that belongs to a name, and how it was found.
 
     Attributes:
         path: the file.
@@ -48,7 +48,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Ambiguous:
-    """A name without a folder that several folders have a file for.
+    """Name without a folder for which several folders have a file.
 
     Attributes:
         paths: the files, relative to the media folder.
@@ -58,7 +58,7 @@ class Ambiguous:
 
 
 class MediaFolder:
-    """The files below a folder, at any depth, found by the names that annotations give them.
+    """Files below a folder, at any depth, found by the names that annotations give them.
 
     - A name without a folder (`001.mp4`, `001`) matches the files of that stem, whatever their container. When files in
       several folders match and they do not have the same content, the name is ambiguous.
@@ -103,7 +103,7 @@ class MediaFolder:
             raise ClipBertError(f"{folder}: an empty folder; expected the media in it, at any depth.")
 
     def find(self, name: str) -> Found | Ambiguous | None:
-        """Return the file of a name in the annotations, the files it may be, or None."""
+        """Return the file of a name in the annotations, the candidates of an ambiguous name, or None."""
         exact = self._exact(name)
         if exact is not None:
             return Found(exact)
@@ -135,14 +135,14 @@ class MediaFolder:
         return place_file(source, target, self._root)
 
     def _inside(self, path: Path) -> bool:
-        """Whether a path leads to something in the folder; one that leads out is noted in `outside`."""
+        """Return whether a path stays in the folder; one that leads out is recorded in `outside`."""
         if not path.is_symlink() or path.resolve().is_relative_to(self._root):
             return True
         self.outside.append(path.relative_to(self.folder).as_posix())
         return False
 
     def _exact(self, name: str) -> Path | None:
-        """The file whose path below the folder is `name`."""
+        """Return the file at the path `name` below the folder."""
         relative = PurePosixPath(name)
         if relative.is_absolute() or ".." in relative.parts or "\0" in name:
             return None
@@ -171,7 +171,7 @@ class MediaFolder:
         return Found(best, others=len(candidates) - 1, other_case=not same_case)
 
     def _ends_in(self, path: Path, folders: Sequence[str], normal: Callable[[str], str]) -> bool:
-        """Whether the folders of a path end in `folders`."""
+        """Return whether the folders of a path end in `folders`."""
         inner = path.parent.relative_to(self.folder).parts
         roots = (Path(os.path.abspath(self.folder)).parts[1:], self._root.parts[1:])
         wanted = [normal(_normal(part)) for part in folders]
@@ -202,14 +202,14 @@ def place_file(source: Path, target: Path, root: Path | None = None) -> bool:
             shutil.copyfile(real, target)
             return True
     except FileNotFoundError:
-        raise ClipBertError(f"{source}: has gone, or is a link to nothing. Run the import again.") from None
+        raise ClipBertError(f"{source}: disappeared, or is a broken link. Rerun the import.") from None
     except PermissionError as error:
         raise ClipBertError(f"{source}: cannot be read ({error.strerror}).") from error
     return False
 
 
 def _split_path(name: str) -> tuple[list[str], str]:
-    """([folders], file name) of a path written with slashes or backslashes."""
+    """Return ([folders], file name) of a path with slashes or backslashes."""
     *folders, base = name.replace("\\", "/").split("/")
     return [part for part in folders if part not in ("", ".")], base
 

@@ -1,4 +1,4 @@
-"""Official annotation files as rows: JSON (streamed), JSON lines, csv and tsv, each also zipped or gzipped."""
+"""Readers of official annotation files as rows: streamed JSON, JSON lines, csv and tsv, also zipped or gzipped."""
 
 import contextlib
 import csv
@@ -42,7 +42,7 @@ SPLIT_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record of an official file, where it stands, and the layout that was expected."""
+    """Record of an official file, with its position and the expected layout."""
 
     file: Path
     place: str
@@ -50,11 +50,11 @@ class Row:
     layout: str
 
     def error(self, what: str) -> ClipBertError:
-        """The error that says what is wrong with this record."""
+        """Return the error for this record."""
         return ClipBertError(f"{self.file}: {self.place}: {what}; expected {self.layout}.")
 
     def value(self, key: str) -> Any:
-        """What the record holds under a key.
+        """Return the value of a key.
 
         Raises:
             ClipBertError: it has no such key.
@@ -67,7 +67,7 @@ class Row:
             raise self.error(f"no {key}{hint}, only {', '.join(map(str, self.values)) or 'nothing'}") from None
 
     def text(self, key: str) -> str:
-        """A string; a number in its digits; nothing (null) is empty.
+        """Return a string; a number as its digits; null as the empty string.
 
         Raises:
             ClipBertError: there is no such key, or it holds something else.
@@ -82,7 +82,7 @@ class Row:
         raise self.error(f"{key} is {shown(value)}, not a string")
 
     def integer(self, key: str) -> int:
-        """A whole number, also when it is written as a string.
+        """Return a whole number, which may be written as a string.
 
         Raises:
             ClipBertError: there is no such key, or it holds something else.
@@ -96,7 +96,7 @@ class Row:
         raise self.error(f"{key} is {shown(value)}, not a whole number")
 
     def strings(self, key: str) -> list[str]:
-        """A list of strings.
+        """Return a list of strings.
 
         Raises:
             ClipBertError: there is no such key, or it holds something else.
@@ -107,7 +107,7 @@ class Row:
         return value
 
     def rows(self, key: str) -> list["Row"]:
-        """A list of records inside this one.
+        """Return a list of records inside this one.
 
         Raises:
             ClipBertError: there is no such key, or it holds something else.
@@ -119,7 +119,7 @@ class Row:
 
 
 def shown(value: Any) -> str:
-    """A value as it is told to a person: JSON, cut."""
+    """Return a value as shortened JSON for messages."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
@@ -128,7 +128,7 @@ def records(path: Path, layout: str, key: str | None = None) -> Iterator[Row]:
     """Stream the records of a file: .jsonl by line, .csv and .tsv by row, anything else as one JSON list.
 
     Args:
-        layout: what is expected, told when a record is something else.
+        layout: the expected layout, for error messages.
         key: the list lies under this key of a JSON object.
 
     Raises:
@@ -187,7 +187,7 @@ def _json_items(path: Path, layout: str) -> Iterator[JsonItems]:
 
 
 def json_lines(path: Path, layout: str) -> Iterator[Row]:
-    """Stream the objects of a file with one JSON object a line; see `records`."""
+    """Stream the objects of a file with one JSON object per line; see `records`."""
     with opened(path) as stream:
         for number, line in enumerate(limited_lines(path, stream), start=1):
             if not line.strip():
@@ -204,9 +204,9 @@ def json_lines(path: Path, layout: str) -> Iterator[Row]:
 
 
 def table_rows(path: Path, layout: str, header: Sequence[str] | None = None) -> Iterator[Row]:
-    """Stream the rows of a csv or tsv file with a header (or the given one); quoted fields may hold line breaks.
+    """Stream the rows of a csv or tsv file with a header (or with `header`); quoted fields may hold line breaks.
 
-    The delimiter is the one of comma, tab, semicolon and bar that the header has most of; a tab in a .tsv file.
+    The delimiter is a tab in a .tsv file, else the most frequent of comma, tab, semicolon and bar in the header.
     """
     with opened(path) as stream:
         lines = limited_lines(path, stream)
@@ -238,13 +238,14 @@ def table_rows(path: Path, layout: str, header: Sequence[str] | None = None) -> 
 
 
 def split_files(path: Path, patterns: Sequence[str], layout: str) -> dict[str, Path]:
-    """{split: file} of one file or of a folder, the split read from the name (train, val, validation, dev, test).
+    """Return {split: file} for one file or a folder; the split is read from the name (train, val, validation, dev,
+    test).
 
     Args:
-        patterns: names that are looked for in a folder, case aside, as in a shell.
+        patterns: shell patterns of file names in a folder, without regard to case.
 
     Raises:
-        ClipBertError: there is none, the split of a file cannot be told, or two files are of one split.
+        ClipBertError: no file is found, a name shows no split, or two files have the same split.
     """
     if path.is_dir():
         inside = sorted(entry for entry in path.iterdir() if entry.is_file())
@@ -263,7 +264,7 @@ def split_files(path: Path, patterns: Sequence[str], layout: str) -> dict[str, P
     for file in files:
         split = name_split(file.name)
         if split is None:
-            raise ClipBertError(f"{file}: its name does not say which split it is; put train, val or test into it.")
+            raise ClipBertError(f"{file}: its name shows no split. Put train, val or test into the name.")
         if split in found:
             raise ClipBertError(f"{found[split]} and {file} are both {split}: name one of them, or remove the other.")
         found[split] = file
@@ -271,14 +272,14 @@ def split_files(path: Path, patterns: Sequence[str], layout: str) -> dict[str, P
 
 
 def name_split(name: str) -> str | None:
-    """The split that a file's name tells: of `MSRVTT_train.9k.csv` train, of `val_1.json` val."""
+    """Return the split in a file's name: train for `MSRVTT_train.9k.csv`, val for `val_1.json`."""
     words = "".join(letter if letter.isalpha() else " " for letter in name.lower()).split()
     return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[str]]:
-    """A file as UTF-8 text, a byte-order mark left out; a zip with one file in it, and gzip, as what is in them.
+    """Open a file as UTF-8 text without byte-order mark; gzip, and a zip with one file, are unpacked.
 
     Raises:
         ClipBertError: the file is missing, unreadable or not UTF-8.
@@ -320,7 +321,7 @@ def _limited(unpacked: IO[bytes], packed_bytes: int, path: Path) -> IO[bytes]:
 
 
 class _RowLines:
-    """Lines for the csv reader, which joins those of a quoted field; a row of too many is refused.
+    """Lines for the csv reader, which joins those of a quoted field; rows that are too long are rejected.
 
     Attributes:
         chars: length of the lines since it was set to 0.

@@ -46,7 +46,7 @@ class Importer:
         run: `run(annotations: Path, source: Source, **options) -> ImportSummary`.
         name: the name of the command.
         title: the name of the data set.
-        paper: authors, venue and year; None for formats that are no published data set.
+        paper: authors, venue and year; None for a format that is not a published data set.
         about: what the importer makes, one sentence: the help of the command.
         tasks: names of the tasks that the result trains or tests.
         annotations: the annotation files that are expected.

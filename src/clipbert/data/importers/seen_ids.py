@@ -1,4 +1,4 @@
-"""Ids that an import has met, kept on disk: ten million of them take a gigabyte as Python strings in a set."""
+"""Ids seen by an import, on disk: ten million of them would take a gigabyte as a Python set."""
 
 import sqlite3
 
@@ -6,7 +6,7 @@ CACHE_KIB = 64 * 1024
 
 
 class SeenIds:
-    """A set of (kind, id) in a temporary SQLite database, of which at most 64 MiB are in memory.
+    """Set of (kind, id) in a temporary SQLite database, with at most 64 MiB in memory.
 
     SQLite deletes the file when it opens it, so nothing is left after a kill.
     """
@@ -20,6 +20,6 @@ class SeenIds:
 
     def add(self, kind: str, identity: str) -> bool:
         """Add an id; return whether it is new among those of its kind."""
-        # Bytes, for an id may hold half of a surrogate pair, which SQLite's text cannot.
+        # Bytes, because an id may hold half of a surrogate pair, which SQLite's text cannot.
         row = (kind, identity.encode("utf-8", "surrogatepass"))
         return self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", row).rowcount == 1

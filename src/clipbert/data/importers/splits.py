@@ -1,4 +1,4 @@
-"""Splits made from names by a hash, so that they stay the same on every machine and when files are added."""
+"""Splits by a hash of names: the same on every machine, and stable when files are added."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ HoldOut = Mapping[str, float]
 
 
 def hashed_split(purpose: str, name: str, fractions: HoldOut) -> str:
-    """The split of a media name: each split named in `fractions` gets its share of all names, train the rest.
+    """Return the split of a media name: each split in `fractions` gets its fraction of all names, train the rest.
 
     Args:
-        purpose: names the draw, so that two draws over the same names are independent.
+        purpose: name of the draw; draws with different names are independent.
     """
     digest = hashlib.blake2b(f"{purpose}:{name}".encode("utf-8", "backslashreplace"), digest_size=8).digest()
     point = int.from_bytes(digest) / 2**64
@@ -25,10 +25,10 @@ def hashed_split(purpose: str, name: str, fractions: HoldOut) -> str:
 
 
 def read_fractions(given: Sequence[str], option: str, allowed: Sequence[str] = SPLITS[1:]) -> dict[str, float]:
-    """{"val": 0.05} of ["val=0.05"].
+    """Return {"val": 0.05} for ["val=0.05"].
 
     Raises:
-        ClipBertError: it is not SPLIT=SHARE, or the shares are out of range.
+        ClipBertError: an entry is not SPLIT=FRACTION, or the fractions are out of range.
     """
     fractions: dict[str, float] = {}
     for text in given:
@@ -39,10 +39,10 @@ def read_fractions(given: Sequence[str], option: str, allowed: Sequence[str] = S
             value = -1.0
         if split not in allowed or split in fractions or not 0 < value < 1:
             raise ClipBertError(
-                f"{option} {text}: expected SPLIT=SHARE with SPLIT one of {', '.join(allowed)}, each once, and SHARE "
+                f"{option} {text}: expected SPLIT=FRACTION with SPLIT one of {', '.join(allowed)}, each once, and FRACTION "
                 f"between 0 and 1, as {allowed[0]}=0.1."
             )
         fractions[split] = value
     if sum(fractions.values()) > 1 + 1e-9:
-        raise ClipBertError(f"{option}: the shares add up to {sum(fractions.values()):g}; expected at most 1.")
+        raise ClipBertError(f"{option}: the fractions add up to {sum(fractions.values()):g}; expected at most 1.")
     return fractions

@@ -1,4 +1,4 @@
-"""What an import found, compared with what the data set's authors published: the lines a person reads."""
+"""Summary of an import: what was found, compared with what the data set's authors published."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ KIND_NAMES = {"caption": "captions", "open_qa": "questions", "multiple_choice": 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a data set is used and what its authors published, to compare an import with.
+    """Published counts of a data set and notes on its use.
 
     Attributes:
-        media: how many media each split has; texts: how many texts (paragraphs, questions).
+        media: number of media in each split; texts: number of texts (paragraphs, questions).
         answers: size of the answer vocabulary.
-        notes: what a person should know of this import, told in the summary.
+        notes: remarks for the summary.
     """
 
     media: Mapping[str, int] = field(default_factory=dict)
@@ -51,33 +51,33 @@ class ImportSummary:
     notes: list[str] = field(default_factory=list)
 
     def count_annotated(self, kind: str, name: str, split: str) -> None:
-        """A text of the annotations, in its official split."""
+        """Count a text of the annotations in its official split."""
         self.annotated[split] += 1
         if self.annotated_media.setdefault(name, split) != split:
             self.in_two_splits.add(name)
 
     def count_missing(self, kind: str, name: str, split: str) -> None:
-        """A text whose media is not there."""
+        """Count a text with missing media."""
         self.missing_texts[kind] += 1
         self.missing[name] = (split, self.missing.get(name, (split, 0))[1] + 1)
 
     def count_written(self, kind: str, media: str, split: str, answer: str | int | None) -> None:
-        """A text that went into the canonical file of its kind."""
+        """Count a text that was written to the canonical file of its kind."""
         self.written[kind, split] += 1
         self.media.setdefault(media, split)
         if isinstance(answer, str):
             self.answers[split][answer] += 1
 
     def texts(self, kind: str) -> int:
-        """How many texts of a kind were written."""
+        """Return how many texts of a kind were written."""
         return sum(count for (of, _), count in self.written.items() if of == kind)
 
     def splits(self) -> Counter[str]:
-        """How many media of each split were placed."""
+        """Return how many media of each split were placed."""
         return Counter(self.media.values())
 
     def coverage(self, split: str) -> float | None:
-        """The share of a split's answers that lie in the vocabulary; None when either is empty."""
+        """Return the fraction of a split's answers that are in the vocabulary; None if either is empty."""
         known = self._known_answers()
         asked = self.answers[split]
         if not known or not asked:
@@ -85,7 +85,7 @@ class ImportSummary:
         return sum(count for answer, count in asked.items() if answer in known) / asked.total()
 
     def lines(self) -> list[str]:
-        """The summary a person reads."""
+        """Return the lines that the command prints."""
         splits = self.splits()
         kinds = {media.partition("/")[0] for media in self.media}
         noun = kinds.pop() if len(kinds) == 1 else "media"
@@ -116,11 +116,11 @@ class ImportSummary:
         if self.in_two_splits:
             found.append(
                 f"media with texts in two splits: {len(self.in_two_splits)}: {_named(sorted(self.in_two_splits))}; "
-                "clipbert validate will refuse them"
+                "clipbert validate rejects them"
             )
         found += [*self.protocol.notes, *self.notes]
         if splits["train"] and (absent := [split for split in SPLITS if not splits[split]]):
-            found.append(f"no {' and no '.join(absent)} split: --hold-out {absent[0]}=0.1 takes one from train")
+            found.append(f"no {' and no '.join(absent)} split: --hold-out {absent[0]}=0.1 takes one from the training media")
         return found
 
     def hints(self) -> list[str]:
@@ -130,7 +130,7 @@ class ImportSummary:
             name, paths = next(iter(self.ambiguous.items()))
             found.append(
                 f"ambiguous names, counted as missing: {len(self.ambiguous)}, as {name}, which may be "
-                f"{_named(list(paths))}; write the folder before the name"
+                f"{_named(list(paths))}; write the folder in front of the name"
             )
         if self.similar:
             name, file = next(iter(self.similar.items()))
@@ -152,11 +152,11 @@ class ImportSummary:
         return found
 
     def dropped_line(self) -> str:
-        """What was left out, by reason."""
+        """Return what was left out, by reason."""
         return ", ".join(f"{count} with {reason}" for reason, count in sorted(self.dropped.items()))
 
     def _published_lines(self) -> list[str]:
-        """One line a split: what the files hold beside what was published."""
+        """Return one line per split: what the files hold, compared with what was published."""
         media = Counter(self.annotated_media.values())
         lines = []
         for split in SPLITS:
@@ -188,12 +188,12 @@ class ImportSummary:
         shares = [(split, self.coverage(split)) for split in SPLITS]
         covered = ", ".join(f"{100 * share:.1f} % of {split}" for split, share in shares if share is not None)
         if given:
-            return f"answer vocabulary: {len(known)} answers as given, which answer {covered}"
+            return f"answer vocabulary: {len(known)} answers of the file, which cover {covered}"
         if not known:
-            return f"answer vocabulary: no train answers here, so it is not known (published size: {size})"
+            return f"answer vocabulary: no train answers here, so it is unknown (published size: {size})"
         return (
             f"answer vocabulary: the {len(known)} most frequent train answers (tasks.open_qa.max_answers={size}), "
-            f"which answer {covered}"
+            f"which cover {covered}"
         )
 
 

@@ -1,4 +1,4 @@
-"""VQA's answers (Goyal et al., CVPR 2017): what the official evaluation makes of their spelling, what each is worth."""
+"""Answers of VQA (Goyal et al., CVPR 2017): normalization of the official evaluation, and soft scores."""
 
 import re
 from collections import Counter
@@ -25,7 +25,7 @@ wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 
 
 def _contractions() -> dict[str, str]:
-    """{spelling with one apostrophe left out: the word}."""
+    """Return {spelling with one apostrophe left out: the word}."""
     found = {"somebody'd": "somebodyd"}  # as the official table has it
     for word in CONTRACTED.split():
         for place, letter in enumerate(word):
@@ -39,9 +39,9 @@ CONTRACTIONS = _contractions()
 
 @lru_cache(maxsize=1 << 17)
 def normalise(answer: str) -> str:
-    """An answer as the official evaluation compares it: lower case, digits, no articles, no punctuation.
+    """Return an answer as the official evaluation compares it: lower case, digits, no articles, no punctuation.
 
-    A mark beside a space is dropped, one inside a word becomes a space; empty when nothing is left.
+    A mark next to a space is dropped, one inside a word becomes a space; the result may be empty.
     """
     text = " ".join(answer.split())
     glued = NUMBER_COMMA.search(text) is not None
@@ -56,9 +56,9 @@ def normalise(answer: str) -> str:
 
 
 def soft_scores(answers: Iterable[str]) -> dict[str, float]:
-    """What each normalised answer is worth: the accuracy min(1, others who said so / 3), averaged over leaving each
-    annotator out once. For VQA's ten annotators that is 0.3, 0.6, 0.9 and 1 for one, two, three and more of them, the
-    table that bottom-up attention, LXMERT and ClipBERT train on."""
+    """Return the score of each normalized answer: the accuracy min(1, others who gave it / 3), averaged over leaving
+    each annotator out once. For VQA's ten annotators that is 0.3, 0.6, 0.9 and 1 for one, two, three and more of
+    them, the table that bottom-up attention, LXMERT and ClipBERT train on."""
     counts = Counter(map(normalise, answers))
     total = counts.total()
     counts.pop("", None)

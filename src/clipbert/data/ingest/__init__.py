@@ -1,1 +1,1 @@
-"""Stage ingest: media files are probed and annotations checked."""
+"""Stage ingest: probe the media files and check the annotations."""

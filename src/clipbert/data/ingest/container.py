@@ -1,4 +1,4 @@
-"""What a video file's container says, and whether the file holds what its header promises: read, not decoded."""
+"""Header of a video file, and whether the file holds what its header declares; nothing is decoded."""
 
 import re
 from dataclasses import dataclass
@@ -12,13 +12,14 @@ from clipbert.data.ingest.decoder_choice import Scan
 from clipbert.errors import first_line
 from clipbert.video.sequential import main_stream, native_errors, open_media, pixel_aspect, video_streams
 
-# A container that promises more than it holds by this share, within these seconds, was cut off.
+# A container that declares this fraction more than it holds, within these seconds, was truncated.
 MISSING_SHARE, MISSING_LEAST_S, MISSING_MOST_S = 0.05, 0.5, 5.0
 LISTS_OF_FILES = re.compile(rb"\s*(#EXTM3U|ffconcat|v=0|<\?xml|<MPD)")
 
 
 class ProbeError(Exception):
-    """A file that cannot be used: a reason code, what was seen, and the time in seconds from which on it is bad."""
+    """Error for a file that cannot be used: a reason code, what was seen, and the time in seconds of the first damage.
+    """
 
     def __init__(self, reason: str, detail: str, first_bad_s: float | None = None) -> None:
         super().__init__(detail)
@@ -28,7 +29,7 @@ class ProbeError(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What a container says of its video stream: `width` and `height` as stored, `rate` frames a second, 0 unknown;
+    """Header of a container's video stream: `width` and `height` as stored, `rate` frames per second, 0 if unknown;
     `declared_s` the stream's duration, `whole_declared_s` the file's; `streams` of video, covers included."""
 
     family: str
@@ -166,7 +167,7 @@ class _Counter:
 
 
 def check_complete(scan: Scan, header: Header) -> None:
-    """Compare what the header promises with what the packets hold.
+    """Compare what the header declares with what the packets hold.
 
     Raises:
         ProbeError: truncated.
@@ -184,7 +185,7 @@ def check_complete(scan: Scan, header: Header) -> None:
 
 
 def missing_allowed(duration_s: float) -> float:
-    """The seconds that may be missing from the end of a video without its being called cut off."""
+    """Return the seconds that may be missing from the end of a video that is not called truncated."""
     return min(max(MISSING_SHARE * duration_s, MISSING_LEAST_S), MISSING_MOST_S)
 
 

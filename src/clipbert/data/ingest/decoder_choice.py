@@ -1,10 +1,10 @@
-"""Which decoder serves a video: decord where it is exact, PyAV where decord is known to return wrong frames."""
+"""Choice of the decoder of a video: decord where it is exact, PyAV where decord is known to return wrong frames."""
 
 from dataclasses import dataclass
 
 DECORD_CONTAINERS = frozenset({"mov", "matroska", "flv"})
 DECORD_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mjpeg"})
-# Of damaged h264 decord's decoder at least complains; of these it repeats an earlier picture and says nothing.
+# decord reports damage in h264; for these codecs it silently repeats an earlier picture.
 SILENT_CODECS = frozenset({"hevc", "vp8", "vp9", "mjpeg"})
 REGULAR_WITHIN = 1.5
 LATE_START_S = 0.05
@@ -12,7 +12,7 @@ LATE_START_S = 0.05
 
 @dataclass(frozen=True)
 class Scan:
-    """The packets of a video stream, counted without decoding.
+    """Counts of the packets of a video stream, without decoding.
 
     `hidden`: frames an edit list does not show. `untimed`: packets without a time stamp. `leading`: frames shown before
     the key frame they follow in the file. `start_s`, `end_s`: the shown frames, in seconds; `whole_end_s`: the end of
@@ -35,7 +35,7 @@ class Scan:
 def choose_decoder(
     container: str, codec: str, scan: Scan, mirrored: bool, streams: int = 1, square: bool = True
 ) -> tuple[str, str]:
-    """Which decoder is exact on such a file, and why: ("decord" or "pyav", reason).
+    """Return the exact decoder for a file, and the reason: ("decord" or "pyav", reason).
 
     decord gives random access at once, but counts and seeks by packets: where packets and shown frames differ it
     returns wrong frames without an error. The rest is decoded in sequence by PyAV.
@@ -44,7 +44,7 @@ def choose_decoder(
         container: the demuxer's short name: mov (mp4 too), matroska (webm too), avi, ...
         codec: h264, vp9, ...
         mirrored: the display matrix flips the picture.
-        streams: video streams in the file, covers among them; decord may choose another than we do.
+        streams: video streams in the file, covers included; decord may choose another one than `main_stream`.
         square: pixels are as wide as high.
     """
     if container not in DECORD_CONTAINERS:
@@ -69,7 +69,7 @@ def choose_decoder(
 
 
 def suspicion(container: str, codec: str, scan: Scan) -> str | None:
-    """What about a file that decord is to serve asks for a comparison with a sequential decode; None: nothing."""
+    """Return why a file for decord should be compared with a sequential decode; None if there is no reason."""
     if codec in SILENT_CODECS:
         return f"decord hides damage in {codec}"
     if container == "flv":

@@ -1,5 +1,7 @@
-"""What one media file is: its container read to the end, pictures all over its length decoded by the decoder that will
-serve it. Runs in a worker process, for native decoders hang and crash on hostile files."""
+"""Probe of one media file: the container is read to its end and pictures over the whole length are decoded.
+
+It runs in a worker process, because native decoders hang and crash on hostile files.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,14 +37,14 @@ RATE_TOLERANCE = 0.1
 LOOK_SIZE = 32
 # Pictures of a file on which decord and the sequential decode are compared; more where damage is hidden.
 COMPARED, COMPARED_SILENT = 24, 96
-# More frames than this share cannot be decoded: the file is of no use.
+# A file is rejected when more than this fraction of its frames cannot be decoded.
 MOST_DAMAGE = 0.5
 EXIF_ROTATION = {3: 180, 4: 180, 5: 270, 6: 270, 7: 90, 8: 90}
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """A usable file: the columns of the videos table but `media` and `split`, with their units."""
+    """Usable file: the columns of the videos table except `media` and `split`, with their units."""
 
     kind: str
     sha256: str
@@ -67,8 +69,8 @@ class MediaInfo:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that goes to quarantine: a reason code (see `clipbert.data.quarantine`), what was seen, and the seconds
-    from its start at which the first trouble lies, where that is known."""
+    """File for the quarantine: a reason code (see `clipbert.data.quarantine`), what was seen, and the seconds from its
+    start to the first damage, where known."""
 
     reason: str
     detail: str
@@ -77,7 +79,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may be: durations in seconds, frames in megapixels, long side over short side."""
+    """Limits of a file: durations in seconds, frames in megapixels, long side over short side."""
 
     min_duration_s: float = 0.0
     max_duration_s: float = float("inf")
@@ -85,7 +87,7 @@ class Limits:
     max_aspect: float = float("inf")
 
     def check_frame(self, width: int, height: int) -> None:
-        """Look at a frame's size.
+        """Check the size of a frame.
 
         Raises:
             ProbeError: too_large, extreme_aspect.
@@ -103,7 +105,7 @@ class Limits:
             )
 
     def check_duration(self, seconds: float) -> None:
-        """Look at a video's duration.
+        """Check the duration of a video.
 
         Raises:
             ProbeError: too_short, too_long.
@@ -114,7 +116,7 @@ class Limits:
             raise ProbeError("too_long", f"lasts {seconds:.1f} s; ingest.max_duration_s is {self.max_duration_s:g}")
 
     def check(self, info: MediaInfo) -> None:
-        """Look at a file that was probed before.
+        """Check a file that was probed before against the limits.
 
         Raises:
             ProbeError: as the other two.
@@ -132,11 +134,11 @@ def probe(
     careful: bool = False,
     sha256: str | None = None,
 ) -> MediaInfo | Rejected:
-    """Say what the file `media` below the folder `data` is, or why it cannot be used. Never raises for a bad file.
+    """Probe the file `media` below the folder `data`; a file that cannot be used gives `Rejected`, never an exception.
 
     Args:
         verify: which files' frames are compared between decord and a sequential decode: never, suspicious, always.
-        careful: leave decord out.
+        careful: do not use decord.
         sha256: of the file's bytes, where it is known already.
     """
     path = Path(data) / media
@@ -217,7 +219,7 @@ def _probe_video(path: Path, limits: Limits, verify: str, careful: bool) -> dict
 
 
 def _repeatability(path: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """The columns that change for a file that decodes differently each time; none for another."""
+    """Return the changed columns of a file that decodes differently each time; none for another file."""
     since = first_difference(path)
     if since is None:
         return {}
@@ -245,7 +247,7 @@ def _first_frame(path: Path) -> Shown:
 
 
 def _spread(duration: float) -> np.ndarray:
-    """The times, (PICTURES,) seconds, of the pictures that are the look of a video."""
+    """Return the times, (PICTURES,) seconds, of the pictures in a video's signature."""
     return (np.arange(PICTURES) + 0.5) * duration / PICTURES
 
 
@@ -256,7 +258,7 @@ def _to_the_ends(duration: float) -> np.ndarray:
 def _with_decord(
     path: Path, scan: Scan, first: Shown, header: Header, verify: str, remarks: Remarks
 ) -> tuple[Frames | None, str]:
-    """The look by decord and a remark, or None and what speaks against decord."""
+    """Return the signature by decord and a remark, or None and the reason against decord."""
     try:
         video = RandomAccess(path)
         if len(video) != scan.packets:
@@ -280,7 +282,7 @@ def _with_decord(
 
 
 def _with_pyav(path: Path, scan: Scan, duration: float, remarks: Remarks) -> Frames:
-    """The look by a whole sequential decode, which shows every damage on its way.
+    """Return the signature by a full sequential decode, which detects all damage.
 
     Raises:
         ProbeError: truncated, or more is damaged than not.

@@ -1,7 +1,7 @@
-"""What earlier runs of ingest found, so that a run costs what changed: a file that is the same is not probed again.
+"""Cache of earlier probes, so that a run of ingest costs what changed.
 
-A small SQLite database outside every stage's outputs; losing it costs time and nothing else. It knows files by size and
-times, as git and DVC do, and their contents by SHA-256: a file that was moved, restored or copied is read, not decoded.
+A small SQLite database outside every stage's outputs; losing it costs time only. It identifies files by size and times,
+as git and DVC do, and contents by SHA-256: a file that was moved, restored or copied is read, not decoded.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from clipbert.files.atomic import create_with_umask, write_errors
 
 COMMIT_EVERY = 100
 BUSY_S = 60
-VERSION = 2  # of the tables; a file of another one is started over
+VERSION = 2  # of the tables; a file with another version is replaced
 # Primary result codes of SQLite that speak of the circumstances, not of the file: any other means damage.
 CIRCUMSTANCES = {
     sqlite3.SQLITE_BUSY,
@@ -46,11 +46,10 @@ PRAGMA user_version = {VERSION};
 
 
 class ProbeCache:
-    """The outcomes of earlier probes made with the same `settings`; `failures`: the settings on which timeouts and
-    memory failures depend as well.
+    """Outcomes of earlier probes with the same `settings`; timeouts and memory failures also depend on `failures`.
 
-    A damaged file is removed with a message and started over, whenever the damage is met: every outcome is checked
-    against its checksum, for SQLite does not notice a changed byte inside a value.
+    A damaged file is replaced, with a message, as soon as the damage is found. Every outcome has a checksum, because
+    SQLite does not detect a changed byte inside a value.
 
     Raises:
         ClipBertError: the file cannot be written.
@@ -67,7 +66,7 @@ class ProbeCache:
             self._run = 1 + (self._database.execute("SELECT max(seen) FROM files").fetchone()[0] or 0)
 
     def find(self, data: Path, media: str) -> MediaInfo | Rejected | None:
-        """What the unchanged file is; None when it changed or was never probed so."""
+        """Return the outcome of an unchanged file; None if it changed or was never probed with these settings."""
         found = None
         with self._guarded():
             row = self._database.execute("SELECT stat, sha256 FROM files WHERE media = ?", (media,)).fetchone()
@@ -78,7 +77,8 @@ class ProbeCache:
         return found
 
     def add(self, media: str, stamp: str, sha256: str, outcome: MediaInfo | Rejected) -> None:
-        """Keep an outcome. `stamp`: `file_stamp` before the probe, so that a change meanwhile is seen next time."""
+        """Keep an outcome. `stamp`: `file_stamp` before the probe, so that a change during it is detected by the next
+        run."""
         self._write("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", (media, stamp, sha256, self._run))
         bound_to_limits = isinstance(outcome, Rejected) and outcome.reason in ("timeout", "memory")
         settings = self.failures if bound_to_limits else self.settings
@@ -87,7 +87,7 @@ class ProbeCache:
         self._write("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?)", (*row, _checksum(*row)))
 
     def forget(self, media: str) -> None:
-        """Probe this file again next time, whatever it was."""
+        """Drop the outcome of a file, so that the next run probes it again."""
         with self._guarded():
             row = self._database.execute("SELECT sha256 FROM files WHERE media = ?", (media,)).fetchone()
             if row is not None:
@@ -95,7 +95,7 @@ class ProbeCache:
                 self._write("DELETE FROM files WHERE media = ?", (media,))
 
     def close(self, complete: bool) -> None:
-        """Write what is pending; after a `complete` run, files that were not met are forgotten."""
+        """Write what is pending; after a `complete` run, drop the outcomes of files that were not met."""
         with self._guarded():
             if complete:
                 self._database.execute("DELETE FROM files WHERE seen < ?", (self._run,))
@@ -112,7 +112,7 @@ class ProbeCache:
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Start the file over when it turns out to be damaged; what it knew is then found out again.
+        """Discard the database and start a new one if it turns out to be damaged.
 
         Raises:
             ClipBertError: the disk is full, or the file cannot be written or is in use.
@@ -140,7 +140,7 @@ class ProbeCache:
 def look_up(
     database: sqlite3.Connection, sha256: str, media: str, settings: str, failures: str
 ) -> MediaInfo | Rejected | None:
-    """The outcome for these bytes, whatever the file is called."""
+    """Return the outcome for these bytes under any file name."""
     row = database.execute(
         "SELECT sha256, kind, settings, outcome, checksum FROM outcomes WHERE sha256 = ? AND kind = ? "
         "AND settings IN (?, ?)",
@@ -155,19 +155,20 @@ def look_up(
 
 
 def known_by_content(path: Path, sha256: str, media: str, settings: str, failures: str) -> MediaInfo | Rejected | None:
-    """`look_up` in the database `path` from another process; None when it cannot be read just now."""
+    """Call `look_up` on the database `path` from another process; None if it cannot be read at the moment."""
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
         return look_up(database, sha256, media, settings, failures)
     return None
 
 
 def kind_of(media: str) -> str:
-    """Images are decoded otherwise than videos, and the name decides which a file is."""
+    """Return the kind of a file by its name: images and videos are decoded differently."""
     return "image" if os.path.splitext(media)[1].lower() in IMAGE_SUFFIXES else "video"
 
 
 def file_stamp(path: Path) -> str:
-    """What changes when a file's content does: size, times of modification and change, inode; empty for no file."""
+    """Return what changes with a file's content: size, times of modification and change, inode; empty without a file.
+    """
     try:
         found = path.stat()
     except OSError:
@@ -176,7 +177,7 @@ def file_stamp(path: Path) -> str:
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with the file at `path`, every row checked; None if nothing is, or there is none."""
+    """Check every row of the file at `path`; return what is wrong, None if nothing is or there is no file."""
     if not path.is_file():
         return None
     uri = f"file:{quote(str(path))}?mode=ro"
@@ -215,6 +216,6 @@ def _checksum(*values: object) -> str:
 
 
 def _code(error: sqlite3.Error) -> int | None:
-    """SQLite's primary result code; None where the error is not SQLite's own."""
+    """Return SQLite's primary result code; None if the error is not SQLite's own."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF

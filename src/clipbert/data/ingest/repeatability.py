@@ -1,7 +1,8 @@
-"""Whether a video decodes to the same pictures each time.
+"""Check that a video decodes to the same pictures each time.
 
-FFmpeg's VP8 decoder leaves parts of a damaged picture unwritten without an error. They show what an earlier picture left
-in the reused buffer, so they depend on which buffers are free: on what the program does with earlier pictures.
+FFmpeg's VP8 decoder leaves parts of a damaged picture unwritten without an error. They show what an earlier picture
+left in the reused buffer, so they depend on which buffers are free, that is, on what the program does with earlier
+pictures.
 """
 
 import collections
@@ -24,7 +25,7 @@ UNREPEATABLE = "decodes differently from one decode to the next"
 
 
 def first_difference(path: str | os.PathLike[str]) -> float | None:
-    """Decode a video twice, with other buffers to reuse each time.
+    """Decode a video twice, with different buffers to reuse.
 
     Returns:
         The seconds from its first frame at which the two decodes differ first; None where they are equal.
@@ -46,7 +47,7 @@ def first_difference(path: str | os.PathLike[str]) -> float | None:
 
 
 def _digests(path: str | os.PathLike[str], held: int) -> Generator[Any, None, None]:
-    """The start of each frame in seconds and a digest of its pixels; the last `held` frames are kept alive."""
+    """Yield the start of each frame in seconds and a digest of its pixels; the last `held` frames are kept alive."""
     kept: collections.deque[Any] = collections.deque(maxlen=held)
     with contextlib.closing(shown_frames(path)) as frames:
         for shown in frames:

@@ -1,4 +1,4 @@
-"""Every file of data/ probed in killable processes: once, and once more carefully when its process did not survive."""
+"""Probing of all files of data/ in killable processes; a file whose process died is probed again without decord."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ from clipbert.process_pool import (
     time_limit,
 )
 
-# Of limits a file's probe is independent of: it is looked at them again each time.
+# Limits that do not affect the probe; they are checked in every run.
 LIMIT_REASONS = frozenset({"too_short", "too_long", "too_large", "extreme_aspect"})
 
 Outcome = MediaInfo | Rejected
@@ -34,7 +34,7 @@ Outcome = MediaInfo | Rejected
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One file to probe, with all that a worker process needs to know."""
+    """One file to probe, with everything that a worker process needs."""
 
     data: str
     media: str
@@ -45,7 +45,7 @@ class Task:
 
 @contextlib.contextmanager
 def open_probe_cache(path: Path, params: IngestParams) -> Iterator[ProbeCache]:
-    """The memory of earlier probes under these parameters; a block that ends well was a complete run."""
+    """Open the cache of earlier probes with these parameters; a block that ends without error was a complete run."""
     versions = {name: importlib.metadata.version(name) for name in ("av", "decord", "pillow")}
     settings = {"format": FORMAT, "verify": params.verify, "megapixels": params.max_megapixels, **versions}
     failures = {"timeout_s": params.timeout_s, "max_worker_mb": params.max_worker_mb}
@@ -59,17 +59,17 @@ def open_probe_cache(path: Path, params: IngestParams) -> Iterator[ProbeCache]:
 
 
 def limits_of(params: IngestParams) -> Limits:
-    """What a file may be."""
+    """Return the limits of a file."""
     return Limits(params.min_duration_s, params.max_duration_s, params.max_megapixels, params.max_aspect)
 
 
 def probe_all(
     data: Path, selection: Selection, params: IngestParams, cache: ProbeCache, careful: bool = False
 ) -> Iterator[tuple[str, Outcome]]:
-    """Yield what each file of the selection is, in its order; what is remembered is not probed again.
+    """Yield the outcome of each file of the selection, in its order; cached outcomes are not probed again.
 
     Args:
-        careful: leave decord out from the start.
+        careful: do not use decord at all.
     """
     limits = limits_of(params)
     recall = (str(cache.path), cache.settings, cache.failures)
@@ -100,7 +100,7 @@ def _recalled(outcome: Outcome | None, limits: Limits) -> Outcome | None:
 
 
 class _Probing:
-    """A file on its way through the pool."""
+    """File whose probe is running or queued."""
 
     def __init__(self, pool: KillablePool, task: Task, timeout_s: float, careful: bool) -> None:
         self._pool, self._task = pool, task
@@ -112,7 +112,7 @@ class _Probing:
         return self._pool.submit(probe_task, self._task, careful, timeout_s=self._limit_s, fresh=fresh)
 
     def result(self) -> tuple[str, Outcome]:
-        """(sha256, outcome); the hash is empty when the file could not even be read."""
+        """Return (sha256, outcome); the hash is empty if the file could not be read."""
         try:
             first: tuple[str, Outcome] = self._future.result()
             return first
@@ -130,7 +130,7 @@ class _Probing:
             return self._hash(), Rejected(reason, f"the decoder crashed twice: {error}")
 
     def _hash(self) -> str:
-        """Of a file that no worker survived; read here, for reading is not decoding."""
+        """Return the SHA-256 of a file on which workers died; reading it here is safe, because nothing is decoded."""
         try:
             return sha256_file(Path(self._task.data) / self._task.media)
         except OSError:
@@ -138,7 +138,7 @@ class _Probing:
 
 
 def probe_task(task: Task, careful: bool) -> tuple[str, Outcome]:
-    """Read a file and say what it is, from memory when its bytes were probed before: (sha256, outcome). In a worker."""
+    """Probe a file in a worker, or find its bytes in the probe cache; return (sha256, outcome)."""
     path = Path(task.data) / task.media
     try:
         sha256 = sha256_file(path)

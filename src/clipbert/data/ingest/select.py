@@ -1,4 +1,4 @@
-"""Which files below data/ are media, and which of those must not be opened at all."""
+"""Selection of the media files below data/, and of those that must not be opened."""
 
 import os
 import unicodedata
@@ -16,7 +16,7 @@ CONTROL = ("Cc", "Zl", "Zp")
 
 @dataclass
 class Selection:
-    """The media files by name, sorted; those among them that must not be opened; how many other files were left."""
+    """Names of the media files, sorted; those among them that must not be opened; the number of other files."""
 
     media: list[str] = field(default_factory=list)
     rejected: dict[str, Rejected] = field(default_factory=dict)
@@ -24,9 +24,9 @@ class Selection:
 
 
 def select_media(data: Path, named: Collection[str], linked: Sequence[Path] = ()) -> Selection:
-    """Look at the names and kinds of all files below `data`.
+    """Select the media files below `data` by name and kind.
 
-    A file of an unknown type, a hidden file and one behind a linked folder count when a text names them. Nothing outside `data` is ever opened: links that lead out are rejected unread.
+    A file of an unknown type, a hidden file and one behind a linked folder count when a text names them. Nothing outside `data` is opened: links that lead out are rejected.
 
     Args:
         named: the media that texts name.
@@ -56,7 +56,7 @@ def select_media(data: Path, named: Collection[str], linked: Sequence[Path] = ()
 
 
 def readable_name(name: str) -> str:
-    """A file's name as it can be printed on one line and written as UTF-8: other bytes and controls escaped."""
+    """Return a file's name on one line of valid UTF-8, with other bytes and control characters escaped."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(
         char.encode("unicode_escape").decode() if unicodedata.category(char) in CONTROL else char for char in text
@@ -80,14 +80,14 @@ def _rejected(path: Path, odd_name: bool, data: Path, roots: tuple[Path, ...]) -
 
 
 def _only_named(data: Path, named: Collection[str], walked: set[str]) -> Iterator[str]:
-    """Yield the files that a text names and that `_walk` leaves out: hidden ones, and those behind a linked folder."""
+    """Yield the files that a text names and that `_walk` skips: hidden ones, and those behind a linked folder."""
     for name in named:
         if name not in walked and os.path.lexists(data / name):
             yield name
 
 
 def _walk(data: Path) -> list[str]:
-    """The paths below `data` of all files and of links to folders; hidden ones are left out."""
+    """Yield the paths below `data` of all files and of links to folders, without hidden ones."""
 
     def refuse(error: OSError) -> None:
         raise ClipBertError(f"{error.filename}: cannot be read ({error.strerror}).") from error

@@ -1,4 +1,4 @@
-"""Stage ingest: every file below data/ probed, every annotation checked, the manifest written whole or not at all."""
+"""Stage ingest: probe every file below data/, check every annotation, write the manifest atomically."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ MISSING = "media missing"
 
 @dataclass
 class IngestSummary:
-    """What the stage found and wrote."""
+    """Result of the stage: what was found and written."""
 
     media: Counter[str] = field(default_factory=Counter)
     texts: Counter[str] = field(default_factory=Counter)
@@ -57,7 +57,7 @@ class IngestSummary:
             self.splits[split] += 1
 
     def lines(self) -> list[str]:
-        """The summary a person reads."""
+        """Return the lines that the stage prints."""
         by_split = ", ".join(f"{self.splits[split]} {split}" for split in SPLITS)
         unnamed = self.media.total() - sum(self.splits[split] for split in SPLITS)
         found = [
@@ -74,9 +74,9 @@ class IngestSummary:
             if len(self.quarantined) > SUMMARY_FILES:
                 found.append(f"  and {len(self.quarantined) - SUMMARY_FILES} more: clipbert quarantine list")
         if self.damaged:
-            found.append(f"damaged in part, and used all the same: {self.damaged} (column damage of the videos table)")
+            found.append(f"damaged in part and used nevertheless: {self.damaged} (column damage of the videos table)")
         if self.remarks:
-            found.append(f"shown differently than by a player: {len(self.remarks)} (column remarks of the videos table)")
+            found.append(f"frames differ from what a player shows: {len(self.remarks)} (column remarks of the videos table)")
             found += [f"  {media}: {remark}" for media, remark in list(self.remarks.items())[:SUMMARY_FILES]]
         if self.moved_texts:
             found.append(f"texts of duplicates, given to the file that stays: {self.moved_texts}")
@@ -90,14 +90,14 @@ class IngestSummary:
 def ingest(
     data: Path, out: Path, params: IngestParams, memory: Path | None = None, retry: Iterable[str] = ()
 ) -> IngestSummary:
-    """Probe every media file of `data` and write the manifest to the folder `out`, replacing what is there.
+    """Probe every media file of `data` and write the manifest to the folder `out`, replacing the old one.
 
     Annotations are checked first, so that a typing error does not wait for the probing. Memory holds names and text
     ids, never rows.
 
     Args:
-        memory: where earlier probes are remembered, so that unchanged files are not probed again; None: beside `out`.
-        retry: files to probe again whatever is remembered of them.
+        memory: the probe cache, with which unchanged files are not probed again; None: in the parent folder of `out`.
+        retry: files to probe again even if the probe cache has them.
 
     Raises:
         ClipBertError: no data, wrong annotation lines, too many files in quarantine, or nothing left; `out` is then
@@ -131,7 +131,7 @@ def ingest(
 
 
 def _check_texts(data: Path) -> dict[str, str]:
-    """Read all annotations once: the split of each media that a text names."""
+    """Read all annotations once; return the split of each media that a text names."""
     errors = ErrorList()
     splits: dict[str, str] = {}
     for text in stream_texts(data, errors.add):
@@ -152,7 +152,7 @@ def _write_videos(
     cache: ProbeCache,
     summary: IngestSummary,
 ) -> dict[str, str]:
-    """Write the videos table; the usable media and their kinds."""
+    """Write the videos table; return the usable media and their kinds."""
     usable: dict[str, str] = {}
     first_of: dict[tuple[str, str | None], str] = {}
     with (
@@ -191,12 +191,12 @@ def _check_enough(data: Path, usable: dict[str, str], summary: IngestSummary, pa
         raise ClipBertError(
             f"{data}: {bad} of {total} media files ({bad / total:.1%}) cannot be used, more than "
             f"ingest.max_quarantined_fraction = {params.max_quarantined_fraction:g} allows:\n{files}\n"
-            "Mend or remove them, or raise ingest.max_quarantined_fraction."
+            "Fix or remove them, or raise ingest.max_quarantined_fraction."
         )
 
 
 def _write_texts(folder: Path, data: Path, usable: dict[str, str], summary: IngestSummary) -> None:
-    """Write the texts whose media can be used, and count the others by reason."""
+    """Write the texts with usable media, and count the others by reason."""
     examples: list[dict[str, Any]] = []
     errors = ErrorList()
     with manifest.write_table(folder / manifest.TEXTS_FILE, manifest.TEXTS_SCHEMA) as table:

@@ -1,4 +1,4 @@
-"""Whether decord returns the frames of a file that a sequential decode shows: proved on the file itself."""
+"""Check of decord's frames against a sequential decode of the same file."""
 
 import contextlib
 
@@ -11,20 +11,20 @@ from clipbert.sampling.clips import TIME_TOLERANCE_S
 from clipbert.video.sequential import Damage, shown_frames
 
 SIDE = 64
-# Grey levels, mean over the picture: decoders round colours differently, a neighbouring frame differs by more.
+# Gray levels, mean over the picture: decoders round colors differently, a neighboring frame differs by more.
 SAME_WITHIN, CLEARLY = 1.5, 0.3
 
 
 class NotEqualError(Exception):
-    """decord and a sequential decode differ on this file."""
+    """Difference between decord and a sequential decode of this file."""
 
 
 def compare_decoders(path: str, pictures: int, remarks: Remarks | None = None) -> int:
-    """Decode the whole file in sequence and compare with what decord returns: the times of all frames, and up to so
-    many `pictures` reached by random access, the first and the last among them. Returns how many were compared.
+    """Decode the whole file in sequence and compare the times of all frames, and up to `pictures` frames reached by
+    random access, including the first and the last, with decord's. Return the number of compared frames.
 
     Args:
-        remarks: takes note of every frame.
+        remarks: records every frame.
 
     Raises:
         NotEqualError: decord returns another frame than is shown at a time, other times, or hides damage.

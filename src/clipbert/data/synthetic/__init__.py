@@ -1,1 +1,1 @@
-"""The embedded sample data set."""
+"""Embedded sample data set."""

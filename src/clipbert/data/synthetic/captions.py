@@ -1,4 +1,4 @@
-"""English sentences that tell what happens in a scene of the sample set."""
+"""Captions of a scene of the sample set."""
 
 import random
 
@@ -17,7 +17,7 @@ BACKGROUNDS = ("background", "background", "backdrop")
 
 
 def detailed_caption(rng: random.Random, scene: Scene) -> str:
-    """Everything there is to tell: each thing's size, color, shape, place, motion and event, and the background."""
+    """Return a complete caption: size, color, shape, place, motion and event of each thing, and the background."""
     things = _in_order(rng, scene)
     words = [_clause(rng, thing) for thing in things]
     background = _background(rng, scene)
@@ -33,7 +33,7 @@ def detailed_caption(rng: random.Random, scene: Scene) -> str:
 
 
 def short_caption(rng: random.Random, scene: Scene) -> str:
-    """The colors and shapes, and some of the rest."""
+    """Return the colors and shapes, and some of the rest."""
     sizes, motion, places, background = (rng.random() < chance for chance in (0.65, 0.5, 0.4, 0.65))
     parts = [_clause(rng, thing, sizes, motion, places) for thing in _in_order(rng, scene)]
     told = _chain(parts)
@@ -45,7 +45,7 @@ def short_caption(rng: random.Random, scene: Scene) -> str:
 
 
 def picture_caption(rng: random.Random, scene: Scene, detailed: bool) -> str:
-    """What a still picture shows: its things and the background, or, not `detailed`, some of that."""
+    """Return a caption of a still picture: its things and the background; some of that if not `detailed`."""
     sizes, places, background = (detailed or rng.random() < 0.6 for _ in range(3))
     told = _chain([_clause(rng, thing, sizes, False, places) for thing in _in_order(rng, scene)])
     if rng.random() < 0.5:

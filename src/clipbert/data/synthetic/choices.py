@@ -19,7 +19,7 @@ MOTIONS = {**{way: f"it moves {way}" for way in ("left", "right", "up", "down")}
 
 
 def choice_question(rng: random.Random, scene: Scene) -> tuple[Question, list[str]]:
-    """One question and its options in random order."""
+    """Return one question and its options in random order."""
     question = draw_questions(rng, scene, 1, CHOICE_KINDS)[0]
     return question, _options(rng, question)
 
@@ -27,7 +27,7 @@ def choice_question(rng: random.Random, scene: Scene) -> tuple[Question, list[st
 def more_choice_questions(
     rng: random.Random, scene: Scene, number: int, asked: Question
 ) -> list[tuple[Question, list[str]]]:
-    """Up to `number` further questions of different kinds than `asked`, each with its options in random order."""
+    """Return up to `number` questions of kinds other than `asked`, each with its options in random order."""
     kinds = {name: kind for name, kind in CHOICE_KINDS.items() if name != asked.kind}
     return [(question, _options(rng, question)) for question in draw_questions(rng, scene, number, kinds)]
 
@@ -44,7 +44,7 @@ def _label(thing: Thing) -> str:
 
 
 def _labels(rng: random.Random, scene: Scene) -> tuple[str, ...]:
-    """The things of the scene and some that are not there, at least five."""
+    """Return the things of the scene and some that are absent, at least five."""
     shown = {thing.color for thing in scene.things} | {thing.new_color for thing in scene.things}
     absent = [f"the {color} {rng.choice(SHAPES)}" for color in COLORS if color not in shown]
     return (*map(_label, scene.things), *rng.sample(absent, 4))

@@ -1,4 +1,4 @@
-"""Frames to video files whose bytes depend on the pixels alone, not on the CPU, the clock or the number of cores."""
+"""Video encoding with bytes that depend on the pixels only, not on CPU, clock or number of cores."""
 
 import io
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from clipbert.data.synthetic.scene import FPS
 
 @dataclass(frozen=True)
 class Format:
-    """How a file is written: muxer, encoder and the encoder's options."""
+    """Format of a file: muxer, encoder and the encoder's options."""
 
     extension: str
     container: str

@@ -1,4 +1,4 @@
-"""The still pictures of the sample set: moments of scenes that no video shows, with captions and questions about them."""
+"""Still pictures of the sample set: moments of scenes that no video shows, with captions and questions."""
 
 import io
 import random
@@ -17,13 +17,13 @@ from clipbert.data.synthetic.scene import SIDE, SIZES, Scene, draw_scene
 
 SHARES = {"train": 7 / 11, "val": 0.6, "test": 0.75}  # pictures for each video of a split
 UNSEEN_SHARE = {"train": 0.0, "val": 0.5, "test": 0.5}  # that show a (color, shape) pair new to training
-QUESTIONS = 4  # a picture
-ALIKE = 8  # bits of 64; no picture is as near to one of another split (validate.max_hash_distance is 6)
+QUESTIONS = 4  # per picture
+ALIKE = 8  # bits of 64; pictures of different splits differ by more (validate.max_hash_distance is 6)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One file to make, and what it shows: frame `frame` of `scene`; `still` is that moment, in which nothing moves."""
+    """One file to make: frame `frame` of `scene`; `still` is that moment, in which nothing moves."""
 
     media: str
     split: str
@@ -81,7 +81,7 @@ def _near(seen: int, others: Iterable[int]) -> bool:
 
 
 def at_moment(scene: Scene, frame: int) -> Scene:
-    """What a single frame of a scene shows: its things, all of them visible, standing where they are."""
+    """Return a single frame of a scene: its visible things at their positions, not moving."""
     things = tuple(
         replace(
             thing,
@@ -101,7 +101,7 @@ def at_moment(scene: Scene, frame: int) -> Scene:
 
 
 def encode_picture(scene: Scene, frame: int) -> bytes:
-    """One frame as a JPEG file, whose bytes depend on the pixels alone."""
+    """Return one frame as a JPEG file with bytes that depend on the pixels only."""
     y, u, v = render_frame(scene, frame)
     planes = [_full_range(y, 16, 219, 0), _full_range(u, 128, 224, 128), _full_range(v, 128, 224, 128)]
     channels = [planes[0], *(plane.repeat(2, axis=0).repeat(2, axis=1) for plane in planes[1:])]
@@ -112,7 +112,7 @@ def encode_picture(scene: Scene, frame: int) -> bytes:
 
 
 def _whole_moments(scene: Scene) -> list[int]:
-    """The frames in which everything is visible and inside the picture."""
+    """Return the frames in which everything is visible and inside the picture."""
 
     def whole(frame: int) -> bool:
         return all(
@@ -125,6 +125,6 @@ def _whole_moments(scene: Scene) -> list[int]:
 
 
 def _full_range(plane: NDArray[np.int32], zero: int, span: int, at: int) -> NDArray[np.uint8]:
-    """Limited-range levels to those of a JPEG file, 0 to 255, rounded in integers."""
+    """Convert limited-range levels to those of a JPEG file, 0 to 255, rounded in integers."""
     levels = ((plane - zero) * 510 + span) // (2 * span) + at
     return np.clip(levels, 0, 255).astype(np.uint8)

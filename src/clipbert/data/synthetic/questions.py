@@ -13,7 +13,7 @@ DIRECTIONS = ("left", "right", "up", "down")
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its answer, and the answers that fit the question, right and wrong."""
+    """Question, its answer, and the answers that fit the question, right and wrong."""
 
     kind: str
     text: str
@@ -25,7 +25,7 @@ Kinds = dict[str, tuple[int, Callable[[random.Random, Scene], list[Question]]]]
 
 
 def open_questions(rng: random.Random, scene: Scene, number: int) -> list[Question]:
-    """Up to `number` questions of different kinds."""
+    """Return up to `number` questions of different kinds."""
     return draw_questions(rng, scene, number, OPEN_KINDS)
 
 
@@ -44,7 +44,7 @@ def draw_questions(rng: random.Random, scene: Scene, number: int, kinds: Kinds) 
 def refer(
     rng: random.Random, scene: Scene, thing: Thing, *, color: bool = True, shape: bool = True, place: bool = True
 ) -> str | None:
-    """Words that mean this thing alone, without its color, shape or place if so asked; None when there are none."""
+    """Return words that identify this thing, without color, shape or place if requested; None if there are none."""
     others = [other for other in scene.things if other is not thing]
     color = color and thing.event != "turns"
     names = []

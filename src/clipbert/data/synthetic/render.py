@@ -1,4 +1,4 @@
-"""A scene drawn as yuv420p frames, in integer arithmetic only: every CPU makes the same pixels."""
+"""Rendering of a scene as yuv420p frames in integer arithmetic, so that every CPU makes the same pixels."""
 
 import functools
 import random
@@ -35,7 +35,7 @@ SUPERSAMPLES = 4
 
 
 def yuv(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
-    """One color in 8-bit limited-range BT.601."""
+    """Return a color in 8-bit limited-range BT.601."""
     r, g, b = rgb
     return (
         ((66 * r + 129 * g + 25 * b + 128) >> 8) + 16,
@@ -45,7 +45,8 @@ def yuv(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def render(scene: Scene) -> NDArray[np.uint8]:
-    """All frames of a scene, (frames, SIDE * 3 / 2, SIDE) uint8: the Y plane over the U and the V plane, packed."""
+    """Return all frames of a scene, (frames, SIDE * 3 / 2, SIDE) uint8: the Y plane over the U and the V plane, packed.
+    """
     background = [plane.astype(np.int32) for plane in _background(scene)]
     half = SIDE // 2
     video = np.empty((scene.frames, SIDE * 3 // 2, SIDE), np.uint8)
@@ -58,7 +59,7 @@ def render(scene: Scene) -> NDArray[np.uint8]:
 
 
 def render_frame(scene: Scene, frame: int) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """One frame of a scene alone: its Y plane (SIDE, SIDE), its U and its V plane (SIDE / 2, SIDE / 2)."""
+    """Return one frame of a scene: its Y plane (SIDE, SIDE), its U and its V plane (SIDE / 2, SIDE / 2)."""
     return _frame(scene, [plane.astype(np.int32) for plane in _background(scene)], frame)
 
 
@@ -100,7 +101,7 @@ def _paint(
 
 @functools.cache
 def coverage(shape: str, size: str) -> NDArray[np.int32]:
-    """How much of each pixel a shape covers, 0 to 16, (pixels, pixels)."""
+    """Return how much of each pixel a shape covers, 0 to 16, (pixels, pixels)."""
     pixels = SIZES[size]
     side = pixels * SUPERSAMPLES
     grid = 2 * np.arange(side, dtype=np.int64) + 1 - side  # odd numbers around 0; the edge is at +-side
@@ -121,7 +122,7 @@ def coverage(shape: str, size: str) -> NDArray[np.int32]:
 
 
 def _polygon(corners: tuple[tuple[int, int], ...], side: int) -> NDArray[np.bool_]:
-    """Which of side x side sample points lie inside a polygon given in thousandths (even-odd rule)."""
+    """Return which of side x side sample points lie inside a polygon in thousandths (even-odd rule)."""
     points = (2 * np.arange(side, dtype=np.int64) + 1) * 500  # thousandths of a sample
     x, y = points[None, :], points[:, None]
     inside = np.zeros((side, side), bool)
@@ -136,7 +137,7 @@ def _polygon(corners: tuple[tuple[int, int], ...], side: int) -> NDArray[np.bool
 
 
 def _background(scene: Scene) -> list[NDArray[np.uint8]]:
-    """The Y, U, V planes of a canvas larger than the picture; U and V box-filtered but not yet subsampled."""
+    """Return the Y, U, V planes of a canvas larger than the picture; U and V box-filtered but not yet subsampled."""
     shade = _texture(scene)
     offset = (np.arange(SHADES) - SHADES // 2) * CONTRAST
     table = np.array([yuv(_shaded(TONE_RGB[scene.tone], int(step))) for step in offset], np.uint8)
@@ -153,7 +154,7 @@ def _shaded(rgb: tuple[int, int, int], step: int) -> tuple[int, int, int]:
 
 
 def _texture(scene: Scene) -> NDArray[np.int64]:
-    """Which shade, 0 to SHADES - 1, each pixel of the canvas has, (CANVAS, CANVAS)."""
+    """Return the shade, 0 to SHADES - 1, of each pixel of the canvas, (CANVAS, CANVAS)."""
     line = np.arange(CANVAS, dtype=np.int64)
     x, y = line[None, :], line[:, None]
     along = {"x": x + 0 * y, "y": y + 0 * x, "diagonal": (x + y) * 2 // 3}[scene.angle]

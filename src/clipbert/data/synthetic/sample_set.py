@@ -1,4 +1,4 @@
-"""The embedded sample data set: short videos and still pictures of coloured shapes, with captions and questions.
+"""Embedded sample data set: short videos and still pictures of colored shapes, with captions and questions.
 
 Same seed, same bytes, on any x86-64 Linux with the pinned PyAV and Pillow wheels.
 """
@@ -27,10 +27,10 @@ from clipbert.files.atomic import atomic_directory, write_errors
 
 TRAIN, VAL, TEST = 1100, 100, 160  # videos
 UNSEEN_SHARE = {"train": 0.0, "val": 0.5, "test": 0.5}  # videos that show a (color, shape) pair new to training
-QUESTIONS = {"train": 4, "val": 3, "test": 3}  # open questions a video
-CHOICES = {"train": 4, "val": 1, "test": 1}  # multiple-choice questions a video
+QUESTIONS = {"train": 4, "val": 3, "test": 3}  # open questions per video
+CHOICES = {"train": 4, "val": 1, "test": 1}  # multiple-choice questions per video
 OTHER_FORMATS = 12  # training videos that are not h264 in mp4
-INLINE_BELOW = 64  # so few videos are made without worker processes
+INLINE_BELOW = 64  # up to this many videos are made without worker processes
 MAX_WORKERS = 8
 CHUNK = 8  # videos a worker takes at once
 TRUNCATED = "videos/broken_truncated.mp4"
@@ -40,14 +40,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Video:
-    """One file to make, and what happens in it."""
+    """One file to make, and its scene."""
 
     media: str
     split: str
     scene: Scene
     captions: tuple[str, ...]
     form: int  # index into FORMATS
-    rng: random.Random  # goes on from where the scene was drawn
+    rng: random.Random  # continues the numbers from which the scene was drawn
 
 
 def make_sample_data(out: Path, seed: int = 0, train: int = TRAIN, val: int = VAL, test: int = TEST) -> None:
@@ -80,7 +80,7 @@ def make_sample_data(out: Path, seed: int = 0, train: int = TRAIN, val: int = VA
 
 
 def _plan(seed: int, counts: dict[str, int]) -> list[Video]:
-    """Draw every scene and its captions: no two videos that their captions cannot tell apart, in file order."""
+    """Draw every scene and its captions in file order, without two videos that their captions cannot distinguish."""
     total = sum(counts.values())
     numbers = list(range(total))
     random.Random(f"{seed}-numbers").shuffle(numbers)
@@ -157,7 +157,7 @@ def _chosen(asked: Question, options: list[str]) -> Row:
 
 
 def _make_files(media: Sequence[Video | Picture], folder: Path) -> Iterator[Video | Picture]:
-    """Make every file, over all cores when there are many; yields each as it is done, in order."""
+    """Make every file, on all cores if there are many; yield each when it is done, in order."""
     jobs = [_job(item, folder / item.media) for item in media]
     if len(jobs) < INLINE_BELOW:
         for item, job in zip(media, jobs, strict=True):
@@ -184,7 +184,7 @@ Job = tuple[Scene, int | None, int, Path]
 
 
 def _job(item: Video | Picture, path: Path) -> Job:
-    """(scene, frame or None for all, index into FORMATS, path): no more than its process needs to know."""
+    """Return (scene, frame or None for all, index into FORMATS, path), all that its process needs."""
     if isinstance(item, Picture):
         return item.scene, item.frame, 0, path
     return item.scene, None, item.form, path

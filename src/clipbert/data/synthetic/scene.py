@@ -1,6 +1,6 @@
-"""What happens in one video of the sample set: which shapes, where, when, over which background.
+"""Scene of one video of the sample set: shapes, positions, times, background.
 
-A scene is drawn with Python's own random numbers and holds integers and words only, so that it is the same everywhere.
+A scene is drawn with Python's random numbers and holds only integers and words, so that it is the same everywhere.
 """
 
 import random
@@ -30,7 +30,7 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape: visible in frames first <= f < last, travelling from start to end (centres, x and y) meanwhile."""
+    """One shape, visible in frames first <= f < last, moving from start to end (centers, x and y)."""
 
     color: str
     shape: str
@@ -46,19 +46,19 @@ class Thing:
     place: str  # in words; empty for a lone thing
 
     def center(self, frame: int) -> tuple[int, int]:
-        """Where the centre is at a frame."""
+        """Return the center at a frame."""
         steps, step = max(self.last - 1 - self.first, 1), frame - self.first
         (x0, y0), (x1, y1) = self.start, self.end
         return x0 + (x1 - x0) * step // steps, y0 + (y1 - y0) * step // steps
 
     def color_at(self, frame: int) -> str:
-        """The color it has at a frame."""
+        """Return the color at a frame."""
         return self.color if self.new_color is None or self.change is None or frame < self.change else self.new_color
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One video before it is drawn."""
+    """Content of one video."""
 
     kind: str
     frames: int
@@ -72,7 +72,7 @@ class Scene:
 
     @property
     def signature(self) -> tuple[object, ...]:
-        """All that a caption can tell: two scenes of the same signature cannot be told apart in words."""
+        """Return everything that a caption can describe; scenes of the same signature have the same captions."""
         told = [(t.color, t.shape, t.size, t.motion, t.event, t.new_color or "", t.place) for t in self.things]
         if self.kind == "order":
             told = [told[index] for index in sorted(range(len(told)), key=lambda index: self.things[index].first)]
@@ -127,7 +127,7 @@ def draw_scene(rng: random.Random, unseen: bool) -> Scene:
 
 
 def _looks(rng: random.Random, count: int, unseen: bool) -> tuple[list[str], list[str]]:
-    """`count` shapes and `count + 1` different colors, the last one spare for a thing that changes color."""
+    """Return `count` shapes and `count + 1` different colors, the last one for a thing that changes color."""
     while True:
         colors = rng.sample(COLORS, count + 1)
         shapes = rng.sample(SHAPES, count)
@@ -191,7 +191,7 @@ def _thing(
 
 
 def _anchor(rng: random.Random, half: int) -> int:
-    """Where a still thing rests along the axis: well to one side two times in three, else in the middle."""
+    """Return the position of a still thing along the axis: off center two times in three."""
     side = rng.randrange(3)
     if side == 0:
         return half + 3 + rng.randint(0, 8)
@@ -201,7 +201,7 @@ def _anchor(rng: random.Random, half: int) -> int:
 
 
 def halves(thing: Thing) -> list[str]:
-    """Which halves of the picture (left or right, then top or bottom) its centre clearly stays in while visible."""
+    """Return the halves of the picture (left or right, then top or bottom) in which its center stays while visible."""
     found = []
     for axis, (low, high) in enumerate((("left", "right"), ("top", "bottom"))):
         values = [thing.center(frame)[axis] for frame in (thing.first, thing.last - 1)]

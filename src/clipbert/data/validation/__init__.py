@@ -1,1 +1,1 @@
-"""Stage validate: checks of the manifest."""
+"""Stage validate: check the manifest."""

@@ -1,4 +1,4 @@
-"""What the manifest must hold before anything is made from it: named checks of expectations, each with what to do."""
+"""Checks of the manifest: named Great Expectations checks, each with a remedy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ Rule = tuple[str, str, Any, str]
 
 @dataclass(frozen=True)
 class Check:
-    """One expectation over one table: the name of its check in validate.severity, and what a person does about it."""
+    """Expectation on one table, with the name of its check in validate.severity and a remedy."""
 
     name: str
     table: str
@@ -41,7 +41,7 @@ class Check:
 
 
 def checks(params: ValidateParams) -> list[Check]:
-    """The gate, in the order in which failures are reported."""
+    """Return the checks in the order in which failures are reported."""
     severities = params.severity.model_dump(by_alias=True)
     rules = (
         *_splits(params),
@@ -65,7 +65,7 @@ def _splits(params: ValidateParams) -> Iterator[Rule]:
         "split_sizes",
         "splits",
         BETWEEN(column="media_count", min_value=params.min_videos_per_split),
-        "A split has too few media: give more texts that split, or lower validate.min_videos_per_split.",
+        "A split has too few media: assign more texts to it, or lower validate.min_videos_per_split.",
     )
     yield (
         "split_by_media",
@@ -78,14 +78,14 @@ def _splits(params: ValidateParams) -> Iterator[Rule]:
         "split_by_file",
         "videos",
         BETWEEN(column="splits_of_file", max_value=1),
-        "The same file lies in several splits under different names: remove the copies, or give their texts one split.",
+        "The same file is in several splits under different names: remove the copies, or assign their texts to one split.",
     )
     yield (
         "near_duplicates",
         "videos",
         BETWEEN(column="near_duplicates", max_value=0, mostly=1 - params.max_near_duplicates),
-        f"More than validate.max_near_duplicates = {params.max_near_duplicates:g} of the val and test media look like media of another "
-        "split: look at the pairs in near_duplicates.csv, remove one of each or give both one split; if they are "
+        f"More than validate.max_near_duplicates = {params.max_near_duplicates:g} of the val and test media are near-duplicates of another "
+        "split: check the pairs in near_duplicates.csv, remove one of each or assign both to one split; if they are "
         "different videos, lower validate.max_hash_distance or raise validate.max_near_duplicates.",
     )
 
@@ -110,7 +110,7 @@ def _schema() -> Iterator[Rule]:
         "split_sizes",
         "texts",
         IN_SET(column="split", value_set=list(SPLITS)),
-        f"An unknown split: write one of {', '.join(SPLITS)}.",
+        f"An unknown split: use one of {', '.join(SPLITS)}.",
     )
     yield "media_exists", "texts", IN_SET(column="media_known", value_set=[True]), RUN_INGEST
 
@@ -163,7 +163,7 @@ def _odd(params: ValidateParams) -> Iterator[Rule]:
         "frozen",
         "videos",
         BETWEEN(column="motion", min_value=params.min_motion, **VIDEO, **some),
-        more + "move less than validate.min_motion: still pictures, or recordings that hang; check and remove them.",
+        more + "move less than validate.min_motion: still pictures, or stuck recordings; check and remove them.",
     )
     yield (
         "damaged",
@@ -176,7 +176,7 @@ def _odd(params: ValidateParams) -> Iterator[Rule]:
         "videos",
         gxe.ExpectColumnValuesToBeNull(column="remarks"),
         "Media whose frames differ from what a player shows (interlaced, HDR, several sizes, animated images; "
-        "docs/concepts/media.md says what is done with each): convert them if that matters.",
+        "docs/concepts/media.md describes the treatment of each): convert them if that matters.",
     )
 
 
@@ -206,16 +206,16 @@ def _texts(params: ValidateParams) -> Iterator[Rule]:
         "sizes",
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="train_media", column_B="needed", or_equal=True),
         f"Fewer training media than validate.min_train_videos = {params.min_train_videos}: a model that starts from "
-        "random weights stays near chance (docs/tutorial/own-data.md says what to expect). Add videos, or start from trained "
+        "random weights stays near chance (see docs/tutorial/own-data.md). Add videos, or start from trained "
         "parts (model.text, model.vision, model.init_from).",
     )
     yield (
         "text_duplicates",
         "texts",
         BETWEEN(column="other_splits", max_value=0, mostly=1 - params.max_duplicate_texts),
-        f"More than validate.max_duplicate_texts = {params.max_duplicate_texts:g} of the val and test captions stand "
-        "in another split too: a right answer may be counted as wrong, or have been learned by heart; describe more "
-        "closely, or raise the limit.",
+        f"More than validate.max_duplicate_texts = {params.max_duplicate_texts:g} of the val and test captions are "
+        "in another split too: a right answer may be counted as wrong, or have been memorized; write more specific "
+        "captions, or raise the limit.",
     )
 
 
@@ -232,7 +232,7 @@ def _truncation(params: ValidateParams) -> Iterator[Rule]:
         "truncation",
         BETWEEN(column="identical_share", max_value=params.max_identical),
         f"More than validate.max_identical = {params.max_identical:g} of the texts are the same as another one once "
-        "they are cut at model.max_text_length, so nothing can tell them apart: put what matters first, shorten them, "
+        "they are cut at model.max_text_length, so they cannot be distinguished: put what matters first, shorten them, "
         "or raise model.max_text_length.",
     )
 
@@ -268,15 +268,15 @@ def _answers(params: ValidateParams) -> Iterator[Rule]:
         "answer_coverage",
         "answers",
         IN_SET(column="answer_known", value_set=[True], mostly=params.min_answer_coverage),
-        f"Fewer than validate.min_answer_coverage = {params.min_answer_coverage:g} of the val and test answers can be "
-        "given at all: raise tasks.open_qa.max_answers, or add training questions with these answers.",
+        f"Fewer than validate.min_answer_coverage = {params.min_answer_coverage:g} of the val and test answers are in "
+        "the answer vocabulary: raise tasks.open_qa.max_answers, or add training questions with these answers.",
     )
     yield (
         "class_balance",
         "splits",
         BETWEEN(column="top_answer_share", max_value=params.max_answer_share),
-        f"One answer is that of more than validate.max_answer_share = {params.max_answer_share:g} of a split's open "
-        "questions, so always giving it scores as much: ask for other things too.",
+        f"One answer belongs to more than validate.max_answer_share = {params.max_answer_share:g} of a split's open "
+        "questions, so always giving it reaches that accuracy: add questions with other answers.",
     )
 
 
@@ -285,6 +285,6 @@ def _drift() -> Iterator[Rule]:
         "drift",
         "drift",
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="limit", column_B="value", or_equal=True),
-        "The data differs much from that which passed last: if that is meant, raise the limit in validate.drift; "
-        "otherwise look for files that did not arrive or arrived changed.",
+        "The data differs from the data that passed last: if that is intended, raise the limit in validate.drift; "
+        "otherwise look for missing or changed files.",
     )

@@ -1,4 +1,4 @@
-"""How the data changed since the manifest that passed last: what came, left and changed, and two distributions."""
+"""Drift: changes since the last manifest that passed (new, removed and changed media, two distributions)."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ _METADATA = b"clipbert.baseline"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is remembered of a manifest: enough to tell how another differs."""
+    """Excerpt of a manifest, enough to compare another one with it."""
 
     digest: str
     media: pd.DataFrame  # media, sha256, duration_s
-    text_chars: NDArray[np.int64]  # (lengths, 2): a length in characters, how many texts have it
+    text_chars: NDArray[np.int64]  # (lengths, 2): a length in characters, the number of texts with it
 
     def write(self, path: Path) -> None:
         """Write the snapshot as a parquet file; the same snapshot, the same bytes."""
@@ -37,7 +37,7 @@ class Snapshot:
 
 
 def take(manifest_dir: Path, videos: pd.DataFrame, texts: pd.DataFrame) -> Snapshot:
-    """The snapshot of a manifest whose tables have been read."""
+    """Return the snapshot of a manifest from its tables."""
     names = (VIDEOS_FILE, TEXTS_FILE)
     digest = hashlib.sha256("".join(sha256_file(manifest_dir / name) for name in names).encode()).hexdigest()
     lengths = np.stack(np.unique(texts["text"].str.len().to_numpy(np.int64), return_counts=True), axis=1).astype(
@@ -47,7 +47,7 @@ def take(manifest_dir: Path, videos: pd.DataFrame, texts: pd.DataFrame) -> Snaps
 
 
 def read(path: Path) -> Snapshot | None:
-    """The snapshot in a file; None when there is no file.
+    """Return the snapshot in a file; None if there is no file.
 
     Raises:
         ClipBertError: the file is damaged or not a snapshot.
@@ -69,7 +69,8 @@ def read(path: Path) -> Snapshot | None:
 
 
 def choose(folder: Path, today: Snapshot) -> tuple[Snapshot | None, list[Snapshot]]:
-    """The baseline to compare `today` with, and the snapshots to keep when today's passes: the last, the one before.
+    """Return the baseline to compare `today` with, and the snapshots to keep if today's passes: the last and the one
+    before.
 
     A manifest is never compared with itself: validated again it is compared with the one before, so that the same
     manifest gives the same result however often it is validated.
@@ -80,7 +81,7 @@ def choose(folder: Path, today: Snapshot) -> tuple[Snapshot | None, list[Snapsho
 
 
 def measure(baseline: Snapshot, today: Snapshot, limits: DriftParams) -> pd.DataFrame:
-    """One row a measure: measure, value, limit (both shares from 0 to 1), what it means.
+    """Return one row per measure: measure, value, limit (both fractions from 0 to 1), meaning.
 
     The distributions are compared by the two-sample Kolmogorov-Smirnov statistic, the largest gap between the two
     cumulative shares: it needs no bins and no units and, unlike its p-value, does not grow with the number of rows.
@@ -106,7 +107,7 @@ def measure(baseline: Snapshot, today: Snapshot, limits: DriftParams) -> pd.Data
 
 
 def ks(first: NDArray[np.number], second: NDArray[np.number]) -> float:
-    """The two-sample Kolmogorov-Smirnov statistic of two samples given as (values, counts) columns; 0 to 1."""
+    """Return the two-sample Kolmogorov-Smirnov statistic of two samples in (values, counts) columns; 0 to 1."""
     if not len(first) or not len(second):
         return 0.0
     values = np.union1d(first[:, 0], second[:, 0])

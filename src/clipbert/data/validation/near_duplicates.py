@@ -1,4 +1,4 @@
-"""Videos that look alike but lie in different splits, found by their perceptual hashes without comparing every pair."""
+"""Near-duplicates in different splits, found by their perceptual hashes without comparing every pair."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from clipbert.data.perceptual_hash import BITS, BLANK, COMPARED, PICTURES, stret
 MAX_INDEXED_DISTANCE = 7
 """Bits; up to here the index misses no pair: of the four quarters of a hash one then differs by at most one bit."""
 
-# A copy keeps these nearly, whatever its encoding, size or small cuts; chance look-alikes seldom do.
+# These hardly change with encoding, size or small cuts; chance matches usually differ in one of them.
 BRIGHTNESS_LEVELS = 24.0
 MOTION_LEVELS, MOTION_SHARE = 2.0, 0.5
 DURATION_SHARE = 0.15
@@ -23,10 +23,10 @@ OTHERS = (("test", ("train", "val")), ("val", ("train",)))
 
 
 def near_duplicates(videos: pd.DataFrame, max_distance: float) -> pd.DataFrame:
-    """Pairs of media of different splits that look alike: media, split, near_media, near_split, distance (bits).
+    """Return pairs of near-duplicates in different splits: media, split, near_media, near_split, distance (bits).
 
-    The first is of test or, beside train, of val; the most alike pair stands first. Media without hashes, or whose
-    pictures are mostly blank, are in no pair.
+    The first media of a pair is in test or, if the other one is in train, in val. The closest pair comes first. Media
+    without hashes, or with mostly blank pictures, are in no pair.
 
     Args:
         videos: rows of the videos table; those without a split are left out.
@@ -61,9 +61,9 @@ def _pairs(
     right: NDArray[np.int64],
     max_distance: float,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
-    """Yield (row, row, distance) of the pairs that are near enough; a pair may come several times."""
+    """Yield (row, row, distance) of the pairs within the distance; a pair may come several times."""
     queries, stored = hashes[left], hashes[right].copy()
-    stored[stored == BLANK] = ~np.uint64(BLANK)  # so that two blank pictures differ in every bit
+    stored[stored == BLANK] = ~np.uint64(BLANK)  # make two blank pictures differ in every bit
     measures = {name: videos[name].to_numpy(float, na_value=np.nan) for name in ("brightness", "motion", "duration_s")}
     for one, two in _candidates(queries, stored):
         alike = _alike(measures, left[one], right[two])
@@ -77,7 +77,7 @@ def _pairs(
 def _candidates(
     queries: NDArray[np.uint64], stored: NDArray[np.uint64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield the pairs of which a picture at the same moment has a quarter of its hash in common but for one bit."""
+    """Yield the pairs whose pictures at the same moment have a quarter of their hash in common, except for one bit."""
     flips = np.concatenate([[0], 1 << np.arange(QUARTER_BITS)]).astype(np.uint16)
     for moment in range(PICTURES):
         for quarter in range(QUARTERS):
@@ -102,7 +102,7 @@ def _candidates(
 def _alike(
     measures: dict[str, NDArray[np.float64]], one: NDArray[np.int64], two: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Whether brightness, motion and duration are those of copies; what is not known excludes nothing."""
+    """Return whether brightness, motion and duration are compatible with copies; unknown values exclude nothing."""
 
     def apart(name: str, levels: float, share: float) -> NDArray[np.bool_]:
         first, second = measures[name][one], measures[name][two]

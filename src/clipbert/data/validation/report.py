@@ -1,4 +1,4 @@
-"""The pages of a validation: every expectation with its verdict, look-alikes, drift; all readable without a network."""
+"""HTML pages of a validation: every expectation with its result, near-duplicates, drift; readable without a network."""
 
 import html
 import re
@@ -16,7 +16,7 @@ from clipbert.data.annotations import SPLITS
 SHOWN_PAIRS = 20
 BINS = 24
 
-# What the pages of Great Expectations load from elsewhere, and what is of no use without it.
+# External resources of the pages of Great Expectations, and elements that need them.
 _FOREIGN = re.compile(
     r'<script\b[^>]*\bsrc="(?:https?:)?//[^>]*>\s*</script>|<link\b[^>]*\bhref="(?:https?:)?//[^>]*>'
     r'|<img\b[^>]*\bsrc="(?:https?:)?//[^>]*>|<script\b(?![^>]*\bsrc=).*?</script>',
@@ -30,9 +30,9 @@ _ADDRESS = re.compile(r"https?://[^\s\"'<>)]+")
 
 
 def bundle_styles(docs: Path) -> None:
-    """Make the Data Docs below `docs` whole without a network: our own styles, no scripts, an index written out.
+    """Make the Data Docs below `docs` self-contained: own styles, no scripts, an index in HTML.
 
-    Their own files (scripts, fonts, a logo), which the pages then use no longer, go.
+    Their scripts, fonts and logo, which the pages then no longer use, are removed.
     """
     styles = files("clipbert.data.validation").joinpath("validation_docs.css").read_text(encoding="utf-8")
     for page in sorted(docs.rglob("*.html")):
@@ -45,7 +45,7 @@ def bundle_styles(docs: Path) -> None:
 
 
 def _index_table(docs: Path, kind: str) -> str:
-    """The pages of a kind as a table of links: what a script would have put there."""
+    """Return the pages of a kind as a table of links, which a script of the original page would make."""
     folder = {"validation-results": "validations", "expectation_suites": "expectations"}[kind]
     rows = []
     for page in sorted((docs / folder).rglob("*.html")):
@@ -58,7 +58,7 @@ def _index_table(docs: Path, kind: str) -> str:
 
 
 def write_page(folder: Path, result: dict[str, Any], videos: pd.DataFrame, texts: pd.DataFrame) -> None:
-    """Write `folder`/index.html from the content of result.json and the manifest, linking to the pages beside it."""
+    """Write `folder`/index.html from the content of result.json and the manifest, with links to the other pages."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("clipbert.data.validation", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -80,7 +80,7 @@ def write_page(folder: Path, result: dict[str, Any], videos: pd.DataFrame, texts
 
 
 def _splits(videos: pd.DataFrame, texts: pd.DataFrame) -> list[tuple[str, int, int, float]]:
-    """Split, its media, its texts, its minutes."""
+    """Return for each split its name, number of media, number of texts and minutes."""
     rows = []
     for split in SPLITS:
         of_split = videos[(videos["split"] == split)]
@@ -90,7 +90,7 @@ def _splits(videos: pd.DataFrame, texts: pd.DataFrame) -> list[tuple[str, int, i
 
 
 def _charts(videos: pd.DataFrame, texts: pd.DataFrame) -> list[dict[str, Any]]:
-    """Histograms as bars of a height from 0 to 1, with the ends of their axis."""
+    """Return histograms as bars of height 0 to 1, with the ends of their axis."""
     clips = videos[videos["kind"] == "video"]
     measured = (
         ("duration", "s", clips["duration_s"]),

@@ -1,4 +1,4 @@
-"""Stage validate: Great Expectations over the manifest, a hard gate with pages to read."""
+"""Stage validate: run Great Expectations on the manifest; failures stop the pipeline."""
 
 import json
 import math
@@ -37,7 +37,7 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one expectation ended: an entry of result.json."""
+    """Result of one expectation: an entry of result.json."""
 
     check: str
     severity: str
@@ -53,16 +53,17 @@ class Outcome:
 
 
 def validate(manifest_dir: Path, out: Path, params: ValidateParams, max_answers: int = 1500, limit: TextLimit | str = "no tokenizer was given") -> None:
-    """Check the manifest and write `out`, also when the gate fails: index.html, result.json, data_docs/,
-    near_duplicates.csv and baseline/, what the next manifest is compared with.
+    """Check the manifest and write `out`, also when a check fails.
+
+    `out` holds index.html, result.json, data_docs/, near_duplicates.csv and baseline/ for the next comparison.
 
     Args:
         max_answers: how many of the most frequent training answers a model can give.
-        limit: the tokenizer of the model and its text limit, or why there is none.
+        limit: the tokenizer of the model and its text limit, or the reason why they are missing.
 
     Raises:
-        ClipBertError: there is no manifest; or it fails: every failing check with its first rows and what to do. The
-            baseline is then as it was.
+        ClipBertError: the manifest is missing, or a check fails: the message lists every failed check with its first
+            rows and a remedy. The baseline is then unchanged.
     """
     videos, texts = read_videos(manifest_dir), read_texts(manifest_dir)
     today = drift.take(manifest_dir, videos, texts)
@@ -85,7 +86,7 @@ def validate(manifest_dir: Path, out: Path, params: ValidateParams, max_answers:
 
 
 def _result(outcomes: list[Outcome], tables: Tables, params: ValidateParams) -> dict[str, Any]:
-    """The content of result.json."""
+    """Return the content of result.json."""
     held_out = tables.frames["videos"]["near_duplicates"]
     near = tables.near.head(LISTED_PAIRS)
     changes, cut = tables.frames.get("drift"), tables.frames.get("truncation")
@@ -108,7 +109,7 @@ def _result(outcomes: list[Outcome], tables: Tables, params: ValidateParams) -> 
 
 
 def _keep_baseline(old: Path, new: Path, kept: list[drift.Snapshot] | None) -> None:
-    """Write the snapshots to keep; without any, take over what was there."""
+    """Write the snapshots to keep; without any, keep the old ones."""
     new.mkdir()
     names = (drift.LAST, drift.BEFORE)
     if kept is None:
@@ -122,7 +123,7 @@ def _keep_baseline(old: Path, new: Path, kept: list[drift.Snapshot] | None) -> N
 
 
 def _run(gate: list[Check], tables: Tables, docs: Path) -> list[Outcome]:
-    """Run the gate table by table and render the pages into the folder `docs`."""
+    """Run the checks table by table and render the pages into the folder `docs`."""
     context = _context(docs)
     source = context.data_sources.add_pandas("manifest")
     outcomes: dict[int, Outcome] = {}
@@ -148,7 +149,7 @@ def _run(gate: list[Check], tables: Tables, docs: Path) -> list[Outcome]:
 
 
 def _context(docs: Path) -> Any:
-    """A Great Expectations context in memory, whose only files are the pages."""
+    """Return an in-memory Great Expectations context, which only writes the pages."""
     site = {
         "class_name": "SiteBuilder",
         "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.absolute())},
@@ -194,7 +195,7 @@ def _plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON holds it, long texts cut."""
+    """Return a value as JSON holds it, with long texts cut."""
     if hasattr(value, "item"):
         value = value.item()
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):

@@ -1,4 +1,4 @@
-"""What a validation says on a terminal and in a log: what does not hold, its first rows and what to do."""
+"""Messages of a validation for terminal and log: failed checks, their first rows and the remedies."""
 
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,17 @@ from rich.text import Text
 
 
 def explain(manifest_dir: Path, out: Path, result: dict[str, Any]) -> str:
-    """The message of a gate that fails: every check of severity fail that does not hold."""
+    """Return the error message of a failed validation: every failed check of severity fail."""
     failed = wrong(result, "fail")
     lines = [f"{manifest_dir}: the data fails {len(failed)} of {len(result['expectations'])} checks."]
     for outcome in failed:
         lines += [f"  {line}" for line in _lines(outcome)]
-    lines.append(f"Mend data/ and run the stages again. All checks: {out / 'index.html'}")
+    lines.append(f"Fix data/ and run the stages again. All checks: {out / 'index.html'}")
     return "\n".join(lines)
 
 
 def warn(console: Console, result: dict[str, Any]) -> None:
-    """Print the checks of severity warn that do not hold: a panel each on a terminal, plain lines in a log."""
+    """Print the failed checks of severity warn: a panel each on a terminal, plain lines in a log."""
     for outcome in wrong(result, "warn"):
         lines = _lines(outcome)
         if console.is_terminal:
@@ -31,21 +31,21 @@ def warn(console: Console, result: dict[str, Any]) -> None:
 
 
 def passed(console: Console, result: dict[str, Any], out: Path) -> None:
-    """Print what a passing gate found."""
+    """Print the result of a validation that passed."""
     found = result["near_duplicates"]
     if "near_duplicates" not in result["skipped"]:
         console.print(
-            f"validate: {found['media']} of {found['of']} val and test media look like one of another split "
+            f"validate: {found['media']} of {found['of']} val and test media are near-duplicates of another split "
             f"({found['pairs']} pairs, at most {found['max_near_duplicates']:g} allowed)"
         )
     for row in result["truncation"] or ():
         if row["truncated"]:
             console.print(
                 f"validate: {row['truncated']} of {row['texts']} texts ({row['kind']}, {row['split']}) are cut at "
-                f"model.max_text_length ({row['truncated_share']:.1%}); {row['identical']} are then the same as another"
+                f"model.max_text_length ({row['truncated_share']:.1%}); {row['identical']} are then the same as another one"
             )
     for name, why in result["skipped"].items():
-        console.print(f"validate: {name} not checked: {why}")
+        console.print(f"validate: {name} skipped: {why}")
     total, warnings = len(result["expectations"]), len(wrong(result, "warn"))
     held = f"all {total} expectations hold" if not warnings else f"{total - warnings} of {total} expectations hold"
     with_warnings = f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
@@ -53,12 +53,12 @@ def passed(console: Console, result: dict[str, Any], out: Path) -> None:
 
 
 def wrong(result: dict[str, Any], severity: str) -> list[dict[str, Any]]:
-    """The entries of result.json that do not hold, of one severity."""
+    """Return the failed entries of result.json of one severity."""
     return [one for one in result["expectations"] if not one["success"] and one["severity"] == severity]
 
 
 def _lines(outcome: dict[str, Any]) -> list[str]:
-    """Title, first rows, remedy."""
+    """Return title, first rows and remedy."""
     title = (
         f"{outcome['check']}: {outcome['table']}: {outcome['expectation']} ({outcome['column']}): "
         f"{outcome['unexpected_count']} of {outcome['checked_rows']} rows"

@@ -1,4 +1,4 @@
-"""The tables the checks look at: the manifest's two with helper columns, and what is counted from them."""
+"""Tables for the checks: the two tables of the manifest with derived columns, and counts."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -15,13 +15,14 @@ from clipbert.config.data import ValidateParams
 from clipbert.text_normalization import normalize_text
 
 HELD_OUT = ("val", "test")
-ENOUGH_QUESTIONS = 20  # below, the share of an answer says nothing
+ENOUGH_QUESTIONS = 20  # with fewer questions the share of an answer is not meaningful
 _NOT_WORDS = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What is checked (`frames`, by name; none is empty), the pairs that look alike, and what there was nothing for."""
+    """Non-empty tables by name (`frames`), the near-duplicate pairs, and the checks that were skipped with the reason.
+    """
 
     frames: dict[str, pd.DataFrame]
     near: pd.DataFrame
@@ -32,8 +33,8 @@ def make_tables(
     videos: pd.DataFrame, texts: pd.DataFrame, drift: pd.DataFrame | None, params: ValidateParams, max_answers: int,
     limit: TextLimit | str = "there is no tokenizer",
 ) -> Tables:
-    """Put together the tables videos, texts, splits, sizes, answers, truncation and drift; the latter four only when
-    they have rows.
+    """Build the tables videos, texts, splits, sizes, answers, truncation and drift; the latter four only if they have
+    rows.
 
     videos gains `splits_of_file` (splits in which a file of the same hash lies), `short_side` and, for val and test,
     `near_duplicates`. texts gains `media_known`, `splits_of_media`, `text_chars`, `letters`, `answer_chars`,
@@ -67,12 +68,12 @@ def make_tables(
     else:
         frames["drift"] = drift
     if not videos["looks"].notna().any():
-        skipped["near_duplicates"] = "the manifest holds no looks"
+        skipped["near_duplicates"] = "the manifest has no perceptual hashes"
     return Tables(frames, near, skipped)
 
 
 def normalise(text: str) -> str:
-    """The words of a text alone, so that case, width, accents' encoding and punctuation don't tell copies apart."""
+    """Return only the words of a text, so that copies match despite case, width, punctuation or encoding of accents."""
     return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
@@ -105,18 +106,18 @@ def _texts(texts: pd.DataFrame, videos: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sizes(texts: pd.DataFrame, needed: int) -> pd.DataFrame:
-    """How many training media each kind of texts has, and how many it needs."""
+    """Return how many training media each kind of texts has, and how many it needs."""
     media = texts[texts["split"] == "train"].groupby("kind")["media"].nunique()
     return media.rename("train_media").reset_index().assign(needed=needed)
 
 
 def _letters(text: str) -> int:
-    """Letters and digits of any script."""
+    """Return the number of letters and digits of any script."""
     return sum(map(str.isalnum, text))
 
 
 def _answers(questions: pd.DataFrame, max_answers: int) -> pd.DataFrame:
-    """The open questions of val and test, and whether their answer is one a model of `max_answers` classes can give."""
+    """Return the open questions of val and test, and whether a model of `max_answers` classes can give their answer."""
     questions = questions.assign(normalized=questions["answer"].map(normalize_text, na_action="ignore"))
     trained = questions.loc[questions["split"] == "train", "normalized"].value_counts().head(max_answers).index
     if not len(trained):

@@ -1,4 +1,4 @@
-"""How many texts are cut at the model's `max_text_length`, and how many of them are then the same."""
+"""Measurement of texts that are cut at the model's `max_text_length`, and of those that are equal once cut."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ BATCH = 10_000
 
 @dataclass(frozen=True)
 class TextLimit:
-    """The tokenizer of the model that will be trained, and its limit.
+    """Tokenizer of the model that will be trained, and its limit.
 
     Attributes:
         tokenize: texts to token ids, [CLS] and [SEP] included, not cut.
@@ -22,7 +22,7 @@ class TextLimit:
 
 
 def measure_truncation(texts: pd.DataFrame, limit: TextLimit) -> pd.DataFrame:
-    """Return one row for each kind and split.
+    """Return one row per kind and split.
 
     The text of a multiple choice is the question with its longest option, as the model reads them.
 
