@@ -11,10 +11,10 @@ PROJECT = Path(__file__).parents[1]
 QUOTED = {
     "how-to/captioning.md": ["cannot write", "It strips accents or lacks characters"],
     "how-to/cluster.md": [
-        "no dask scheduler answers there",
+        "no dask scheduler answers",
         "the scheduler has had no workers",
         "Every worker needs the files",
-        "the dask workers that decoded it died",
+        "several dask workers died while decoding it",
         "the connection to the scheduler was lost",
     ],
     "how-to/experiments.md": ["unknown parameter; ", "didn't change, skipping"],

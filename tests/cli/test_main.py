@@ -68,7 +68,7 @@ def test_the_help_shows_the_example(tmp_path: Path) -> None:
         (["train", "retrieval", "--set", "train.lr=9"], "train.lr = 9: expected less than or equal to 1"),
         (["train", "retrieval", "--params", "other.yaml"], "other.yaml: no such parameter file"),
         (["import", "msrvtt", "no.json", "videos"], "no.json"),
-        (["import", "vqa2", "vqa", "coco", "--hold-out", "tst=0.1"], "--hold-out tst=0.1: expected SPLIT=SHARE"),
+        (["import", "vqa2", "vqa", "coco", "--hold-out", "tst=0.1"], "--hold-out tst=0.1: expected SPLIT=FRACTION"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

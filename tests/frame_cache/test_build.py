@@ -257,7 +257,7 @@ def test_two_builds_at_once_do_not_mix(run, tmp_path):
 def test_a_folder_of_something_else_is_left_alone(run, tmp_path):
     (tmp_path / "frames").mkdir()
     (tmp_path / "frames" / "thesis.doc").write_text("years of work")
-    with pytest.raises(ClipBertError, match="holds files and no frame cache"):
+    with pytest.raises(ClipBertError, match="holds other files than a frame cache"):
         run()
     assert files_of(tmp_path / "frames") == {"thesis.doc": b"years of work"}
 

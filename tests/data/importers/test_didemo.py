@@ -54,6 +54,6 @@ def test_wrong_layout(
     path = annotated("test_data.json", [{"video": "a.mov", "description": 3.5}])
     assert "item 1: description is 3.5, not a string" in failing(import_didemo, path, source(media("a.mov")))
     path = annotated("unknown.json", [])
-    assert "its name does not say which split it is" in failing(import_didemo, path, source(media("a.mov")))
+    assert "its name shows no split" in failing(import_didemo, path, source(media("a.mov")))
     text = failing(import_didemo, path.parent, source(media("a.mov")))
     assert "item 1: description is 3.5" in text

@@ -139,5 +139,5 @@ def test_placing(tmp_path: Path, media: Callable[..., Path]) -> None:
     folder = media("a.mp4")
     assert not place_file(folder / "a.mp4", tmp_path / "out" / "videos" / "a.mp4")
     assert os.path.samefile(folder / "a.mp4", tmp_path / "out" / "videos" / "a.mp4")
-    with pytest.raises(ClipBertError, match="has gone, or is a link to nothing"):
+    with pytest.raises(ClipBertError, match="disappeared, or is a broken link"):
         place_file(folder / "b.mp4", tmp_path / "out" / "b.mp4")

@@ -252,7 +252,7 @@ def test_wrong_maps(given: str) -> None:
 def test_wrong_fractions(given: list[str]) -> None:
     with pytest.raises(ClipBertError, match=r"--hold-out .*: expected SPLIT=FRACTION with SPLIT one of val, test"):
         read_fractions(given, "--hold-out")
-    with pytest.raises(ClipBertError, match=r"the shares add up to 1\.4"):
+    with pytest.raises(ClipBertError, match=r"the fractions add up to 1\.4"):
         read_fractions(["val=0.7", "test=0.7"], "--hold-out")
 
 

@@ -175,7 +175,7 @@ def test_wrong_and_odd_videos(folder: Path, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     assert "validate: warning: frozen: videos" in said
     assert "motion=0.0, media=videos/0.mp4, split=train" in said
-    assert "still pictures, or recordings that hang" in said
+    assert "still pictures, or stuck recordings" in said
 
 
 def test_a_single_file_with_a_remark_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,7 +236,7 @@ def test_wrong_splits_and_look_alikes(folder: Path) -> None:
     assert "splits_of_media=2, id=leak, kind=caption, media=videos/1.mp4, split=test" in message
     copies = found["split_by_file", "splits_of_file"]["failing_rows"]
     assert [row["media"] for row in copies] == ["videos/0.mp4", "videos/3.mp4"]
-    assert "The same file lies in several splits" in message
+    assert "The same file is in several splits" in message
     assert found["split_sizes", "media_count"]["failing_rows"] == [
         {"media_count": 1, "split": "val"},
         {"media_count": 1, "split": "test"},
