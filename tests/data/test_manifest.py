@@ -8,7 +8,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from byte_flips import unnoticed_flips, unnoticed_truncations
 
+from clipbert.config.data import IngestParams
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import (
     ROWS_PER_BATCH,
@@ -24,8 +26,6 @@ from clipbert.data.manifest import (
 )
 from clipbert.errors import ClipBertError
 from clipbert.files.checksums import CHECKSUMS
-from clipbert.config.data import IngestParams
-from byte_flips import unnoticed_flips, unnoticed_truncations
 
 VIDEO: dict[str, Any] = {
     "media": "videos/a.mp4",

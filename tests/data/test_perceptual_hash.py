@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipbert.data.perceptual_hash import BLANK, distance, visual_signature, stretch
+from clipbert.data.perceptual_hash import BLANK, distance, stretch, visual_signature
 
 Pictures = NDArray[np.uint8]
 

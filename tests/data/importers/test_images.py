@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from clipbert.config.data import IngestParams
 from clipbert.data.importers.datasets.coco_captions import import_coco_captions
 from clipbert.data.importers.datasets.flickr8k import import_flickr8k
 from clipbert.data.importers.datasets.visual_genome import import_visual_genome
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_texts, read_videos
-from clipbert.config.data import IngestParams
 
 KARPATHY = {
     "images": [

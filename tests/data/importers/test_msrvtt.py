@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from clipbert.config.data import IngestParams
 from clipbert.data.importers.base import Source
 from clipbert.data.importers.datasets.msrvtt import import_msrvtt
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_texts, read_videos
 from clipbert.errors import ClipBertError
-from clipbert.config.data import IngestParams
 
 SPLITS = {"video0": "train", "video1": "train", "video2": "validate", "video3": "test"}
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipbert.data.importers.splits import read_fractions
 from clipbert.data.importers.datasets.table import import_table, read_map
+from clipbert.data.importers.splits import read_fractions
 from clipbert.errors import ClipBertError
 
 CSV = 'clip,caption,fold\nsub/a.mp4,a dog,train\nb,"one,\ntwo",validation\nB.MP4,,dev\nmissing.mp4,gone,test\n'

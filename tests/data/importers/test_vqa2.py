@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from clipbert.config.data import IngestParams
 from clipbert.data.importers.datasets.vqa2 import import_vqa2
 from clipbert.data.importers.vqa_answers import normalise, soft_scores
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_texts
-from clipbert.config.data import IngestParams
 
 
 @pytest.mark.parametrize(

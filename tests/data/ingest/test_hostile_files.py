@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from clipbert.config.data import IngestParams
+from clipbert.data.ingest.probe import MediaInfo, Rejected
+from clipbert.data.ingest.runner import open_probe_cache, probe_all
+from clipbert.data.ingest.select import Selection
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_videos
-from clipbert.data.ingest.probe import MediaInfo, Rejected
-from clipbert.data.ingest.runner import probe_all, open_probe_cache
-from clipbert.data.ingest.select import Selection
-from clipbert.config.data import IngestParams
 
 pytestmark = pytest.mark.slow
 

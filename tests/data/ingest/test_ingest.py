@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ import pytest
 from canonical_data import LENIENT, PARAMS, caption, quarantine
 from PIL import Image
 
+from clipbert.config.data import IngestParams
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_texts, read_videos
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import sha256_file
-from clipbert.config.data import IngestParams
 
 pytestmark = pytest.mark.slow
 

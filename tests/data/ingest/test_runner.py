@@ -1,6 +1,5 @@
 """Files probed in processes that are killed, once more with care, and not at all when nothing changed."""
 
-import json
 import os
 import random
 from collections.abc import Callable
@@ -8,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from canonical_data import LENIENT, PARAMS, caption, quarantine
+from canonical_data import LENIENT, PARAMS, quarantine
 
+from clipbert.config.data import IngestParams
+from clipbert.data.ingest.probe import MediaInfo
+from clipbert.data.ingest.probe_cache import ProbeCache, file_stamp, find_damage
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_videos
-from clipbert.data.ingest.probe import MediaInfo
-from clipbert.data.ingest.probe_cache import ProbeCache, find_damage, file_stamp
-from clipbert.config.data import IngestParams
 
 MakeVideo = Callable[..., Path]
 

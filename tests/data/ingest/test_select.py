@@ -1,17 +1,14 @@
 """Which files are media, and that nothing outside data/ is opened."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from canonical_data import LENIENT, PARAMS, caption, quarantine
 
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_texts, read_videos
-from clipbert.config.data import IngestParams
 
 pytestmark = pytest.mark.slow
 

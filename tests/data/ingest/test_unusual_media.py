@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipbert.config.data import IngestParams
+from clipbert.data.ingest.probe import MediaInfo, probe
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import read_videos
-from clipbert.data.ingest.probe import MediaInfo, probe
-from clipbert.config.data import IngestParams
 from clipbert.sampling.candidates import Frames, decode_file
 
 PQ, HLG, BT709 = 16, 18, 1

@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipbert.data.synthetic import sample_set as sample
-from clipbert.data.synthetic.sample_set import make_sample_data
 from clipbert.data.perceptual_hash import distance, visual_signature
+from clipbert.data.synthetic import sample_set as sample
 from clipbert.data.synthetic.encode import FORMATS, encode
 from clipbert.data.synthetic.pictures import Picture, at_moment, encode_picture
 from clipbert.data.synthetic.render import MARGIN, RGB, coverage, render, render_frame
+from clipbert.data.synthetic.sample_set import make_sample_data
 from clipbert.data.synthetic.scene import COLORS, FPS, FRAMES, SHAPES, SIDE, SIZES, UNSEEN, Scene, Thing, draw_scene
 from clipbert.errors import ClipBertError
 
@@ -92,8 +92,8 @@ def test_layout_follows_the_canonical_form(small):
     by_split = {row["media"]: row["split"] for row in rows(small, "open_qa")}
     splits = collections.Counter((media.split("/")[0], split) for media, split in by_split.items())
     assert splits == {
-        **{("videos", "train"): 12, ("videos", "val"): 4, ("videos", "test"): 6},
-        **{("images", "train"): 8, ("images", "val"): 2, ("images", "test"): 4},
+        ("videos", "train"): 12, ("videos", "val"): 4, ("videos", "test"): 6,
+        ("images", "train"): 8, ("images", "val"): 2, ("images", "test"): 4,
     }
     captions = collections.Counter(row["media"] for row in rows(small, "captions"))
     assert {(by_split[name], number) for name, number in captions.items() if name not in BROKEN} == {

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clipbert.config.data import DriftParams
 from clipbert.data.validation.drift import Snapshot, choose, ks, measure, read
 from clipbert.errors import ClipBertError
-from clipbert.config.data import DriftParams
 
 
 def snapshot(digest: str, media: int = 4, first: int = 0) -> Snapshot:

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipbert.data.validation.near_duplicates import near_duplicates
 from clipbert.data.perceptual_hash import distance
+from clipbert.data.validation.near_duplicates import near_duplicates
 
 
 def flipped(hashes: list[int], bits: int, seed: int) -> list[int]:

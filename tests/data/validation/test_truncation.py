@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from canonical_data import caption
 
+from clipbert.config.data import IngestParams
+from clipbert.config.schema import Params
 from clipbert.data.ingest.stage import ingest
-from clipbert.data.validation.truncation import TextLimit, measure_truncation
 from clipbert.data.validation.stage import validate
+from clipbert.data.validation.truncation import TextLimit, measure_truncation
 from clipbert.errors import ClipBertError
 from clipbert.model.text_limit import text_limit
 from clipbert.model.tokenizer import train_tokenizer
-from clipbert.config.data import IngestParams
-from clipbert.config.schema import Params
 from clipbert.project import Project
 
 WORDS: dict[str, int] = {}

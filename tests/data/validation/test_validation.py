@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clipbert.config.data import ValidateParams
 from clipbert.data.manifest import (
     TEXTS_FILE,
     TEXTS_SCHEMA,
@@ -20,7 +21,6 @@ from clipbert.data.manifest import (
 )
 from clipbert.data.validation.stage import validate
 from clipbert.errors import ClipBertError
-from clipbert.config.data import ValidateParams
 
 Row = dict[str, Any]
 

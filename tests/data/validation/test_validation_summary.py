@@ -60,12 +60,13 @@ def test_a_log_gets_plain_lines() -> None:
     lines = printed(terminal=False).splitlines()
     assert lines[0] == "validate: warning: frozen: videos: expect_x (motion): 2 of 9 rows"
     assert lines[1:3] == ["  motion=0.0, media=videos/[a].mp4", "  Look at them."]
-    assert "3 of 260 val and test media are near-duplicates of another split (4 pairs" in lines[3]
-    assert " ".join(map(str.strip, lines[4:6])) == (
-        "validate: 10 of 40 texts (caption, train) are cut at model.max_text_length (25.0%); 4 are then the same as another one"
-    )
-    assert lines[6] == "validate: drift skipped: no other manifest has passed yet"
-    assert lines[7].startswith("validate: 1 of 2 expectations hold, 1 warning; see out")
+    rest = " ".join(map(str.strip, lines[3:]))  # the console wraps long lines
+    assert "3 of 260 val and test media are near-duplicates of another split (4 pairs" in rest
+    assert (
+        "validate: 10 of 40 texts (caption, train) are cut at model.max_text_length (25.0%); 4 are then the same as "
+        "another one validate: drift skipped: no other manifest has passed yet "
+        "validate: 1 of 2 expectations hold, 1 warning; see out"
+    ) in rest
 
 
 def test_a_terminal_gets_a_panel_with_the_same_words() -> None:

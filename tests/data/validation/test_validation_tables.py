@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
+from clipbert.config.data import ValidateParams
 from clipbert.data.manifest import TEXTS_SCHEMA, VIDEOS_SCHEMA
 from clipbert.data.validation.tables import make_tables, normalise
-from clipbert.config.data import ValidateParams
 
 
 @pytest.mark.parametrize(
