@@ -24,13 +24,12 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 		{ echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1); ClipBERT needs Python 3.11 or 3.12: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing the pinned dependencies (about 2 GB, a few minutes the first time)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "Installing the pinned dependencies (about 2 GB)"
+	@scripts/install.sh $(BIN)/python
 	@$(BIN)/python scripts/plots_page.py
 	@touch $@
 
-run: install ## the whole chain: sample data if there is none, dvc repro, a summary
+run: install ## the whole chain: sample data if there is none, all stages, a summary
 	@scripts/run.sh
 
 # Two workers by default, one on a single core (tests/support/suite.py); `make test WORKERS=8` starts eight.

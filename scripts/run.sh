@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if ! git rev-parse --git-dir >/dev/null 2>&1; then
-    echo "make run: this folder is no git repository, and DVC versions data beside git. Clone the project, or run" >&2
+    echo "make run: this folder is not a git repository, and DVC versions data together with git. Clone the project, or run" >&2
     echo "  git init && git add -A && git commit -m 'Start'" >&2
     exit 2
 fi
@@ -15,6 +15,6 @@ if [ ! -e data ]; then
     fi
 fi
 started=$(date +%s)
-dvc repro
-echo "dvc repro took $(($(date +%s) - started)) s"
+python -m scripts.run_tasks
+echo "The stages took $(($(date +%s) - started)) s"
 clipbert summary

@@ -119,7 +119,7 @@ def test_without_git_the_message_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "run.sh").write_text(script.read_text())
     done = run("bash", "scripts/run.sh", cwd=tmp_path, code=2)
-    assert "no git repository" in done.stderr
+    assert "not a git repository" in done.stderr
     assert "git init" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scripts"]
 
