@@ -167,7 +167,7 @@ def test_what_is_no_video(folder, tmp_path):
         processor(frames=[b"none"])
     with pytest.raises(ClipBertError, match=r"gone\.mp4"):
         processor(frames=[tmp_path / "gone.mp4"])
-    with pytest.raises(ValueError, match=r"one video goes into a list"):
+    with pytest.raises(ValueError, match=r"pass one video as a list"):
         processor(frames="a.mp4")
 
 
@@ -192,8 +192,8 @@ def test_a_device_that_is_not_there(folder):
     [
         ([], "videos is empty: expected a list of at least one video"),
         (None, "videos is None: expected a list of videos"),
-        ("a.mp4", r"videos is 'a\.mp4': one video goes into a list, videos=\[video\]"),
-        (np.zeros((2, 8, 8, 3), np.uint8), r"videos has shape \(2, 8, 8, 3\): one video goes into a list"),
+        ("a.mp4", r"videos is 'a\.mp4': pass one video as a list, videos=\[video\]"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"videos has shape \(2, 8, 8, 3\): pass one video as a list"),
     ],
 )
 def test_a_search_in_no_list_of_videos(folder, videos, message):

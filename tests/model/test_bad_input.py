@@ -51,7 +51,7 @@ def truncated():
         ),
         ([VIDEO.astype(np.float32)], "frames[0] has shape (6, 24, 32, 3) and type float32: expected (frames, height"),
         ([VIDEO, VIDEO > 9], "frames[1] has shape (6, 24, 32, 3) and type bool: expected (frames, height, width, 3)"),
-        ([VIDEO.transpose(0, 3, 1, 2)], "The channels look first: give video.transpose(0, 2, 3, 1)."),
+        ([VIDEO.transpose(0, 3, 1, 2)], "The channels look first: pass video.transpose(0, 2, 3, 1)."),
         ([VIDEO[..., 0]], "frames[0] has shape (6, 24, 32) and type uint8: expected (frames, height, width, 3)"),
         ([VIDEO[..., [0, 1, 2, 0]]], "frames[0] has shape (6, 24, 32, 4) and type uint8: expected"),
         ([VIDEO[:0]], "frames[0] has shape (0, 24, 32, 3) and type uint8: expected"),
@@ -59,7 +59,7 @@ def truncated():
             [torch.from_numpy(VIDEO)],
             "frames[0] is a torch.Tensor of shape (6, 24, 32, 3) and type torch.uint8: expected",
         ),
-        (torch.from_numpy(VIDEO), "frames has shape (6, 24, 32, 3): one video goes into a list, frames=[video]."),
+        (torch.from_numpy(VIDEO), "frames has shape (6, 24, 32, 3): pass one video as a list, frames=[video]."),
         (
             [list(VIDEO)],
             "frames[0] is a list that starts with a numpy.ndarray of shape (24, 32, 3) and type uint8: exp",
@@ -74,8 +74,8 @@ def truncated():
         ({"a": VIDEO}, "expected a list of videos."),
         ((video for video in [VIDEO]), "expected a list of videos."),
         ([truncated()], "frames[0] holds an image that cannot be read: image file is truncated"),
-        ([[Image.new("L", (9, 9)), Image.new("F", (9, 9), 0.5)]], "frames[0][1] is an image of PIL's mode 'F', whose"),
-        ([Image.new("I", (9, 9), 40_000)], "frames[0][0] is an image of PIL's mode 'I', whose range is not known"),
+        ([[Image.new("L", (9, 9)), Image.new("F", (9, 9), 0.5)]], "frames[0][1] is an image of PIL's mode 'F', which"),
+        ([Image.new("I", (9, 9), 40_000)], "frames[0][0] is an image of PIL's mode 'I', which has no fixed range"),
     ],
 )
 def test_what_is_no_video_is_named(processor, frames, message):
@@ -163,10 +163,10 @@ def test_a_picture_looks_as_its_file_does(processor, picture):
         ({"pixel_values": PIXELS.numpy()}, "pixel_values is of type ndarray: expected a torch tensor."),
         (
             {"pixel_values": PIXELS.to("meta")},
-            "pixel_values is on meta: expected cpu, as the model and all it is given.",
+            "pixel_values is on meta: expected cpu, like the model and its other inputs.",
         ),
         ({"input_ids": IDS.numpy()}, "input_ids is of type ndarray: expected a torch tensor."),
-        ({"input_ids": IDS.to("meta")}, "input_ids is on meta: expected cpu, as the model and all it is given."),
+        ({"input_ids": IDS.to("meta")}, "input_ids is on meta: expected cpu, like the model and its other inputs."),
         ({"input_ids": IDS.bool()}, "input_ids has type torch.bool and holds 1 to 1: expected integers from 0 to 39"),
         ({"attention_mask": [[1] * 8]}, "attention_mask is of type list: expected a torch tensor."),
         ({"attention_mask": IDS * -9000.0}, "attention_mask holds -9000: expected 1 for a token and 0 for padding."),
@@ -189,19 +189,19 @@ def test_each_model_refuses_what_it_would_take_for_something_else(model, changes
     ("pixels", "message"),
     [
         (PIXELS / 255, "pixel_values holds 0.352941 to 0.352941: expected 0 to 255; multiply 0 to 1 by 255."),
-        (PIXELS - 100, "pixel_values holds -10 to -10: expected 0 to 255; the model normalises them."),
-        (PIXELS + 200, "pixel_values holds 290 to 290: expected 0 to 255; the model normalises them."),
+        (PIXELS - 100, "pixel_values holds -10 to -10: expected 0 to 255; the model normalizes them."),
+        (PIXELS + 200, "pixel_values holds 290 to 290: expected 0 to 255; the model normalizes them."),
     ],
 )
-def test_pixels_on_another_scale_are_doubted_once(model, monkeypatch, caplog, pixels, message):
-    monkeypatch.setattr(inputs, "_doubted", set())
+def test_pixels_on_another_scale_are_warned_once(model, monkeypatch, caplog, pixels, message):
+    monkeypatch.setattr(inputs, "_warned", set())
     for _ in range(2):
         model(pixel_values=pixels, input_ids=IDS)
-    assert caplog.messages == [f"{message} This is said once."]
+    assert caplog.messages == [f"{message} This warning is shown once."]
 
 
 def test_black_and_half_precision_frames_are_frames(model, monkeypatch, caplog):
-    monkeypatch.setattr(inputs, "_doubted", set())
+    monkeypatch.setattr(inputs, "_warned", set())
     for pixels in (PIXELS * 0, PIXELS.half(), PIXELS.byte(), PIXELS[..., ::2, :]):
         assert torch.isfinite(model(pixel_values=pixels, input_ids=IDS).logits).all()
     assert caplog.messages == []

@@ -82,7 +82,7 @@ def test_the_cache_gives_the_logits_of_the_whole_text(model, inputs):
     visual = model.encode_video(inputs.pixel_values)
     ids = inputs.input_ids[[0, 2]][:, :5]
     whole = model(visual_embeds=visual, input_ids=ids).logits
-    cache = model.read_video(visual)
+    cache = model.prefill(visual)
     steps = [model.next_token_log_probs(ids[:, i], i, cache, clips=2) for i in range(5)]
     torch.testing.assert_close(torch.stack(steps, dim=1), whole, rtol=1e-9, atol=1e-9)
 

@@ -35,6 +35,15 @@ def test_tiny_is_small_and_takes_overrides():
         ("answer_loss", "mse", "answer_loss is 'mse': expected one of ['ce', 'bce']."),
         ("clips", 0, "clips is 0: expected an integer above 0."),
         ("clips", True, "clips is True: expected an integer above 0."),
+        (
+            "hidden_act",
+            "glue",
+            "hidden_act is 'glue': expected an activation function of transformers, such as 'gelu'.",
+        ),
+        ("hidden_act", 3, "hidden_act is 3: expected an activation function of transformers, such as 'gelu'."),
+        ("pad_token_id", 2048, "pad_token_id is 2048: expected None or an integer from 0 to 2047."),
+        ("pad_token_id", "0", "pad_token_id is '0': expected None or an integer from 0 to 2047."),
+        ("freeze_batch_norm", "yes", "freeze_batch_norm is 'yes': expected true or false."),
         ("hidden_size", "128", "hidden_size is '128': expected an integer above 0."),
         ("hidden_size", 130, "hidden_size is 130: expected a multiple of num_attention_heads (4)."),
         ("hidden_dropout_prob", 1.0, "hidden_dropout_prob is 1.0: expected in [0, 1)."),
@@ -50,8 +59,8 @@ def test_tiny_is_small_and_takes_overrides():
         (
             "vision",
             {"model_type": "vgg"},
-            f"vision.model_type is 'vgg': transformers' AutoBackbone has no feature maps of it; expected one of "
-            f"{sorted(BACKBONES)}.",
+            f"vision.model_type is 'vgg': expected one of {sorted(BACKBONES)}, the models with feature maps for "
+            "transformers' AutoBackbone.",
         ),
         (
             "vision",
@@ -61,12 +70,12 @@ def test_tiny_is_small_and_takes_overrides():
         (
             "vision",
             {"model_type": "convnext", "num_channels": 1},
-            "vision.num_channels is 1: expected 3, frames are RGB.",
+            "vision.num_channels is 1: expected 3, for RGB frames.",
         ),
         (
             "vision",
             {"model_type": "resnet", "hidden_sizes": [8, 16], "depths": [1]},
-            "vision.depths is [1]: expected as many as vision.hidden_sizes (2).",
+            "vision.depths is [1]: expected 2 values, as many as vision.hidden_sizes.",
         ),
     ],
 )

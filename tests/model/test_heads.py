@@ -134,3 +134,15 @@ def test_fresh_weights_are_sane():
     convolution = model.clipbert.vision.projection.weight
     assert convolution.std().item() == pytest.approx(math.sqrt(2 / (128 * 9)), rel=0.05)
     assert model.clipbert.embeddings.word_embeddings.weight[0].abs().sum() == 0
+
+
+def test_outputs_as_tuples(small_config, inputs):
+    model = ClipBertForRetrieval(small_config()).eval()
+    labels = torch.tensor([1, 0, 1])
+    output = model(**inputs.arguments(), labels=labels)
+    given = model(**inputs.arguments(), labels=labels, return_dict=False)
+    assert isinstance(given, tuple)
+    for found, expected in zip(given, output.values(), strict=True):
+        assert torch.equal(found, expected)
+    with pytest.raises(TypeError, match="text_per_video"):  # an unknown argument is never ignored
+        model(**inputs.arguments(), text_per_video=labels)

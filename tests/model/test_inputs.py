@@ -75,7 +75,7 @@ PIXELS = "expected (videos, clips, frames, 3, height, width)."
         ),
         (
             {"texts_per_video": torch.tensor([3])},
-            "texts_per_video has shape (1,): expected (2,), one count a video.",
+            "texts_per_video has shape (1,): expected (2,), one count per video.",
         ),
         (
             {"texts_per_video": torch.tensor([4, -1])},
@@ -109,13 +109,13 @@ def test_open_qa_label_outside_the_answers():
     [
         (
             torch.tensor([0, 1, 1]),
-            "labels has shape (3,) and type torch.int64: expected floating point scores of shape (3, 2), one a text "
-            "and answer.",
+            "labels has shape (3,) and type torch.int64: expected floating point scores of shape (3, 2), one per "
+            "text and answer.",
         ),
         (
             torch.zeros(3, 2, dtype=torch.long),
-            "labels has shape (3, 2) and type torch.int64: expected floating point scores of shape (3, 2), one a text "
-            "and answer.",
+            "labels has shape (3, 2) and type torch.int64: expected floating point scores of shape (3, 2), one per "
+            "text and answer.",
         ),
         (torch.full((3, 2), 1.5), "labels holds 1.5: expected scores from 0 to 1."),
         (torch.full((3, 2), -0.1), "labels holds -0.1: expected scores from 0 to 1."),
@@ -155,13 +155,13 @@ def test_multiple_choice_wants_as_many_options_each_or_their_numbers():
         (
             {"options_per_question": torch.tensor([1, 2])},
             "options_per_question is [1, 2] and texts_per_video [2, 1]: question 1 has options of two videos; expected "
-            "all options of a question beside one video.",
+            "all options of a question to be of one video.",
         ),
         ({"labels": torch.tensor([1, 0, 0])}, "labels has shape (3,) and type torch.int64: expected integers of shape"),
         ({"labels": torch.tensor([2, 0])}, "labels holds 2: expected 0 to 1."),
         (
             {"labels": torch.tensor([1, 1])},
-            "labels[1] is 1: expected 0 to 0, for that question has 1 options.",
+            "labels[1] is 1: expected 0 to 0 (the question has 1 options).",
         ),
     ],
 )

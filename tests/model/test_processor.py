@@ -81,7 +81,7 @@ def test_a_long_text_is_cut_with_one_warning(processor, caplog):
     assert batch["attention_mask"].sum() == 10
     assert batch["input_ids"][0, 9] == processor.tokenizer.sep_token_id
     assert [record.getMessage() for record in caplog.records] == [
-        "texts[0] has 40002 tokens: texts longer than max_text_length, 10 tokens, are cut; this is said once."
+        "texts[0] has 40002 tokens: texts longer than max_text_length, 10 tokens, are cut. This warning is shown once."
     ]
 
 
@@ -106,7 +106,7 @@ def test_round_trip(processor, tmp_path):
 def test_a_half_made_folder(processor, tmp_path, file):
     processor.save_pretrained(tmp_path)
     (tmp_path / file).unlink()
-    with pytest.raises(ClipBertError, match=rf"{file}: not found: .* is no complete ClipBERT model folder"):
+    with pytest.raises(ClipBertError, match=rf"{file}: not found: .* is not a complete ClipBERT model folder"):
         ClipBertProcessor.from_pretrained(tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_a_processor_file_of_something_else(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "Other"}))
     (tmp_path / "checksums.sha256").unlink()
-    with pytest.raises(ClipBertError, match=r"processor_config\.json: no ClipBERT processor file"):
+    with pytest.raises(ClipBertError, match=r"processor_config\.json: not a ClipBERT processor file"):
         ClipBertProcessor.from_pretrained(tmp_path)
 
 
@@ -123,7 +123,7 @@ def test_a_processor_file_of_something_else(processor, tmp_path):
     [
         ({}, "frames and texts: at least one of them must be given"),
         ({"frames": []}, "frames is empty"),
-        ({"frames": video()}, r"frames has shape \(6, 32, 32, 3\): one video goes into a list"),
+        ({"frames": video()}, r"frames has shape \(6, 32, 32, 3\): pass one video as a list"),
         ({"frames": [video()[0]]}, r"frames\[0\] has shape \(32, 32, 3\) and type uint8: expected \(frames, height"),
         ({"frames": [video().astype(float)]}, r"frames\[0\] has shape .* and type float64: expected"),
         ({"frames": [video().transpose(0, 3, 1, 2)]}, r"frames\[0\] has shape \(6, 3, 32, 32\)"),
@@ -168,5 +168,5 @@ def test_the_settings_of_evaluation_are_stored(tmp_path):
     stored = json.loads((tmp_path / "processor_config.json").read_text())
     (tmp_path / "processor_config.json").write_text(json.dumps(stored | {"frames": {"fps": -1}}))
     sign_files(tmp_path, [tmp_path / "processor_config.json"])
-    with pytest.raises(ModelFolderError, match="no ClipBERT processor file"):
+    with pytest.raises(ModelFolderError, match="not a ClipBERT processor file"):
         ClipBertProcessor.from_pretrained(tmp_path)

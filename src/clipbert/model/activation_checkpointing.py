@@ -1,4 +1,4 @@
-"""Less memory for activations at the cost of computing them again in backward; losses and gradients stay the same."""
+"""Activation checkpointing and microbatches: less memory for more compute, with the same losses and gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,29 +10,31 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def checkpoint_activations(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """`function(*arguments)`, its activations not kept but computed again in backward with the same random numbers."""
+    """Return `function(*arguments)`; backward recomputes its activations with the same random numbers."""
     result: Tensor = checkpoint(function, *arguments, use_reentrant=False)
     return result
 
 
-def run_in_microbatches(function: Callable[..., Tensor], parts: int, rows: Tensor, *beside: Tensor | None) -> Tensor:
-    """`function(rows, *beside)` over the rows in `parts` parts of equal size, each recomputed in backward.
+def run_in_microbatches(function: Callable[..., Tensor], parts: int, rows: Tensor, *others: Tensor | None) -> Tensor:
+    """Return `function(rows, *others)`, computed in `parts` chunks that backward recomputes one at a time.
 
     Args:
-        rows: (M, ...); with fewer rows than `parts`, each is a part.
-        beside: (M, ...), cut as the rows are; or of another first size, or None: given whole to each part.
+        function: maps rows (m, ...) to a tensor of m rows.
+        parts: number of chunks; with fewer rows than that, each row is a chunk.
+        rows: (M, ...).
+        others: (M, ...) tensors are chunked like the rows; None and tensors of another length go to each chunk whole.
     """
     if parts <= 1 or not torch.is_grad_enabled():
-        return function(rows, *beside)
+        return function(rows, *others)
     some = rows.chunk(parts)
     cut = [
-        value.chunk(parts) if value is not None and len(value) == len(rows) else [value] * len(some) for value in beside
+        value.chunk(parts) if value is not None and len(value) == len(rows) else [value] * len(some) for value in others
     ]
     return torch.cat([checkpoint_activations(function, *arguments) for arguments in zip(some, *cut, strict=True)])
 
 
 def has_trainable_batch_norm(module: nn.Module) -> bool:
-    """Whether a part of a batch would have other statistics than the batch, and a second forward move them again."""
+    """Return whether a batch norm updates its statistics: chunks and a second forward pass would change them."""
     return any(
         part.training and part.track_running_stats
         for part in module.modules()
@@ -41,16 +43,17 @@ def has_trainable_batch_norm(module: nn.Module) -> bool:
 
 
 def set_microbatches(model: nn.Module, parts: int) -> str | None:
-    """Run the vision half over a batch's frames, and the encoder over its rows, in `parts` parts of each batch.
+    """Run the vision half and the encoder over each batch in `parts` chunks.
 
-    Losses over the whole batch, the contrastive one too, and their gradients stay as they are; with dropout the parts
-    draw other masks. Peak memory for activations falls by about `parts`, for one more forward. 1 is the plain path.
+    Losses over the whole batch, the contrastive one included, and their gradients stay the same; with dropout the
+    chunks draw other masks. Peak activation memory falls by about the factor `parts`, for one more forward pass.
 
     Args:
-        model: any ClipBERT, also inside DistributedDataParallel.
+        model: any ClipBERT model, also inside DistributedDataParallel.
+        parts: number of chunks; 1 turns it off.
 
     Returns:
-        what does not run in parts, for the log; None where everything does.
+        a remark for the log on what does not run in chunks; None where everything does.
 
     Raises:
         ValueError: `parts` below 1.
@@ -66,13 +69,17 @@ def set_microbatches(model: nn.Module, parts: int) -> str | None:
 
 
 def set_activation_checkpointing(model: nn.Module, on: bool) -> str | None:
-    """Keep only what enters each layer of the encoder and each stage of the backbone; backward computes the rest again.
+    """Keep only the inputs of each encoder layer and backbone stage; backward recomputes the other activations.
 
-    Losses and gradients stay as they are. A backbone whose batch norms learn is left as it is: a second forward would
-    move their statistics twice.
+    Losses and gradients stay the same. A backbone with trainable batch norms is left out: a second forward pass would
+    update their statistics twice.
+
+    Args:
+        model: any ClipBERT model, also inside DistributedDataParallel.
+        on: whether to checkpoint.
 
     Returns:
-        what is not recomputed, for the log; None where everything is.
+        a remark for the log on what is not checkpointed; None where everything is.
     """
     remark = None
     for module in _without_head(model):
@@ -89,7 +96,7 @@ def set_activation_checkpointing(model: nn.Module, on: bool) -> str | None:
 
 
 def _without_head(model: nn.Module) -> list[Any]:
-    """The `ClipBertModel` in a model."""
+    """Return the `ClipBertModel`s in a model."""
     return [module for module in model.modules() if hasattr(module, "microbatches")]
 
 

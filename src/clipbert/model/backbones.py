@@ -1,4 +1,4 @@
-"""transformers' ResNet with frozen batch norm as it trains: the same features and gradients by fewer operations."""
+"""Training forward pass of a ResNet with frozen batch norm: the same features and gradients in fewer operations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,20 +13,23 @@ from clipbert.model.activation_checkpointing import checkpoint_activations
 
 
 def can_fold_batch_norm(backbone: nn.Module) -> bool:
-    """Whether `forward_folded` computes what the backbone does: a ResNet whose batch norms are all at rest."""
+    """Return whether `forward_folded` applies: a ResNet with all batch norms in evaluation mode."""
     return isinstance(backbone, ResNetBackbone) and not any(
         module.training for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)
     )
 
 
 def forward_folded(backbone: Any, pixels: Tensor, checkpointing: bool = False) -> Tensor:
-    """The last feature map (M, channels, h, w) of normalised frames (M, 3, H, W).
+    """Return the last feature map (M, channels, h, w) of normalized frames (M, 3, H, W).
 
-    A batch norm at rest scales and shifts: it is folded into the convolution before it. Where a stage begins with a
-    1x1 convolution of stride 2 (the paper's ResNet), three of four cells of the stage before it are read by nothing;
-    its last block does not compute them.
+    A batch norm in evaluation mode scales and shifts, so it is folded into the convolution before it. Where a stage
+    begins with a 1x1 convolution of stride 2 (the ResNet of the paper), three of four cells of the previous stage are
+    never read; its last block does not compute them.
 
-    `checkpointing`: the activations of each stage are computed again in backward instead of kept.
+    Args:
+        backbone: a `ResNetBackbone` for which `can_fold_batch_norm` holds.
+        pixels: (M, 3, H, W).
+        checkpointing: whether backward recomputes the activations of each stage.
     """
     x = backbone.embedder.pooler(_convolve(backbone.embedder.embedder, pixels))
     stages = [list(stage.layers) for stage in backbone.encoder.stages]
@@ -40,7 +43,7 @@ def forward_folded(backbone: Any, pixels: Tensor, checkpointing: bool = False) -
 
 
 def _stage(blocks: list[Any], thinned: int, leaving: int) -> Callable[[Tensor], Tensor]:
-    """The blocks of a stage one after another; its input is thinned already, its output is to be."""
+    """Return the forward pass of a stage: input already strided by `thinned`, output strided by `leaving`."""
 
     def run(x: Tensor) -> Tensor:
         for number, block in enumerate(blocks):
@@ -52,8 +55,14 @@ def _stage(blocks: list[Any], thinned: int, leaving: int) -> Callable[[Tensor], 
 
 
 def _block(block: Any, x: Tensor, entered: bool, leaving: int) -> Tensor:
-    """A residual block; `entered`: its stride has been taken already; `leaving`: only each so-manieth row and column
-    of the output is wanted, in a bottleneck block."""
+    """Return the output of a residual block.
+
+    Args:
+        block: of transformers' ResNet.
+        x: (M, channels, h, w).
+        entered: whether the block's own stride was already applied to `x`.
+        leaving: compute only every `leaving`-th row and column of the output (bottleneck blocks only).
+    """
     shortcut = block.shortcut
     if isinstance(shortcut, nn.Identity):
         residual = x[:, :, ::leaving, ::leaving] if leaving > 1 else x
@@ -69,7 +78,7 @@ def _block(block: Any, x: Tensor, entered: bool, leaving: int) -> Tensor:
 
 
 def _stride_of_entry(block: Any) -> int:
-    """By how much a block thins its input before it reads anything else; 1: it reads all of it."""
+    """Return the stride with which a block subsamples its input; 1 where it reads every cell."""
     entry, shortcut = block.layer[0].convolution, block.shortcut
     if entry.kernel_size != (1, 1) or isinstance(shortcut, nn.Identity) or shortcut.convolution.stride != entry.stride:
         return 1
@@ -77,7 +86,7 @@ def _stride_of_entry(block: Any) -> int:
 
 
 def _convolve(layer: Any, x: Tensor, stride: int | None = None) -> Tensor:
-    """A convolution with its batch norm folded in, and the activation where the layer has one."""
+    """Return a convolution with its batch norm folded in, and the activation where the layer has one."""
     convolution, norm = layer.convolution, layer.normalization
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     weight = convolution.weight * scale[:, None, None, None]
@@ -92,12 +101,12 @@ def _convolve(layer: Any, x: Tensor, stride: int | None = None) -> Tensor:
 
 
 def compute_weight(weight: Tensor) -> Tensor:
-    """A convolution's weight in the type and the memory format that it is multiplied in, made in one copy."""
+    """Return a convolution weight in the dtype and memory format of the computation, made in one copy."""
     kind = weight.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     return weight.to(dtype, memory_format=torch.channels_last)
 
 
 def _activate(activation: nn.Module, y: Tensor) -> Tensor:
-    """In place where it is ReLU: what made `y` has no need of it in backward."""
+    """Apply an activation, ReLU in place: the backward pass of the operation before it does not need `y`."""
     return y.relu_() if isinstance(activation, nn.ReLU) else activation(y)

@@ -1,4 +1,4 @@
-"""Captioning: the shared encoder under a prefix mask writes a text token by token (an application the paper names)."""
+"""Captioning: the encoder generates a text token by token under a prefix mask."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.dual_encoder import ContrastiveHead
@@ -20,9 +20,13 @@ from clipbert.model.modeling import ClipBertModel
 
 @dataclass
 class ClipBertCaptioningOutput(ModelOutput):
-    """`loss` (), `logits` (N, L, vocabulary), `clip_logits` (N, K, L, vocabulary) a clip alone.
+    """Output of the captioning model.
 
-    `logits` are the log-probabilities of the next token, averaged over the clips: a product of experts, not normalised.
+    Attributes:
+        loss: (), where labels were given.
+        logits: (N, L, vocabulary), log-probabilities of the next token averaged over the clips. They are a product of
+            experts and not normalized.
+        clip_logits: (N, K, L, vocabulary), of each clip.
     """
 
     loss: Tensor | None = None
@@ -31,25 +35,33 @@ class ClipBertCaptioningOutput(ModelOutput):
 
 
 class ClipBertForCaptioning(LanguageModelHeadMixin):
-    """Describes a video: visual tokens see each other, a text token sees them and the text before it.
+    """ClipBERT that describes a video: text tokens attend to all visual tokens and to the text before them.
 
-    The head is BERT's for masked words, its output weights those of the word embeddings. Clips are always joined by
-    the mean of their log-probabilities, whatever `config.score_aggregation` says: of scores that are joined, not of
-    words, a logsumexp or a maximum over clips would let one clip choose each word alone.
+    The head is BERT's for masked words, with output weights tied to the word embeddings. Clips are aggregated by the
+    mean of their log-probabilities; `config.score_aggregation` is ignored, because a logsumexp or maximum over clips
+    would let a single clip choose each word.
+
+    Example:
+        >>> model = load("artifacts/models/captioning")
+        >>> processor = ClipBertProcessor.from_pretrained("artifacts/models/captioning")
+        >>> tokenizer = processor.tokenizer
+        >>> ids, _ = model.generate(**processor(["a.mp4"]), start=tokenizer.cls_token_id, end=tokenizer.sep_token_id)
+        >>> tokenizer.batch_decode(ids, skip_special_tokens=True)
     """
 
-    # A prefix mask is neither full nor causal: flash attention has no such mask.
+    # Flash attention has no prefix masks, which are neither full nor causal.
     _supports_flash_attn = False
 
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__(config)
         self.clipbert = ClipBertModel(config)
-        # a text is written from the tokens' own states: the pooler is there for the weights of other tasks
+        # Unused here, but part of the checkpoint: other tasks start from this model.
         self.clipbert.pooler.requires_grad_(False)
         self.cls = BertOnlyMLMHead(config)
         self.contrast = None if config.projection_size is None else ContrastiveHead(config)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -59,11 +71,16 @@ class ClipBertForCaptioning(LanguageModelHeadMixin):
         visual_embeds: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> ClipBertCaptioningOutput:
-        """Arguments as `ClipBertModel.forward`; texts start with [CLS] and are padded at the right.
+        """Predict the next token at each position of N texts.
 
-        `labels` (N, L): the text itself (`input_ids`), -100 where nothing is to be learned, as in padding. Position i
-        predicts label i + 1; the loss is the mean over those labels of the negative log-probability, averaged over
-        clips.
+        Args:
+            pixel_values: as in `ClipBertModel.forward`, like the next four.
+            input_ids: (N, L), starting with [CLS] and padded at the right.
+            attention_mask: (N, L).
+            texts_per_video: (B,).
+            visual_embeds: (B, K, V, hidden).
+            labels: (N, L), the `input_ids` themselves, -100 at ignored positions such as padding. Position i predicts
+                label i + 1; the loss is the mean negative log-probability.
 
         Raises:
             ValueError: naming the argument, its shape and what was expected.
@@ -84,9 +101,12 @@ class ClipBertForCaptioning(LanguageModelHeadMixin):
         return ClipBertCaptioningOutput(loss=loss, logits=logits, clip_logits=clip_logits)
 
     def encode_prefix(self, visual: Tensor, text: Tensor, seen: Tensor) -> Tensor:
-        """States (M, V + L, hidden) of visual tokens (M, V, hidden) and text embeddings (M, L, hidden) after them.
+        """Return encoder states (M, V + L, hidden) under a prefix mask.
 
-        `seen` (M, V + L) is 0 at padding.
+        Args:
+            visual: (M, V, hidden) visual tokens, the prefix.
+            text: (M, L, hidden) text embeddings after it.
+            seen: (M, V + L), 0 at padding.
         """
         joint = torch.cat([visual, text], dim=1)
         block = torch.full(joint.shape[:2], -1, dtype=torch.long, device=joint.device)
@@ -101,21 +121,25 @@ class ClipBertForCaptioning(LanguageModelHeadMixin):
         )
         return self.clipbert.encode_rows(joint, mask)
 
-    def read_video(self, visual_embeds: Tensor) -> DynamicCache:
-        """The keys and values of all clips' visual tokens, (B * K) rows: what every text of theirs can start from."""
+    def prefill(self, visual_embeds: Tensor) -> DynamicCache:
+        """Return the cached keys and values (B * K rows) of the visual tokens (B, K, V, hidden) of all clips."""
         check_visual_embeds(visual_embeds, self.config.hidden_size)
         cache = DynamicCache()
         self.clipbert.encoder(visual_embeds.flatten(0, 1), past_key_values=cache, use_cache=True)
         return cache
 
     def next_token_log_probs(self, tokens: Tensor, position: int, cache: DynamicCache, clips: int) -> Tensor:
-        """(M, vocabulary): what follows tokens (M,) at a position of their texts, with `cache` of M * clips rows.
+        """Return log-probabilities (M, vocabulary) of the tokens that follow, and extend the cache.
 
-        The tokens' own keys and values are added to the cache.
+        Args:
+            tokens: (M,) last token of each text.
+            position: of these tokens in their texts.
+            cache: M * clips rows.
+            clips: number of clips per text.
         """
         at = torch.full((len(tokens), 1), position, dtype=torch.long, device=tokens.device)
         text = self.clipbert.embeddings(input_ids=tokens[:, None], position_ids=at).repeat_interleave(clips, dim=0)
-        # One text token sees all there is before it: no mask.
+        # A single new token attends to everything before it: no mask.
         states = self.clipbert.encoder(text, past_key_values=cache, use_cache=True).last_hidden_state
         return mean_log_probabilities(self.cls(states).unflatten(0, (len(tokens), clips)))[:, 0]
 
@@ -129,10 +153,20 @@ class ClipBertForCaptioning(LanguageModelHeadMixin):
         end: int,
         decoding: Decoding | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """One text a video: token ids (B, length) that end with `end` and padding, and log-probabilities (B,).
+        """Generate one text per video by greedy or beam search.
 
-        `start` and `end` are the tokenizer's [CLS] and [SEP]; neither they nor padding count as words. transformers'
-        own `generate` has one row of the cache a text; here a text has one a clip, so the search is `generation.py`'s.
+        The `generate` of transformers keeps one cache row per text; here a text has one per clip, so the search is
+        that of `generation.py`.
+
+        Args:
+            pixel_values: (B, K, T, 3, H, W).
+            visual_embeds: (B, K, V, hidden) from `encode_video`, instead of `pixel_values`.
+            start: id of the tokenizer's [CLS].
+            end: id of the tokenizer's [SEP].
+            decoding: search settings; None: greedy.
+
+        Returns:
+            token ids (B, length) that end with `end` and padding, and log-probabilities (B,).
 
         Raises:
             ValueError: not exactly one of `pixel_values` and `visual_embeds`, a wrong shape, a token outside the
@@ -147,6 +181,6 @@ class ClipBertForCaptioning(LanguageModelHeadMixin):
 
 
 def mean_log_probabilities(clip_logits: Tensor) -> Tensor:
-    """Logits (N, K, L, vocabulary) of the clips to log-probabilities (N, L, vocabulary), averaged over the clips."""
+    """Return log-probabilities (N, L, vocabulary), averaged over the clips, of logits (N, K, L, vocabulary)."""
     dtype = torch.promote_types(clip_logits.dtype, torch.float32)
     return clip_logits.log_softmax(dim=-1, dtype=dtype).mean(dim=1)

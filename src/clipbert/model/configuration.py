@@ -1,9 +1,10 @@
-"""The configuration of a ClipBERT model: one flat set of fields, checked when it is made."""
+"""Configuration of the ClipBERT models, checked when it is created."""
 
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
@@ -13,10 +14,10 @@ AGGREGATIONS = ("lse", "mean", "max")
 FRAME_FUSIONS = ("mean", "concat", "attention")
 RETRIEVAL_LOSSES = ("ce", "ranking")
 ANSWER_LOSSES = ("ce", "bce")
-# Built by another package, or with feature maps that are no grid of the last layer's features.
+# Built by another package, or with feature maps that are not a grid of the last layer's features.
 NO_GRID = ("timm_backbone", "uvdoc_backbone", "vitpose_backbone")
 BACKBONES = {kind: name for kind, name in MODEL_FOR_BACKBONE_MAPPING_NAMES.items() if kind not in NO_GRID}
-BERT_FIELDS = (  # that BERT's configuration has by the same names
+BERT_FIELDS = (  # with the same names in the configuration of BERT
     "vocab_size",
     "hidden_size",
     "num_hidden_layers",
@@ -48,7 +49,7 @@ POSITIVE = (
     "max_text_length",
 )
 
-# ResNet-50 of the paper: the stride sits in the first 1x1 convolution of each stage's first block.
+# ResNet-50 of the paper: the stride is in the first 1x1 convolution of each stage's first block.
 RESNET50 = {
     "model_type": "resnet",
     "embedding_size": 64,
@@ -70,23 +71,42 @@ RESNET_TINY = {
 
 
 class ClipBertConfig(PreTrainedConfig):
-    """Everything that fixes a ClipBERT's shape and behaviour. The defaults are the paper's (section 4 and its release).
+    """Configuration of a ClipBERT model. The defaults are those of the paper (section 4 and its released code).
 
-    Text encoder, which is also the cross-modal encoder: the fields of BERT (`hidden_size`, `num_hidden_layers`, ...).
-    Vision: `vision` is the dictionary of a transformers backbone configuration with its `model_type` (one that
-    `AutoBackbone` knows: ResNet, ConvNeXt, Swin, DINOv2, ...); its last feature map is used. `freeze_batch_norm` keeps
-    its batch norms at their stored statistics, untrained. `image_mean` and `image_std` are on the scale of pixels, 0
-    to 255, RGB. `image_size` is the longer side in pixels.
-    Clips: `clips` x `frames_per_clip` is how the processor samples a video; `score_aggregation` joins their logits.
-    `frame_fusion` joins a clip's frames: "mean" (the paper), "concat" or "attention"; the latter two tell the order of
-    up to `max_frames_per_clip` frames.
-    Heads: `answers` is the vocabulary of open-ended QA in the order of its logits; `answer_loss` is "ce" (one right
-    answer) or "bce" (image QA: each answer has a soft score); `retrieval_loss` is "ce" (2 labels) or "ranking"
-    (1 label, sigmoid, `ranking_margin`); `projection_size` adds the contrastive projections (None: none);
-    `pixel_random_sampling_size` is how many grid cells pretraining keeps while training (None: all).
+    The fields of BERT (`hidden_size`, `num_hidden_layers`, ...) configure the text encoder, which is also the
+    cross-modal encoder.
+
+    Attributes:
+        vision: configuration of a transformers backbone as a dictionary with its `model_type` (one that `AutoBackbone`
+            supports: ResNet, ConvNeXt, Swin, DINOv2, ...); its last feature map is used. None: the paper's ResNet-50.
+        freeze_batch_norm: whether the backbone's batch norms keep their stored statistics and are not trained.
+        image_size: longer side of a frame in pixels.
+        image_mean: per channel (R, G, B), on the scale of pixels, 0 to 255.
+        image_std: like `image_mean`.
+        max_grid_rows: number of row position embeddings.
+        max_grid_cols: number of column position embeddings.
+        clips: number of clips that the processor samples from a video.
+        frames_per_clip: number of frames per clip.
+        frame_fusion: how the frames of a clip are fused: "mean" (the paper), "concat" or "attention"; the latter two
+            encode the order of up to `max_frames_per_clip` frames.
+        max_frames_per_clip: number of frame position embeddings.
+        max_text_length: number of tokens to which texts are truncated.
+        score_aggregation: how the logits of the clips are aggregated: "lse", "mean" or "max".
+        answers: answer vocabulary of open-ended QA, in the order of its logits.
+        answer_loss: "ce" (one right answer) or "bce" (image QA: a soft score per answer).
+        retrieval_loss: "ce" (2 labels) or "ranking" (1 label, sigmoid).
+        ranking_margin: margin of the ranking loss.
+        projection_size: dimension of the dual encoder's vectors; None: no dual encoder.
+        pixel_random_sampling_size: number of grid cells that pretraining keeps in training mode; None: all.
 
     Raises:
-        ValueError: naming the field, its value and what is allowed.
+        ValueError: naming the field, its value and what was expected.
+
+    Example:
+        >>> config = ClipBertConfig.tiny(answers=["red", "blue"])
+        >>> model = ClipBertForOpenQA(config)
+        >>> ClipBertConfig(score_aggregation="median")
+        ValueError: score_aggregation is 'median': expected one of ['lse', 'mean', 'max'].
     """
 
     model_type = "clipbert"
@@ -140,10 +160,10 @@ class ClipBertConfig(PreTrainedConfig):
     def get_config_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read config.json as transformers does, after checking the folder.
+        """Read config.json as transformers does, after checking the checksums of the folder.
 
         Raises:
-            ModelFolderError: config.json has other bytes than when it was saved.
+            ModelFolderError: config.json has changed since it was saved.
         """
         if Path(pretrained_model_name_or_path).is_dir():
             check_model(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""), weights=False)
@@ -152,10 +172,10 @@ class ClipBertConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Make a configuration as transformers does; of a folder that AutoConfig read, config.json is checked first.
+        """Create a configuration as transformers does; config.json of a local folder is checked first.
 
         Raises:
-            ModelFolderError: config.json has other bytes than when it was saved.
+            ModelFolderError: config.json has changed since it was saved.
         """
         source = kwargs.get("name_or_path") or config_dict.get("_name_or_path")
         if isinstance(source, str | Path) and source and Path(source).is_dir():
@@ -164,12 +184,12 @@ class ClipBertConfig(PreTrainedConfig):
 
     @classmethod
     def base(cls, **overrides: Any) -> "ClipBertConfig":
-        """The paper: ResNet-50 with frozen batch norm, BERT-base, 448 pixels, 8 clips of 2 frames."""
+        """Return the configuration of the paper: ResNet-50, BERT-base, 448 pixels, 8 clips of 2 frames."""
         return cls(**overrides)
 
     @classmethod
     def tiny(cls, **overrides: Any) -> "ClipBertConfig":
-        """About 1.4 million parameters, trained from scratch on a CPU in minutes: 96 pixels, one clip of one frame."""
+        """Return a configuration of 1.4 million parameters that trains from scratch on a CPU in minutes."""
         tiny: dict[str, Any] = {
             "vocab_size": 2048,
             "hidden_size": 128,
@@ -200,6 +220,13 @@ class ClipBertConfig(PreTrainedConfig):
             _require(value is None or (_is_int(value) and value > 0), self, name, "None or an integer above 0")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             _require(_is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
+        _require(
+            self.hidden_act in ACT2FN, self, "hidden_act", "an activation function of transformers, such as 'gelu'"
+        )
+        pad = self.pad_token_id
+        allowed = f"None or an integer from 0 to {self.vocab_size - 1}"
+        _require(pad is None or (_is_int(pad) and 0 <= pad < self.vocab_size), self, "pad_token_id", allowed)
+        _require(isinstance(self.freeze_batch_norm, bool), self, "freeze_batch_norm", "true or false")
         for name in ("initializer_range", "layer_norm_eps"):
             _require(_is_number(getattr(self, name)) and getattr(self, name) > 0, self, name, "a number above 0")
         _require(
@@ -250,26 +277,26 @@ class ClipBertConfig(PreTrainedConfig):
         kind = vision.get("model_type")
         if kind not in BACKBONES:
             raise ValueError(
-                f"vision.model_type is {kind!r}: transformers' AutoBackbone has no feature maps of it; expected one of "
-                f"{sorted(BACKBONES)}."
+                f"vision.model_type is {kind!r}: expected one of {sorted(BACKBONES)}, the models "
+                "with feature maps for transformers' AutoBackbone."
             )
         if kind == "resnet":
             _check_resnet(vision)
         backbone = backbone_config(vision)
         channels = getattr(backbone, "num_channels", 3)
         if channels != 3:
-            raise ValueError(f"vision.num_channels is {channels}: expected 3, frames are RGB.")
+            raise ValueError(f"vision.num_channels is {channels}: expected 3, for RGB frames.")
         patch = getattr(backbone, "patch_size", None)
-        # a plain ViT cuts off the pixels that do not fill a patch
+        # a plain ViT drops the pixels that do not fill a patch
         if isinstance(patch, int) and not hasattr(backbone, "depths"):
             _require(self.image_size % patch == 0, self, "image_size", f"a multiple of vision.patch_size ({patch})")
 
 
 def backbone_config(vision: dict[str, Any]) -> PreTrainedConfig:
-    """The transformers configuration that `ClipBertConfig.vision` holds, its last stage the only output.
+    """Return the transformers configuration of `ClipBertConfig.vision`, with the last stage as its only output.
 
     Raises:
-        ValueError: a field that this kind of backbone does not take.
+        ValueError: a field that this kind of backbone does not accept.
     """
     fields = dict(vision)
     kind = fields.pop("model_type")
@@ -278,8 +305,8 @@ def backbone_config(vision: dict[str, Any]) -> PreTrainedConfig:
         config.out_features = [config.stage_names[-1]]
         if hasattr(config, "reshape_hidden_states"):
             config.reshape_hidden_states = True
-    except Exception as error:  # transformers' own checks raise whatever they like
-        raise ValueError(f"vision: no configuration of a {kind} backbone ({error}).") from error
+    except Exception as error:  # the checks of transformers raise many types
+        raise ValueError(f"vision: not a configuration of a {kind} backbone ({error}).") from error
     return config
 
 
@@ -290,7 +317,7 @@ def _check_resnet(vision: dict[str, Any]) -> None:
             raise ValueError(f"vision.{name} is {value!r}: expected a list of integers above 0.")
     sizes, depths = (vision.get(name, RESNET50[name]) for name in ("hidden_sizes", "depths"))
     if len(sizes) != len(depths):
-        raise ValueError(f"vision.depths is {depths!r}: expected as many as vision.hidden_sizes ({len(sizes)}).")
+        raise ValueError(f"vision.depths is {depths!r}: expected {len(sizes)} values, as many as vision.hidden_sizes.")
     if vision.get("layer_type", "bottleneck") not in ("basic", "bottleneck"):
         raise ValueError(f"vision.layer_type is {vision['layer_type']!r}: expected 'basic' or 'bottleneck'.")
 

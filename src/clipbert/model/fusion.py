@@ -1,4 +1,4 @@
-"""A clip's frames to the visual tokens that stand beside the text (section 3.1 of the paper)."""
+"""Frame fusion: from the grids of a clip's frames to its visual tokens (section 3.1 of the paper)."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from clipbert.model.configuration import ClipBertConfig
 
 
 class TemporalAttention(nn.Module):
-    """Self-attention over the T frames at each grid cell, added to its input and averaged: one token a cell."""
+    """Residual self-attention over the T frames at each grid cell, averaged to one token per cell."""
 
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__()
@@ -18,7 +18,7 @@ class TemporalAttention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, grids: Tensor) -> Tensor:
-        """(M clips, T frames, h, w, hidden) to (M, h, w, hidden)."""
+        """Return (M, h, w, hidden) of grids (M clips, T frames, h, w, hidden)."""
         cells = grids.permute(0, 2, 3, 1, 4)
         flat = cells.flatten(0, 2)
         projected = self.query_key_value(self.norm(flat)).unflatten(-1, (3, self.heads, -1))
@@ -28,12 +28,10 @@ class TemporalAttention(nn.Module):
 
 
 class VisualEmbeddings(nn.Module):
-    """Grids of a clip's frames to visual tokens: fused frames, row, column and type embeddings, LayerNorm.
+    """Visual tokens of clips: fused frames with row, column and token type embeddings, LayerNorm and dropout.
 
-    `config.frame_fusion` "mean" averages the frames of a clip, as the paper does; "concat" keeps the cells of all its
-    frames; "attention" attends over the frames at each cell. The latter two first add a learned embedding of the frame.
-    A learned embedding of the row, one of the column and the one visual token type
-    are added to each cell; LayerNorm and dropout follow.
+    `config.frame_fusion` "mean" averages the frames of a clip, as in the paper; "concat" keeps the cells of all its
+    frames; "attention" attends over the frames at each cell. The latter two first add a learned frame embedding.
     """
 
     def __init__(self, config: ClipBertConfig) -> None:
@@ -50,10 +48,12 @@ class VisualEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, grids: Tensor, keep: int | None = None) -> Tensor:
-        """(M clips, T frames, h, w, hidden) to (M, h * w, hidden), with "concat" (M, T * h * w, hidden).
+        """Return visual tokens (M, h * w, hidden), with "concat" (M, T * h * w, hidden).
 
-        With `keep`, that many random tokens stay, the same ones in the whole batch, in grid order: the pixel random
-        sampling of pretraining (section 3.3).
+        Args:
+            grids: (M clips, T frames, h, w, hidden).
+            keep: number of random tokens to keep, the same ones in the whole batch, in grid order: the pixel random
+                sampling of pretraining (section 3.3); None: all.
 
         Raises:
             ValueError: the grid has more rows or columns, or the clip more frames, than there are embeddings.

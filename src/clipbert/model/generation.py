@@ -1,4 +1,4 @@
-"""Beam search over texts whose every row has several clips; one beam is greedy search."""
+"""Beam search for texts with several clips per cache row; one beam is greedy search."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +10,17 @@ from transformers.generation import NoRepeatNGramLogitsProcessor
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a text is searched for.
+    """Settings of the search for a text.
 
-    `max_length` counts tokens after the start, the end included; of finished and unfinished texts the one with the
-    highest log-probability / length ** `length_penalty` wins (0: the most probable, 1: by the mean of its tokens); no
-    `no_repeat_ngram` consecutive tokens come twice (0: they may).
+    Attributes:
+        beams: number of candidates kept; 1 is greedy search.
+        max_length: number of tokens after the start token, the end token included.
+        length_penalty: the text with the highest log-probability / length ** `length_penalty` wins; 0 compares
+            log-probabilities, 1 their means over the tokens.
+        no_repeat_ngram: no sequence of this many tokens occurs twice; 0: no limit.
 
     Raises:
-        ValueError: naming the field, its value and what is allowed.
+        ValueError: naming the field, its value and what was expected.
     """
 
     beams: int = 1
@@ -32,10 +35,10 @@ class Decoding:
 
 
 def generate(model: Any, visual_embeds: Tensor, start: int, end: int, decoding: Decoding) -> tuple[Tensor, Tensor]:
-    """Token ids (B, length) after `start`, and their log-probabilities (B,); see `ClipBertForCaptioning.generate`.
+    """Return token ids (B, length) after `start` and their log-probabilities (B,).
 
-    Each step keeps the best `beams` of all continuations, a finished text standing as it is among them; it stops as
-    soon as all that are kept have ended.
+    Each step keeps the best `beams` of all continuations and finished texts; the search stops when all that are kept
+    are finished. Arguments as in `ClipBertForCaptioning.generate`.
     """
     config = model.config
     if decoding.max_length > config.max_position_embeddings:
@@ -52,11 +55,11 @@ def generate(model: Any, visual_embeds: Tensor, start: int, end: int, decoding: 
     forbidden = [token for token in {pad, start} if token != end]
     repeats = NoRepeatNGramLogitsProcessor(decoding.no_repeat_ngram) if decoding.no_repeat_ngram else None
 
-    cache = model.read_video(visual_embeds)
+    cache = model.prefill(visual_embeds)
     _select(cache, torch.arange(videos, device=device).repeat_interleave(beams), clips)
     texts = torch.full((videos * beams, 1), start, dtype=torch.long, device=device)
     totals = torch.full((videos, beams), float("-inf"), device=device)
-    totals[:, 0] = 0  # all beams start alike: only the first counts
+    totals[:, 0] = 0  # all beams start equal, so only the first counts
     lengths = torch.zeros(videos, beams, device=device)
     ended = torch.zeros(videos, beams, dtype=torch.bool, device=device)
     first = torch.arange(videos, device=device)[:, None] * beams
@@ -90,5 +93,5 @@ def generate(model: Any, visual_embeds: Tensor, start: int, end: int, decoding: 
 
 
 def _select(cache: Any, rows: Tensor, clips: int) -> None:
-    """Keep these texts' rows of a cache, each text having `clips` rows."""
+    """Select the cache rows of these texts, `clips` rows per text."""
     cache.batch_select_indices((rows[:, None] * clips + torch.arange(clips, device=rows.device)).flatten())

@@ -1,11 +1,11 @@
-"""The task heads: from pooled states to logits a clip, logits a text, and the loss (section 3.2)."""
+"""Task heads: logits per clip, logits per text, and the loss (section 3.2 of the paper)."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead, BertPreTrainingHeads
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.dual_encoder import ClipBertDualEncoder, ContrastiveHead
@@ -16,7 +16,13 @@ from clipbert.model.modeling import ClipBertModel
 
 @dataclass
 class ClipBertOutput(ModelOutput):
-    """`loss` (), `logits` (N, labels) over the clips together, `clip_logits` (N, K, labels) a clip alone."""
+    """Output of the classification models.
+
+    Attributes:
+        loss: (), where labels were given.
+        logits: (N, labels), aggregated over the clips.
+        clip_logits: (N, K, labels), of each clip.
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -24,7 +30,7 @@ class ClipBertOutput(ModelOutput):
 
 
 class Classifier(nn.Sequential):
-    """The head of the paper's fine-tuning tasks: hidden to twice the hidden size, ReLU, to the labels."""
+    """Two-layer head of the paper's fine-tuning tasks: hidden size, twice the hidden size, ReLU, labels."""
 
     def __init__(self, config: ClipBertConfig, labels: int) -> None:
         super().__init__(
@@ -35,7 +41,7 @@ class Classifier(nn.Sequential):
 
 
 class LanguageModelHeadMixin(ClipBertDualEncoder):
-    """A ClipBERT with BERT's head for words, `cls`, whose output weights are those of the word embeddings."""
+    """Mixin for models with BERT's word head `cls`; its output weights are tied to the word embeddings."""
 
     _tied_weights_keys = {  # noqa: RUF012
         "cls.predictions.decoder.weight": "clipbert.embeddings.word_embeddings.weight",
@@ -53,7 +59,7 @@ class LanguageModelHeadMixin(ClipBertDualEncoder):
 
 
 class _ForClassification(ClipBertDualEncoder):
-    """A ClipBERT with a classifier of `labels` outputs over the pooled state of each (text, clip)."""
+    """ClipBERT with a classifier of `labels` outputs over the pooled state of each (text, clip) pair."""
 
     def __init__(self, config: ClipBertConfig, labels: int) -> None:
         super().__init__(config)
@@ -70,7 +76,7 @@ class _ForClassification(ClipBertDualEncoder):
         texts_per_video: Tensor | None,
         visual_embeds: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """The classifier's outputs (N, K, labels) and the visual tokens (B, K, V, hidden) they were made from."""
+        """Return logits per clip (N, K, labels) and the visual tokens (B, K, V, hidden) of the videos."""
         input_ids, mask, visual, visual_embeds = self.clipbert.prepare_inputs(
             pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
         )
@@ -78,12 +84,21 @@ class _ForClassification(ClipBertDualEncoder):
 
 
 class ClipBertForRetrieval(_ForClassification):
-    """Does this text belong to this video?"""
+    """ClipBERT that scores whether a text matches a video.
+
+    Example:
+        >>> model = load("artifacts/models/retrieval")
+        >>> processor = ClipBertProcessor.from_pretrained("artifacts/models/retrieval")
+        >>> inputs = processor(["a.mp4"], ["a red circle moves left", "a blue square"])
+        >>> output = model(**inputs, texts_per_video=torch.tensor([2]))
+        >>> model.match_scores(output.logits)  # (2,), higher is a better match
+    """
 
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__(config, labels=2 if config.retrieval_loss == "ce" else 1)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -93,9 +108,21 @@ class ClipBertForRetrieval(_ForClassification):
         visual_embeds: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> ClipBertOutput:
-        """Arguments as `ClipBertModel.forward`; `labels` (N,): 1 for a matched text, 0 for an unmatched one.
+        """Score N texts against their videos.
 
-        `logits` are (N, 2) with the ce loss, (N, 1) with the ranking loss: `match_scores` makes a score of either.
+        Args:
+            pixel_values: as in `ClipBertModel.forward`, like the next four.
+            input_ids: (N, L).
+            attention_mask: (N, L).
+            texts_per_video: (B,).
+            visual_embeds: (B, K, V, hidden).
+            labels: (N,), 1 for a matched text and 0 for an unmatched one.
+
+        Returns:
+            `logits` (N, 2) with the ce loss, (N, 1) with the ranking loss; `match_scores` converts both to scores.
+
+        Raises:
+            ValueError: naming the argument, its shape and what was expected.
         """
         clip_logits, visual = self.clip_logits(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
         logits = aggregate(clip_logits, self.config.score_aggregation)
@@ -112,12 +139,19 @@ class ClipBertForRetrieval(_ForClassification):
         return ClipBertOutput(loss=loss, logits=logits, clip_logits=clip_logits)
 
     def match_scores(self, logits: Tensor) -> Tensor:
-        """(N, 1 or 2) logits to (N,) log odds of matched: they rank as the probabilities do and never saturate."""
+        """Return the log odds (N,) of a match from logits (N, 1 or 2): ranked like probabilities, never saturated."""
         return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
 
 
 class ClipBertForOpenQA(_ForClassification):
-    """Answers a question about a video or an image with one of `config.answers`."""
+    """ClipBERT that answers a question about a video or an image with one of `config.answers`.
+
+    Example:
+        >>> model = load("artifacts/models/open_qa")
+        >>> processor = ClipBertProcessor.from_pretrained("artifacts/models/open_qa")
+        >>> output = model(**processor(["a.mp4"], ["what color is the circle?"]))
+        >>> model.config.answers[int(output.logits.argmax())]
+    """
 
     def __init__(self, config: ClipBertConfig) -> None:
         if not config.answers:
@@ -125,6 +159,7 @@ class ClipBertForOpenQA(_ForClassification):
         super().__init__(config, labels=len(config.answers))
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -134,11 +169,20 @@ class ClipBertForOpenQA(_ForClassification):
         visual_embeds: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> ClipBertOutput:
-        """Arguments as `ClipBertModel.forward`.
+        """Score the answers of N questions about their videos.
 
-        `labels` are with `config.answer_loss` "ce" (N,) indices into `config.answers`, -100 ignored; with "bce"
-        (N, answers) what each answer is worth, floating point from 0 to 1: binary cross entropy, summed over the
-        answers, mean over the texts.
+        Args:
+            pixel_values: as in `ClipBertModel.forward`, like the next four.
+            input_ids: (N, L).
+            attention_mask: (N, L).
+            texts_per_video: (B,).
+            visual_embeds: (B, K, V, hidden).
+            labels: with `config.answer_loss` "ce", (N,) indices into `config.answers`, -100 ignored; with "bce",
+                (N, answers) soft scores from 0 to 1, for a binary cross-entropy summed over the answers and averaged
+                over the texts.
+
+        Raises:
+            ValueError: naming the argument, its shape and what was expected.
         """
         clip_logits, _ = self.clip_logits(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
         logits = aggregate(clip_logits, self.config.score_aggregation)
@@ -154,12 +198,13 @@ class ClipBertForOpenQA(_ForClassification):
 
 
 class ClipBertForMultipleChoice(_ForClassification):
-    """Chooses among a question's options; each option is one text of its video."""
+    """ClipBERT that chooses among the options of a question; each option is one text of its video."""
 
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__(config, labels=1)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -170,13 +215,20 @@ class ClipBertForMultipleChoice(_ForClassification):
         labels: Tensor | None = None,
         options_per_question: Tensor | None = None,
     ) -> ClipBertOutput:
-        """Arguments as `ClipBertModel.forward`, and how its texts are grouped into Q questions.
+        """Score the options of Q questions about their videos.
 
-        `options_per_question` (Q,): how many consecutive texts are the options of each question, all beside one video,
-        which may have several questions; None: one question a video, each with as many options. `labels` (Q,): the
-        position of the right option.
+        Args:
+            pixel_values: as in `ClipBertModel.forward`, like the next four.
+            input_ids: (N, L), the options of all questions one after another.
+            attention_mask: (N, L).
+            texts_per_video: (B,).
+            visual_embeds: (B, K, V, hidden).
+            labels: (Q,) position of the right option.
+            options_per_question: (Q,) number of consecutive texts that are the options of each question, all of one
+                video, which may have several questions; None: one question per video, all with as many options.
 
-        `clip_logits` are (N, K, 1) and `logits` (Q, most options), minus infinity where a question has fewer.
+        Returns:
+            `clip_logits` (N, K, 1) and `logits` (Q, most options), minus infinity where a question has fewer options.
 
         Raises:
             ValueError: videos with different numbers of options and no `options_per_question`, a label beyond its
@@ -204,7 +256,7 @@ class ClipBertForMultipleChoice(_ForClassification):
             )  # wider is the same: there is no such option
             position = torch.arange(most, device=flat.device).expand(len(options), -1)
             row = (options.cumsum(0) - options)[:, None] + position
-            # no masked_scatter: its backward waits for the number of options
+            # index_select instead of masked_scatter, whose backward pass waits for the number of options on a GPU
             logits = flat.index_select(0, row.flatten().clamp(max=len(flat) - 1)).view(row.shape)
             logits = logits.masked_fill(position >= options[:, None], float("-inf"))
         loss = None
@@ -214,8 +266,8 @@ class ClipBertForMultipleChoice(_ForClassification):
             if can_read_values(beyond) and bool(beyond.any()):
                 question = int(beyond.nonzero()[0])
                 raise ValueError(
-                    f"labels[{question}] is {int(labels[question])}: expected 0 to {int(options[question]) - 1}, for "
-                    f"that question has {int(options[question])} options."
+                    f"labels[{question}] is {int(labels[question])}: expected 0 to {int(options[question]) - 1} "
+                    f"(the question has {int(options[question])} options)."
                 )
             loss = cross_entropy(logits, labels, self.label_smoothing)
         return ClipBertOutput(loss=loss, logits=logits, clip_logits=clip_logits)

@@ -1,4 +1,4 @@
-"""What a ClipBERT model accepts: checks that name the argument, its shape and what was expected."""
+"""Input checks of the models; each error names the argument, its shape and what was expected."""
 
 import logging
 import math
@@ -9,25 +9,28 @@ from torch import Tensor
 from clipbert.model.configuration import ClipBertConfig
 
 logger = logging.getLogger(__name__)
-_doubted: set[str] = set()
+_warned: set[str] = set()
 
 
 def can_read_values(values: Tensor) -> bool:
-    """Whether a check may look at values: on a GPU that waits for all the work before it, which no training step must.
+    """Return whether a check may read the values of a tensor.
 
-    There a training's own loader vouches for them; with gradients switched off they are checked everywhere.
+    On a GPU, reading blocks until all queued work is done, which would slow each training step; there the values are
+    checked only with gradients disabled. The data loader of a training makes valid values.
     """
     kind = values.device.type
     return kind == "cpu" or (kind != "meta" and not torch.is_grad_enabled())
 
 
 def check_tensors(device: torch.device | None, **values: object) -> None:
-    """Check arguments to be tensors, and to lie on one device; None is an argument that was left out.
+    """Check that arguments are tensors on one device; None is an omitted argument.
 
-    `device`: the model's; None or "meta": not known, and the arguments are compared with each other.
+    Args:
+        device: of the model; None or "meta": unknown, the arguments are compared with each other.
+        values: the arguments by name.
 
     Raises:
-        ValueError: naming the argument, what it is or where it lies, and what was expected.
+        ValueError: naming the argument, its type or device, and what was expected.
     """
     if device is not None and device.type == "meta":
         device = None
@@ -39,16 +42,16 @@ def check_tensors(device: torch.device | None, **values: object) -> None:
         if device is None:
             device = value.device
         if value.device != device:
-            raise ValueError(f"{name} is on {value.device}: expected {device}, as the model and all it is given.")
+            raise ValueError(f"{name} is on {value.device}: expected {device}, like the model and its other inputs.")
 
 
 def check_pixel_values(pixel_values: Tensor) -> None:
-    """Check frames to be (B videos, K clips, T frames, 3, H, W), uint8 or floating point.
+    """Check that frames are (B videos, K clips, T frames, 3, H, W), uint8 or floating point.
 
-    Floating point that does not look like 0 to 255 gives a warning.
+    Floating-point values that do not look like 0 to 255 give a warning, once per process.
 
     Raises:
-        ValueError: another rank, another channel order, an empty dimension, another type, or a value that is no number.
+        ValueError: another rank, channel order or dtype, an empty dimension, or NaN.
     """
     check_tensors(None, pixel_values=pixel_values)
     shape = tuple(pixel_values.shape)
@@ -67,22 +70,24 @@ def check_pixel_values(pixel_values: Tensor) -> None:
         if math.isnan(low) or math.isnan(high):
             raise ValueError("pixel_values holds nan: expected 0 to 255.")
         if low < 0 or high > 255:
-            _doubt(
-                "normalised", f"pixel_values holds {low:g} to {high:g}: expected 0 to 255; the model normalises them."
+            _warn_once(
+                "normalized", f"pixel_values holds {low:g} to {high:g}: expected 0 to 255; the model normalizes them."
             )
         elif 0 < high <= 1:
-            _doubt("fractions", f"pixel_values holds {low:g} to {high:g}: expected 0 to 255; multiply 0 to 1 by 255.")
+            _warn_once(
+                "fractions", f"pixel_values holds {low:g} to {high:g}: expected 0 to 255; multiply 0 to 1 by 255."
+            )
 
 
-def _doubt(kind: str, message: str) -> None:
-    """Warn once a process: other software may scale pixels in its own way and mean it."""
-    if kind not in _doubted:
-        _doubted.add(kind)
-        logger.warning("%s This is said once.", message)
+def _warn_once(kind: str, message: str) -> None:
+    """Warn once per process: other software may scale pixels differently on purpose."""
+    if kind not in _warned:
+        _warned.add(kind)
+        logger.warning("%s This warning is shown once.", message)
 
 
 def check_visual_embeds(visual_embeds: Tensor, hidden_size: int) -> None:
-    """Check visual tokens to be (B videos, K clips, V tokens, hidden).
+    """Check that visual tokens are (B videos, K clips, V tokens, hidden).
 
     Raises:
         ValueError: another rank or width.
@@ -94,7 +99,10 @@ def check_visual_embeds(visual_embeds: Tensor, hidden_size: int) -> None:
 
 
 def check_text(input_ids: Tensor, attention_mask: Tensor | None, config: ClipBertConfig) -> Tensor:
-    """Check token ids (N texts, L) and their mask; returns the mask, all ones when it was None.
+    """Check token ids (N texts, L) and their mask (N, L).
+
+    Returns:
+        the mask, all ones where it was None.
 
     Raises:
         ValueError: another rank, a mask of another shape, texts longer than the position embeddings, or a token id
@@ -130,7 +138,7 @@ def check_text(input_ids: Tensor, attention_mask: Tensor | None, config: ClipBer
 
 
 def video_index(texts_per_video: Tensor | None, videos: int, texts: int) -> Tensor | None:
-    """The index of each text's video, (N,); None when every video has exactly one text.
+    """Return the index of each text's video (N,); None where every video has exactly one text.
 
     Raises:
         ValueError: counts of another shape, below zero, or that do not sum to the number of texts.
@@ -143,7 +151,7 @@ def video_index(texts_per_video: Tensor | None, videos: int, texts: int) -> Tens
         raise ValueError(f"texts_per_video is of type {type(texts_per_video).__name__}: expected a torch tensor.")
     shape = tuple(texts_per_video.shape)
     if shape != (videos,):
-        raise ValueError(f"texts_per_video has shape {shape}: expected ({videos},), one count a video.")
+        raise ValueError(f"texts_per_video has shape {shape}: expected ({videos},), one count per video.")
     looked = can_read_values(texts_per_video)
     kind = texts_per_video.dtype
     if kind.is_floating_point or kind == torch.bool or (looked and bool((texts_per_video < 0).any())):
@@ -158,7 +166,7 @@ def video_index(texts_per_video: Tensor | None, videos: int, texts: int) -> Tens
 def check_labels(
     labels: Tensor, name: str, expected: tuple[int, ...], classes: int, ignored: int | None = None
 ) -> None:
-    """Check class indices: their shape and that each is in [0, classes) or the ignored one.
+    """Check class indices: their shape, and that each is in [0, classes) or the ignored one.
 
     Raises:
         ValueError: naming the argument, its shape or its range, and what was expected.
@@ -186,7 +194,7 @@ def check_scores(labels: Tensor, name: str, expected: tuple[int, ...]) -> None:
     if tuple(labels.shape) != expected or not labels.is_floating_point():
         raise ValueError(
             f"{name} has shape {tuple(labels.shape)} and type {labels.dtype}: expected floating point scores of shape "
-            f"{expected}, one a text and answer."
+            f"{expected}, one per text and answer."
         )
     wrong = ~((labels >= 0) & (labels <= 1))  # so that NaN is wrong too
     if can_read_values(wrong) and bool(wrong.any()):
@@ -194,7 +202,7 @@ def check_scores(labels: Tensor, name: str, expected: tuple[int, ...]) -> None:
 
 
 def check_options(options: Tensor, texts_per_video: Tensor | None, videos: int, texts: int) -> None:
-    """Check how many consecutive texts are the options of each question: (questions,), each within one video.
+    """Check the number of consecutive texts (questions,) that are the options of each question of one video.
 
     Raises:
         ValueError: counts of another shape, below 1, that do not sum to the number of texts, or a question whose
@@ -222,5 +230,5 @@ def check_options(options: Tensor, texts_per_video: Tensor | None, videos: int, 
         raise ValueError(
             f"{name} is {options.tolist()} and texts_per_video "
             f"{None if texts_per_video is None else texts_per_video.tolist()}: question {int(apart.nonzero()[0])} has "
-            "options of two videos; expected all options of a question beside one video."
+            "options of two videos; expected all options of a question to be of one video."
         )

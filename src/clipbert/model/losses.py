@@ -1,4 +1,4 @@
-"""Clips joined, and the losses of the tasks (sections 3.2 and 3.3 of the paper)."""
+"""Clip aggregation and task losses (sections 3.2 and 3.3 of the paper)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,10 +7,10 @@ IGNORED = -100
 
 
 def aggregate(clip_logits: Tensor, how: str) -> Tensor:
-    """Logits (N, K, labels) of the clips to those of the video (N, labels): logsumexp, mean or maximum over the clips.
+    """Return logits (N, labels) of videos: logsumexp, mean or maximum over the clips of `clip_logits` (N, K, labels).
 
-    Cross entropy of the logsumexp is the multi-clip loss of the paper: logsumexp over (clips, labels) minus logsumexp
-    over the clips of the true label.
+    The cross-entropy of the logsumexp is the multi-clip loss of the paper: logsumexp over (clips, labels) minus
+    logsumexp over the clips of the true label.
     """
     clip_logits = _at_least_float32(clip_logits)
     if how == "lse":
@@ -19,15 +19,16 @@ def aggregate(clip_logits: Tensor, how: str) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """`negative_log_likelihood` of the softmax of logits (N, labels)."""
+    """Return `negative_log_likelihood` of the log-softmax of logits (N, labels)."""
     return negative_log_likelihood(_at_least_float32(logits).log_softmax(dim=1), labels, smoothing)
 
 
 def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean over the labels (N,) that are not -100 of minus their log-probability; zero, with a gradient, where all are.
+    """Return the mean negative log-probability (N, classes) of the labels (N,) that are not -100.
 
-    `smoothing` of each label goes to all classes alike, the true one among them (Szegedy et al. 2016); a class whose
-    log-probability is minus infinity, an option that a question lacks, is none.
+    The loss is zero, with a gradient, where all labels are -100. `smoothing` is the share of each label that is spread
+    evenly over all classes, the true one included (Szegedy et al. 2016); classes of log-probability minus infinity,
+    the options that a question lacks, get none.
     """
     kept = labels != IGNORED
     total = nn.functional.nll_loss(log_probabilities, labels.long(), ignore_index=IGNORED, reduction="sum")
@@ -39,18 +40,18 @@ def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor, smoothing
 
 
 def soft_score_loss(logits: Tensor, scores: Tensor) -> Tensor:
-    """Binary cross entropy of logits (N, labels) with scores in [0, 1], summed over the labels, mean over the texts."""
+    """Return the binary cross-entropy of logits and scores (N, labels), summed over labels and averaged over texts."""
     logits = _at_least_float32(logits)
     loss = nn.functional.binary_cross_entropy_with_logits(logits, scores.to(logits.dtype), reduction="sum")
     return loss / logits.shape[0]
 
 
 def symmetric_contrastive_loss(similarity: Tensor, videos: Tensor | None = None) -> Tensor:
-    """Mean cross entropy of each text's own video among all videos, and of each video's own text among all texts.
+    """Return the mean of the text-to-video and the video-to-text cross-entropy (CLIP, Radford et al. 2021).
 
     Args:
-        similarity: (N, N) logits, texts by videos, row i belongs to column i.
-        videos: (N,) a number for each row's video. Another row of the same video is no negative: it is left out.
+        similarity: (N, N) logits, texts by videos; text i belongs to video i.
+        videos: (N,) id of each row's video. Other rows of the same video are excluded from the negatives.
     """
     truth = torch.arange(len(similarity), device=similarity.device)
     if videos is not None:
@@ -61,12 +62,13 @@ def symmetric_contrastive_loss(similarity: Tensor, videos: Tensor | None = None)
 
 
 def ranking_loss(scores: Tensor, labels: Tensor, owner: Tensor, margin: float) -> Tensor:
-    """Hinge of every matched against every unmatched text of the same video, averaged over those pairs.
+    """Return the mean hinge loss over all pairs of a matched and an unmatched text of the same video.
 
     Args:
         scores: (N,) in [0, 1].
         labels: (N,) 1 for a matched text.
-        owner: (N,) the index of each text's video.
+        owner: (N,) index of each text's video.
+        margin: by which a matched text should score higher.
 
     Raises:
         ValueError: no video has both a matched and an unmatched text.

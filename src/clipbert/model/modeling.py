@@ -1,4 +1,4 @@
-"""ClipBERT without a head: frames and texts to the cross-modal encoder's states (section 3.1 of the paper)."""
+"""ClipBERT model without a head: vision, text embeddings and the cross-modal encoder (section 3.1 of the paper)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertEncoder, BertLMPredictionHead, BertPooler
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from clipbert.files.leftovers import follow_umask
 from clipbert.model.activation_checkpointing import has_trainable_batch_norm, run_in_microbatches
@@ -31,9 +31,12 @@ from clipbert.model.weights.checksums import check_model, sign_model
 
 @dataclass
 class ClipBertModelOutput(ModelOutput):
-    """States of N texts, each with the K clips of its video: L text positions, then V visual tokens.
+    """Encoder states of N texts, each paired with the K clips of its video.
 
-    `last_hidden_state` (N, K, L + V, hidden), `pooler_output` (N, K, hidden), `visual_embeds` (B, K, V, hidden).
+    Attributes:
+        last_hidden_state: (N, K, L + V, hidden), the L text positions before the V visual tokens.
+        pooler_output: (N, K, hidden).
+        visual_embeds: (B, K, V, hidden), reusable as an input with other texts.
     """
 
     last_hidden_state: Tensor | None = None
@@ -42,7 +45,7 @@ class ClipBertModelOutput(ModelOutput):
 
 
 class ClipBertPreTrainedModel(PreTrainedModel):
-    """What every ClipBERT model shares: configuration, initialisation, attention backends."""
+    """Base class of all ClipBERT models: configuration, initialization, attention backends, signed model folders."""
 
     config_class = ClipBertConfig
     base_model_prefix = "clipbert"
@@ -55,29 +58,29 @@ class ClipBertPreTrainedModel(PreTrainedModel):
     _no_split_modules = ("BertEmbeddings", "BertLayer", "VisualEmbeddings")
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Save as transformers does, and add the checksums that `from_pretrained` checks.
+        """Save the model as transformers does, with the checksums that `from_pretrained` checks.
 
         Raises:
-            ModelFolderError: the folder has checksums of other files that are damaged.
+            ModelFolderError: the folder already holds checksums, and they are damaged.
         """
         super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
         if folder.is_dir():
             for weights in folder.glob("model*.safetensors"):
-                follow_umask(weights)  # safetensors creates files that only their owner can read
+                follow_umask(weights)  # safetensors creates files with mode 0600
             sign_model(folder)
 
     @property
     def input_device(self) -> torch.device | None:
-        """Where the inputs go; None where accelerate's hooks carry them, as with a `device_map`."""
+        """Device of the inputs; None where accelerate's hooks move them, as with a `device_map`."""
         return None if any(hasattr(module, "_hf_hook") for module in (self, *self.children())) else self.device
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load as transformers does, after checking every file of the folder against its checksum.
+        """Load the model as transformers does, after checking every file of a local folder against its checksum.
 
         Raises:
-            ModelFolderError: a file has other bytes than when it was saved.
+            ModelFolderError: a file has changed since it was saved.
         """
         if isinstance(pretrained_model_name_or_path, str | Path) and Path(pretrained_model_name_or_path).is_dir():
             check_model(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
@@ -86,12 +89,13 @@ class ClipBertPreTrainedModel(PreTrainedModel):
     def set_attn_implementation(
         self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False
     ) -> None:
-        """As in transformers, for the encoder; the backbone keeps the attention it has, if any.
+        """Set the attention implementation of the encoder only; the backbone keeps its own.
 
-        transformers' own gives it to the backbone too, and refuses where that has no such attention, as ResNet.
+        The method of transformers also sets it on the backbone and raises for one without attention, such as ResNet.
 
         Raises:
-            ValueError, ImportError: transformers' own, where it has no such attention here.
+            ValueError: unknown implementation, or one that this model does not support.
+            ImportError: the implementation needs a package that is not installed.
         """
         if isinstance(attn_implementation, dict):
             attn_implementation = attn_implementation.get("", self.config._attn_implementation)
@@ -115,7 +119,16 @@ class ClipBertPreTrainedModel(PreTrainedModel):
 
 
 class ClipBertModel(ClipBertPreTrainedModel):
-    """Vision, text embeddings, and the BERT encoder over text followed by visual tokens."""
+    """ClipBERT encoder without a head: one BERT over the text embeddings and the visual tokens of a clip.
+
+    Example:
+        >>> config = ClipBertConfig.tiny()
+        >>> model = ClipBertModel(config)
+        >>> pixel_values = torch.zeros(1, 2, 1, 3, 96, 96, dtype=torch.uint8)  # one video, 2 clips of 1 frame
+        >>> output = model(pixel_values, input_ids=torch.tensor([[2, 7, 8, 3]]))
+        >>> output.pooler_output.shape
+        torch.Size([1, 2, 128])
+    """
 
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__(config)
@@ -134,9 +147,13 @@ class ClipBertModel(ClipBertPreTrainedModel):
         self.embeddings.word_embeddings = value
 
     def encode_video(self, pixel_values: Tensor, keep: int | None = None) -> Tensor:
-        """Visual tokens (B, K, V, hidden) of frames (B, K, T, 3, H, W); `keep`: that many random cells of each clip.
+        """Return visual tokens (B, K, V, hidden) of frames (B, K, T, 3, H, W).
 
-        Computed once, they serve any number of texts as `visual_embeds`.
+        Pass them as `visual_embeds` to score any number of texts without computing the vision half again.
+
+        Args:
+            pixel_values: RGB, uint8 or float in [0, 255].
+            keep: number of random grid cells kept of each clip; None: all.
 
         Raises:
             ValueError: frames of a wrong shape or type, or too large or too small for the grid.
@@ -150,21 +167,23 @@ class ClipBertModel(ClipBertPreTrainedModel):
         return self.visual_embeddings(grids, keep).view(videos, clips, -1, self.config.hidden_size)
 
     def encode(self, embeds: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """The encoder over token embeddings (M, S, hidden) under a padding mask (M, S); None: no padding."""
+        """Return encoder states (M, S, hidden) of token embeddings (M, S, hidden); the mask (M, S) is 0 at padding."""
         if (
             attention_mask is not None
             and self.config._attn_implementation == "sdpa"
             and not can_read_values(attention_mask)
         ):
-            # transformers' own looks whether there is any padding, for which a training step would wait
+            # create_bidirectional_mask reads the mask to find out whether there is padding: on a GPU, that blocks
             own = attention_mask.bool()[:, None, None].expand(-1, 1, embeds.shape[1], -1)
             return self.encode_rows(embeds, own)
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
         return self.encode_rows(embeds, mask)
 
     def encode_rows(self, embeds: Tensor, mask: Tensor | None) -> Tensor:
-        """The encoder over token embeddings (M, S, hidden) under a mask as its attention takes it, in
-        `microbatches` parts."""
+        """Return encoder states (M, S, hidden) under a mask in the form that the attention implementation takes.
+
+        Runs in `microbatches` parts, see `set_microbatches`.
+        """
         return run_in_microbatches(self._encoder_states, self.microbatches, embeds, mask)
 
     def _encoder_states(self, embeds: Tensor, mask: Tensor | None) -> Tensor:
@@ -172,18 +191,18 @@ class ClipBertModel(ClipBertPreTrainedModel):
         return states
 
     def encode_packed(self, tokens: Tensor, packing: Packing) -> Tensor:
-        """The encoder over many sequences' token embeddings (tokens, hidden), one after another, each by itself.
+        """Return encoder states (tokens, hidden) of packed sequences, none of which attends to another.
 
-        Only where `supports_packing`: flash attention takes no such mask.
+        Only where `supports_packing`.
         """
         rows, mask = packing.pack(tokens), packing.mask()
-        if mask is not None and self.config._attn_implementation == "eager":  # which adds its mask
+        if mask is not None and self.config._attn_implementation == "eager":  # it adds its mask to the scores
             mask = torch.zeros_like(mask, dtype=rows.dtype).masked_fill(~mask, torch.finfo(rows.dtype).min)
         return packing.unpack(self.encode_rows(rows, mask))
 
     @property
     def supports_packing(self) -> bool:
-        """Whether `encode_packed` may be used."""
+        """Whether `encode_packed` may be used: flash attention takes no mask of its form."""
         return self.config._attn_implementation in ("eager", "sdpa")
 
     def prepare_inputs(
@@ -194,8 +213,11 @@ class ClipBertModel(ClipBertPreTrainedModel):
         texts_per_video: Tensor | None,
         visual_embeds: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The arguments of `forward`, checked: `input_ids` and their mask, each (N, L), the visual tokens of each
-        text's video (N, K, V, hidden), and those of the videos (B, K, V, hidden).
+        """Check the arguments of `forward` and encode the videos where pixels are given.
+
+        Returns:
+            `input_ids` (N, L), `attention_mask` (N, L), the visual tokens of each text's video (N, K, V, hidden), and
+            those of the videos (B, K, V, hidden).
 
         Raises:
             ValueError: naming the argument, its shape and what was expected.
@@ -223,6 +245,7 @@ class ClipBertModel(ClipBertPreTrainedModel):
         visual = visual_embeds if owner is None else visual_embeds.index_select(0, owner.to(visual_embeds.device))
         return input_ids, text_mask, visual, visual_embeds
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -234,11 +257,11 @@ class ClipBertModel(ClipBertPreTrainedModel):
         """Encode N texts, each with every clip of its video.
 
         Args:
-            pixel_values: (B, K, T, 3, H, W) RGB, uint8 or float in [0, 255]; or else
-            visual_embeds: (B, K, V, hidden) from `encode_video`.
+            pixel_values: (B, K, T, 3, H, W) RGB, uint8 or float in [0, 255].
             input_ids: (N, L).
             attention_mask: (N, L), 1 for a token and 0 for padding; None: no padding.
-            texts_per_video: (B,) how many consecutive texts belong to each video; None: one each.
+            texts_per_video: (B,) number of consecutive texts that belong to each video; None: one each.
+            visual_embeds: (B, K, V, hidden) from `encode_video`, instead of `pixel_values`.
 
         Raises:
             ValueError: naming the argument, its shape and what was expected.

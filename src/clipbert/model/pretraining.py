@@ -1,10 +1,10 @@
-"""The pretraining heads: masked language modelling and image-text matching (section 3.3 of the paper)."""
+"""Pretraining: masked language modeling and image-text matching (section 3.3 of the paper)."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 from transformers.models.bert.modeling_bert import BertPreTrainingHeads
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.dual_encoder import ContrastiveHead
@@ -16,7 +16,15 @@ from clipbert.model.modeling import ClipBertModel
 
 @dataclass
 class ClipBertPreTrainingOutput(ModelOutput):
-    """`loss` (), its parts `mlm_loss` and `itm_loss` (), `mlm_logits` (N, K, L, vocabulary), `itm_logits` (N, K, 2)."""
+    """Output of the pretraining model.
+
+    Attributes:
+        loss: (), the sum of the losses with labels.
+        mlm_loss: (), masked language modeling.
+        itm_loss: (), image-text matching.
+        mlm_logits: (N, K, L, vocabulary).
+        itm_logits: (N, K, 2), label 1 is matched.
+    """
 
     loss: Tensor | None = None
     mlm_loss: Tensor | None = None
@@ -26,7 +34,10 @@ class ClipBertPreTrainingOutput(ModelOutput):
 
 
 class ClipBertForPreTraining(LanguageModelHeadMixin):
-    """Masked language modelling and image-text matching; training keeps `config.pixel_random_sampling_size` cells."""
+    """ClipBERT with the heads for masked language modeling and image-text matching.
+
+    Training keeps `config.pixel_random_sampling_size` random grid cells of each clip.
+    """
 
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__(config)
@@ -36,10 +47,11 @@ class ClipBertForPreTraining(LanguageModelHeadMixin):
         self.post_init()
 
     def encode_video(self, pixel_values: Tensor) -> Tensor:
-        """Visual tokens (B, K, V, hidden); while training only the random cells that pretraining keeps."""
+        """Return visual tokens (B, K, V, hidden); in training mode of random grid cells only."""
         keep = self.config.pixel_random_sampling_size if self.training else None
         return self.clipbert.encode_video(pixel_values, keep)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -50,18 +62,31 @@ class ClipBertForPreTraining(LanguageModelHeadMixin):
         mlm_labels: Tensor | None = None,
         itm_labels: Tensor | None = None,
     ) -> ClipBertPreTrainingOutput:
-        """Arguments as `ClipBertModel.forward`.
+        """Predict masked tokens and whether each text matches its video.
 
-        `mlm_labels` (N, L): the masked tokens' ids, -100 elsewhere (and everywhere in an unmatched text);
-        `itm_labels` (N,): 1 for a matched text. The loss is the sum of the parts whose labels are given: the MLM term
-        averages over masked tokens and clips, the ITM term joins the clips by `config.score_aggregation`.
+        The MLM loss averages over masked tokens and clips; the ITM loss aggregates the clips by
+        `config.score_aggregation`.
+
+        Args:
+            pixel_values: as in `ClipBertModel.forward`, like the next four.
+            input_ids: (N, L).
+            attention_mask: (N, L).
+            texts_per_video: (B,).
+            visual_embeds: (B, K, V, hidden).
+            mlm_labels: (N, L) ids of the masked tokens, -100 elsewhere and in unmatched texts.
+            itm_labels: (N,), 1 for a matched text.
+
+        Raises:
+            ValueError: naming the argument, its shape and what was expected.
         """
         if visual_embeds is None and pixel_values is not None:
             visual_embeds, pixel_values = self.encode_video(pixel_values), None
-        output = self.clipbert(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
-        assert input_ids is not None
-        text_states = output.last_hidden_state[:, :, : input_ids.shape[1]]
-        mlm_logits, itm_logits = self.cls(text_states, output.pooler_output)
+        input_ids, mask, visual, _ = self.clipbert.prepare_inputs(
+            pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
+        )
+        states = self.clipbert.encode_pairs(input_ids, mask, visual)
+        pooled = self.clipbert.pooler(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+        mlm_logits, itm_logits = self.cls(states[:, :, : input_ids.shape[1]], pooled)
         mlm_loss = itm_loss = loss = None
         if mlm_labels is not None:
             check_labels(mlm_labels, "mlm_labels", tuple(input_ids.shape), self.config.vocab_size, ignored=IGNORED)

@@ -1,4 +1,4 @@
-"""Frames and texts to the tensors a ClipBERT model takes."""
+"""Processor: from frames and texts to the input tensors of a ClipBERT model."""
 
 import json
 import logging
@@ -35,18 +35,24 @@ ClipIndices = NDArray[np.integer[Any]] | Sequence[Sequence[int]]
 
 
 class ClipBertProcessor:
-    """Frames of videos and texts to `pixel_values`, `input_ids` and `attention_mask`.
+    """Processor of ClipBERT: makes `pixel_values`, `input_ids` and `attention_mask`.
 
-    A frame's longer side is resized to `image_size`, the rest of the square filled with zeros at the right and bottom
-    (the paper's released code); the pixels stay uint8 in 0 to 255, the model normalises them. Texts are cut after
-    `max_text_length` tokens and padded to the longest, rounded up to a multiple of 8.
+    The longer side of a frame is resized to `image_size`, and the rest of the square is filled with zeros at the right
+    and bottom, as in the paper's released code. Pixels stay uint8 in [0, 255]; the model normalizes them. Texts are
+    truncated to `max_text_length` tokens and padded to the longest one, rounded up to a multiple of 8.
 
     Attributes:
-        clips: uniform clips of a video that the model is shown. A training stores `evaluate.clips` here, so that
-            evaluation, pipelines and the MLflow model show the same number.
+        clips: number of uniform clips per video. A training stores `evaluate.clips` here, so that evaluation,
+            pipelines and the MLflow model use the same number.
         frames: how candidate frames are taken from a file, as in the frame cache of the training; None: not stored,
             as in converted checkpoints and folders of earlier versions (`candidates` gives the value to use).
         generation: keyword arguments of `Decoding` for captioning; None: not stored.
+
+    Example:
+        >>> processor = ClipBertProcessor.from_pretrained("artifacts/models/retrieval")
+        >>> inputs = processor(["a.mp4", "b.mp4"], ["a red circle", "a blue square moves left"])
+        >>> inputs["pixel_values"].shape  # (videos, clips, frames, 3, height, width)
+        torch.Size([2, 2, 1, 3, 96, 96])
     """
 
     train_tokenizer = staticmethod(train_tokenizer)
@@ -88,14 +94,15 @@ class ClipBertProcessor:
         clip_indices: Sequence[ClipIndices] | None = None,
         candidates: FramesParams | None = None,
     ) -> BatchFeature:
-        """Tensors for B videos and N texts, either of which may be left out.
+        """Return the tensors of B videos and N texts; either may be omitted.
 
         Args:
-            frames: for each video its frames in time order, a (N, H, W, 3) uint8 RGB array or a list of PIL images; or
-                one PIL image; or a video or image file, its path or its bytes, decoded in a process of its own.
-            texts: the texts of all videos, in their order.
-            clip_indices: for each video a (K, T) array of indices into its frames; None: `clips` x `frames_per_clip`
-                spread evenly over the video.
+            frames: for each video, its frames in time order as a (frames, H, W, 3) uint8 RGB array or a list of PIL
+                images; or one PIL image; or the path or bytes of a video or image file, which is decoded in a
+                separate process.
+            texts: the texts of all videos, in the order of the videos.
+            clip_indices: for each video, a (K, T) array of indices into its frames; None: `clips` x `frames_per_clip`
+                frames spread evenly over the video.
             candidates: how frames are taken from files; None: `self.candidates`.
 
         Returns:
@@ -118,14 +125,14 @@ class ClipBertProcessor:
 
     @property
     def candidates(self) -> FramesParams:
-        """How candidate frames are taken from a file: as stored, or the defaults at no less than `image_size`."""
+        """How candidate frames are taken from a file: as stored, else the defaults at least at `image_size`."""
         if self.frames is not None:
             return self.frames
         default = FramesParams()
         return default.model_copy(update={"size": max(default.size, self.image_size)})
 
     def read_video(self, video: Video, candidates: FramesParams | None = None, number: int = 0) -> Frames:
-        """Return the candidate frames of one video, decoded where it is a file.
+        """Return the candidate frames of one video; a file is decoded.
 
         Args:
             video: as in `__call__`.
@@ -139,7 +146,7 @@ class ClipBertProcessor:
         return _check_frames(_frames_of(video, self.candidates if candidates is None else candidates), number)
 
     def square(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
-        """One RGB frame of any size to (image_size, image_size, 3): longer side resized, zeros at right and bottom."""
+        """Return an RGB frame resized to a longer side of `image_size` and padded to (image_size, image_size, 3)."""
         picture = Image.fromarray(upright_rgb(image) if isinstance(image, Image.Image) else image)
         width, height = picture.size
         scale = self.image_size / max(width, height)
@@ -166,7 +173,7 @@ class ClipBertProcessor:
             wanted, inverse = np.unique(indices, return_inverse=True)
             try:
                 squares = np.stack([self.square(images[index]) for index in wanted])
-            except (OSError, ValueError, SyntaxError) as error:  # PIL decodes an image when its pixels are asked for
+            except (OSError, ValueError, SyntaxError) as error:  # PIL decodes an image when its pixels are read
                 raise ValueError(f"frames[{number}] holds an image that cannot be read: {error}.") from error
             batch.append(squares[inverse.reshape(-1)].reshape(*indices.shape, *squares.shape[1:]))
         shapes = {clip.shape for clip in batch}
@@ -192,7 +199,7 @@ class ClipBertProcessor:
                 raise ValueError(
                     f"texts[{number}] is {_short(text)}: holds half of a surrogate pair, expected Unicode."
                 )
-        # Tokenizers of BERT checkpoints may know composed characters only.
+        # Tokenizers of BERT checkpoints may have composed characters only.
         texts = [unicodedata.normalize("NFC", text) for text in texts]
         encoded = self.tokenizer(texts, truncation=True, max_length=self.max_text_length)
         cut = next((number for number, encoding in enumerate(encoded.encodings) if encoding.overflowing), None)
@@ -200,7 +207,8 @@ class ClipBertProcessor:
             self._warned = True
             length = len(self.tokenizer.tokenize(texts[cut])) + self.tokenizer.num_special_tokens_to_add()
             logger.warning(
-                "texts[%d] has %d tokens: texts longer than max_text_length, %d tokens, are cut; this is said once.",
+                "texts[%d] has %d tokens: texts longer than max_text_length, %d tokens, are cut. "
+                "This warning is shown once.",
                 cut,
                 length,
                 self.max_text_length,
@@ -215,7 +223,7 @@ class ClipBertProcessor:
         return input_ids, attention_mask
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
-        """Write the tokenizer's files and `processor_config.json` into a folder, beside the model's."""
+        """Write `processor_config.json` and the files of the tokenizer into a folder, usually that of the model."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         written = self.tokenizer.save_pretrained(str(folder))
@@ -229,17 +237,17 @@ class ClipBertProcessor:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **overrides: Any) -> "ClipBertProcessor":
-        """The processor saved in a folder; keyword arguments that name a setting replace it.
+        """Load the processor of a folder; keyword arguments replace its settings.
 
         Raises:
-            ModelFolderError: `processor_config.json` or the tokenizer's files are missing, unreadable or changed since
-                they were saved.
+            ModelFolderError: `processor_config.json` or the tokenizer's files are missing, unreadable, or have
+                changed since they were saved.
         """
         path = Path(source) / PROCESSOR_FILE
         for file in (path, Path(source) / "tokenizer.json"):
             if not file.is_file():
                 raise ModelFolderError(
-                    f"{file}: not found: {source} is no complete ClipBERT model folder. Train or convert the model "
+                    f"{file}: not found: {source} is not a complete ClipBERT model folder. Train or convert the model "
                     "again, or point at a folder written by save_pretrained."
                 )
         check_model(Path(source), weights=False)
@@ -252,7 +260,7 @@ class ClipBertProcessor:
                 settings["generation"] = dict(stored["generation"])
         except (ValueError, KeyError, TypeError) as error:  # pydantic's and json's errors are ValueErrors
             raise ModelFolderError(
-                f"{path}: no ClipBERT processor file ({error!r}). Save the processor again."
+                f"{path}: not a ClipBERT processor file ({error!r}). Save the processor again."
             ) from error
         known = (*SETTINGS, "frames", "generation")
         settings |= {name: value for name, value in overrides.items() if name in known}
@@ -260,15 +268,15 @@ class ClipBertProcessor:
 
 
 def check_videos(videos: object, name: str) -> None:
-    """Check an argument to be a list of videos; what each of them is, is seen when it is read.
+    """Check that an argument is a list of videos; each video is checked when it is read.
 
     Raises:
         ValueError: naming the argument, what it is and what was expected.
     """
     if isinstance(videos, str | bytes | Path | Image.Image):
-        raise ValueError(f"{name} is {_short(videos)}: one video goes into a list, {name}=[video].")
+        raise ValueError(f"{name} is {_short(videos)}: pass one video as a list, {name}=[video].")
     if isinstance(videos, np.ndarray | torch.Tensor) and videos.ndim == 4:
-        raise ValueError(f"{name} has shape {tuple(videos.shape)}: one video goes into a list, {name}=[video].")
+        raise ValueError(f"{name} has shape {tuple(videos.shape)}: pass one video as a list, {name}=[video].")
     if not isinstance(videos, Sequence | np.ndarray):
         raise ValueError(f"{name} is {_short(videos)}: expected a list of videos.")
     if len(videos) == 0:
@@ -276,7 +284,7 @@ def check_videos(videos: object, name: str) -> None:
 
 
 def _frames_of(video: Video, candidates: FramesParams) -> Frames:
-    """The frames of what may be a file or a single picture."""
+    """Return the frames of a video, which may be a file or a single image."""
     if not isinstance(candidates, FramesParams):
         raise ValueError(f"candidates is {_short(candidates)}: expected a FramesParams (clipbert.config.schema).")
     if isinstance(video, str | Path | bytes):
@@ -302,7 +310,7 @@ def _check_frames(video: Frames, number: int) -> Frames:
     for position, image in enumerate(video):
         if image.mode in ("F", "I"):
             raise ValueError(
-                f"frames[{number}][{position}] is an image of PIL's mode {image.mode!r}, whose range is not known: "
+                f"frames[{number}][{position}] is an image of PIL's mode {image.mode!r}, which has no fixed range: "
                 "expected 'RGB', 'L' or another of 8 bits."
             )
     return video
@@ -326,11 +334,11 @@ def _check_indices(indices: ClipIndices, available: int, number: int) -> NDArray
 
 
 def _hint(video: NDArray[Any]) -> str:
-    """What the frames look like, where that is plain."""
+    """Return advice for frames in a common wrong format."""
     if video.ndim == 4 and video.shape[3] != 3 and video.shape[1] == 3:
-        return " The channels look first: give video.transpose(0, 2, 3, 1)."
+        return " The channels look first: pass video.transpose(0, 2, 3, 1)."
     if np.issubdtype(video.dtype, np.floating) and video.size and video.min() >= 0 and video.max() <= 1:
-        return " The values look like 0 to 1: give (255 * video).round().astype(np.uint8)."
+        return " The values look like 0 to 1: pass (255 * video).round().astype(np.uint8)."
     return ""
 
 

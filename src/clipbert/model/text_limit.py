@@ -1,4 +1,4 @@
-"""The tokenizer that a training will have and its text limit, before there is a model."""
+"""Tokenizer and text limit of a future training, for checks before there is a model."""
 
 from pathlib import Path
 
@@ -9,18 +9,19 @@ from clipbert.errors import ClipBertError
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
 
-MAX_VOCABULARY_TEXTS = 200_000  # enough for a vocabulary; more take long
+MAX_VOCABULARY_TEXTS = 200_000  # enough for a vocabulary; more would only take longer
 
 
 def text_limit(root: Path, manifest: Path, params: ModelParams) -> TextLimit | str:
-    """Return the tokenizer that a training will have and its text limit, or why there is none.
+    """Return the tokenizer of a future training with its text limit, or a message on why there is none.
 
-    The tokenizer is that of `model.text`, or one learned from all training texts as `train` learns one from those of a
-    task: for a task that reads only some of them the numbers are close estimates.
+    The tokenizer is that of `model.text`, or one trained on all training texts. A task trains it on its own texts
+    only, so for some tasks the token counts are close estimates.
 
     Args:
-        root: the project's folder, from which a relative `model.text` is read.
-        manifest: the folder of the manifest.
+        root: project folder, against which a relative `model.text` is resolved.
+        manifest: folder of the manifest.
+        params: section `model` of the parameters.
     """
     source = params.text_from
     try:

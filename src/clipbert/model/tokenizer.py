@@ -1,4 +1,4 @@
-"""The text side of the processor: a WordPiece tokenizer trained on the user's texts, or any BERT tokenizer."""
+"""Tokenizer of the processor: WordPiece trained on the user's texts, or any BERT tokenizer."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,16 +13,16 @@ from clipbert.text_normalization import UNSPACED_SCRIPTS, split_words, text_norm
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # In scripts without spaces the "word" of a WordPiece tokenizer is a whole phrase.
-MAX_WORD_CHARS = 1000  # longer ones are [UNK]; the limit of 100 that BERT has would lose sentences
+MAX_WORD_CHARS = 1000  # longer ones become [UNK]; BERT's limit of 100 would lose sentences
 MAX_UNSPACED_PIECE = 4  # characters: longer pieces are whole phrases of the training texts
 _LONG_PIECE = regex.compile(rf"(?:##)?.*[{UNSPACED_SCRIPTS}].*", regex.V1)
 
-# Where a decoded text has a space that nobody writes: words and punctuation come apart in tokenization. Each pattern
+# Spaces in a decoded text that people do not write, because tokenization splits words from punctuation. Each pattern
 # matches spaces only; they are removed in this order.
 _CHINESE = r"[\p{Han}\p{Hiragana}\p{Katakana}ー]"
 _FULL_WIDTH = r"[[\x{3000}-\x{303F}\x{FF00}-\x{FFEF}]&&[\p{P}]]"
 _UNWRITTEN_SPACES = (
-    r" (?=[\p{Pe}\p{Pf}]|“[^”]*$)",  # before a closing bracket or quotation mark; „German“ has no other one after it
+    r" (?=[\p{Pe}\p{Pf}]|“[^”]*$)",  # before a closing bracket or quotation mark, but not inside „German“
     r" (?=[[\p{Po}]&&[^\"'&*@#\\¿¡]])",  # before a full stop, comma, percent sign, danda, ...
     r"(?<=[[\p{Ps}\p{Pi}¿¡@#]&&[^“]]) |(?<=“) (?=[^“”]*”)",  # after an opening bracket or quotation mark
     r"(?<=[/\\_]) | (?=[\\_])|(?<=\$) (?=\p{Nd})",
@@ -38,12 +38,17 @@ _UNWRITTEN_SPACES = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048, min_frequency: int = 2) -> PreTrainedTokenizerFast:
-    """Train a lower-casing WordPiece tokenizer; the same texts in any order give the same vocabulary.
+    """Train a lower-casing WordPiece tokenizer; the vocabulary does not depend on the order of the texts.
 
-    The vocabulary holds the special tokens, every character seen (alone and inside a word), then the most frequent
-    pieces seen at least `min_frequency` times, `vocab_size` entries at most. Texts are normalized by `text_normalizer`:
-    accents and marks are kept, in composed form. `decode` writes a text as people do: without spaces before punctuation
-    and between the characters of scripts that have none.
+    The vocabulary holds the special tokens, every character of the texts (alone and inside a word), then the most
+    frequent pieces, `vocab_size` entries at most. Texts are normalized by `text_normalizer`: accents and marks are
+    kept, in composed form. `decode` writes no spaces before punctuation and between the characters of scripts without
+    spaces.
+
+    Args:
+        texts: training texts.
+        vocab_size: maximum number of entries.
+        min_frequency: minimum count of a piece.
 
     Raises:
         ClipBertError: no text, or more characters than the vocabulary has room for.
@@ -71,10 +76,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048, min_frequency:
 
 
 def load_tokenizer(source: str | Path, **kwargs: Any) -> PreTrainedTokenizerFast:
-    """A BERT tokenizer from a folder or a hub id.
+    """Load a BERT tokenizer from a folder or by a hub id.
 
     Raises:
-        ClipBertError: nothing readable there, or a tokenizer without BERT's special tokens.
+        ClipBertError: no tokenizer can be read, or it lacks BERT's special tokens.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), **kwargs)
@@ -86,17 +91,17 @@ def load_tokenizer(source: str | Path, **kwargs: Any) -> PreTrainedTokenizerFast
     if not tokenizer.is_fast or None in (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
         raise ClipBertError(f"{source}: not a BERT tokenizer: expected a fast one with [PAD], [CLS] and [SEP] tokens.")
     if isinstance(tokenizer.backend_tokenizer.decoder, decoders.WordPiece):
-        # BERT's own decoder writes "don't" for "do not", and a space after each Chinese character.
+        # BERT's own decoder turns "do not" into "don't" and puts a space after each Chinese character.
         tokenizer.backend_tokenizer.decoder = _decoder((*_UNWRITTEN_SPACES, rf"(?<={_CHINESE}) (?={_CHINESE})"))
         tokenizer.clean_up_tokenization_spaces = False
     return tokenizer
 
 
 def unwritable(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the texts that this tokenizer cannot write, each with what becomes of it.
+    """Return the texts that change when this tokenizer encodes and decodes them, each with its decoded form.
 
-    A tokenizer of an uncased BERT checkpoint strips accents, and any tokenizer lacks some characters: a model that uses
-    it cannot generate such texts, and its captions score below the maximum even if they are right.
+    A tokenizer of an uncased BERT checkpoint strips accents, and any tokenizer lacks some characters. A model cannot
+    generate such texts, so its captions score below the maximum even if they are right.
     """
     texts = list(texts)
     if not texts:
@@ -122,11 +127,11 @@ def _without_phrases(vocabulary: dict[str, int]) -> dict[str, int]:
 
 
 def _word_piece(vocabulary: dict[str, int], characters: list[str]) -> PreTrainedTokenizerFast:
-    """Return the tokenizer of a vocabulary whose single characters are `characters`."""
+    """Return the tokenizer of a vocabulary; `characters` are the single characters in it."""
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD_CHARS))
     tokenizer.normalizer = text_normalizer()
     known = "".join(regex.escape(char) for char in characters if regex.match(f"[{UNSPACED_SCRIPTS}]", char, regex.V1))
-    # One character that was never seen makes its word [UNK]; where the word is a whole phrase, only that character.
+    # An unknown character makes its whole word [UNK]; in scripts without spaces, split it off to lose only it.
     unseen = f"[[{UNSPACED_SCRIPTS}]&&[^{known}]]" if known else f"[{UNSPACED_SCRIPTS}]"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Split(Regex(unseen), "isolated")]

@@ -1,4 +1,4 @@
-"""Frames to a grid of features: the backbone and ClipBERT's grid encoder (section 3.1 of the paper)."""
+"""Vision half: backbone and grid encoder (section 3.1 of the paper)."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from clipbert.model.configuration import ClipBertConfig, backbone_config
 
 
 class Normalize(nn.Module):
-    """Pixels of 0 to 255, RGB, uint8 or float, to the backbone's scale: (value - mean) / std per channel."""
+    """Normalization of RGB pixels in [0, 255], uint8 or float: (value - mean) / std per channel."""
 
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Normalize(nn.Module):
         self.std.copy_(self.values("image_std"))
 
     def values(self, name: str) -> Tensor:
-        """The configured triple as a (3, 1, 1) tensor."""
+        """Return `config.image_mean` or `config.image_std` as a (3, 1, 1) tensor."""
         return torch.tensor(getattr(self.config, name)).view(3, 1, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -30,12 +30,14 @@ class Normalize(nn.Module):
 
 
 class GridEncoder(nn.Module):
-    """Frames (M, 3, H, W) to grids (M, h, w, hidden).
+    """Grids (M, h, w, hidden) of frames (M, 3, H, W).
 
-    The last feature map of a transformers backbone, then a 3x3 convolution without bias to the hidden size, a 2x2 max
-    pool and ReLU.
-    With `config.freeze_batch_norm` the batch norms keep their stored statistics under `train()` and do not learn; a
-    ResNet then trains by `forward_folded`. `checkpointing`: so that the activations of its stages are not kept.
+    The last feature map of a transformers backbone goes through a 3x3 convolution without bias to the hidden size, a
+    2x2 max pool and ReLU. With `config.freeze_batch_norm` the batch norms keep their stored statistics in training
+    mode and are not trained; a ResNet then runs `forward_folded`.
+
+    Attributes:
+        checkpointing: whether backward recomputes the activations of the backbone's stages.
 
     Raises:
         ValueError: frames so small that no grid cell is left.
@@ -49,15 +51,14 @@ class GridEncoder(nn.Module):
         self.projection = nn.Conv2d(self.backbone.channels[-1], config.hidden_size, 3, padding=1, bias=False)
         self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
         self.backbone_frozen = False
-        self._keep_batch_norm()
+        self._freeze_batch_norm()
 
     def freeze_backbone(self) -> None:
-        """From now on the backbone does not learn, and under `train()` too it computes as it does under `eval()`: live
-        batch norms keep their statistics."""
+        """Stop training the backbone: no gradients, and evaluation mode (fixed batch norm statistics) in `train()`."""
         self.backbone_frozen = True
         self.backbone.eval().requires_grad_(False)
 
-    def _keep_batch_norm(self) -> None:
+    def _freeze_batch_norm(self) -> None:
         if self.freeze_batch_norm:
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -65,14 +66,14 @@ class GridEncoder(nn.Module):
 
     def train(self, mode: bool = True) -> "GridEncoder":
         super().train(mode)
-        # from_pretrained makes new parameters, which all learn, and then calls eval()
-        self._keep_batch_norm()
+        # from_pretrained creates trainable parameters and then calls eval()
+        self._freeze_batch_norm()
         if self.backbone_frozen:
             self.backbone.eval()
         return self
 
     def forward(self, frames: Tensor) -> Tensor:
-        # channels last makes the convolutions a third faster on a CPU and feeds tensor cores on a GPU
+        # channels last makes convolutions a third faster on a CPU and suits the tensor cores of a GPU
         pixels = self.normalize(frames).contiguous(memory_format=torch.channels_last)
         if self.training and can_fold_batch_norm(self.backbone):
             features = forward_folded(self.backbone, pixels, self.checkpointing)
