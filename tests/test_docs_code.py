@@ -1,13 +1,12 @@
 """The Python of the README and of docs/how-to/use.md runs as it stands, with models and files of those names."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from forked_python import run_program
 from PIL import Image
 
 from clipbert.model import (
@@ -56,5 +55,5 @@ def test_the_code_runs(folder: Path, page: str) -> None:
     assert blocks
     script = folder / "page.py"
     script.write_text("\n".join(blocks))
-    done = subprocess.run([sys.executable, script.name], cwd=folder, capture_output=True, text=True, check=False)
+    done = run_program(script.name, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,5 @@
 """The contrastive loss over the texts and videos of all ranks, in two real processes."""
 
-import subprocess
-import sys
 from typing import Any
 
 import contrast_ranks
@@ -9,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from contrast_ranks import CASES, computed, joined, model
+from forked_python import ForkedProgram
 
 from clipbert.distributed.collectives import RankRows, scale_loss_for_ddp
 from clipbert.model.losses import symmetric_contrastive_loss
@@ -22,7 +21,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
     outs = [folder / f"{rank}.pt" for rank in range(2)]
     started = [
-        subprocess.Popen([sys.executable, contrast_ranks.__file__, str(rank), str(folder / "store"), str(out)])
+        ForkedProgram([contrast_ranks.__file__, str(rank), str(folder / "store"), str(out)])
         for rank, out in enumerate(outs)
     ]
     try:
