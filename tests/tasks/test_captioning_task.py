@@ -1,4 +1,4 @@
-"""Captioning: what is drawn, what a prediction row holds, the metrics and the constant caption beside them."""
+"""Captioning: drawing captions, rows of predictions, metrics and the constant caption."""
 
 from types import SimpleNamespace
 

@@ -31,7 +31,7 @@ def test_a_tokenizer_without_a_mask_is_said() -> None:
     def tokenize(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.arange(7)[None], torch.ones(1, 7, dtype=torch.long)
 
-    with pytest.raises(ClipBertError, match=r"reads \[MASK\] \[UNK\] as 5 tokens"):
+    with pytest.raises(ClipBertError, match=r"splits \[MASK\] \[UNK\] into 5 tokens"):
         SpecialTokens.of(tokenize, 0)
 
 

@@ -19,8 +19,8 @@ def example(index: int) -> Example:
     return Example(f"v{index}", [f"c{index}"], [str(index)], [""], [""])
 
 
-class Judge:
-    """Scores a text for a video by a table; stands where the model does, so that ranks can be told by hand."""
+class TableModel:
+    """A model whose scores of a text for a video come from a table, so that ranks can be computed by hand."""
 
     contrast = None
 
@@ -36,8 +36,8 @@ class Judge:
         return logits[:, 0]
 
 
-class TwoStages(Judge):
-    """A judge with towers whose similarities are a table as well; it counts the pairs it is asked for."""
+class TwoStages(TableModel):
+    """A model with a dual encoder whose similarities are a table, too; it counts the pairs it scores."""
 
     contrast = True
 
@@ -61,10 +61,10 @@ class TwoStages(Judge):
 
 
 def ranks_of(table: list[list[float]], batch_size: int = 2) -> list[int]:
-    return [row["rank"] for row in rows_of(Judge(table), len(table), batch_size=batch_size)]
+    return [row["rank"] for row in rows_of(TableModel(table), len(table), batch_size=batch_size)]
 
 
-def rows_of(judge: Judge, count: int, rerank: int | None = None, batch_size: int = 2) -> list[dict[str, Any]]:
+def rows_of(model: TableModel, count: int, rerank: int | None = None, batch_size: int = 2) -> list[dict[str, Any]]:
     videos = Encoded([f"v{i}" for i in range(count)], [torch.full((1, 1, 1), float(i)) for i in range(count)])
 
     def tokenize(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,7 +72,7 @@ def rows_of(judge: Judge, count: int, rerank: int | None = None, batch_size: int
         return ids, torch.ones_like(ids)
 
     evaluator = Retrieval(RetrievalParams()).evaluator.with_settings(EvaluateParams(rerank_top_k=rerank))
-    return list(evaluator.predict(judge, videos, [example(i) for i in range(count)], tokenize, batch_size))
+    return list(evaluator.predict(model, videos, [example(i) for i in range(count)], tokenize, batch_size))
 
 
 def test_the_rank_counts_the_videos_that_score_at_least_as_high() -> None:
@@ -83,14 +83,14 @@ def test_ties_count_against_the_model() -> None:
     assert ranks_of([[0, 0, 0], [0, 0, 0], [0, 0, 0]]) == [3, 3, 3]
 
 
-LIKENESS = [[5, 4, 3, 2], [4, 3, 2, 1], [4, 3, 1, 2], [1, 0, 0, 0]]
-JUDGED = [[0, 9, 0, 90], [0, 5, 80, 80], [0, 0, 99, 0], [5, 0, 0, 50]]
+SIMILARITY = [[5, 4, 3, 2], [4, 3, 2, 1], [4, 3, 1, 2], [1, 0, 0, 0]]
+SCORES = [[0, 9, 0, 90], [0, 5, 80, 80], [0, 0, 99, 0], [5, 0, 0, 50]]
 
 
 def test_only_the_best_of_the_first_stage_are_reranked_and_the_rest_stays_below() -> None:
-    judge = TwoStages(JUDGED, LIKENESS)
-    rows = rows_of(judge, 4, rerank=2)
-    assert judge.pairs == 8
+    model = TwoStages(SCORES, SIMILARITY)
+    rows = rows_of(model, 4, rerank=2)
+    assert model.pairs == 8
     # Text 0: its video, 5 + 0, loses to 4 + 9. Text 1: 3 + 5 wins. Texts 2 and 3: their video was never reranked.
     assert [row["rank"] for row in rows] == [2, 1, 4, 4]
     assert [row["dual_encoder_rank"] for row in rows] == [1, 2, 4, 4]
@@ -106,11 +106,11 @@ def test_only_the_best_of_the_first_stage_are_reranked_and_the_rest_stays_below(
 
 
 @pytest.mark.parametrize("rerank", [4, 400])
-def test_judging_all_of_them_is_the_exhaustive_ranking(rerank: int) -> None:
-    exhaustive = rows_of(TwoStages(JUDGED, LIKENESS), 4)
+def test_reranking_all_of_them_is_the_exhaustive_ranking(rerank: int) -> None:
+    exhaustive = rows_of(TwoStages(SCORES, SIMILARITY), 4)
     assert "reranked" not in exhaustive[0]
     assert "retrieval/reranked_pairs" not in Retrieval(RetrievalParams()).evaluator.metrics(pd.DataFrame(exhaustive))
-    rows = rows_of(TwoStages(JUDGED, LIKENESS), 4, rerank=rerank)
+    rows = rows_of(TwoStages(SCORES, SIMILARITY), 4, rerank=rerank)
     assert [{**row, "reranked": 4} for row in exhaustive] == rows
 
 
@@ -121,7 +121,7 @@ def test_in_a_tie_of_the_first_stage_the_true_video_is_left_out() -> None:
 
 def test_reranking_needs_a_dual_encoder() -> None:
     with pytest.raises(ClipBertError, match=r"rerank_top_k is 2, but this model has no dual encoder.*projection_size"):
-        rows_of(Judge([[0, 0], [0, 0]]), 2, rerank=2)
+        rows_of(TableModel([[0, 0], [0, 0]]), 2, rerank=2)
 
 
 def test_metrics_of_known_ranks() -> None:

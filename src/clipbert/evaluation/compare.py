@@ -1,16 +1,16 @@
-"""Is one model better than another on the same test items? The paired bootstrap."""
+"""Comparison of two models on the same test items by the paired bootstrap."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-CELLS_AT_ONCE = 4_000_000
+MAX_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much higher `a` scores than `b`: the mean over items, its interval, and how easily chance explains it."""
+    """The mean difference of the scores `a` - `b`, its confidence interval and its p-value."""
 
     mean_difference: float
     low: float
@@ -22,18 +22,18 @@ class Comparison:
 def paired_bootstrap(
     a: ArrayLike, b: ArrayLike, samples: int = 10_000, seed: int = 0, confidence: float = 0.95
 ) -> Comparison:
-    """Compare two score vectors item by item (Efron and Tibshirani, 1993, chapters 13 and 16).
+    """Compare two vectors of scores item by item (Efron and Tibshirani, 1993, chapters 13 and 16).
 
     Items are drawn with replacement `samples` times; `low` and `high` are the percentiles of the mean difference
-    a - b that enclose `confidence`, and `p_value` is two-sided, for the hypothesis that the mean difference is zero;
-    it is never below 2 / (samples + 1). The same arguments give the same numbers.
+    a - b that enclose `confidence`. `p_value` is two-sided, for the hypothesis that the mean difference is zero, and at
+    least 2 / (samples + 1). The same arguments give the same numbers.
 
     Args:
         a: (n,) scores of one model.
         b: (n,) scores of the other model for the same items in the same order.
 
     Raises:
-        ValueError: the vectors have different lengths, are empty, or hold something that is not a finite number.
+        ValueError: the vectors have different lengths, are empty, or contain a value that is not finite.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.ndim != 1 or first.shape != second.shape:
@@ -58,13 +58,13 @@ def paired_bootstrap(
 
 
 def _resampled_means(values: np.ndarray, samples: int, generator: np.random.Generator) -> np.ndarray:
-    """(samples,) means of `values` drawn with replacement.
+    """Return the means (samples,) of `values` drawn with replacement.
 
-    How often each distinct value is drawn is multinomial: with scores of 0 and 1 there are three of them, so this
-    costs three numbers a sample instead of one an item.
+    The counts of the distinct values are multinomial. Differences of scores of 0 and 1 have three distinct values, so
+    a sample takes three random numbers instead of one per item.
     """
     distinct, counts = np.unique(values, return_counts=True)
-    rows = max(1, CELLS_AT_ONCE // distinct.size)
+    rows = max(1, MAX_CELLS // distinct.size)
     means = [
         generator.multinomial(values.size, counts / values.size, size=min(rows, samples - start)) @ distinct
         for start in range(0, samples, rows)

@@ -1,8 +1,7 @@
-"""The predictions of an evaluation as a parquet file that notices its own damage and knows the metrics made of it.
+"""The predictions of an evaluation as a parquet file with a checksum and the metrics computed from it.
 
-Parquet has no checksum of a whole file. The file carries a SHA-256 of its content (names, types, every value) and of
-its metadata, among it the metrics that the evaluation computed from it: a changed byte either changes one of these,
-which is refused, or nothing.
+Parquet has no checksum of a whole file. The metadata hold a SHA-256 of the content (names, types, every value) and of
+the other metadata, including the metrics. A changed byte that changes any of these is detected on reading.
 """
 
 import hashlib
@@ -24,7 +23,7 @@ REMEDY = "Evaluate again: clipbert evaluate {task}"
 
 
 def write_predictions(path: Path, items: "pd.DataFrame", metrics: Mapping[str, float]) -> None:
-    """Write one row a test item, with the metrics of all of them."""
+    """Write the predictions, one row per test item, with their metrics."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -37,13 +36,13 @@ def write_predictions(path: Path, items: "pd.DataFrame", metrics: Mapping[str, f
 
 
 def read_predictions_file(path: Path, task: str | None = None) -> tuple["pd.DataFrame", dict[str, float] | None]:
-    """Read the items and the metrics of an evaluation; the metrics are None in a file without a digest.
+    """Return the predictions and the metrics of an evaluation; the metrics are None in a file without a checksum.
 
     Args:
-        task: for the messages; None: the name of the file.
+        task: its name for the messages; None: that of the file.
 
     Raises:
-        ClipBertError: the file is missing, cannot be read, or its content is not what was written.
+        ClipBertError: the file is missing, unreadable or damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -61,16 +60,16 @@ def read_predictions_file(path: Path, task: str | None = None) -> tuple["pd.Data
             raise ValueError(f"unexpected metadata {sorted(unknown)[0]!r}")
         return table.to_pandas(), None
     except FileNotFoundError as error:
-        raise ClipBertError(f"{path}: not found: no predictions. {remedy}") from error
+        raise ClipBertError(f"{path}: not found. {remedy}") from error
     except (OSError, ValueError, TypeError, KeyError, MemoryError, pa.ArrowException) as error:
         raise ClipBertError(f"{path}: expected a table of predictions; damaged ({_short(error)}). {remedy}") from error
 
 
 def check_metrics(path: Path, metrics: Mapping[str, float], stored: Mapping[str, float] | None) -> None:
-    """Check the metrics in the file `path` against those stored with the predictions, if any.
+    """Check the metrics of the file `path` against those stored with the predictions, if there are any.
 
     Raises:
-        ClipBertError: they differ: one of the two files is damaged, edited or of another evaluation.
+        ClipBertError: they differ.
     """
     if stored is None:
         return
@@ -86,7 +85,7 @@ def check_metrics(path: Path, metrics: Mapping[str, float], stored: Mapping[str,
 def _digest(table: "pa.Table", metadata: Mapping[bytes, bytes]) -> str:
     found = hashlib.sha256(repr(sorted((key, value) for key, value in metadata.items() if key != DIGEST)).encode())
     for field in table.schema:
-        kind = str(field.type).replace("item:", "element:")  # Arrow's and Parquet's name of what a list holds
+        kind = str(field.type).replace("item:", "element:")  # Arrow and Parquet name the entries of a list differently
         found.update(f"{field.name}\n{kind}\n".encode())
         found.update(json.dumps(table[field.name].to_pylist(), default=str).encode())
     return found.hexdigest()

@@ -1,4 +1,4 @@
-"""CIDEr, BLEU-4 and ROUGE-L of generated captions, by the scorers of the COCO caption evaluation."""
+"""CIDEr, BLEU-4 and ROUGE-L of generated captions, with the scorers of the COCO caption evaluation."""
 
 import math
 from collections import Counter, defaultdict
@@ -7,7 +7,7 @@ import numpy as np
 
 from clipbert.text_normalization import split_words
 
-NGRAMS, SIGMA = 4, 6.0  # CIDEr-D's, as in the COCO evaluation
+NGRAMS, SIGMA = 4, 6.0  # parameters of CIDEr-D in the COCO evaluation
 MAX_CANDIDATES = 2000
 
 
@@ -17,7 +17,10 @@ def words(text: str) -> str:
 
 
 def cider(captions: list[str], references: list[list[str]]) -> np.ndarray:
-    """CIDEr-D of each caption against the references of its video, 0 to 10; rare n-grams are those of few videos."""
+    """Return CIDEr-D of each caption against the references of its video, 0 to 10.
+
+    The rarity of an n-gram is that among the given videos.
+    """
     from pycocoevalcap.cider.cider import Cider  # not installed with the model alone
 
     _, scores = Cider().compute_score(*_tables(captions, references))
@@ -25,21 +28,21 @@ def cider(captions: list[str], references: list[list[str]]) -> np.ndarray:
 
 
 def bleu4_and_rouge(captions: list[str], references: list[list[str]]) -> tuple[float, float]:
-    """Corpus BLEU-4 and mean ROUGE-L, 0 to 1."""
+    """Return the corpus BLEU-4 and the mean ROUGE-L, 0 to 1."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.rouge.rouge import Rouge
 
-    told, found = _tables(captions, references)
-    bleu, _ = Bleu(4).compute_score(told, found, verbose=0)
-    rouge, _ = Rouge().compute_score(told, found)
+    truth, found = _tables(captions, references)
+    bleu, _ = Bleu(4).compute_score(truth, found, verbose=0)
+    rouge, _ = Rouge().compute_score(truth, found)
     return float(bleu[3]), float(rouge)
 
 
 def best_constant(candidates: list[str], references: list[list[str]]) -> tuple[str, float]:
-    """The candidate that, said of every video, has the highest mean CIDEr-D, and that mean.
+    """Return the candidate with the highest mean CIDEr-D when it is given to every video, and that mean.
 
-    At most 2,000 different candidates are tried, evenly spread in alphabetical order. An index from n-gram to the
-    references that hold it makes this a fraction of a second where the scorer itself would need minutes.
+    At most 2,000 different candidates are tried, evenly spaced in alphabetical order. An index from n-grams to the
+    references that contain them takes a fraction of a second; the scorer itself would take minutes.
     """
     texts = sorted({words(text) for text in candidates} - {""})
     step = max(1, math.ceil(len(texts) / MAX_CANDIDATES))
@@ -87,5 +90,6 @@ def _ngrams(text: str) -> Counter[tuple[str, ...]]:
 
 
 def _tables(captions: list[str], references: list[list[str]]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    told = {i: [words(text) for text in some] for i, some in enumerate(references)}
-    return told, {i: [words(text)] for i, text in enumerate(captions)}
+    """Return the references and the captions by video number, as the scorers read them."""
+    truth = {i: [words(text) for text in some] for i, some in enumerate(references)}
+    return truth, {i: [words(text)] for i, text in enumerate(captions)}

@@ -30,7 +30,7 @@ def contrastive_loss(
     Args:
         visual_embeds: (B, K, V, hidden) of this rank's videos.
         input_ids, attention_mask: (B, L), one text per video.
-        batch: the batch they come from. A video that occurs twice in it, on any rank, is no negative of itself.
+        batch: the batch they come from. A video that occurs twice in it, on any rank, is not a negative of itself.
 
     Returns:
         The loss, and the scaled similarities (B texts of all ranks, B videos of this rank).

@@ -1,4 +1,4 @@
-"""Which tokens of a text the model has to tell, and what it sees in their place (BERT, Devlin et al. 2019)."""
+"""Masking for masked language modeling: the tokens to predict, and what replaces them (BERT, Devlin et al. 2019)."""
 
 from dataclasses import dataclass
 
@@ -15,30 +15,30 @@ MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens; the rest stay as they are
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The ids of a tokenizer's [MASK], and of all that is never masked: padding, [CLS], [SEP], [UNK] and [MASK]."""
+    """The id of [MASK], and the ids that are never masked: padding, [CLS], [SEP], [UNK] and [MASK]."""
 
     mask: int
     all: tuple[int, ...]
 
     @classmethod
     def of(cls, tokenize: Tokenize, pad: int | None) -> "SpecialTokens":
-        """Read off what the tokenizer makes of them.
+        """Return the ids of a tokenizer.
 
         Raises:
-            ClipBertError: it has no [MASK] token.
+            ClipBertError: the tokenizer has no [MASK] token.
         """
         input_ids, attention_mask = tokenize(["[MASK] [UNK]"])
         ids = input_ids[0][attention_mask[0] == 1].tolist()
         if len(ids) != 4:
             raise ClipBertError(
-                f"pretrain: the tokenizer reads [MASK] [UNK] as {len(ids) - 2} tokens: expected these two of BERT's "
+                f"pretrain: the tokenizer splits [MASK] [UNK] into {len(ids) - 2} tokens; expected BERT's two "
                 "special tokens. Start from a model whose tokenizer has them."
             )
         return cls(ids[1], tuple(sorted({*ids, 0 if pad is None else pad})))
 
 
 def choose(input_ids: Tensor, special: SpecialTokens, probability: float, generator: np.random.Generator) -> Tensor:
-    """The tokens of one text (L,) to be told, True where chosen: each with `probability`, and at least one of them."""
+    """Return which tokens of one text (L,) to predict, True where chosen: each with `probability`, at least one."""
     ordinary = ~torch.isin(input_ids, torch.tensor(special.all, device=input_ids.device))
     draws = torch.from_numpy(generator.random(len(input_ids))).to(input_ids.device)
     chosen = ordinary & (draws < probability)
@@ -50,7 +50,7 @@ def choose(input_ids: Tensor, special: SpecialTokens, probability: float, genera
 def mask(
     input_ids: Tensor, special: SpecialTokens, vocab_size: int, probability: float, generator: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """What the model sees of one text (L,), and the ids that it must tell, -100 elsewhere.
+    """Return the masked input of one text (L,), and the ids to predict, -100 elsewhere.
 
     Of the chosen tokens 80 % become [MASK], 10 % another token of the vocabulary, 10 % stay.
     """

@@ -90,7 +90,7 @@ class PretrainObjective(Objective):
         """
         if len({text for example in train for text in example.texts}) < 2:
             raise ClipBertError(
-                f"{self.name}: the training captions are all the same; expected at least 2 different ones, because a "
+                f"{self.name}: all training captions are equal; expected at least 2 different ones, because a "
                 "caption is matched against that of another image. Add captions to data/captions.jsonl."
             )
         return {"projection_size": projection_size(self.params.contrastive_weight)}
