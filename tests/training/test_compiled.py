@@ -82,7 +82,7 @@ def test_a_failure_at_a_later_call(monkeypatch):
 
     fast(torch.ones(2, 3))
     assert fast.enabled
-    fast._fast = broken
+    fast._compiled = broken
     assert fast(torch.ones(2, 3))[0].item() == 6
     assert not fast.enabled
 
@@ -108,7 +108,7 @@ def test_a_shortage_of_memory_is_not_the_compiler_s_failure():
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    fast._fast = full
+    fast._compiled = full
     with pytest.raises(torch.OutOfMemoryError):
         fast(torch.ones(2, 3))
     assert fast.enabled

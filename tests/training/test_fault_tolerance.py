@@ -240,7 +240,7 @@ def test_a_pinning_thread_that_ends_is_replaced_like_the_process_that_ended_it(
 
     batches._iterator = ended()
     assert [int(index) for _, index, _ in next(iter(trainer.make_sampler()))] == [
-        [example.media for example in trainer.train].index(name) for name in next(batches).media
+        [example.media for example in trainer.train_examples].index(name) for name in next(batches).media
     ]
 
 
