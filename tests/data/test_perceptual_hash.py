@@ -64,7 +64,9 @@ def test_a_copy_with_fewer_pictures_is_compared_at_the_same_moments() -> None:
 @pytest.mark.parametrize("level", [0, 16, 128, 255])
 def test_a_blank_picture_matches_nothing_not_even_itself(level: int) -> None:
     pictures = np.full((3, 48, 64), level, np.uint8)
-    flat = visual_signature(pictures + np.random.default_rng(0).integers(0, 2, pictures.shape, dtype=np.uint8) * (level < 255))
+    flat = visual_signature(
+        pictures + np.random.default_rng(0).integers(0, 2, pictures.shape, dtype=np.uint8) * (level < 255)
+    )
     assert flat.hashes == [BLANK] * 3
     assert flat.brightness == pytest.approx(level, abs=1)
     assert distance(flat.hashes, flat.hashes) == 64

@@ -53,7 +53,9 @@ VIDEOS_SCHEMA = pa.schema(
         _column("motion", pa.float64(), "mean difference of neighbours among them, 0 to 255", nullable=True),
         _column("damage", pa.string(), "damage of a file that can be used nevertheless", nullable=True),
         _column("first_bad_s", pa.float64(), "seconds from the start to the first damage", nullable=True),
-        _column("remarks", pa.string(), "how the frames of an undamaged file differ from what a player shows", nullable=True),
+        _column(
+            "remarks", pa.string(), "how the frames of an undamaged file differ from what a player shows", nullable=True
+        ),
     ]
 )
 

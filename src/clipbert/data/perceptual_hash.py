@@ -49,7 +49,9 @@ def visual_signature(pictures: NDArray[np.uint8]) -> VisualSignature:
     hashes = [_hash(picture) for picture in pictures]
     levels = pictures.astype(np.float32)
     motion = float(np.abs(np.diff(levels, axis=0)).mean(dtype=np.float64)) if len(pictures) > 1 else None
-    return VisualSignature(hashes, round(float(levels.mean(dtype=np.float64)), 3), None if motion is None else round(motion, 3))
+    return VisualSignature(
+        hashes, round(float(levels.mean(dtype=np.float64)), 3), None if motion is None else round(motion, 3)
+    )
 
 
 def distance(first: Sequence[int], second: Sequence[int]) -> float:

@@ -20,7 +20,10 @@ REASONS = {
         "fetch the file again, or remove it",
     ),
     "no_video_stream": ("it holds audio, subtitles or a cover, but no video", "remove it from data/"),
-    "truncated": ("it is shorter than its header declares, or nothing can be decoded from some time on", "fetch the whole file"),
+    "truncated": (
+        "it is shorter than its header declares, or nothing can be decoded from some time on",
+        "fetch the whole file",
+    ),
     "timeout": (
         "probing or decoding it took too long, twice; its process was killed",
         "if the file is good, raise ingest.timeout_s (or frames.timeout_s) and retry",

@@ -132,7 +132,7 @@ def test_a_name_is_registered_once_and_each_parameter_has_its_help() -> None:
     def other(annotations: Path, source: Source, speed: int = 1) -> ImportSummary:
         raise NotImplementedError
 
-    with pytest.raises(ValueError, match="importer dummy: .*test_add_an_importer already registers this name"):
+    with pytest.raises(ValueError, match=r"importer dummy: .*test_add_an_importer already registers this name"):
         importer("dummy", **about)(other)
     with pytest.raises(ValueError, match=r"importer other: options describes \[\], expected \['speed'\]"):
         importer("other", **about)(other)
@@ -148,7 +148,9 @@ def test_another_package_registers_through_its_entry_point(
         "def run(annotations, source): ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    found = [EntryPoint(name, module, registry.ENTRY_POINTS) for name, module in (("a", "third_party_clips"), ("b", "gone"))]
+    found = [
+        EntryPoint(name, module, registry.ENTRY_POINTS) for name, module in (("a", "third_party_clips"), ("b", "gone"))
+    ]
     monkeypatch.setattr(registry, "entry_points", lambda group: found if group == "clipbert.importers" else [])
     monkeypatch.setattr(registry, "_discovered", False)
     assert importers()["third_party"].title == "T"

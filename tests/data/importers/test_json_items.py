@@ -56,7 +56,11 @@ def test_no_list() -> None:
 @pytest.mark.parametrize(
     ("text", "key", "said"),
     [
-        ('[1, "{long}"]', None, "f.json: item 2: a string or number is larger than 0.0625 MiB, the limit of a JSON item"),
+        (
+            '[1, "{long}"]',
+            None,
+            "f.json: item 2: a string or number is larger than 0.0625 MiB, the limit of a JSON item",
+        ),
         ('[1, ["{short}", "{short}", "{short}"]]', None, "f.json: item 2: it is larger than 0.0625 MiB"),
         ('{"a": "{long}", "w": []}', "w", "f.json: item 1: a string or number is larger"),
         ('{"{long}": 1, "w": []}', "w", "f.json: item 1: a string or number is larger"),

@@ -51,12 +51,14 @@ def write_repeated(path: Path, head: str, piece: str, count: int, tail: str) -> 
     """Write a piece many times over, packed where the name says so."""
     block = piece * 1000
     if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            with archive.open("inner.json", "w", force_zip64=True) as file:
-                file.write(head.encode())
-                for _ in range(count // 1000):
-                    file.write(block.encode())
-                file.write(tail.encode())
+        with (
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+            archive.open("inner.json", "w", force_zip64=True) as file,
+        ):
+            file.write(head.encode())
+            for _ in range(count // 1000):
+                file.write(block.encode())
+            file.write(tail.encode())
         return path
     with path.open("w") as file:
         file.write(head)
@@ -71,7 +73,9 @@ def write_repeated(path: Path, head: str, piece: str, count: int, tail: str) -> 
 def test_a_list_on_one_line_is_streamed(tmp_path: Path, name: str) -> None:
     words = " ".join(f"w{(n * 7919) % 1000}" for n in range(150))
     piece = json.dumps({"id": 1, "caption": words}) + ","
-    path = write_repeated(tmp_path / name, '{"images": [', piece, 100_000, '{}], "annotations": [{"id": 1}, {"id": 2}]}')
+    path = write_repeated(
+        tmp_path / name, '{"images": [', piece, 100_000, '{}], "annotations": [{"id": 1}, {"id": 2}]}'
+    )
     said, rows, peak = measured(path, "annotations")
     assert (said, rows) == ("", 2)
     assert peak < 40, peak
@@ -82,7 +86,12 @@ def test_a_list_on_one_line_is_streamed(tmp_path: Path, name: str) -> None:
     ("name", "head", "piece", "said"),
     [
         ("a.json", '[{"id": 1}, {"text": "', "x" * 100, "a.json: item 2: a string or number is larger than 16 MiB"),
-        ("b.json", '[{"id": 1}, {"a": ["', 'x", "y' * 10, "b.json: item 2: it is larger than 16 MiB, the limit of a JSON item"),
+        (
+            "b.json",
+            '[{"id": 1}, {"a": ["',
+            'x", "y' * 10,
+            "b.json: item 2: it is larger than 16 MiB, the limit of a JSON item",
+        ),
         ("c.jsonl", '{"id": 1}\n{"text": "', "x" * 100, "c.jsonl: line 2: longer than 16 MiB, the limit of a line"),
         ("d.csv", 'a,b\n1,"', "x" * 100, "d.csv: line 2: longer than 16 MiB, the limit of a line"),
         ("e.csv", 'a,b\n1,"', "x" * 97 + '\n","', "e.csv: the row that ends after line"),

@@ -64,9 +64,23 @@ def test_a_bare_name_in_several_folders_is_ambiguous(tmp_path: Path) -> None:
 
 def test_a_path_matches_by_its_folders(tmp_path: Path) -> None:
     folder = different(tmp_path / "media", "run/001.mp4", "deep/Walk/002.mp4", "003.mp4")
-    for name in ("run/001.mp4", "run/001", "media/run/001.mp4", "./run/001.mkv", "run\\001.mp4", str(folder / "run/001")):
+    for name in (
+        "run/001.mp4",
+        "run/001",
+        "media/run/001.mp4",
+        "./run/001.mkv",
+        "run\\001.mp4",
+        str(folder / "run/001"),
+    ):
         assert found(folder, name) == "run/001.mp4", name
-    for name in ("walk/001.mp4", "walk/001", "/elsewhere/run/001.mp4", "xrun/001.mp4", "../run/001.mp4", "walk\\001.mp4"):
+    for name in (
+        "walk/001.mp4",
+        "walk/001",
+        "/elsewhere/run/001.mp4",
+        "xrun/001.mp4",
+        "../run/001.mp4",
+        "walk\\001.mp4",
+    ):
         assert found(folder, name) is None, name
     assert found(folder, "walk/002") == "deep/Walk/002.mp4"  # case aside
     assert found(folder, "run/003.mp4") is None

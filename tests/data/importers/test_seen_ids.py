@@ -25,4 +25,6 @@ def test_half_a_million_ids_do_not_stay_in_memory() -> None:
     assert all(seen.add("caption", f"a-long-name-of-a-caption-of-a-video-{number:060d}") for number in range(500_000))
     assert not seen.add("caption", f"a-long-name-of-a-caption-of-a-video-{0:060d}")
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 100 * 1024  # KiB; a set of these strings takes 102 MB more than a database without a limit on its cache
+    assert (
+        grown < 100 * 1024
+    )  # KiB; a set of these strings takes 102 MB more than a database without a limit on its cache

@@ -57,7 +57,9 @@ def test_a_path_with_a_folder_finds_no_file_of_another_folder(
     rows: Callable[[str], list[dict[str, Any]]],
 ) -> None:
     folder = media("run/001.mp4", "run/002.mp4")
-    table = f"media,text,split\nrun/001.mp4,a man runs,train\nwalk/001.mp4,a dog walks,train\n{folder}/run/002,a jump,val\n"
+    table = (
+        f"media,text,split\nrun/001.mp4,a man runs,train\nwalk/001.mp4,a dog walks,train\n{folder}/run/002,a jump,val\n"
+    )
     summary = import_table(annotated("part.csv", table), source(folder))
     assert [(row["media"], row["text"]) for row in rows("captions.jsonl")] == [
         ("videos/run/001.mp4", "a man runs"),
@@ -79,7 +81,9 @@ def test_an_ambiguous_name_is_counted_and_told(
     table = "media,text,split\n001.mp4,which one,train\n002.mp4,a run,val\n"
     summary = import_table(annotated("bare.csv", table), source(folder))
     assert summary.missing == {"001.mp4": ("train", 1)}
-    said = "ambiguous names, counted as missing: 1, as 001.mp4, which may be run/001.mp4, walk/001.mp4; write the folder"
+    said = (
+        "ambiguous names, counted as missing: 1, as 001.mp4, which may be run/001.mp4, walk/001.mp4; write the folder"
+    )
     assert any(said in line for line in summary.lines())
 
 

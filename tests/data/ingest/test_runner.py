@@ -107,8 +107,6 @@ def test_a_memory_that_is_damaged_is_made_afresh(tmp_path: Path, data: Path) -> 
     assert len(read_videos(tmp_path / "out")) == 4
 
 
-
-
 def outcome(number: int) -> MediaInfo:
     return MediaInfo("video", f"{number:064d}", number, "mp4", "h264", 64, 48, 8.0, 2.0, 16, 0, "decord", "exact")
 

@@ -105,5 +105,3 @@ def test_a_list_of_other_files_opens_none_of_them(tmp_path: Path, data: Path, ti
     assert set(quarantine(tmp_path / "out").values()) == {"unreadable"}
     assert len(summary.quarantined) == 4
     assert "a playlist of other files" in summary.quarantined["videos/concat.mp4"].detail
-
-

@@ -92,8 +92,12 @@ def test_layout_follows_the_canonical_form(small):
     by_split = {row["media"]: row["split"] for row in rows(small, "open_qa")}
     splits = collections.Counter((media.split("/")[0], split) for media, split in by_split.items())
     assert splits == {
-        ("videos", "train"): 12, ("videos", "val"): 4, ("videos", "test"): 6,
-        ("images", "train"): 8, ("images", "val"): 2, ("images", "test"): 4,
+        ("videos", "train"): 12,
+        ("videos", "val"): 4,
+        ("videos", "test"): 6,
+        ("images", "train"): 8,
+        ("images", "val"): 2,
+        ("images", "test"): 4,
     }
     captions = collections.Counter(row["media"] for row in rows(small, "captions"))
     assert {(by_split[name], number) for name, number in captions.items() if name not in BROKEN} == {
@@ -217,7 +221,9 @@ def test_pictures_show_what_no_video_does_and_look_like_none_of_another_split(pl
 
 def test_pictures_are_told_and_asked_of_without_motion(pictures, full):
     captions, questions = of(full, "captions", "images"), of(full, "open_qa", "images")
-    moving = re.compile(r"\b(moves?|travels|slides|still|rests|appears?|shows up|vanishes|leaves|turns?|becomes?|then)\b")
+    moving = re.compile(
+        r"\b(moves?|travels|slides|still|rests|appears?|shows up|vanishes|leaves|turns?|becomes?|then)\b"
+    )
     assert not any(moving.search(row["text"]) for row in captions)
     assert not any(moving.search(row["question"]) for row in questions)
     assert len(questions) == 4 * len(pictures)

@@ -16,7 +16,10 @@ from clipbert.data.validation.tables import make_tables, normalise
         ("\uff21\uff22\uff23 1", "abc 1"),
         ("\u5403\u996d\uff0c\u7761\u89c9\u3002", "\u5403\u996d \u7761\u89c9"),
         ("_?!", ""),
-        ("\u0915\u093f\u0924\u093e\u092c, \u0915\u093e", "\u0915\u093f\u0924\u093e\u092c \u0915\u093e"),  # vowel signs are part of a word
+        (
+            "\u0915\u093f\u0924\u093e\u092c, \u0915\u093e",
+            "\u0915\u093f\u0924\u093e\u092c \u0915\u093e",
+        ),  # vowel signs are part of a word
     ],
 )
 def test_words_alone_are_compared(text: str, words: str) -> None:

@@ -98,8 +98,7 @@ class Import:
         answer_type: str | None = None,
         answers: Mapping[str, float] | None = None,
     ) -> bool:
-        """Add an open question; `answers` holds several right answers with their scores. Return whether it was written.
-        """
+        """Add an open question; `answers` maps right answers to scores. Return whether it was written."""
         texts = {"question": question, "answer": answer}
         more: dict[str, Any] = {"answer_type": answer_type} if answer_type else {}
         if answers:
@@ -139,9 +138,8 @@ class Import:
                 return self.drop(f"an empty {noun}")
             if key != "answer" and is_placeholder(line[key]):
                 return self.drop(f"{line[key]!r} as {noun}: an empty cell of the table that it was written from")
-        if not self._unique_ids:
-            if not self._ids.add(kind, identity):
-                return self.drop("an id that was used before")
+        if not self._unique_ids and not self._ids.add(kind, identity):
+            return self.drop("an id that was used before")
         self.summary.count_annotated(kind, name, split)
         media = self._media_of(name)
         if split == "train" and self._hold_out:

@@ -70,7 +70,7 @@ class JsonItems:
         names: list[str] = []
         for name in self._keys(events):
             names.append(shorten(name))
-            event, value = next(events)
+            event, _ = next(events)
             if name == key:
                 if event != "start_array":
                     raise NoListError(f"{key!r} is not a list")

@@ -104,7 +104,8 @@ class UnpackedStream(io.RawIOBase):
         if self._read > self._limit:
             raise ClipBertError(
                 f"{self._path}: unpacks to more than {mebibytes(self._limit)}, over {MAX_PACKED_RATIO} times its size: "
-                "annotations do not compress this well (a zip bomb?). If the file is correct, unpack it and import the unpacked file."
+                "annotations do not compress this well (a zip bomb?). If the file is correct, unpack "
+                "it and import the unpacked file."
             )
         view[: len(data)] = data
         return len(data)

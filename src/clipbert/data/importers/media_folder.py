@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from clipbert.video.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from clipbert.errors import ClipBertError
+from clipbert.video.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 # Suffixes in official names; ingest checks later which of these files can be used.
 NAME_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES | {".3g2"}
@@ -175,9 +175,7 @@ class MediaFolder:
         inner = path.parent.relative_to(self.folder).parts
         roots = (Path(os.path.abspath(self.folder)).parts[1:], self._root.parts[1:])
         wanted = [normal(_normal(part)) for part in folders]
-        return any(
-            [normal(_normal(part)) for part in (*root, *inner)][-len(wanted) :] == wanted for root in roots
-        )
+        return any([normal(_normal(part)) for part in (*root, *inner)][-len(wanted) :] == wanted for root in roots)
 
 
 def place_file(source: Path, target: Path, root: Path | None = None) -> bool:

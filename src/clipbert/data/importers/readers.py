@@ -20,8 +20,8 @@ from clipbert.data.importers.limits import (
     MAX_LINE_CHARS,
     MAX_WHOLE_BYTES,
     UnpackedStream,
-    line_error,
     limited_lines,
+    line_error,
     mebibytes,
 )
 from clipbert.errors import ClipBertError
@@ -132,7 +132,8 @@ def records(path: Path, layout: str, key: str | None = None) -> Iterator[Row]:
         key: the list lies under this key of a JSON object.
 
     Raises:
-        ClipBertError: the file is missing, unreadable, not UTF-8, or not what its suffix says; a record is not an object.
+        ClipBertError: the file is missing, unreadable, not UTF-8, or not of its suffix's format; a record is not an
+            object.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if {".jsonl", ".ndjson"} & set(suffixes):
@@ -183,7 +184,9 @@ def _json_items(path: Path, layout: str) -> Iterator[JsonItems]:
         except NoListError as error:
             raise ClipBertError(f"{path}: {error}; expected {layout}.") from None
         except JsonSyntaxError as error:
-            raise ClipBertError(f"{path}: not valid JSON after item {items.number}: {error}; expected {layout}.") from None
+            raise ClipBertError(
+                f"{path}: not valid JSON after item {items.number}: {error}; expected {layout}."
+            ) from None
 
 
 def json_lines(path: Path, layout: str) -> Iterator[Row]:

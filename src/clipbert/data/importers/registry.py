@@ -13,9 +13,9 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from clipbert.console import errors
+from clipbert.data.annotations import SPLITS
 from clipbert.data.importers import datasets
 from clipbert.data.importers.summary import ImportSummary, Protocol
-from clipbert.data.annotations import SPLITS
 
 ENTRY_POINTS = "clipbert.importers"
 Run = TypeVar("Run", bound=Callable[..., ImportSummary])
@@ -96,7 +96,7 @@ def importer(name: str, **about: Any) -> Callable[[Run], Run]:
         taken = _importers.get(name)
         if taken is not None and (taken.run.__module__, taken.run.__name__) != (run.__module__, run.__name__):
             raise ValueError(f"importer {name}: {taken.run.__module__} already registers this name. Choose another.")
-        extra = {parameter for parameter in list(inspect.signature(run).parameters)[2:]}
+        extra = set(list(inspect.signature(run).parameters)[2:])
         if extra != set(made.options):
             raise ValueError(f"importer {name}: options describes {sorted(made.options)}, expected {sorted(extra)}.")
         _importers[name] = made

@@ -39,8 +39,8 @@ def read_fractions(given: Sequence[str], option: str, allowed: Sequence[str] = S
             value = -1.0
         if split not in allowed or split in fractions or not 0 < value < 1:
             raise ClipBertError(
-                f"{option} {text}: expected SPLIT=FRACTION with SPLIT one of {', '.join(allowed)}, each once, and FRACTION "
-                f"between 0 and 1, as {allowed[0]}=0.1."
+                f"{option} {text}: expected SPLIT=FRACTION with SPLIT one of {', '.join(allowed)}, each once, and "
+                f"FRACTION between 0 and 1, as {allowed[0]}=0.1."
             )
         fractions[split] = value
     if sum(fractions.values()) > 1 + 1e-9:

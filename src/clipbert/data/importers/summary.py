@@ -120,7 +120,9 @@ class ImportSummary:
             )
         found += [*self.protocol.notes, *self.notes]
         if splits["train"] and (absent := [split for split in SPLITS if not splits[split]]):
-            found.append(f"no {' and no '.join(absent)} split: --hold-out {absent[0]}=0.1 takes one from the training media")
+            found.append(
+                f"no {' and no '.join(absent)} split: --hold-out {absent[0]}=0.1 takes one from the training media"
+            )
         return found
 
     def hints(self) -> list[str]:

@@ -18,8 +18,7 @@ LISTS_OF_FILES = re.compile(rb"\s*(#EXTM3U|ffconcat|v=0|<\?xml|<MPD)")
 
 
 class ProbeError(Exception):
-    """Error for a file that cannot be used: a reason code, what was seen, and the time in seconds of the first damage.
-    """
+    """Error for a file that cannot be used: a reason code, what was seen, and the second of the first damage."""
 
     def __init__(self, reason: str, detail: str, first_bad_s: float | None = None) -> None:
         super().__init__(detail)
@@ -187,5 +186,3 @@ def check_complete(scan: Scan, header: Header) -> None:
 def missing_allowed(duration_s: float) -> float:
     """Return the seconds that may be missing from the end of a video that is not called truncated."""
     return min(max(MISSING_SHARE * duration_s, MISSING_LEAST_S), MISSING_MOST_S)
-
-

@@ -20,13 +20,13 @@ from clipbert.data.ingest.container import (
     scan_packets,
 )
 from clipbert.data.ingest.decoder_choice import SILENT_CODECS, Scan, choose_decoder, suspicion
-from clipbert.data.perceptual_hash import PICTURES, visual_signature
-from clipbert.video.media_types import IMAGE_FORMATS, IMAGE_SUFFIXES
 from clipbert.data.ingest.repeatability import UNREPEATABLE, UNREPEATABLE_CODECS, first_difference
 from clipbert.data.ingest.verify import NotEqualError, compare_decoders
+from clipbert.data.perceptual_hash import PICTURES, visual_signature
 from clipbert.errors import ClipBertError, first_line
 from clipbert.files.atomic import sha256_file
 from clipbert.sampling.candidates import Frames, decode_image, decode_with_decord, decode_with_pyav
+from clipbert.video.media_types import IMAGE_FORMATS, IMAGE_SUFFIXES
 from clipbert.video.random_access import NotExactError, RandomAccess
 from clipbert.video.remarks import Remarks
 from clipbert.video.sequential import Shown, shown_frames

@@ -15,10 +15,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from clipbert.console import errors
-from clipbert.video.media_types import IMAGE_SUFFIXES
 from clipbert.data.ingest.probe import MediaInfo, Rejected
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import create_with_umask, write_errors
+from clipbert.video.media_types import IMAGE_SUFFIXES
 
 COMMIT_EVERY = 100
 BUSY_S = 60
@@ -167,8 +167,7 @@ def kind_of(media: str) -> str:
 
 
 def file_stamp(path: Path) -> str:
-    """Return what changes with a file's content: size, times of modification and change, inode; empty without a file.
-    """
+    """Return what changes with a file's content: size, times of modification and change, inode; empty without file."""
     try:
         found = path.stat()
     except OSError:

@@ -11,11 +11,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from clipbert.config.data import IngestParams
 from clipbert.data.ingest.probe import FORMAT, Limits, MediaInfo, ProbeError, Rejected, probe
 from clipbert.data.ingest.probe_cache import ProbeCache, file_stamp, known_by_content
 from clipbert.data.ingest.select import Selection
 from clipbert.files.atomic import sha256_file
-from clipbert.config.data import IngestParams
 from clipbert.process_pool import (
     IN_FLIGHT_PER_WORKER,
     KillablePool,

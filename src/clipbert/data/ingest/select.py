@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipbert.data.annotations import FILES
-from clipbert.video.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from clipbert.data.ingest.probe import Rejected
 from clipbert.errors import ClipBertError
+from clipbert.video.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 CONTROL = ("Cc", "Zl", "Zp")
 
@@ -26,7 +26,8 @@ class Selection:
 def select_media(data: Path, named: Collection[str], linked: Sequence[Path] = ()) -> Selection:
     """Select the media files below `data` by name and kind.
 
-    A file of an unknown type, a hidden file and one behind a linked folder count when a text names them. Nothing outside `data` is opened: links that lead out are rejected.
+    A file of an unknown type, a hidden file and one behind a linked folder count if a text names them. Nothing outside
+    `data` is opened: links that lead out are rejected.
 
     Args:
         named: the media that texts name.

@@ -6,19 +6,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from clipbert.config.data import IngestParams
 from clipbert.console import progress
 from clipbert.data import manifest
 from clipbert.data.annotations import SPLITS, ErrorList, Text, annotation_files, stream_texts
-from clipbert.video.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from clipbert.data.ingest.probe import MediaInfo, Rejected
-from clipbert.data.ingest.runner import probe_all, open_probe_cache
-from clipbert.data.quarantine import Quarantined, write_quarantine
 from clipbert.data.ingest.probe_cache import ProbeCache
+from clipbert.data.ingest.runner import open_probe_cache, probe_all
 from clipbert.data.ingest.select import Selection, select_media
+from clipbert.data.quarantine import Quarantined, write_quarantine
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import atomic_directory, write_json
 from clipbert.files.linked_folders import check_data, dvc_caches
-from clipbert.config.data import IngestParams
+from clipbert.video.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 PROBE_CACHE_FILE = Path("probes") / "probes.sqlite"
 SPLIT_PRIORITY = ("test", "val", "train")
@@ -76,7 +76,9 @@ class IngestSummary:
         if self.damaged:
             found.append(f"damaged in part and used nevertheless: {self.damaged} (column damage of the videos table)")
         if self.remarks:
-            found.append(f"frames differ from what a player shows: {len(self.remarks)} (column remarks of the videos table)")
+            found.append(
+                f"frames differ from what a player shows: {len(self.remarks)} (column remarks of the videos table)"
+            )
             found += [f"  {media}: {remark}" for media, remark in list(self.remarks.items())[:SUMMARY_FILES]]
         if self.moved_texts:
             found.append(f"texts of duplicates, given to the file that stays: {self.moved_texts}")

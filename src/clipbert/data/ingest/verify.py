@@ -5,9 +5,9 @@ import contextlib
 import numpy as np
 from PIL import Image
 
+from clipbert.sampling.clips import TIME_TOLERANCE_S
 from clipbert.video.random_access import RandomAccess
 from clipbert.video.remarks import Remarks
-from clipbert.sampling.clips import TIME_TOLERANCE_S
 from clipbert.video.sequential import Damage, shown_frames
 
 SIDE = 64

@@ -45,8 +45,7 @@ def yuv(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def render(scene: Scene) -> NDArray[np.uint8]:
-    """Return all frames of a scene, (frames, SIDE * 3 / 2, SIDE) uint8: the Y plane over the U and the V plane, packed.
-    """
+    """Return all frames of a scene, (frames, SIDE * 3 / 2, SIDE) uint8: Y plane over U and V plane, packed."""
     background = [plane.astype(np.int32) for plane in _background(scene)]
     half = SIDE // 2
     video = np.empty((scene.frames, SIDE * 3 // 2, SIDE), np.uint8)

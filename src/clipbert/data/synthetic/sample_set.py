@@ -129,8 +129,8 @@ def _write_texts(folder: Path, seed: int, videos: list[Video], pictures: list[Pi
         asked, options = choice_question(video.rng, video.scene)
         choices.append({"id": f"choice-{len(choices):05d}", **_chosen(asked, options), **place})
         rng = random.Random(f"{seed}-choices-{video.media}")
-        for asked, options in more_choice_questions(rng, video.scene, CHOICES[video.split] - 1, asked):
-            more.append({"id": f"more-choice-{len(more):05d}", **_chosen(asked, options), **place})
+        for another, options in more_choice_questions(rng, video.scene, CHOICES[video.split] - 1, asked):
+            more.append({"id": f"more-choice-{len(more):05d}", **_chosen(another, options), **place})
     lost = {"text": "A video that was cut off while it was copied.", "media": TRUNCATED, "split": "train"}
     captions.append({"id": f"caption-{len(captions):05d}", **lost})
     told = asked_of = 0

@@ -6,9 +6,9 @@ from typing import Any
 
 import great_expectations.expectations as gxe
 
+from clipbert.config.data import ValidateParams
 from clipbert.data.annotations import SPLITS
 from clipbert.data.manifest import KINDS
-from clipbert.config.data import ValidateParams
 
 ROW_COLUMNS = {
     "videos": ["media", "split"],
@@ -78,15 +78,17 @@ def _splits(params: ValidateParams) -> Iterator[Rule]:
         "split_by_file",
         "videos",
         BETWEEN(column="splits_of_file", max_value=1),
-        "The same file is in several splits under different names: remove the copies, or assign their texts to one split.",
+        "The same file is in several splits under different names: remove the copies, or assign "
+        "their texts to one split.",
     )
     yield (
         "near_duplicates",
         "videos",
         BETWEEN(column="near_duplicates", max_value=0, mostly=1 - params.max_near_duplicates),
-        f"More than validate.max_near_duplicates = {params.max_near_duplicates:g} of the val and test media are near-duplicates of another "
-        "split: check the pairs in near_duplicates.csv, remove one of each or assign both to one split; if they are "
-        "different videos, lower validate.max_hash_distance or raise validate.max_near_duplicates.",
+        f"More than validate.max_near_duplicates = {params.max_near_duplicates:g} of the val and test media are "
+        "near-duplicates of another split: check the pairs in near_duplicates.csv, remove one of each or assign both "
+        "to one split; if they are different videos, lower validate.max_hash_distance or raise "
+        "validate.max_near_duplicates.",
     )
 
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clipbert.config.data import DriftParams
 from clipbert.data.manifest import TEXTS_FILE, VIDEOS_FILE
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import sha256_file
 from clipbert.files.checksums import CHECKSUMS, check_files
-from clipbert.config.data import DriftParams
 
 LAST, BEFORE = "last.parquet", "before.parquet"
 _METADATA = b"clipbert.baseline"

@@ -15,18 +15,18 @@ import great_expectations as gx
 import pandas as pd
 from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 
+from clipbert.config.data import ValidateParams
 from clipbert.console import console
+from clipbert.data.manifest import read_texts, read_videos
 from clipbert.data.validation import drift
 from clipbert.data.validation.checks import ROW_COLUMNS, Check, checks
-from clipbert.data.manifest import read_texts, read_videos
-from clipbert.data.validation.truncation import TextLimit
 from clipbert.data.validation.report import bundle_styles, write_page
 from clipbert.data.validation.summary import explain, passed, warn
 from clipbert.data.validation.tables import Tables, make_tables
+from clipbert.data.validation.truncation import TextLimit
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import atomic_directory
 from clipbert.files.checksums import CHECKSUMS, write_checksums
-from clipbert.config.data import ValidateParams
 
 SHOWN_ROWS = 5
 SHOWN_VALUE = 80
@@ -52,7 +52,13 @@ class Outcome:
     remedy: str
 
 
-def validate(manifest_dir: Path, out: Path, params: ValidateParams, max_answers: int = 1500, limit: TextLimit | str = "no tokenizer was given") -> None:
+def validate(
+    manifest_dir: Path,
+    out: Path,
+    params: ValidateParams,
+    max_answers: int = 1500,
+    limit: TextLimit | str = "no tokenizer was given",
+) -> None:
     """Check the manifest and write `out`, also when a check fails.
 
     `out` holds index.html, result.json, data_docs/, near_duplicates.csv and baseline/ for the next comparison.

@@ -42,7 +42,8 @@ def passed(console: Console, result: dict[str, Any], out: Path) -> None:
         if row["truncated"]:
             console.print(
                 f"validate: {row['truncated']} of {row['texts']} texts ({row['kind']}, {row['split']}) are cut at "
-                f"model.max_text_length ({row['truncated_share']:.1%}); {row['identical']} are then the same as another one"
+                f"model.max_text_length ({row['truncated_share']:.1%}); {row['identical']} are then the same as "
+                "another one"
             )
     for name, why in result["skipped"].items():
         console.print(f"validate: {name} skipped: {why}")

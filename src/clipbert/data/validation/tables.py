@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import regex
 
-from clipbert.data.validation.near_duplicates import near_duplicates
+from clipbert.config.data import ValidateParams
 from clipbert.data.annotations import SPLITS
 from clipbert.data.placeholders import is_placeholder
+from clipbert.data.validation.near_duplicates import near_duplicates
 from clipbert.data.validation.truncation import TextLimit, measure_truncation
-from clipbert.config.data import ValidateParams
 from clipbert.text_normalization import normalize_text
 
 HELD_OUT = ("val", "test")
@@ -21,8 +21,7 @@ _NOT_WORDS = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 
 @dataclass(frozen=True)
 class Tables:
-    """Non-empty tables by name (`frames`), the near-duplicate pairs, and the checks that were skipped with the reason.
-    """
+    """Non-empty tables by name (`frames`), the near-duplicate pairs, and the skipped checks with the reason."""
 
     frames: dict[str, pd.DataFrame]
     near: pd.DataFrame
@@ -30,7 +29,11 @@ class Tables:
 
 
 def make_tables(
-    videos: pd.DataFrame, texts: pd.DataFrame, drift: pd.DataFrame | None, params: ValidateParams, max_answers: int,
+    videos: pd.DataFrame,
+    texts: pd.DataFrame,
+    drift: pd.DataFrame | None,
+    params: ValidateParams,
+    max_answers: int,
     limit: TextLimit | str = "there is no tokenizer",
 ) -> Tables:
     """Build the tables videos, texts, splits, sizes, answers, truncation and drift; the latter four only if they have

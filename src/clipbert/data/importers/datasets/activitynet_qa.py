@@ -5,8 +5,8 @@ The answer vocabulary is the 1,000 most frequent training answers, as in the pap
 
 from pathlib import Path
 
-from clipbert.data.importers.datasets.activitynet_captions import activitynet_aliases
 from clipbert.data.importers.base import Source, importing
+from clipbert.data.importers.datasets.activitynet_captions import activitynet_aliases
 from clipbert.data.importers.limits import HeldTexts
 from clipbert.data.importers.readers import records, split_files
 from clipbert.data.importers.registry import importer

@@ -12,8 +12,8 @@ from clipbert.data.importers.base import Source, importing
 from clipbert.data.importers.karpathy import add_karpathy
 from clipbert.data.importers.limits import limited_lines
 from clipbert.data.importers.readers import opened, table_rows
-from clipbert.data.importers.splits import hashed_split
 from clipbert.data.importers.registry import importer
+from clipbert.data.importers.splits import hashed_split
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 

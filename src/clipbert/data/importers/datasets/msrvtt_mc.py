@@ -43,7 +43,7 @@ def import_msrvtt_mc(annotations: Path, source: Source) -> ImportSummary:
 
 
 def add_choices(made: Import, path: Path, splits: str | Mapping[str, str]) -> None:
-    """Add the questions of a file; `splits` is the split of all or {video: split}, without which a question is left out."""
+    """Add the questions of a file; `splits` is one split or {video: split}; questions on other videos are dropped."""
     for number, row in enumerate(records(path, LAYOUT), start=1):
         name = _video(row)
         split = splits if isinstance(splits, str) else splits.get(name)

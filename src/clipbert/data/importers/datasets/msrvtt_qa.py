@@ -1,4 +1,4 @@
-"""Importer of MSRVTT-QA (Xu et al., ACM MM 2017): 243,680 questions about the videos of MSR-VTT, in its official splits.
+"""Importer of MSRVTT-QA (Xu et al., ACM MM 2017): 243,680 questions about MSR-VTT, in its official splits.
 
 The .jsonl files are those of ClipBERT's authors. The answer vocabulary is the 1,500 most frequent training answers
 (ClipBERT, section 4.1; train_ans2label.json).
@@ -54,7 +54,7 @@ def import_msrvtt_qa(annotations: Path, source: Source, vocabulary: Path | None 
 
 
 def add_questions(made: Import, path: Path, splits: str | Mapping[str, str], prefix: str = "") -> None:
-    """Add the questions of a file; `splits` is the split of all or {video: split}, without which a question is left out."""
+    """Add the questions of a file; `splits` is one split or {video: split}; questions on other videos are dropped."""
     for number, row in enumerate(records(path, LAYOUT), start=1):
         name = row.text("video_id")
         name = f"video{name}" if name.isdigit() else name

@@ -1,15 +1,15 @@
 """Importer of MSVD-QA (Xu et al., ACM MM 2017): 50,505 questions about 1,970 YouTube clips.
 
-The splits have 1,200, 250 and 520 clips, a few of them without questions (245 of val have some). `video_id` 1 to 1970 is
-vid1 to vid1970 of youtube_mapping.txt (`-4wsuPCjDBc_5_15 vid1`); media may have either name. The answer vocabulary is the
-1,000 most frequent training answers, as in the paper.
+The splits have 1,200, 250 and 520 clips, a few of them without questions (245 of val have some). `video_id` 1 to 1970
+is vid1 to vid1970 of youtube_mapping.txt (`-4wsuPCjDBc_5_15 vid1`); media may have either name. The answer vocabulary
+is the 1,000 most frequent training answers, as in the paper.
 """
 
 from pathlib import Path
 
 from clipbert.data.importers.base import Source, importing
-from clipbert.data.importers.limits import limited_lines
 from clipbert.data.importers.datasets.msrvtt_qa import TYPES, first_word
+from clipbert.data.importers.limits import limited_lines
 from clipbert.data.importers.readers import opened, records, split_files
 from clipbert.data.importers.registry import importer
 from clipbert.data.importers.summary import ImportSummary, Protocol

@@ -10,8 +10,8 @@ from typing import Literal
 from clipbert.data.importers.base import Import, Source, importing
 from clipbert.data.importers.limits import MAX_LINE_CHARS, line_error, mebibytes
 from clipbert.data.importers.readers import SPLIT_WORDS, Row, records, shown
-from clipbert.data.importers.splits import HoldOut, hashed_split, read_fractions
 from clipbert.data.importers.registry import Option, importer
+from clipbert.data.importers.splits import HoldOut, hashed_split, read_fractions
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 
@@ -37,7 +37,10 @@ MAX_ROW_GROUP_BYTES = 512 * 2**20
     options={
         "kind": "What a row holds.",
         "columns": Option(
-            "Columns named differently from the keys. Repeatable.", "--map", "KEY=COLUMN,...", lambda pairs: read_map(pairs)
+            "Columns named differently from the keys. Repeatable.",
+            "--map",
+            "KEY=COLUMN,...",
+            lambda pairs: read_map(pairs),
         ),
         "split_fractions": Option(
             "Assign splits by a hash of the media names. Repeatable.",

@@ -1,8 +1,8 @@
 """Importer of TGIF-QA (Jang et al., CVPR 2017): four tasks about animated GIFs, tab-separated files.
 
 action (what is repeated N times) and transition (what happens before or after) are multiple choice of 5; frameqa and
-count are open questions. The papers report the mean squared error of count, whose answers are 0 and 2 to 10. There is no
-validation split. The tasks split the GIFs differently, so each is imported as a data set of its own.
+count are open questions. The papers report the mean squared error of count, whose answers are 0 and 2 to 10. There is
+no validation split. The tasks split the GIFs differently, so each is imported as a data set of its own.
 """
 
 from pathlib import Path
@@ -42,7 +42,9 @@ LAYOUT = {
     published=PROTOCOLS,
     options={"task": "Which of its four data sets."},
 )
-def import_tgif_qa(annotations: Path, source: Source, task: Literal["action", "transition", "frameqa", "count"]) -> ImportSummary:
+def import_tgif_qa(
+    annotations: Path, source: Source, task: Literal["action", "transition", "frameqa", "count"]
+) -> ImportSummary:
     """Import one task of TGIF-QA.
 
     Args:

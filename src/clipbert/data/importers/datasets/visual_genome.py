@@ -1,16 +1,16 @@
 """Importer of Visual Genome's region descriptions (Krishna et al., IJCV 2017), for pretraining.
 
 Images are named by their number (VG_100K/1.jpg, VG_100K_2/2.jpg). There are no official splits: images are split by a
-hash of their number, 98 % train, 1 % val, 1 % test. ClipBERT pretrains on COCO and Visual Genome captions together. Half
-of the images are COCO's: remove those of a COCO test set before testing on it.
+hash of their number, 98 % train, 1 % val, 1 % test. ClipBERT pretrains on COCO and Visual Genome captions together.
+Half of the images are COCO's: remove those of a COCO test set before testing on it.
 """
 
 from pathlib import Path
 
 from clipbert.data.importers.base import Source, importing
 from clipbert.data.importers.readers import json_records
-from clipbert.data.importers.splits import hashed_split
 from clipbert.data.importers.registry import importer
+from clipbert.data.importers.splits import hashed_split
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
 

@@ -31,7 +31,8 @@ QUESTIONS = '{"questions": [{"question_id", "image_id", "question"}]}'
     paper="Goyal et al., CVPR 2017",
     about="VQA 2.0: open questions about images with soft scores, 3,129 answers.",
     tasks=("image_qa", "open_qa"),
-    annotations="v2_OpenEnded_mscoco_train2014_questions.json, v2_mscoco_train2014_annotations.json, the same for val2014",
+    annotations="v2_OpenEnded_mscoco_train2014_questions.json, v2_mscoco_train2014_annotations.json, the same for "
+    "val2014",
     example="vqa/ coco/ --hold-out test=0.05",
     media="images",
     published=PROTOCOL,
