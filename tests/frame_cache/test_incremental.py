@@ -133,6 +133,13 @@ def test_what_cannot_be_decoded_goes_to_quarantine(spoiled, capsys):
     assert "quarantine.jsonl says why" in summary.lines()[1]
 
 
+def test_copies_of_what_cannot_be_decoded_are_listed_under_their_own_names(spoiled):
+    shutil.copy(spoiled / "data" / "videos" / "bad.mp4", spoiled / "data" / "videos" / "copy.mp4")
+    build(spoiled, "fresh", max_quarantined_fraction=0.5)
+    assert FrameCache(spoiled / "fresh").quarantined == ["videos/bad.mp4", "videos/copy.mp4"]
+    assert build(spoiled, "fresh", max_quarantined_fraction=0.5).decoded == 0
+
+
 @pytest.mark.parametrize("change", ["bytes", "repair", "timeout", "removed"])
 def test_a_quarantined_file_is_tried_again_when_something_changed(spoiled, videos, change, monkeypatch):
     tried = []
