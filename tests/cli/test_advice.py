@@ -40,7 +40,8 @@ def advised() -> list[str]:
         for command in re.findall(r"`([^`\n]+)`", text):
             words = re.sub(r"^(\w+=\S+ |X )", "", command).split()
             # a command with a variable verb is the one that prints the message
-            if words and words[0] in PROGRAMS and len(words) > 1 and words[1] != PLACEHOLDER:
+            verb = words[2:3] if words[1:2] == ["import"] else words[1:2]
+            if words and words[0] in PROGRAMS and verb and verb != [PLACEHOLDER]:
                 found.add(" ".join(words))
         found.update(
             match.strip()
