@@ -41,6 +41,7 @@ def test_a_finding_names_file_line_and_advice(tmp_path: Path, capsys: pytest.Cap
     assert main([str(page)]) == 0
 
 
+@pytest.mark.slow
 def test_docs_sources_and_messages_are_read() -> None:
     names = {path.as_posix() for path in tracked_files()}
     assert {"README.md", "docs/index.md", "src/clipbert/errors.py", "params.yaml", "prefect.yaml"} <= names

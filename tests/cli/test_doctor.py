@@ -20,6 +20,7 @@ def problems(findings: list[doctor.Finding]) -> list[str]:
     return [finding.problem for finding in findings if finding.problem is not None]
 
 
+@pytest.mark.slow
 def test_the_environment_of_the_tests_is_well(tmp_path: Path) -> None:
     for check in (doctor.check_python, doctor.check_packages, doctor.check_device, doctor.check_programs):
         assert problems(list(check(tmp_path))) == []
@@ -45,6 +46,7 @@ def test_packages_of_the_pipeline_are_checked_and_those_of_developers_are_not(mo
     assert [finding.what for finding in doctor.check_packages(Path())] == ["absent-store"]
 
 
+@pytest.mark.slow
 def test_an_empty_folder_lacks_repository_parameters_and_data(tmp_path: Path) -> None:
     wrong = problems(list(doctor.check_project(tmp_path)))
     assert wrong[0].endswith("is not in a git repository: git init, and commit")
@@ -52,6 +54,7 @@ def test_an_empty_folder_lacks_repository_parameters_and_data(tmp_path: Path) ->
     assert wrong[2].startswith("there is no data/")
 
 
+@pytest.mark.slow
 def test_a_wrong_parameter_is_shown_as_the_verbs_show_it(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("train: {lrr: 0.1}\n")
     assert any("train.lrr: unknown parameter; did you mean train.lr?" in text for text in problems(
@@ -59,6 +62,7 @@ def test_a_wrong_parameter_is_shown_as_the_verbs_show_it(tmp_path: Path) -> None
     ))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "MIN_FREE_GB", 1e9)
     assert any(

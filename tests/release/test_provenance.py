@@ -17,6 +17,7 @@ def git(folder, *arguments: str) -> str:
     ).stdout.strip()
 
 
+@pytest.mark.slow
 def test_folder_without_git_or_dvc_says_none(tmp_path):
     tags = provenance(tmp_path)
     nothing = {name for name, value in tags.items() if value == "none"}
@@ -51,6 +52,7 @@ def test_commit_and_what_makes_it_dirty(tmp_path):
     assert provenance(tmp_path)["clipbert.git_dirty"] == "true"
 
 
+@pytest.mark.slow
 def test_data_digest_is_that_of_the_manifest_then_that_of_data_dvc(tmp_path):
     (tmp_path / "data.dvc").write_text(yaml.safe_dump({"outs": [{"md5": MD5, "path": "data", "hash": "md5"}]}))
     assert provenance(tmp_path)["clipbert.data_digest"] == MD5
@@ -62,6 +64,7 @@ def test_data_digest_is_that_of_the_manifest_then_that_of_data_dvc(tmp_path):
     assert tags["clipbert.dvc_lock"] == sha256_file(tmp_path / "dvc.lock")
 
 
+@pytest.mark.slow
 def test_broken_dvc_files_say_none(tmp_path):
     (tmp_path / "data.dvc").write_text("- just\n- a list\n")
     (tmp_path / "dvc.lock").write_text("stages: {ingest: [")

@@ -169,6 +169,7 @@ def test_transparent_and_deep_images_keep_their_looks(tmp_path):
     assert decode_file(str(tmp_path / "deep.png"), "pil", 2.0, 40, 1).images[0, 5, 5].tolist() == [128] * 3
 
 
+@pytest.mark.slow
 def test_read_frames_decodes_in_another_process(tmp_path):
     path = write_video(tmp_path / "v.mp4", [numbered(i) for i in range(20)])
     frames = read_frames(path, fps=2.0, size=32, max_frames=8, timeout_s=30)
@@ -177,6 +178,7 @@ def test_read_frames_decodes_in_another_process(tmp_path):
     assert number_of(read_frames(tmp_path / "i.png", 2.0, 32, 8, 30).images[0]) == 9
 
 
+@pytest.mark.slow
 def test_what_cannot_be_decoded_says_so(tmp_path):
     with pytest.raises(ClipBertError, match=r"v\.mp4: no such file"):
         decode_file(str(tmp_path / "v.mp4"), "decord", 2.0, 32, 8)
@@ -188,6 +190,7 @@ def test_what_cannot_be_decoded_says_so(tmp_path):
         read_frames(tmp_path / "text.mp4", 2.0, 32, 8, timeout_s=30)
 
 
+@pytest.mark.slow
 def test_a_decode_over_its_time_is_killed(tmp_path):
     path = write_video(tmp_path / "v.mp4", [numbered(i) for i in range(20)])
     with pytest.raises(ClipBertError, match=r"v\.mp4: cannot be decoded: .*took longer than 0\.001 s"):
