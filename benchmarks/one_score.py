@@ -29,7 +29,8 @@ from clipbert.config.tasks import task_names
 from clipbert.data.manifest import read_texts
 from clipbert.frame_cache import FrameCache
 from clipbert.project import Project
-from clipbert.release.registry import _save
+from clipbert.release.registry import save_mlflow_model
+from clipbert.release.served_settings import served_settings
 from clipbert.sampling.video_input import read_video_input
 from clipbert.tasks import make_task
 from clipbert.tasks.predict import predict
@@ -187,7 +188,9 @@ def main() -> None:
         found = first_examples(task, texts, media)
         source = ScoreSources(task, project.model(name), found, params, data, pipe)
         with tempfile.TemporaryDirectory() as scratch:
-            _save(Path(scratch, "model"), name, source.folder, Model(), params)
+            sections = (params.evaluate, params.frames, getattr(params.tasks, name))
+            settings = served_settings(name, source.folder, *sections)
+            save_mlflow_model(Path(scratch, "model"), source.folder, settings, Model())
             served = source.served(mlflow.pyfunc.load_model(str(Path(scratch, "model"))))
         decoded, piped = source.evaluation(DecodedCache(data, params.frames)), source.piped(lambda media: data / media)
         pairs = [differences(decoded, piped), differences(decoded, served), differences(piped, served)]

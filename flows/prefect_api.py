@@ -1,21 +1,21 @@
-"""A small client of Prefect's REST API for `make ui`."""
+"""Client of Prefect's REST API, for `make ui`."""
 
-import base64
 import json
 import time
-import urllib.error
-import urllib.request
 import uuid
 from typing import Any
 
+import httpx
+
 ATTEMPTS = 8
 FIRST_DELAY_S = 0.5
-LONGEST_DELAY_S = 10.0
+MAX_DELAY_S = 10.0
+TIMEOUT_S = 60.0
 _RETRYABLE = {429, 502, 503}  # 503: the server's SQLite database was locked
 
 
 class PrefectApiError(Exception):
-    """The server refused a request, or did not answer it; the message says which one and why."""
+    """The server rejected a request or did not answer it; the message names the request and the reason."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -23,24 +23,30 @@ class PrefectApiError(Exception):
 
 
 class PrefectApi:
-    """Requests to a Prefect server, repeated while its database is locked or it does not answer.
+    """Client that repeats its requests while the server's database is locked or the server does not answer.
 
     Args:
         url: the address of the API, such as http://127.0.0.1:4200/api.
-        auth_string: PREFECT_API_AUTH_STRING; empty for a server without one.
+        auth_string: PREFECT_API_AUTH_STRING, USER:PASSWORD; empty for a server without one.
     """
 
     def __init__(self, url: str, auth_string: str = "") -> None:
         self.url = url.rstrip("/")
-        self._headers = {"Content-Type": "application/json", "Prefect-Csrf-Client": str(uuid.uuid4())}
-        if auth_string:
-            self._headers["Authorization"] = f"Basic {base64.b64encode(auth_string.encode()).decode()}"
+        self._csrf_client = str(uuid.uuid4())
+        user, _, password = auth_string.partition(":")
+        self._client = httpx.Client(
+            headers={"Prefect-Csrf-Client": self._csrf_client},
+            auth=(user, password) if auth_string else None,
+            timeout=TIMEOUT_S,
+            follow_redirects=True,
+            limits=httpx.Limits(max_keepalive_connections=0),  # a connection does not outlive a restart of the server
+        )
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Return the JSON that the server answers; None for an empty answer.
+        """Send a request and return the JSON of the answer; None for an empty answer.
 
         Raises:
-            PrefectApiError: the server refused the request, or gave no answer in all attempts.
+            PrefectApiError: the server rejected the request, or did not answer any attempt.
         """
         for attempt in range(ATTEMPTS):
             try:
@@ -50,14 +56,14 @@ class PrefectApi:
             except PrefectApiError as error:
                 if attempt + 1 == ATTEMPTS or not (error.status is None or error.status in _RETRYABLE):
                     raise
-                time.sleep(min(FIRST_DELAY_S * 2**attempt, LONGEST_DELAY_S))
+                time.sleep(min(FIRST_DELAY_S * 2**attempt, MAX_DELAY_S))
         raise AssertionError("unreachable")
 
     def find(self, path: str) -> Any:
-        """Return the JSON of an object; None if the server has no such object.
+        """Return the JSON of an object; None if the server does not have it.
 
         Raises:
-            PrefectApiError: as `call`.
+            PrefectApiError: as for `call`.
         """
         try:
             return self.call("GET", path)
@@ -67,7 +73,7 @@ class PrefectApi:
             raise
 
     def is_healthy(self) -> bool:
-        """Whether the server answers now."""
+        """Return whether the server answers now."""
         try:
             self._send("GET", "/health")
         except PrefectApiError:
@@ -75,24 +81,20 @@ class PrefectApi:
         return True
 
     def _add_csrf_token(self) -> None:
-        client = self._headers["Prefect-Csrf-Client"]
         try:
-            token = self._send("GET", f"/csrf-token?client={client}")
+            token = self._send("GET", f"/csrf-token?client={self._csrf_client}")
         except PrefectApiError as error:
-            if error.status != 422:  # the server has CSRF protection switched off
+            if error.status != 422:  # CSRF protection is off
                 raise
         else:
-            self._headers["Prefect-Csrf-Token"] = token["token"]
+            self._client.headers["Prefect-Csrf-Token"] = token["token"]
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data, self._headers, method=method)
+        request = f"{method} {self.url}{path}"
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            detail = error.read().decode("utf-8", "replace")[:300]
-            raise PrefectApiError(f"{method} {self.url}{path}: status {error.code}. {detail}", error.code) from error
-        except OSError as error:
-            raise PrefectApiError(f"{method} {self.url}{path}: no answer ({error}).") from error
-        return json.loads(text) if text else None
+            answer = self._client.request(method, f"{self.url}{path}", json=body)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise PrefectApiError(f"{request}: no answer ({error}).") from error
+        if answer.is_error:
+            raise PrefectApiError(f"{request}: status {answer.status_code}. {answer.text[:300]}", answer.status_code)
+        return json.loads(answer.content) if answer.content else None

@@ -7,12 +7,12 @@ import signal
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+
+import httpx
 
 from clipbert.redact import redact
 from clipbert.web_guard import LOGIN_PATH, USER, Access, write_access
@@ -281,12 +281,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def answers(url: str) -> bool:
-    """Whether a GET request to `url` succeeds now."""
+def is_responding(url: str) -> bool:
+    """Return whether a GET request to `url` succeeds now."""
     try:
-        with urllib.request.urlopen(url, timeout=10):
-            return True
-    except (urllib.error.URLError, OSError):
+        return httpx.get(url, timeout=10, follow_redirects=True).is_success
+    except httpx.HTTPError:
         return False
 
 

@@ -16,7 +16,7 @@ from clipbert.redact import install, redact
 from flows import PROJECT
 from flows.api_password import ApiPasswordError, api_password
 from flows.prefect_api import PrefectApiError
-from flows.servers import POLL_S, ServerError, Servers, answers, shell_exports
+from flows.servers import POLL_S, ServerError, Servers, is_responding, shell_exports
 from flows.supervisor import HOST, Supervisor
 
 
@@ -50,7 +50,7 @@ def serve(
         prefect = shared.removesuffix("/api") if shared else servers.prefect(prefect_port)
         print("Starting", flush=True)
         if not remote:
-            servers.wait_until_ready("MLflow", lambda: answers(f"{mlflow}/health"))
+            servers.wait_until_ready("MLflow", lambda: is_responding(f"{mlflow}/health"))
         print(
             f"MLflow   {f'{redact(mlflow)}  (MLFLOW_TRACKING_URI)' if remote else servers.sign_in_link(mlflow)}",
             flush=True,

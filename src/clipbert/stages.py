@@ -212,7 +212,10 @@ def register(project: Project, task_name: str, params: Params) -> None:
         project.metrics(task_name),
         project.predictions(task_name),
         project.release(task_name),
-        params,
+        release_name=params.release.name,
+        evaluate=params.evaluate,
+        frames=params.frames,
+        task_params=getattr(params.tasks, task_name),
     )
     console.print(f"{release.name} version {release.version} is the {release.alias}.")
 

@@ -41,7 +41,10 @@ def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     files["metrics"].write_text(json.dumps(metrics))
     table = project / "artifacts/predictions.parquet"
     write_predictions(table, items, metrics)
-    register(project, "retrieval", model, files["runs"], files["metrics"], table, files["releases"], Params())
+    from small_releases import register_sections
+
+    sections = register_sections("retrieval", Params())
+    register(project, "retrieval", model, files["runs"], files["metrics"], table, files["releases"], **sections)
     return project
 
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from prefect_server import wait_until
 
-from flows.servers import ServerError, Servers, answers, free_port
+from flows.servers import ServerError, Servers, free_port, is_responding
 from flows.supervisor import Supervisor
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
@@ -39,7 +39,7 @@ def test_the_password_of_the_store_is_in_no_command_line_and_logs_are_private(
         servers = Servers(tmp_path, supervisor, logs, "p" * 40)
         address = servers.mlflow(free_port())
         seen = command_lines("mlflow")
-        wait_until(lambda: answers(f"{address}/health"))
+        wait_until(lambda: is_responding(f"{address}/health"))
         seen += command_lines("mlflow")
         log = logs / "MLflow.log"
         assert stat.S_IMODE(log.stat().st_mode) == 0o600
@@ -57,6 +57,6 @@ def test_a_store_that_fails_is_reported_without_its_password(tmp_path: Path, mon
         servers = Servers(tmp_path, supervisor, tmp_path, "p" * 40)
         address = servers.mlflow(free_port())
         with pytest.raises(ServerError, match="MLflow ended with exit code") as caught:
-            servers.wait_until_ready("MLflow", lambda: answers(f"{address}/health"))
+            servers.wait_until_ready("MLflow", lambda: is_responding(f"{address}/health"))
     assert "nosuchdatabase" in str(caught.value)
     assert SECRET not in str(caught.value)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from agreement import NAME, assert_agreement
 from mlflow import MlflowClient
+from small_releases import register_sections
 
 from clipbert.config.schema import Params, ReleaseParams
 from clipbert.errors import ClipBertError
@@ -25,7 +26,8 @@ GATE = ReleaseParams()
 
 def registered(root: Path, model: Path, files: dict[str, Path], out: Path) -> None:
     """Register, in a process of its own."""
-    release = register(root, "retrieval", model, files["run"], files["metrics"], files["table"], out, Params())
+    sections = register_sections("retrieval", Params())
+    release = register(root, "retrieval", model, files["run"], files["metrics"], files["table"], out, **sections)
     out.with_suffix(".version").write_text(release.version)
 
 

@@ -12,15 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 from PIL import Image
+from small_releases import save_served_model
 
 from clipbert import pipeline
 from clipbert.config.schema import Params
 from clipbert.errors import ClipBertError
 from clipbert.release.media_access import MediaAccess
 from clipbert.release.mlflow_model import max_rows_from_environment
-from clipbert.release.registry import _save
 
 PARAMS = Params.model_validate({"evaluate": {"clips": 2, "batch_size": 2}, "frames": {"max_frames": 8}})
 OUTSIDE = "is outside the folders that this server may read"
@@ -46,7 +45,7 @@ def saved(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     def save(task: str) -> Path:
         if task not in made:
             made[task] = tmp_path_factory.mktemp("served") / task
-            _save(made[task], task, make_model(task), Model(), PARAMS)
+            save_served_model(made[task], task, make_model(task), PARAMS)
         return made[task]
 
     return save

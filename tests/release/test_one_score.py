@@ -8,7 +8,7 @@ from typing import Any
 import mlflow
 import pytest
 import torch
-from mlflow.models import Model
+from small_releases import save_served_model
 from small_trainings import build_from_params
 
 from benchmarks.one_score import DecodedCache, Scores, ScoreSources, differences, first_examples
@@ -16,7 +16,6 @@ from clipbert import pipeline
 from clipbert.config.schema import Params
 from clipbert.data.manifest import read_texts
 from clipbert.frame_cache import FrameCache
-from clipbert.release.registry import _save
 from clipbert.tasks import make_task
 
 TASKS = ["retrieval", "open_qa", "multiple_choice", "image_qa", "captioning"]
@@ -88,7 +87,7 @@ def serve(source: ScoreSources, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     """The registered form of the model, loaded by MLflow, which may not unpickle."""
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.setenv("CLIPBERT_MEDIA_ROOTS", str(source.data))
-    _save(folder, source.task.name, source.folder, Model(), source.params)
+    save_served_model(folder, source.task.name, source.folder, source.params)
     return mlflow.pyfunc.load_model(str(folder))
 
 

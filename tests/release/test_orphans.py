@@ -74,8 +74,11 @@ from clipbert.release import registry
 from clipbert.config.schema import Params
 {function} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 root, model = Path(sys.argv[1]), Path(sys.argv[2])
+params = Params()
+sections = dict(evaluate=params.evaluate, frames=params.frames, task_params=params.tasks.retrieval)
+sections["release_name"] = params.release.name
 names = ("run.json", "metrics.json", "predictions.parquet", "out.json")
-registry.register(root, "retrieval", model, *(root / name for name in names), Params())
+registry.register(root, "retrieval", model, *(root / name for name in names), **sections)
 """
     predictions(30).to_parquet(root / "predictions.parquet")
     (root / "run.json").write_text('{"task": "retrieval", "run_id": "' + "0" * 32 + '"}')
@@ -85,7 +88,7 @@ registry.register(root, "retrieval", model, *(root / name for name in names), Pa
 
 
 def test_a_kill_while_a_model_is_uploaded_leaves_nothing_pending(root, make_model, release_embedded, predictions):
-    register_killed_in("registry._save", root, make_model, predictions)
+    register_killed_in("registry.save_mlflow_model", root, make_model, predictions)
     assert release_embedded(0, predictions(30)).version == "1"
     store = open_store(root)
     experiment = store.client.get_experiment_by_name(NAME).experiment_id

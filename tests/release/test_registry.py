@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from huggingface_hub import ModelCard
+from small_releases import register_sections
 
 from clipbert import pipeline
 from clipbert.config.schema import EvaluateParams, Params
@@ -26,6 +27,7 @@ from clipbert.release.registry import download_model, model_digest, predictions_
 from clipbert.release.store import open_store
 
 NAME = "clipbert-retrieval"
+SECTIONS = register_sections("retrieval", Params())
 
 
 def versions(root: Path) -> list:
@@ -119,7 +121,7 @@ def test_the_trained_models_card_is_completed(root, make_model, predictions, tmp
     run_json.write_text(json.dumps({"task": "retrieval", "run_id": "0" * 32}))
     metrics_json.write_text('{"retrieval/r1": 50.0}')
     predictions(30).to_parquet(table)
-    register(root, "retrieval", trained, run_json, metrics_json, table, root / "out.json", Params())
+    register(root, "retrieval", trained, run_json, metrics_json, table, root / "out.json", **SECTIONS)
     card = (download_model(open_store(root), NAME, "1", tmp_path / "down") / CARD).read_text()
     assert "commit c0ffee" in card
     assert "| retrieval/r1 | 50.0 |" in card
@@ -211,7 +213,7 @@ def test_broken_inputs_are_named_and_register_nothing(root, make_model, predicti
     out = root / "out.json"
     model = make_model("retrieval", 0)
     with pytest.raises(ClipBertError, match=message):
-        register(root, "retrieval", model, files["run"], files["metrics"], files["predictions"], out, Params())
+        register(root, "retrieval", model, files["run"], files["metrics"], files["predictions"], out, **SECTIONS)
     assert not out.exists()
     assert versions(root) == []
 
@@ -231,7 +233,7 @@ def test_failed_upload_leaves_no_version(root, release_embedded, predictions, mo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "_save", fail)
+        patch.setattr(registry, "save_mlflow_model", fail)
         with pytest.raises(ClipBertError, match=r"cannot register clipbert-retrieval: .*No space left"):
             release_embedded(0, predictions(30))
     assert versions(root) == []

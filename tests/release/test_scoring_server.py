@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.models import Model
+from small_releases import save_served_model
 
 from clipbert import pipeline
 from clipbert.config.schema import Params
-from clipbert.release.registry import _save
 
 PARAMS = Params.model_validate({"evaluate": {"clips": 2}, "frames": {"max_frames": 8}})
 TEXT = "a red square moves left"
@@ -58,7 +57,7 @@ def server(
     tiny_video(root / "data" / "a.mp4")
     (root / "secret.txt").write_text("secret")
     (root / "data" / "link.mp4").symlink_to(root / "secret.txt")
-    _save(root / "model", "retrieval", make_model("retrieval"), Model(), PARAMS)
+    save_served_model(root / "model", "retrieval", make_model("retrieval"), PARAMS)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

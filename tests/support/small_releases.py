@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from mlflow.models import Model
 
 from clipbert.config.schema import Params
 from clipbert.evaluation.conditions import conditions
@@ -20,7 +22,8 @@ from clipbert.model import (
     ClipBertForRetrieval,
     ClipBertProcessor,
 )
-from clipbert.release.registry import Release, register
+from clipbert.release.registry import Release, register, save_mlflow_model
+from clipbert.release.served_settings import served_settings
 
 TEXTS = ["a red square moves left", "a blue circle moves right", "what color is it?", "how many shapes appear?"]
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32}
@@ -58,6 +61,22 @@ def scored_items(correct: int, items: int = ITEMS, offset: int = 0) -> pd.DataFr
     )
 
 
+def register_sections(task: str, params: Params) -> dict[str, Any]:
+    """Return the arguments of `register` that come from params.yaml."""
+    return {
+        "release_name": params.release.name,
+        "evaluate": params.evaluate,
+        "frames": params.frames,
+        "task_params": getattr(params.tasks, task),
+    }
+
+
+def save_served_model(folder: Path, task: str, model_dir: Path, params: Params) -> None:
+    """Write the MLflow model of a model folder without registering it."""
+    settings = served_settings(task, model_dir, params.evaluate, params.frames, getattr(params.tasks, task))
+    save_mlflow_model(folder, model_dir, settings, Model())
+
+
 def releaser(root: Path, make_model: Callable[..., Path]) -> Callable[..., Release]:
     """Return a function that registers the model of a seed with predictions; see the fixtures of conftest.py."""
 
@@ -76,6 +95,7 @@ def releaser(root: Path, make_model: Callable[..., Path]) -> Callable[..., Relea
         write_predictions(table, items, metrics)
         out = root / "artifacts" / "releases" / f"{task}.json"
         model_dir = make_model(task, seed)
-        return register(root, task, model_dir, run_json, metrics_json, table, out, params or Params())
+        sections = register_sections(task, params or Params())
+        return register(root, task, model_dir, run_json, metrics_json, table, out, **sections)
 
     return do

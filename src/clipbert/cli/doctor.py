@@ -7,8 +7,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -301,11 +299,13 @@ def _read_store(store: Path) -> Finding:
 
 def _get(url: str) -> str | None:
     """Return why `url` does not answer; None if it does."""
+    import httpx
+
     try:
-        with urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S):
-            return None
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))
+        answer = httpx.get(url, timeout=CONNECT_TIMEOUT_S, follow_redirects=True)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return str(error)
+    return f"status {answer.status_code}" if answer.is_error else None
 
 
 def _without_credentials(url: str) -> str:

@@ -19,8 +19,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 import clipbert
-from clipbert.config.schema import Params
-from clipbert.config.tasks import task_names
+from clipbert.config.schema import EvaluateParams, FramesParams
+from clipbert.config.tasks import TaskSection, task_names
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.evaluation.conditions import ATTRIBUTE, to_tags
@@ -36,7 +36,7 @@ from clipbert.release.orphans import UNFINISHED
 from clipbert.release.ownership import check_version_owner, ownership_tags, version_ownership_tags
 from clipbert.release.provenance import NONE, data_digest, process_tags
 from clipbert.release.runs import DATASET, MAX_DIGEST_LENGTH, find_run
-from clipbert.release.served_settings import differences_from_evaluation, served_settings
+from clipbert.release.served_settings import describe_differences, served_settings
 from clipbert.release.session import release_session
 from clipbert.release.signatures import input_example, signature
 from clipbert.release.store import (
@@ -77,7 +77,11 @@ def register(
     metrics_json: Path,
     predictions_parquet: Path,
     out: Path,
-    params: Params,
+    *,
+    release_name: str,
+    evaluate: EvaluateParams,
+    frames: FramesParams,
+    task_params: TaskSection,
 ) -> Release:
     """Register a trained model as NAME-TASK (`release.name`), give it the alias `candidate`, and write `out`.
 
@@ -93,21 +97,22 @@ def register(
     recorded = check_predictions(items, str(predictions_parquet), task).attrs.get(ATTRIBUTE, {})
     digest = model_digest(model_dir)
     check_model(model_dir)
-    store = open_store_and_deliver(root, params.release.name)
+    settings = served_settings(task, model_dir, evaluate, frames, task_params)
+    store = open_store_and_deliver(root, release_name)
     open_experiment(store, task)
     name = store.model_name(task)
     with release_session(store, task, name), store_errors(store.uri, f"cannot register {name}"):
         version = _version_with(store, name, digest)
         if version is None:
             run_id = find_run(store, run_json)
-            version = _create_version(store, task, run_id, model_dir, digest, params)
+            version = _create_version(store, task, run_id, model_dir, digest, settings)
         check_version_owner(store, version, CANDIDATE)
-        conditions = to_tags({"clips": params.evaluate.clips, **recorded})
+        conditions = to_tags({"clips": evaluate.clips, **recorded})
         _attach_evaluation(store, task, version, metrics, conditions, predictions_parquet, model_dir)
         store.client.set_registered_model_alias(name, CANDIDATE, version.version)
     release = Release(task, name, str(version.version), str(version.run_id), digest, CANDIDATE)
     write_signed_json(out, asdict(release))
-    if line := differences_from_evaluation(task, model_dir, params):
+    if line := describe_differences(model_dir, settings, evaluate, frames, task_params):
         console.print(line, markup=False)
     return release
 
@@ -227,7 +232,9 @@ def _version_with(store: Store, name: str, digest: str) -> Any:
     return max(found, key=lambda version: int(version.version), default=None)
 
 
-def _create_version(store: Store, task: str, run_id: str, model_dir: Path, digest: str, params: Params) -> Any:
+def _create_version(
+    store: Store, task: str, run_id: str, model_dir: Path, digest: str, settings: dict[str, Any]
+) -> Any:
     client, name = store.client, store.model_name(task)
     run = client.get_run(run_id)
     logged = client.create_logged_model(
@@ -240,7 +247,7 @@ def _create_version(store: Store, task: str, run_id: str, model_dir: Path, diges
     try:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch, "model")
-            _save(folder, task, model_dir, Model(run_id=run_id, model_id=logged.model_id), params)
+            save_mlflow_model(folder, model_dir, settings, Model(run_id=run_id, model_id=logged.model_id))
             client.log_model_artifacts(logged.model_id, str(folder))
     except BaseException:
         client.finalize_logged_model(logged.model_id, "FAILED")
@@ -268,9 +275,15 @@ def _create_version(store: Store, task: str, run_id: str, model_dir: Path, diges
     return version
 
 
-def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) -> None:
-    """Write the MLflow model: the code of this package, the safetensors, and what is needed to run them."""
-    settings, serving = served_settings(task, model_dir, params), task_class(task).serving
+def save_mlflow_model(folder: Path, model_dir: Path, settings: dict[str, Any], mlflow_model: Model) -> None:
+    """Write the MLflow model: the code of this package, the model folder, the signature and the requirements.
+
+    Args:
+        folder: where to write it.
+        settings: what `served_settings` returned for `model_dir`.
+        mlflow_model: the metadata of a run and a logged model, or an empty `Model()`.
+    """
+    serving = task_class(settings["task"]).serving
     package = Path(clipbert.__file__).parent
     mlflow.pyfunc.save_model(
         str(folder),
@@ -281,7 +294,7 @@ def _save(folder: Path, task: str, model_dir: Path, model: Any, params: Params) 
         signature=signature(serving, settings),
         input_example=input_example(serving),
         pip_requirements=[f"{name}=={installed_version(name).partition('+')[0]}" for name in PACKAGES],
-        mlflow_model=model,
+        mlflow_model=mlflow_model,
     )
     for cache in folder.rglob("__pycache__"):
         shutil.rmtree(cache)
