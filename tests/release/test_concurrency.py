@@ -14,7 +14,7 @@ from small_releases import register_sections
 
 from clipbert.config.schema import Params, ReleaseParams
 from clipbert.errors import ClipBertError
-from clipbert.release.aliases import aliases, position
+from clipbert.release.aliases import alias_state, aliases
 from clipbert.release.history import history
 from clipbert.release.promotion import promote, rollback
 from clipbert.release.registry import register
@@ -66,11 +66,11 @@ def test_commands_of_a_task_wait_for_each_other_and_say_so(root, release_embedde
             while capfd.readouterr().err.count("Waiting") < 1 and not any(each.done() for each in waiting):
                 time.sleep(0.02)
             assert not any(each.done() for each in waiting)
-            assert position(open_store(root), NAME)["champion"] == "2"
+            assert alias_state(open_store(root), NAME)["champion"] == "2"
             assert [event.decision for event in history(root)] == ["promoted", "promoted"]
-            assert "A promotion, rollback or registration of retrieval is under way" in capfd.readouterr().err
+            assert "A promotion, rollback or registration of retrieval is running" in capfd.readouterr().err
         assert [each.exception(timeout=60) for each in waiting] == [None, None, None]
-    assert position(open_store(root), NAME) == {"champion": "1", "previous": None}
+    assert alias_state(open_store(root), NAME) == {"champion": "1", "previous": None}
     assert_agreement(root)
 
 
@@ -86,7 +86,7 @@ def test_server_killed_between_the_alias_changes(
         if seed == 0 or command == "rollback":
             promote(root, "retrieval", GATE)
     store = open_store(root)
-    before = position(store, NAME)
+    before = alias_state(store, NAME)
     move = MlflowClient.set_registered_model_alias
 
     def once(*arguments: object) -> None:
@@ -99,11 +99,11 @@ def test_server_killed_between_the_alias_changes(
             with pytest.raises(ClipBertError) as caught:
                 promote(root, "retrieval", GATE) if command == "promote" else rollback(root, "retrieval")
         message = str(caught.value)
-        assert "whether its aliases were moved is not known. `clipbert history retrieval` completes" in message
+        assert "it is not known whether its aliases were moved. `clipbert history retrieval` completes" in message
         assert "nothing was changed" not in message
         assert [event.decision for event in history(root)][-1] == "interrupted"
         mortal_server.start()
-        assert position(store, NAME) != before
+        assert alias_state(store, NAME) != before
         capfd.readouterr()
         after = {"promote": ("promoted", "2"), "rollback": ("rolled_back", "1")}[command]
         last = history(root)[-1]

@@ -70,7 +70,9 @@ def test_a_reevaluation_under_other_conditions_is_refused(champion, release_embe
         found.attrs["evaluation"] = {**recorded, "rerank": None}
         return found
 
-    with pytest.raises(ClipBertError, match=r"today's differ \(rerank: 2, None\).*`clipbert register retrieval`"):
+    with pytest.raises(
+        ClipBertError, match=r"the present one differ \(rerank: 2, None\).*`clipbert register retrieval`"
+    ):
         promote(champion, "retrieval", GATE, evaluate_champion=careless)
 
 

@@ -85,7 +85,7 @@ def test_a_ledger_of_a_newer_program_is_left_alone(filled: Path) -> None:
     with sqlite3.connect(filled / LEDGER) as connection:
         connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with Ledger(filled) as ledger, pytest.raises(ClipBertError, match="has format 7; this one knows 1"):
+    with Ledger(filled) as ledger, pytest.raises(ClipBertError, match="has format 7, expected 1"):
         ledger.entries()
 
 

@@ -68,7 +68,7 @@ def test_life_of_a_champion(any_root, release, predictions):
     worse = promote(root, "retrieval", GATE, evaluate_champion=no_evaluation)
     assert (worse.decision, worse.version, worse.champion, worse.against) == ("rejected", "2", "1", "1")
     assert worse.high < 0
-    assert "the interval has to lie above 0" in worse.reason
+    assert "the interval must lie above 0" in worse.reason
     assert tags_of(root, "2")["promotion.decision"] == "rejected"
 
     release(2, predictions(30))
@@ -90,7 +90,7 @@ def test_life_of_a_champion(any_root, release, predictions):
     assert tags["promotion.decision"] == "rolled_back"
     assert float(tags["promotion.low"]) == better.low
 
-    with pytest.raises(ClipBertError, match="version 1 is the champion and there is no version before it"):
+    with pytest.raises(ClipBertError, match="version 1 is the champion and there is no previous champion"):
         rollback(root, "retrieval")
     stays = promote(root, "retrieval", GATE, evaluate_champion=no_evaluation)
     assert (stays.decision, stays.champion) == ("rejected", "1")
@@ -124,7 +124,7 @@ def test_few_items_decide_nothing(root, release_embedded, predictions):
     release_embedded(0, predictions(12, items=12))
     decision = promote(root, "retrieval", GATE)
     assert decision.decision == "rejected"
-    assert "fewer than 20 items are too few to tell" in decision.reason
+    assert "fewer than 20 items are too few to compare models" in decision.reason
 
 
 def test_champion_is_evaluated_again_on_other_test_items(root, release_embedded, make_model, predictions):
@@ -157,10 +157,10 @@ def test_champion_that_nobody_can_evaluate_again(root, release_embedded, predict
     release_embedded(0, predictions(30))
     promote(root, "retrieval", GATE)
     release_embedded(1, predictions(45, offset=100))
-    with pytest.raises(ClipBertError, match="version 1, was not evaluated as the candidate was"):
+    with pytest.raises(ClipBertError, match="version 1, was evaluated under other conditions"):
         promote(root, "retrieval", GATE)
     stale = (
-        r"version 2, cannot be compared: its evaluation and today's differ \(test items\).*"
+        r"version 2, cannot be compared: its evaluation and the present one differ \(test items\).*"
         "`clipbert evaluate retrieval`, then `clipbert register retrieval`"
     )
     with pytest.raises(ClipBertError, match=stale):

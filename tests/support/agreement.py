@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from clipbert.release.alias_transaction import last_known_aliases, pending, store_identity
-from clipbert.release.aliases import position
-from clipbert.release.derived import decision_path, decisions
+from clipbert.release.alias_transaction import last_known_aliases, pending_intents, store_identity
+from clipbert.release.aliases import alias_state
+from clipbert.release.derived import decision_path, effective_decisions
 from clipbert.release.ledger import Ledger
 from clipbert.release.store import open_store
 
@@ -18,10 +18,10 @@ def assert_agreement(root: Path, task: str = "retrieval") -> None:
     store = open_store(root)
     with Ledger(root) as ledger:
         entries = ledger.entries(task)
-    assert pending(entries, store_identity(store)) == []
+    assert pending_intents(entries, store_identity(store)) == []
     expected = last_known_aliases(entries, store_identity(store), NAME)
-    assert position(store, NAME) == (expected or {"champion": None, "previous": None})
-    made = decisions(entries, store_identity(store), NAME)
+    assert alias_state(store, NAME) == (expected or {"champion": None, "previous": None})
+    made = effective_decisions(entries, store_identity(store), NAME)
     path = decision_path(root, task)
     assert (json.loads(path.read_text()) if path.exists() else None) == (asdict(made[-1]) if made else None)
     last = {decision.version: decision for decision in made}

@@ -15,7 +15,7 @@ from write_points import in_child
 from clipbert.config.schema import ReleaseParams
 from clipbert.errors import ClipBertError
 from clipbert.release.aliases import aliases
-from clipbert.release.derived import decisions
+from clipbert.release.derived import effective_decisions
 from clipbert.release.history import history
 from clipbert.release.ledger import ENDS, Ledger
 from clipbert.release.promotion import promote, rollback
@@ -113,7 +113,7 @@ def assert_safe(root: Path) -> None:
     place = {alias: version for alias, version in found.items() if alias != "candidate"}
     assert place in ({"champion": "1"}, {"champion": "2", "previous": "1"})
     with Ledger(root) as ledger:
-        made = [each for each in decisions(ledger.entries(TASK)) if each.version == "2"]
+        made = [each for each in effective_decisions(ledger.entries(TASK)) if each.version == "2"]
     changes = [each for each in made if each.decision != "rejected"]
     if changes and changes[-1].decision == "rolled_back":
         assert place == {"champion": "1"}

@@ -1,7 +1,7 @@
 """Alias changes as transactions: an intent in the ledger before, a completion after, and recovery in between.
 
-An intent without an end means that the process died or the store failed. `recover` completes the change when at least
-one alias was moved, and undoes it when none was.
+An intent without an end means that the process died or the store failed. `recover_interrupted` completes the change if
+an alias was moved, and marks it as undone if none was.
 """
 
 import sqlite3
@@ -16,33 +16,40 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from clipbert.errors import ClipBertError
 from clipbert.redact import redact
-from clipbert.release.aliases import CHAMPION, Position, move, position, shown, states
+from clipbert.release.aliases import (
+    CHAMPION,
+    AliasState,
+    alias_state,
+    format_aliases,
+    intermediate_states,
+    move_aliases,
+)
 from clipbert.release.decisions import Decision
 from clipbert.release.ledger import ENDS, Entry, Kind, Ledger
 from clipbert.release.store import EMBEDDED, Store, short_timeouts, store_errors
 
-Note = Callable[[str], None]
+Notify = Callable[[str], None]
 FAILURES = (ClipBertError, MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError)
 
 
 def store_identity(store: Store) -> str:
-    """Return the registry's name in the ledger: no password, and no folder for the embedded store."""
+    """Return the registry's name in the ledger: without a password, and without a folder for the embedded store."""
     embedded = store.embedded and store.registry_uri == store.uri
     return f"sqlite:///{EMBEDDED}" if embedded else redact(store.registry_uri)
 
 
-def record(ledger: Ledger, store: Store, decision: Decision) -> None:
+def record_decision(ledger: Ledger, store: Store, decision: Decision) -> None:
     """Append a decision that moves no alias.
 
     Raises:
         ClipBertError: the ledger cannot be written; nothing was changed.
     """
-    place = position(store, decision.name)
-    facts = {"name": decision.name, "decision": asdict(decision), "found": place}
+    found = alias_state(store, decision.name)
+    facts = {"name": decision.name, "decision": asdict(decision), "found": found}
     ledger.append("decided", decision.id, decision.task, store_identity(store), facts)
 
 
-def change(ledger: Ledger, store: Store, decision: Decision, before: Position, after: Position) -> None:
+def change_aliases(ledger: Ledger, store: Store, decision: Decision, before: AliasState, after: AliasState) -> None:
     """Move the aliases from `before` to `after` between an intent and a completion in the ledger.
 
     Raises:
@@ -52,79 +59,81 @@ def change(ledger: Ledger, store: Store, decision: Decision, before: Position, a
     intent = ledger.append("intent", decision.id, decision.task, store_identity(store), facts)
     try:
         with store_errors(store.uri, f"cannot move the aliases of {decision.name}"):
-            move(store, decision.name, before, after)
-            found = position(store, decision.name)
+            move_aliases(store, decision.name, before, after)
+            found = alias_state(store, decision.name)
         if found != after:
             raise ClipBertError(
-                f"the aliases are {shown(found)} instead of {shown(after)}: another process moved them at the same time"
+                f"the aliases are {format_aliases(found)} instead of {format_aliases(after)}: another process moved "
+                "them at the same time"
             )
-        _end(ledger, intent, "completed")
+        _close_intent(ledger, intent, "completed")
     except ClipBertError as error:
-        raise ClipBertError(_stopped(ledger, store, intent, str(error))) from error
+        raise ClipBertError(_failure_message(ledger, store, intent, str(error))) from error
 
 
-def recover(ledger: Ledger, store: Store, task: str, note: Note) -> None:
-    """Complete or undo the changes of a task that were interrupted; `note` receives a line about each.
+def recover_interrupted(ledger: Ledger, store: Store, task: str, notify: Notify) -> None:
+    """Complete or undo the changes of a task that were interrupted; `notify` receives a line about each of them.
 
     Raises:
         ClipBertError: the ledger or the store failed.
     """
-    for intent in pending(ledger.entries(task), store_identity(store)):
+    for intent in pending_intents(ledger.entries(task), store_identity(store)):
         name, before, after = intent.facts["name"], intent.facts["before"], intent.facts["after"]
         title = f"{name}: the {_title(intent)} of {intent.at} by {intent.by} was interrupted"
-        found = position(store, name)
+        found = alias_state(store, name)
         if found == before:
-            _end(ledger, intent, "undone")
-            note(f"{title} before an alias was moved; it was undone. Run it again if it is still wanted.")
-        elif found in states(before, after):
-            move(store, name, found, after)
-            found = position(store, name)
+            _close_intent(ledger, intent, "undone")
+            notify(f"{title} before an alias was moved; it was undone. Run it again if it is still wanted.")
+        elif found in intermediate_states(before, after):
+            move_aliases(store, name, found, after)
+            found = alias_state(store, name)
             if found != after:
                 raise ClipBertError(
-                    f"{title} and could not be completed: the aliases are {shown(found)} instead of {shown(after)}. "
-                    f"Run `clipbert history {task}` when no other process moves them."
+                    f"{title} and could not be completed: the aliases are {format_aliases(found)} instead of "
+                    f"{format_aliases(after)}. Run `clipbert history {task}` when no other process moves them."
                 )
-            _end(ledger, intent, "completed")
-            note(f"{title}; it was completed: {shown(after)}.")
+            _close_intent(ledger, intent, "completed")
+            notify(f"{title}; it was completed: {format_aliases(after)}.")
         else:
-            _end(ledger, intent, "abandoned", found=found)
-            note(f"{title}; it was abandoned, for something else moved the aliases since: {shown(found)}.")
+            _close_intent(ledger, intent, "abandoned", found=found)
+            notify(f"{title}; it was abandoned, because something else moved the aliases: {format_aliases(found)}.")
 
 
-def observe(ledger: Ledger, store: Store, name: str, task: str, note: Note) -> None:
-    """Compare the registry's aliases with the ledger's; a difference is recorded and reported, and nothing is moved.
+def record_external_changes(ledger: Ledger, store: Store, name: str, task: str, notify: Notify) -> None:
+    """Record and report a difference between the aliases in the registry and those in the ledger; move nothing.
 
     Raises:
         ClipBertError: the ledger or the store failed.
     """
     identity = store_identity(store)
     expected = last_known_aliases(ledger.entries(task), identity, name)
-    found = position(store, name)
+    found = alias_state(store, name)
     if found == expected or (expected is None and found[CHAMPION] is None):
         return
     facts = {"name": name, "expected": expected, "found": found}
     ledger.append("observed", uuid.uuid4().hex, task, identity, facts)
     if expected is not None:
-        note(
-            f"{name}: something other than this project moved the aliases: the ledger has {shown(expected)}, the "
-            f"registry has {shown(found)}. This is recorded; nothing was moved back. See `clipbert history {task}`."
+        notify(
+            f"{name}: something other than this project moved the aliases: the ledger has "
+            f"{format_aliases(expected)}, the registry has {format_aliases(found)}. This is recorded; nothing "
+            f"was moved back. See `clipbert history {task}`."
         )
 
 
-def pending(entries: list[Entry], store: str) -> list[Entry]:
+def pending_intents(entries: list[Entry], store: str) -> list[Entry]:
     """Return the intents of a store that have no end yet, oldest first."""
     ended = {entry.id for entry in entries if entry.kind in ENDS}
     return [entry for entry in entries if entry.kind == "intent" and entry.store == store and entry.id not in ended]
 
 
-def last_known_aliases(entries: list[Entry], store: str, name: str) -> Position | None:
-    """Return what `champion` and `previous` of a model were when the ledger last saw them; None: never."""
+def last_known_aliases(entries: list[Entry], store: str, name: str) -> AliasState | None:
+    """Return the last state of a model's aliases that the ledger has; None if it has none."""
     intents = {entry.id: entry for entry in entries if entry.kind == "intent"}
     for entry in reversed(entries):
         source = intents.get(entry.id, entry)
         if entry.store != store or source.facts["name"] != name or entry.kind == "intent":
             continue
-        found: Position = (
+        found: AliasState = (
             source.facts["after"]
             if entry.kind == "completed"
             else source.facts["before"]
@@ -135,37 +144,37 @@ def last_known_aliases(entries: list[Entry], store: str, name: str) -> Position 
     return None
 
 
-def _end(ledger: Ledger, intent: Entry, kind: Kind, **facts: Any) -> None:
+def _close_intent(ledger: Ledger, intent: Entry, kind: Kind, **facts: Any) -> None:
     ledger.append(kind, intent.id, intent.task, intent.store, {"name": intent.facts["name"], **facts})
 
 
-def _stopped(ledger: Ledger, store: Store, intent: Entry, cause: str) -> str:
-    """Return the message for a change that failed: what is true now, what comes next, and the cause."""
+def _failure_message(ledger: Ledger, store: Store, intent: Entry, cause: str) -> str:
+    """Return the message for a change that failed: the present state, the next step, and the cause."""
     name, before, after = intent.facts["name"], intent.facts["before"], intent.facts["after"]
     again = f"`clipbert history {intent.task}`"
     try:
         with short_timeouts():
-            found = position(store, name)
+            found = alias_state(store, name)
     except FAILURES:
-        state = f"whether its aliases were moved is not known. {again} completes or undoes it when the store answers"
+        state = f"it is not known whether its aliases were moved. {again} completes or undoes it when the store answers"
         return f"{name}: the {_title(intent)} failed, and {state}.\n{cause}"
     champion = f"the champion is {_version(found)}"
     if found == before:
         try:
-            _end(ledger, intent, "undone")
+            _close_intent(ledger, intent, "undone")
             state = f"nothing was changed: {champion}"
         except ClipBertError:
             state = f"nothing was changed: {champion}. {again} marks it as undone in the ledger"
     elif found == after:
-        state = f"its aliases were moved all the same: {champion} now. {again} completes the ledger"
-    elif found in states(before, after):
+        state = f"its aliases were moved nevertheless: {champion} now. {again} completes the ledger"
+    elif found in intermediate_states(before, after):
         state = f"it is half done: {champion}. {again} completes it"
     else:
-        state = f"something else moved the aliases: they are {shown(found)}. {again} records that"
+        state = f"something else moved the aliases: they are {format_aliases(found)}. {again} records that"
     return f"{name}: the {_title(intent)} failed; {state}.\n{cause}"
 
 
-def _version(found: Position) -> str:
+def _version(found: AliasState) -> str:
     return "none" if found[CHAMPION] is None else f"version {found[CHAMPION]}"
 
 

@@ -11,12 +11,12 @@ from clipbert.release.provenance import user_name
 NUMBERS = ("items", "mean_score", "mean_difference", "low", "high", "p_value")
 
 
-def now() -> str:
-    """Return the time in UTC, to the second, in ISO 8601."""
+def utc_now() -> str:
+    """Return the present time in UTC, in ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def who() -> str:
+def user_at_host() -> str:
     """Return USER@HOST of this process."""
     return f"{user_name()}@{platform.node()}"
 
@@ -29,8 +29,8 @@ class Decision:
     name: str  # of the registered model
     decision: Literal["promoted", "rejected", "unchanged", "rolled_back"]
     reason: str
-    version: str  # the candidate; after a rollback the version that was taken back
-    champion: str | None  # the version in use from now on
+    version: str  # the candidate, or the version that was rolled back
+    champion: str | None  # the version in use after the decision
     against: str | None  # the version compared with, or the name of a trivial baseline
     digest: str = ""  # of the files of `version`
     items: int | None = None
@@ -39,8 +39,8 @@ class Decision:
     low: float | None = None
     high: float | None = None
     p_value: float | None = None
-    at: str = field(default_factory=now)
-    by: str = field(default_factory=who)
+    at: str = field(default_factory=utc_now)
+    by: str = field(default_factory=user_at_host)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def numbers(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What is derived from the ledger: the decisions, the block of rolled-back models, version tags, and the decision file.
+"""State derived from the ledger: decisions, the block on rolled-back models, version tags and the decision file.
 
-The tags `promotion.*` of a version and `artifacts/promotions/TASK.json` are copies; `publish` rewrites them where they
-are missing or different.
+The tags `promotion.*` of a version and `artifacts/promotions/TASK.json` are copies of the ledger. `publish_decisions`
+rewrites those that are missing or different.
 """
 
 import json
@@ -21,16 +21,17 @@ ROLLED_BACK = f"{PREFIX}rolled_back"
 
 
 def decision_path(root: Path, task: str) -> Path:
-    """Return the file with the last decision of a task."""
+    """Return the path of the file with the last decision of a task."""
     return root / "artifacts" / "promotions" / f"{task}.json"
 
 
-def decisions(entries: Iterable[Entry], store: str | None = None, name: str | None = None) -> list[Decision]:
-    """Return the decisions that took effect, in the order in which they did.
+def effective_decisions(entries: Iterable[Entry], store: str | None = None, name: str | None = None) -> list[Decision]:
+    """Return the decisions that took effect, in that order.
 
     Args:
-        entries: of one task.
-        store, name: of this registry and this registered model alone; None: of any.
+        entries: rows of the ledger about one task.
+        store: the registry; None: any.
+        name: the registered model; None: any.
     """
     found: list[Decision] = []
     intents: dict[str, Entry] = {}
@@ -45,12 +46,12 @@ def decisions(entries: Iterable[Entry], store: str | None = None, name: str | No
     return found
 
 
-def block(entries: Iterable[Entry], digest: str, tags: dict[str, str]) -> str | None:
-    """Return since when and by whom a model is blocked because it was rolled back ("TIME by USER@HOST"), else None.
+def rollback_block(entries: Iterable[Entry], digest: str, tags: dict[str, str]) -> str | None:
+    """Return the rollback that blocks a model from promotion as "TIME by USER@HOST"; None if it is not blocked.
 
-    The block belongs to the digest of the model's files, whatever version numbers it had, and lasts until the model is
-    promoted again, which takes `--reconsider`. The tag of the version counts too, for a rollback by another project
-    folder that shares the registry.
+    The block applies to the digest of the model's files, whatever the version number, until the model is promoted again
+    with `--reconsider`. The tag of the version counts too: another project folder that shares the registry may have
+    rolled it back.
     """
     changes = [
         decision
@@ -62,22 +63,22 @@ def block(entries: Iterable[Entry], digest: str, tags: dict[str, str]) -> str | 
         return f"{last.at} by {last.by}"
     tagged = tags.get(ROLLED_BACK)
     if tagged is None and last is None and tags.get(f"{PREFIX}decision") == "rolled_back":
-        tagged = f"{tags.get(f'{PREFIX}at')} by {tags.get(f'{PREFIX}by')}"  # of before there was a ledger
+        tagged = f"{tags.get(f'{PREFIX}at')} by {tags.get(f'{PREFIX}by')}"  # written before there was a ledger
     return tagged if tagged is not None and (last is None or tagged.split(" ")[0] > last.at) else None
 
 
-def publish(store: Store, entries: list[Entry], identity: str, name: str, task: str) -> None:
+def publish_decisions(store: Store, entries: list[Entry], identity: str, name: str, task: str) -> None:
     """Bring the version tags and the decision file up to date with the ledger.
 
     Args:
-        entries: of the task.
+        entries: rows of the ledger about the task.
         identity: the registry's name in the ledger.
-        name: of the registered model.
+        name: the registered model.
 
     Raises:
         ClipBertError: the file cannot be written.
     """
-    made = decisions(entries, identity, name)
+    made = effective_decisions(entries, identity, name)
     if not made:
         return
     for version in _versions(store, name):
@@ -87,9 +88,9 @@ def publish(store: Store, entries: list[Entry], identity: str, name: str, task: 
             if decision.version == str(version.version) and decision.digest == version.tags.get("digest", "")
         ]
         if about:
-            _publish_tags(store, version, about, block(entries, about[-1].digest, version.tags))
-    # The file has the last decision of the task, also when release.name was another one then.
-    path, wanted = decision_path(store.root, task), asdict(decisions(entries, identity)[-1])
+            _publish_tags(store, version, about, rollback_block(entries, about[-1].digest, version.tags))
+    # The file has the last decision of the task even if release.name has changed since.
+    path, wanted = decision_path(store.root, task), asdict(effective_decisions(entries, identity)[-1])
     if _read(path) != wanted:
         try:
             write_json(path, wanted)
@@ -102,7 +103,7 @@ def publish(store: Store, entries: list[Entry], identity: str, name: str, task: 
 
 
 def _attempted(entries: Iterable[Entry]) -> list[Decision]:
-    """The decisions, and the rollbacks that were abandoned because something else moved the aliases."""
+    """Return the decisions, and the rollbacks that were abandoned because something else moved the aliases."""
     listed = list(entries)
     abandoned = {entry.id for entry in listed if entry.kind == "abandoned"}
     rollbacks = {
@@ -110,7 +111,7 @@ def _attempted(entries: Iterable[Entry]) -> list[Decision]:
         for entry in listed
         if entry.kind == "intent" and entry.id in abandoned and entry.facts["decision"]["decision"] == "rolled_back"
     }
-    made = {decision.id: decision for decision in decisions(listed)}
+    made = {decision.id: decision for decision in effective_decisions(listed)}
     ordered = [entry.id for entry in listed if entry.kind != "intent"]
     known = made | rollbacks
     return [known[id] for id in ordered if id in known]

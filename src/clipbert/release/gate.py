@@ -24,7 +24,7 @@ from clipbert.tasks import task_class
 FEWEST_ITEMS = 20
 PREDICTIONS_SHA256 = "evaluation.predictions"
 
-# Evaluates a model folder on today's test items with the recorded conditions of another evaluation.
+# Evaluates a model folder on the present test items with the recorded conditions of another evaluation.
 EvaluateChampion = Callable[[Path, Mapping[str, Any]], pd.DataFrame]
 
 
@@ -39,15 +39,16 @@ def decide(
     blocked: str | None,
     reevaluate: bool,
 ) -> Decision:
-    """Return what the gate says about a candidate; changes nothing.
+    """Return the gate's decision about a candidate, without changing anything.
 
     Args:
-        candidate, champion: MLflow's model versions; no champion: None.
-        blocked: since when and by whom the candidate is blocked because it was rolled back.
-        reevaluate: evaluate the champion even where its stored predictions would do.
+        candidate: MLflow's model version.
+        champion: MLflow's model version; None if there is no champion.
+        blocked: the rollback that blocks the candidate, see `derived.rollback_block`.
+        reevaluate: evaluate the champion even if its stored predictions are comparable.
 
     Raises:
-        ClipBertError: predictions are missing, damaged, or of an older version of the program.
+        ClipBertError: predictions are missing, damaged, or were made by an older version of clipbert.
     """
     name, version = candidate.name, str(candidate.version)
     in_use = None if champion is None else str(champion.version)
@@ -82,9 +83,11 @@ def decide(
         f"p = {comparison.p_value:.2g}"
     )
     if comparison.items < FEWEST_ITEMS:
-        return decided("rejected", f"{finding}: fewer than {FEWEST_ITEMS} items are too few to tell", **numbers)
+        return decided(
+            "rejected", f"{finding}: fewer than {FEWEST_ITEMS} items are too few to compare models", **numbers
+        )
     if comparison.low <= gain:
-        return decided("rejected", f"{finding}: the interval has to lie above {gain:g}", **numbers)
+        return decided("rejected", f"{finding}: the interval must lie above {gain:g}", **numbers)
     return decided("promoted", finding, **numbers)
 
 
@@ -109,8 +112,8 @@ def _candidate(store: Store, task: str, candidate: Any) -> tuple[pd.DataFrame, d
     recorded = from_tags(task, candidate.tags)
     if not recorded:
         raise ClipBertError(
-            f"{title}: its predictions are of an older version of clipbert and do not say with which settings they "
-            f"were made. Evaluate and register it again: `clipbert evaluate {task}`, then `clipbert register {task}`."
+            f"{title}: its predictions were made by an older version of clipbert, without a record of the settings. "
+            f"Evaluate and register it again: `clipbert evaluate {task}`, then `clipbert register {task}`."
         )
     return items, recorded
 
@@ -120,8 +123,8 @@ def _strongest_baseline(task: str, name: str, version: str, items: pd.DataFrame)
     known = task_class(task).report.all_baselines()
     if missing := [column for column in known if column not in items.columns]:
         raise ClipBertError(
-            f"{name} version {version}: a first champion has to beat the trivial baselines, and its predictions lack "
-            f"the column(s) {', '.join(missing)}: they are of an older version of clipbert. Evaluate and register it "
+            f"{name} version {version}: the first champion must beat the trivial baselines, but its predictions lack "
+            f"the column(s) {', '.join(missing)}: an older version of clipbert made them. Evaluate and register it "
             f"again: `clipbert evaluate {task}`, then `clipbert register {task}`."
         )
     means = {column: items[column].to_numpy(dtype=float).mean() for column in known}
@@ -155,10 +158,10 @@ def _champion_scores(
             return pd.Series(stored.loc[items.index, "score"])
     if evaluate_champion is None:
         raise ClipBertError(
-            f"{champion.name}: the champion, version {version}, was not evaluated as the candidate was, and there is "
-            f"no way to evaluate it here. Promote with `clipbert promote {task}`."
+            f"{champion.name}: the champion, version {version}, was evaluated under other conditions than the "
+            f"candidate and cannot be evaluated again here. Promote with `clipbert promote {task}`."
         )
-    console.print(f"Evaluating the champion, version {version}, as the candidate was evaluated", markup=False)
+    console.print(f"Evaluating the champion, version {version}, under the candidate's conditions", markup=False)
     with tempfile.TemporaryDirectory() as scratch:
         found = evaluate_champion(download_model(store, champion.name, version, Path(scratch)), recorded)
     again = check_predictions(found, f"the champion, version {version}", task)
@@ -169,14 +172,14 @@ def _champion_scores(
     if unlike or set(again.index) != set(items.index):
         raise ClipBertError(
             f"{candidate.name}: the candidate, version {candidate.version}, cannot be compared: its evaluation and "
-            f"today's differ ({'; '.join(unlike) or 'test items'}). Bring it up to date: `clipbert evaluate {task}`, "
-            f"then `clipbert register {task}`."
+            f"the present one differ ({'; '.join(unlike) or 'test items'}). Bring it up to date: "
+            f"`clipbert evaluate {task}`, then `clipbert register {task}`."
         )
     return pd.Series(again.loc[items.index, "score"])
 
 
 def _stored_predictions(store: Store, task: str, version: Any) -> pd.DataFrame | str:
-    """Return the predictions of a version as they were registered, or why there are none."""
+    """Return the predictions that were registered with a version, or the reason why they cannot be used."""
     artifact = predictions_path(task, version.tags.get("digest", ""))
     with tempfile.TemporaryDirectory() as scratch:
         try:

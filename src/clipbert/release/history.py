@@ -6,8 +6,8 @@ from typing import Any
 
 from clipbert.console import errors
 from clipbert.errors import ClipBertError
-from clipbert.release.alias_transaction import pending
-from clipbert.release.aliases import CHAMPION, shown
+from clipbert.release.alias_transaction import pending_intents
+from clipbert.release.aliases import CHAMPION, format_aliases
 from clipbert.release.decisions import Decision
 from clipbert.release.ledger import Entry, Ledger
 from clipbert.release.session import ReleaseSession, print_note, repair
@@ -39,14 +39,14 @@ class Event:
 
 
 def history(root: Path, task: str | None = None) -> list[Event]:
-    """Return what happened, oldest first, after interrupted changes were completed or undone.
+    """Complete or undo interrupted changes, then return the events of the ledger, oldest first.
 
-    When the store cannot be used, or another process changes the task at this moment, a line on stderr says so and the
-    ledger is shown as it is.
+    If the store cannot be used or another process is changing the task, a line on stderr says so and the ledger is
+    returned as it is.
 
     Args:
         root: the project's folder.
-        task: None: all tasks.
+        task: the task; None: all tasks.
 
     Raises:
         ClipBertError: the ledger is damaged or cannot be read.
@@ -62,9 +62,9 @@ def history(root: Path, task: str | None = None) -> list[Event]:
 
 
 def events(entries: list[Entry]) -> list[Event]:
-    """Return the lines of the history that rows of the ledger make."""
+    """Return the events that rows of the ledger describe."""
     intents = {entry.id: entry for entry in entries if entry.kind == "intent"}
-    open_ids = {entry.id for store in {entry.store for entry in entries} for entry in pending(entries, store)}
+    open_ids = {entry.id for store in {entry.store for entry in entries} for entry in pending_intents(entries, store)}
     found = []
     for entry in entries:
         if entry.kind == "observed":
@@ -78,11 +78,11 @@ def events(entries: list[Entry]) -> list[Event]:
 
 def _repair(root: Path, task: str, name: str, ledger: Ledger) -> None:
     store = open_store(root, name.removesuffix(f"-{task}"))
-    with task_lock(store.root, task, wait=False) as held:
-        if held:
+    with task_lock(store.root, task, wait=False) as acquired:
+        if acquired:
             repair(ReleaseSession(store, ledger, task, name), print_note)
         else:
-            errors.print(f"A promotion, rollback or registration of {task} is under way.", markup=False)
+            errors.print(f"A promotion, rollback or registration of {task} is running.", markup=False)
 
 
 def _decided(entry: Entry, source: Entry) -> Event:
@@ -100,7 +100,8 @@ def _decided(entry: Entry, source: Entry) -> Event:
         at, by = entry.at, entry.by
     elif entry.kind == "abandoned":
         what, end = "abandoned", entry.facts["found"][CHAMPION]
-        reason = f"the {words} was interrupted, then something else moved the aliases: {shown(entry.facts['found'])}"
+        moved = format_aliases(entry.facts["found"])
+        reason = f"the {words} was interrupted, then something else moved the aliases: {moved}"
         at, by = entry.at, entry.by
     elif entry.kind == "intent":
         what, reason = "interrupted", f"the {words} is not finished"
@@ -123,7 +124,7 @@ def _observed(entry: Entry) -> Event:
         None,
         start,
         found[CHAMPION],
-        f"{reason}: {shown(found)}",
+        f"{reason}: {format_aliases(found)}",
         {},
         entry.id,
     )

@@ -1,8 +1,8 @@
 """Append-only ledger of promotions and rollbacks: `mlflow/ledger.db` of the project.
 
-An SQLite file of its own, because MLflow commits each alias and each tag in a transaction of its own and may be a
-server elsewhere. Triggers refuse to update or delete a row, and each row holds the SHA-256 of the row before it and of
-itself. Every append is flushed to the disk before it returns.
+The ledger is a separate SQLite file because MLflow commits each alias and each tag in its own transaction and may run
+on a remote server. Triggers reject updates and deletions of rows, and each row holds a SHA-256 over itself and the
+previous row. An append returns after the row was flushed to the disk.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import create_with_umask, write_errors
-from clipbert.release.decisions import now, who
+from clipbert.release.decisions import user_at_host, utc_now
 
 LEDGER = Path("mlflow", "ledger.db")
 VERSION = 1
 LOCKED_S = 30.0
 
 # decided: a decision that moves no alias. intent: written before aliases are moved. completed, undone, abandoned: the
-# end of the intent with the same id. observed: aliases that something else moved.
+# end of the intent with the same id. observed: aliases that another program moved.
 Kind = Literal["decided", "intent", "completed", "undone", "abandoned", "observed"]
 ENDS: tuple[Kind, ...] = ("completed", "undone", "abandoned")
 
@@ -77,12 +77,12 @@ class Ledger:
             self._connection = None
 
     def append(self, kind: Kind, id: str, task: str, store: str, facts: dict[str, Any]) -> Entry:
-        """Append a row; when this returns, it is on the disk.
+        """Append a row and flush it to the disk.
 
         Raises:
-            ClipBertError: the row could not be written; the ledger is then as it was.
+            ClipBertError: the row could not be written; the ledger is unchanged.
         """
-        at, by, text = now(), who(), json.dumps(facts, sort_keys=True, ensure_ascii=False)
+        at, by, text = utc_now(), user_at_host(), json.dumps(facts, sort_keys=True, ensure_ascii=False)
         with self._errors():
             connection = self._open(create=True)
             assert connection is not None
@@ -142,7 +142,7 @@ class Ledger:
         try:
             yield
         except (sqlite3.OperationalError, OSError) as error:
-            advice = "Make sure that the disk has free space and that the file and its folder can be written"
+            advice = "Make sure that the disk has free space and that the file and its folder are writable"
             raise ClipBertError(f"{self.path}: the promotion ledger cannot be used: {error}. {advice}.") from error
         except sqlite3.DatabaseError as error:
             raise ClipBertError(self._damaged(str(error))) from error
@@ -163,7 +163,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if version == 0:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was faster
+            if (
+                connection.execute("PRAGMA user_version").fetchone()[0] == 0
+            ):  # another process may have created it meanwhile
                 for statement in _statements():
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {VERSION}")
@@ -174,7 +176,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             raise
     elif version != VERSION:
         raise ClipBertError(
-            f"{path}: the promotion ledger has format {version}; this one knows {VERSION}. Install a newer clipbert."
+            f"{path}: the promotion ledger has format {version}, expected {VERSION}. Install a newer version of "
+            "clipbert."
         )
     state = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if state != "ok":
@@ -182,7 +185,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _statements() -> list[str]:
-    """The statements of SCHEMA; `executescript` would commit what is open."""
+    """Return the statements of SCHEMA; `executescript` would commit the open transaction."""
     found, text = [], ""
     for line in SCHEMA.strip().splitlines(keepends=True):
         text += line
