@@ -87,7 +87,7 @@ def test_the_embedded_store_is_absent_then_read_then_broken(tmp_path: Path) -> N
 def test_metrics_that_are_not_in_mlflow_yet_are_named(tmp_path: Path) -> None:
     assert list(doctor.check_outbox(tmp_path)) == [doctor.Finding("MLflow outbox", "empty")]
     outbox = Outbox(outbox_folder(tmp_path, "a1b2"))
-    outbox.describe({"run_id": "a1b2", "run_name": "night", "task": "retrieval", "tracking_uri": "http://there"})
+    outbox.write_run({"run_id": "a1b2", "run_name": "night", "task": "retrieval", "tracking_uri": "http://there"})
     outbox.append("metrics", {"step": 1, "values": {"train/loss": 1.0, "train/lr": 0.1}})
     assert problems(list(doctor.check_outbox(tmp_path))) == []  # its training delivers it
     outbox.close()

@@ -35,7 +35,7 @@ def test_a_moved_project_is_diagnosed_repaired_and_used(own_copy: Path) -> None:
 
     assert " paths in mlflow/mlflow.db changed from " in words(clipbert("track", "relocate", cwd=moved).stdout)
     again = clipbert("track", "relocate", cwd=moved).stdout
-    assert words(again) == "The paths in the MLflow store are those of this folder; nothing was changed."
+    assert words(again) == "The paths in the MLflow store already name this folder; nothing was changed."
 
     assert re.search(r"clipbert-retrieval +1 +candidate +none +clipbert promote retrieval", summary(moved))
     clipbert("evaluate", "retrieval", cwd=moved)

@@ -20,7 +20,7 @@ from mlflow_server import MlflowServer
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import write_json
 from clipbert.release.delivery import open_store_and_deliver, sync
-from clipbert.release.outbox import Outbox, outbox_folder, waiting
+from clipbert.release.outbox import Outbox, outbox_folder, pending_outboxes
 from clipbert.release.store import open_experiment, open_store
 from clipbert.release.tracking import log_evaluation, start_training_run
 
@@ -132,7 +132,7 @@ def test_server_dies_and_comes_back_during_the_run_and_dies_again_until_after_it
         f" of {run.name}, kept in {remote}/mlflow/outbox/{run.run_id} (MLflow store {mortal_server.address} does not "
     )
     *_, last = capsys.readouterr().err.splitlines()
-    assert last.startswith("Not in MLflow yet: ")
+    assert last.startswith("Not delivered to MLflow yet: ")
     assert kept in last
     assert last.endswith("`clipbert track sync retrieval` delivers it.")
 
@@ -158,7 +158,7 @@ def test_server_dies_and_comes_back_during_the_run_and_dies_again_until_after_it
     assert status(remote, run.run_id) == "FINISHED"
     assert steps(remote, run.run_id, "train/loss") == list(range(1, 1502))
     assert_each_once(remote, run.run_id)
-    assert clipbert(remote, "track", "sync").stdout == "Nothing waits for MLflow.\n"
+    assert clipbert(remote, "track", "sync").stdout == "Nothing to deliver to MLflow.\n"
 
 
 def test_training_killed_at_random_moments_beside_a_server_that_comes_and_goes(root, gate):
@@ -196,7 +196,7 @@ def test_answers_that_are_lost_double_nothing(root, gate, quick):
             time.sleep(0.1)
         gate.swallowing = None
     assert steps(root, run.run_id, "train/loss") == list(range(1, 51))
-    assert waiting(root) == []
+    assert pending_outboxes(root) == []
 
 
 def test_client_killed_before_it_could_mark_what_the_server_took(root, capsys):
@@ -228,7 +228,7 @@ def test_resumed_training_goes_on_without_its_server(root, gate):
     assert second.returncode == 143
     said = err.splitlines()
     assert said[0].startswith(f"MLflow store {gate.address} cannot be used: ")
-    assert said[3].startswith("The training goes on; what it measures waits in ")
+    assert said[3].startswith("The training continues; its records are kept in ")
     assert said[-1].endswith("`clipbert track sync retrieval` delivers it.")
     gate.open = True
     checkpoint = json.loads((root / "checkpoint.json").read_text())
@@ -248,7 +248,7 @@ def test_evaluation_delivers_what_waits_first(root, monkeypatch, capsys):
     with start_training_run(root, "retrieval", {}) as run:
         pass
     outbox = Outbox(outbox_folder(root, run.run_id))
-    outbox.describe(run.describe())
+    outbox.write_run(run.describe())
     outbox.append("metrics", {"step": 7, "values": {"train/loss": 1.0}})
     outbox.close()
     write_json(root / "run.json", run.describe())
@@ -263,7 +263,7 @@ def left_behind(root: Path, *keys: str) -> str:
     run = store.client.create_run(open_experiment(store, "retrieval"), run_name="night").info
     outbox = Outbox(outbox_folder(root, run.run_id))
     described = {"run_id": run.run_id, "run_name": "night", "task": "retrieval"}
-    outbox.describe({**described, "tracking_uri": "sqlite:///mlflow/mlflow.db"})
+    outbox.write_run({**described, "tracking_uri": "sqlite:///mlflow/mlflow.db"})
     for step, key in enumerate(keys, 1):
         outbox.append("metrics", {"step": step, "values": {key: 1.0}})
     outbox.close()
@@ -281,7 +281,7 @@ def test_deleted_run_is_named_with_what_to_do_and_delivered_when_it_is_back(root
         "Not delivered to MLflow: 1 value of night.",
         f"run {run_id} was deleted from MLflow store sqlite:///{root}/mlflow/mlflow.db: restore it with "
         f"`MLFLOW_TRACKING_URI=sqlite:///mlflow/mlflow.db mlflow runs restore --run-id {run_id}`, "
-        f"or remove {root}/mlflow/outbox/{run_id} to give up what waits for it.",
+        f"or delete {root}/mlflow/outbox/{run_id} to discard its undelivered records.",
     ]
     assert steps(root, other, "loss") == [1]
     client.restore_run(run_id)
@@ -296,7 +296,7 @@ def test_run_of_another_store_waits_for_that_store(root, monkeypatch, empty_data
     with pytest.raises(ClipBertError) as caught:
         sync(root)
     assert (
-        f"other.db has no run {run_id}, which was made in sqlite:///mlflow/mlflow.db: unset MLFLOW_TRACKING_URI"
+        f"other.db does not have run {run_id}, which belongs to sqlite:///mlflow/mlflow.db: unset MLFLOW_TRACKING_URI"
         in str(caught.value)
     )
     open_store_and_deliver(root)
@@ -313,10 +313,10 @@ def test_value_that_mlflow_refuses_and_line_that_is_damaged_hold_up_nothing(root
     records.write_bytes(b"".join([*lines[:2], lines[2].replace(b"1.0", b"2.0"), lines[3]]))
     sync(root)
     err = capsys.readouterr().err
-    assert f"night: line 3 of {run_id} is damaged; left out." in err
-    assert "night: not allowed? at step 2 is refused (" in err
+    assert f"night: line 3 of {run_id} is damaged; skipped." in err
+    assert "night: MLflow rejects not allowed? at step 2 (" in err
     assert set(open_store(root).client.get_run(run_id).data.metrics) == {"a", "c"}
-    assert waiting(root) == []
+    assert pending_outboxes(root) == []
 
 
 def test_second_sync_at_the_same_time_says_so(root):
@@ -333,7 +333,7 @@ def test_second_sync_at_the_same_time_says_so(root):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         first.stdout.readline()
-        with pytest.raises(ClipBertError, match=f"process {first.pid} delivers it now; this one leaves it alone"):
+        with pytest.raises(ClipBertError, match=f"process {first.pid} is delivering it"):
             sync(root)
         open_store_and_deliver(root)
         first.kill()

@@ -85,11 +85,11 @@ def test_one_bad_row_does_not_fail_the_others(served: Callable[[str], Any], root
     assert all(answers[number][name] is None for number in range(1, 9) for name in answers[0] if name != "error")
     expected = [
         "row 1: video 'gone.mp4' is not found: expected a file below the server's media folders",
-        "row 2: question is ' ': expected a text that is not empty.",
+        "row 2: question is ' ': expected a non-empty text.",
         "row 3: video 'text.mp4': cannot be decoded",
         "row 4: video None is not a path",
         "row 5: question is 5: expected a text",
-        "row 6: question is '\\ud800': holds half of a surrogate pair",
+        "row 6: question is '\\ud800': it contains half of a surrogate pair",
         "row 7: question is nan: expected a text",
         "row 8: video {'path': 'a.mp4'} is not a path",
     ]
@@ -235,14 +235,14 @@ def test_a_request_with_too_many_rows_is_refused(
     assert len(ask(model, rows[:3])) == 3
     columns = pd.DataFrame({name: [np.array([row[name] for row in rows])] for name in rows[0]})
     for asked in (pd.DataFrame(rows), columns):
-        with pytest.raises(MlflowException, match="holds 4 rows: expected at most 3, ") as refused:
+        with pytest.raises(MlflowException, match="has 4 rows: expected at most 3, ") as refused:
             model.predict(asked)
         assert "CLIPBERT_MAX_ROWS" in str(refused.value)
         assert refused.value.get_http_status_code() == 400
 
 
 def test_a_request_holds_at_most_1000_rows_by_default(served: Callable[[str], Any]) -> None:
-    with pytest.raises(MlflowException, match="holds 1001 rows: expected at most 1000"):
+    with pytest.raises(MlflowException, match="has 1001 rows: expected at most 1000"):
         ask(served("captioning"), [{"video": "gone.mp4"}] * 1001)
 
 
@@ -264,7 +264,7 @@ def test_options_are_a_list_or_the_json_of_one(served: Callable[[str], Any]) -> 
     assert answers[0]["confidence"] == max(answers[0]["option_confidences"])
     for answer in (*answers[3:5], *answers[6:]):
         assert "expected a list of 1 to 1000 texts" in answer["error"]
-    assert answers[5]["error"] == "row 5: options[1] is None: expected a text that is not empty."
+    assert answers[5]["error"] == "row 5: options[1] is None: expected a non-empty text."
 
 
 def test_rows_keep_their_index_and_a_table_without_rows_its_columns(served: Callable[[str], Any]) -> None:

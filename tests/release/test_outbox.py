@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clipbert.errors import ClipBertError
-from clipbert.release.outbox import RECORDS, Outbox, OutboxInUse, outbox_folder, remove_delivered, waiting
+from clipbert.release.outbox import RECORDS, Outbox, OutboxInUse, outbox_folder, pending_outboxes, remove_delivered
 
 
 def log(outbox: Outbox, *steps: int) -> None:
@@ -38,7 +38,7 @@ def test_records_wait_in_order_until_they_are_marked_and_outlive_the_process(fol
     first.append("status", {"status": "FAILED"})
     chunk = first.next_records(2)
     assert [(record.sequence, record.kind) for record in chunk] == [(1, "metrics"), (2, "metrics")]
-    first.mark(chunk)
+    first.mark_delivered(chunk)
     first.close()
     second = Outbox(folder)
     log(second, 4)
@@ -46,7 +46,7 @@ def test_records_wait_in_order_until_they_are_marked_and_outlive_the_process(fol
     assert [record.sequence for record in chunk] == [3, 4, 5]
     assert [record.time_ms for record in chunk] == sorted(record.time_ms for record in chunk)
     assert second.steps == {"loss": 4}
-    second.mark(chunk)
+    second.mark_delivered(chunk)
     assert second.empty
     assert second.next_records(100) == []
     second.close()
@@ -61,7 +61,7 @@ def test_last_line_torn_by_a_kill_is_cut_off_wherever_it_was_torn(folder):
     content = (folder / RECORDS).read_bytes()
     for torn in [*(content[:size] for size in range(whole, len(content))), content[:whole] + bytes(4096)]:
         (folder / RECORDS).write_bytes(torn)
-        (found,) = waiting(folder.parents[2])
+        (found,) = pending_outboxes(folder.parents[2])
         assert found.values == 2
         again = Outbox(folder)
         assert again.damaged == []
@@ -84,11 +84,11 @@ def test_damaged_line_in_the_middle_is_passed_over_and_numbered(folder):
 
 
 def test_file_is_emptied_when_all_is_delivered_and_numbers_go_on(folder, monkeypatch):
-    monkeypatch.setattr("clipbert.release.outbox.EMPTY_FROM_BYTES", 1000)
+    monkeypatch.setattr("clipbert.release.outbox.TRUNCATE_FROM_BYTES", 1000)
     outbox = Outbox(folder)
     log(outbox, *range(1, 100))
     while chunk := outbox.next_records(7):
-        outbox.mark(chunk)
+        outbox.mark_delivered(chunk)
     assert (folder / RECORDS).stat().st_size == 0
     log(outbox, 100)
     outbox.close()
@@ -114,10 +114,10 @@ def test_one_process_at_a_time(folder):
     assert other.stdout.readline() == "mine\n"
     with pytest.raises(OutboxInUse, match=f"process {other.pid} delivers it now"):
         Outbox(folder)
-    assert [found.held_by for found in waiting(folder.parents[2])] == [str(other.pid)]
+    assert [found.held_by for found in pending_outboxes(folder.parents[2])] == [str(other.pid)]
     other.kill()
     other.wait()
-    assert [found.held_by for found in waiting(folder.parents[2])] == [None]
+    assert [found.held_by for found in pending_outboxes(folder.parents[2])] == [None]
     Outbox(folder).close()
 
 
@@ -186,7 +186,7 @@ def test_full_disk_is_said_once_and_loses_nothing(folder):
         chunk = outbox.next_records(40)
         print([record.body["step"] for record in outbox.next_records(1000)] == list(range(1, 101)))
         chunk = outbox.next_records(5)
-        outbox.mark(chunk)
+        outbox.mark_delivered(chunk)
         print([record.body["step"] for record in outbox.next_records(1000)] == list(range(6, 101)))
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
         outbox.append("metrics", {"step": 101, "values": {"loss": 1.0}})
@@ -195,7 +195,7 @@ def test_full_disk_is_said_once_and_loses_nothing(folder):
     out, err = process.communicate(timeout=60)
     assert out.split() == ["True", "True"]
     assert err.count("\n") == 1
-    assert err.startswith(f"{folder}: cannot be written (File too large). The training goes on; ")
+    assert err.startswith(f"{folder}: cannot be written (File too large). The training continues; ")
     outbox = Outbox(folder)
     assert waiting_steps(outbox) == list(range(6, 102))
     outbox.close()
@@ -210,10 +210,12 @@ def test_place_that_cannot_be_written_is_a_users_error(tmp_path):
 def test_what_waits_is_listed_by_task_and_what_is_delivered_is_removed(tmp_path):
     for task, run_id, steps in (("retrieval", "a", 2), ("retrieval", "b", 0), ("open_qa", "c", 1)):
         outbox = Outbox(outbox_folder(tmp_path, run_id))
-        outbox.describe({"run_id": run_id, "run_name": f"run {run_id}", "task": task, "tracking_uri": "http://here"})
+        outbox.write_run({"run_id": run_id, "run_name": f"run {run_id}", "task": task, "tracking_uri": "http://here"})
         log(outbox, *range(1, steps + 1))
         outbox.close()
-    assert [found.text for found in waiting(tmp_path)] == ["2 values of run a", "1 value of run c"]
-    assert [(found.run_id, found.tracking_uri) for found in waiting(tmp_path, "open_qa")] == [("c", "http://here")]
+    assert [found.text for found in pending_outboxes(tmp_path)] == ["2 values of run a", "1 value of run c"]
+    assert [(found.run_id, found.tracking_uri) for found in pending_outboxes(tmp_path, "open_qa")] == [
+        ("c", "http://here")
+    ]
     remove_delivered(tmp_path, "retrieval")
     assert sorted(path.name for path in (tmp_path / "mlflow" / "outbox").iterdir()) == ["a", "c"]

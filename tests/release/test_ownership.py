@@ -110,7 +110,7 @@ def test_a_broken_identity_is_named(root, content):
 
 def test_the_identity_is_made_once_and_said(tmp_path, capsys):
     first = identity(tmp_path)
-    assert "Made mlflow/project.json" in capsys.readouterr().err
+    assert "Created mlflow/project.json" in capsys.readouterr().err
     assert identity(tmp_path) == first == json.loads((tmp_path / IDENTITY).read_text())
     assert capsys.readouterr().err == ""
 

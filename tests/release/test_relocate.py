@@ -99,7 +99,7 @@ def test_files_that_did_not_move_along_are_named(moved):
 
 
 def test_a_store_in_use_is_left_as_it_is(moved, monkeypatch):
-    monkeypatch.setattr("clipbert.release.relocate.LOCK_PATIENCE_S", 0.1)
+    monkeypatch.setattr("clipbert.release.relocate.LOCK_TIMEOUT_S", 0.1)
     with sqlite3.connect(moved / "mlflow" / "mlflow.db", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(ClipBertError, match=r"database is locked.*`make ui`"):

@@ -123,7 +123,7 @@ def test_server_that_is_not_there_is_noticed_in_seconds(root, monkeypatch):
 
 @pytest.mark.timeout(100)  # MLflow's own retries take longer
 def test_server_that_never_answers_is_noticed_in_seconds(root, monkeypatch):
-    monkeypatch.setattr("clipbert.release.store.PROBE_S", 1)
+    monkeypatch.setattr("clipbert.release.store.CONNECT_TIMEOUT_S", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(ClipBertError, match=r"cannot be used: .*timed out"):

@@ -55,7 +55,7 @@ def test_a_model_that_the_store_does_not_have_names_the_command(project, root, c
 def test_a_store_that_is_not_there_yet_is_not_made(project, root, capsys):
     (root / "mlflow" / "mlflow.db").unlink()
     out = said(project, capsys)
-    assert "mlflow/mlflow.db (not made yet)" in out
+    assert "mlflow/mlflow.db (not created yet)" in out
     assert "`clipbert register retrieval` registers it" in out
     assert not (root / "mlflow" / "mlflow.db").exists()
 

@@ -155,8 +155,8 @@ def test_store_that_fails_in_the_middle_does_not_stop_the_training(root, capsys,
         database.rename(away)
         database.mkdir()
         run.log_metrics({"train/loss": 1.0}, 1)
-        goes_on = f"The training goes on; what it measures waits in {root}/mlflow/outbox/{run.run_id}."
-        assert said(capsys, goes_on).startswith(f"MLflow store sqlite:///{database} does not take metrics: ")
+        continues = f"The training continues; its records are kept in {root}/mlflow/outbox/{run.run_id}."
+        assert said(capsys, continues).startswith(f"MLflow store sqlite:///{database} does not accept metrics: ")
         database.rmdir()
         away.rename(database)
         run.log_metrics({"train/loss": 0.5}, 2)

@@ -212,10 +212,10 @@ def check_mlflow(root: Path) -> Iterator[Finding]:
 def check_outbox(root: Path) -> Iterator[Finding]:
     """Check for metrics that wait for MLflow; a running training delivers its own."""
     try:
-        from clipbert.release.outbox import waiting
+        from clipbert.release.outbox import pending_outboxes
     except ClipBertError:  # mlflow is missing, which check_packages reports
         return
-    left = [outbox for outbox in waiting(root) if outbox.held_by is None]
+    left = [outbox for outbox in pending_outboxes(root) if outbox.held_by is None]
     for outbox in left:
         remedy = f"not in MLflow yet: {outbox.text}; clipbert track sync, when its store answers"
         yield Finding("MLflow outbox", outbox.text, remedy)

@@ -1,9 +1,9 @@
-"""Runs, registered models and their promotion: all that knows MLflow."""
+"""Runs, registered models and promotion: the only package that imports MLflow."""
 
 import os
 from importlib.util import find_spec
 
-# Read by mlflow while it is imported, so set before any module of this package does that.
+# MLflow reads these when it is imported, so they are set before any module of this package imports it.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",

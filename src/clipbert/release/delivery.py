@@ -1,4 +1,4 @@
-"""From the outboxes to MLflow: in order and each value once, whatever became of the server or the sender before."""
+"""Delivery of outboxes to MLflow: in order and each value once, even after failures of the server or the sender."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -11,37 +11,37 @@ from mlflow.exceptions import MlflowException
 from clipbert.console import console, errors, progress
 from clipbert.errors import ClipBertError, first_line
 from clipbert.redact import redact
-from clipbert.release.outbox import Outbox, OutboxInUse, PendingOutbox, Record, format_count, read_run, waiting
+from clipbert.release.outbox import Outbox, OutboxInUse, PendingOutbox, Record, format_count, pending_outboxes, read_run
 from clipbert.release.store import DEFAULT_NAME, EMBEDDED, Store, open_store, portable_uri, short_timeouts, store_errors
 from clipbert.release.system_metrics import PREFIX
 
 MAX_VALUES_PER_BATCH = 1000
-LOCK_PATIENCE_S = 2.0
+LOCK_TIMEOUT_S = 2.0
 SYNC = "`clipbert track sync`"
 
 
 class RunNotFound(ClipBertError):
-    """The store answers, and does not have the run."""
+    """The store answers but does not have the run."""
 
 
 class Delivery:
-    """Sends what an outbox holds to the run that it belongs to.
+    """Delivery of one outbox to its run.
 
-    What the run has already is not sent again: before the first batch, and again after each failure (did the server
-    take the batch before it went away?), the run is asked for the last step of each of its keys. Steps of a key grow.
+    Values that the run already has are not sent again: the last step of each key is read from the run before the first
+    batch and after each failure, when the server may or may not have stored the batch. The steps of a key increase.
     """
 
     def __init__(self, outbox: Outbox, store: Store) -> None:
         self.outbox, self.store = outbox, store
         self.run_id = read_run(outbox.folder)["run_id"]
-        self.left_out = [f"line {number} of {outbox.folder.name} is damaged" for number in outbox.damaged]
+        self.skipped = [f"line {number} of {outbox.folder.name} is damaged" for number in outbox.damaged]
         self._last_step: dict[str, int] | None = None
 
     def deliver_next(self) -> list[Record]:
-        """Send the oldest records, about a thousand values; returns them, none when MLflow has everything.
+        """Send the oldest records, about a thousand values, and return them; empty if MLflow has all records.
 
-        A record that MLflow refuses for what it is (a key with a sign that it does not allow) is put into `left_out`
-        and passed over, so that it does not hold up those behind it.
+        A record that MLflow rejects as invalid, such as a key with a character that it does not allow, is described in
+        `skipped` and does not block the records after it.
 
         Raises:
             RunNotFound: the run was deleted or is in another store.
@@ -49,20 +49,20 @@ class Delivery:
         """
         if not (chunk := self.outbox.next_records(MAX_VALUES_PER_BATCH)):
             return []
-        with store_errors(self.store.uri, "does not take metrics"), short_timeouts():
+        with store_errors(self.store.uri, "does not accept metrics"), short_timeouts():
             try:
                 if self._last_step is None:
-                    self._look_up()
+                    self._load_last_steps()
                 for is_metrics, records in groupby(chunk, lambda record: record.kind == "metrics"):
                     if is_metrics:
                         self._send_metrics(self._new(records))
                     else:
                         for record in records:
-                            self._unless_refused(partial(self._send, record), record.kind)
+                            self._send_or_skip(partial(self._send, record), record.kind)
             except BaseException:
                 self._last_step = None
                 raise
-        self.outbox.mark(chunk)
+        self.outbox.mark_delivered(chunk)
         return chunk
 
     def _new(self, records: Iterable[Record]) -> list[Metric]:
@@ -80,11 +80,11 @@ class Delivery:
             try:
                 self.store.client.log_batch(self.run_id, metrics=batch)
             except MlflowException as error:
-                if not _refused(error):
+                if not _is_invalid(error):
                     raise
-                self._look_up()
+                self._load_last_steps()
                 for metric in batch:
-                    self._unless_refused(
+                    self._send_or_skip(
                         partial(self.store.client.log_batch, self.run_id, metrics=[metric]),
                         f"{metric.key} at step {metric.step}",
                     )
@@ -95,80 +95,80 @@ class Delivery:
             client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in body.items()])
         elif record.kind == "file":
             path = self.outbox.folder / body["name"]
-            if path.is_file():  # not after a power failure, or when it was sent and the mark of it was not written
+            if path.is_file():  # missing after a power failure, or if it was sent and the mark was not written
                 client.log_artifact(self.run_id, str(path), body["folder"] or None)
         elif body["status"] == "RUNNING":
             client.update_run(self.run_id, status="RUNNING")
         else:
             client.set_terminated(self.run_id, body["status"], record.time_ms)
 
-    def _unless_refused(self, send: Callable[[], None], what: str) -> None:
+    def _send_or_skip(self, send: Callable[[], None], what: str) -> None:
         try:
             send()
         except MlflowException as error:
-            if not _refused(error):
+            if not _is_invalid(error):
                 raise
-            self._look_up()
-            self.left_out.append(f"{what} is refused ({first_line(error)})")
+            self._load_last_steps()
+            self.skipped.append(f"MLflow rejects {what} ({first_line(error)})")
 
-    def _look_up(self) -> None:
+    def _load_last_steps(self) -> None:
         name = f"run {self.run_id}"
-        give_up = f"or remove {self.outbox.folder} to give up what waits for it"
+        give_up = f"or delete {self.outbox.folder} to discard its undelivered records"
         try:
             run = self.store.client.get_run(self.run_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            kept = redact(read_run(self.outbox.folder)["tracking_uri"])
-            if kept in ("", portable_uri(self.store.root)):
+            origin = redact(read_run(self.outbox.folder)["tracking_uri"])
+            if origin in ("", portable_uri(self.store.root)):
                 raise RunNotFound(
-                    f"MLflow store {self.store.shown} has no {name} any more: bring it back, {give_up}."
+                    f"MLflow store {self.store.display_uri} does not have {name} any longer: restore it, {give_up}."
                 ) from error
             remedy = (
-                "unset MLFLOW_TRACKING_URI" if kept == f"sqlite:///{EMBEDDED}" else f"set MLFLOW_TRACKING_URI={kept}"
+                "unset MLFLOW_TRACKING_URI"
+                if origin == f"sqlite:///{EMBEDDED}"
+                else f"set MLFLOW_TRACKING_URI={origin}"
             )
             raise RunNotFound(
-                f"MLflow store {self.store.shown} has no {name}, which was made in {kept}: {remedy} and run {SYNC}, "
-                f"{give_up}."
+                f"MLflow store {self.store.display_uri} does not have {name}, which belongs to {origin}: {remedy} and "
+                f"run {SYNC}, {give_up}."
             ) from error
         if run.info.lifecycle_stage != "active":
             raise RunNotFound(
-                f"{name} was deleted from MLflow store {self.store.shown}: restore it with "
-                f"`{self.store.mlflow} runs restore --run-id {self.run_id}`, {give_up}."
+                f"{name} was deleted from MLflow store {self.store.display_uri}: restore it with "
+                f"`{self.store.mlflow_command} runs restore --run-id {self.run_id}`, {give_up}."
             )
-        # The metrics that a run comes with are, of each key, the one with the largest step.
+        # For each key, a run includes the metric with the largest step.
         self._last_step = {metric.key: metric.step for metric in run.data._metric_objs}
 
 
 def open_store_and_deliver(root: Path, name: str = DEFAULT_NAME) -> Store:
-    """`open_store`, and first of all what waits in the outboxes is delivered; what cannot be is said and stays.
+    """Open the store and deliver all outboxes; those that cannot be delivered are reported on stderr and stay.
 
     Raises:
-        ClipBertError: the store cannot be used; the message tells of what waits for it.
+        ClipBertError: the store cannot be used; the message lists the undelivered outboxes.
     """
     try:
         store = open_store(root, name)
     except ClipBertError as error:
-        if not (left := waiting(root)):
+        if not (left := pending_outboxes(root)):
             raise
-        held = ", ".join(outbox.text for outbox in left)
-        raise ClipBertError(
-            f"{error}\nWaiting for the store: {held}. {SYNC} delivers it when the store answers."
-        ) from error
-    for outbox, reason in _deliver_all(store, waiting(root)):
+        listed = ", ".join(outbox.text for outbox in left)
+        raise ClipBertError(f"{error}\nNot delivered yet: {listed}. Run {SYNC} when the store answers.") from error
+    for outbox, reason in _deliver_all(store, pending_outboxes(root)):
         if not isinstance(reason, OutboxInUse):
             errors.print(f"Not delivered to MLflow yet: {outbox.text}. {reason}", markup=False)
     return store
 
 
 def sync(root: Path, task: str | None = None) -> None:
-    """Deliver what waits in the outboxes, of a task or of all, and say of each run what was delivered.
+    """Deliver the outboxes of a task (None: of all tasks) and print what was delivered for each run.
 
     Raises:
-        ClipBertError: something is left; the message says what and why.
+        ClipBertError: an outbox could not be delivered; the message names it and the reason.
     """
-    if not (found := waiting(root, task)):
-        console.print(f"Nothing waits for MLflow{f' of {task}' if task else ''}.", markup=False)
+    if not (found := pending_outboxes(root, task)):
+        console.print(f"Nothing to deliver to MLflow{f' for {task}' if task else ''}.", markup=False)
         return
     try:
         left = _deliver_all(open_store(root), found)
@@ -180,7 +180,7 @@ def sync(root: Path, task: str | None = None) -> None:
 
 
 def _deliver_all(store: Store, found: list[PendingOutbox]) -> list[tuple[PendingOutbox, ClipBertError]]:
-    """Those that are left, with the reason; a store that stops answering is not asked for the next one."""
+    """Return the outboxes that are not delivered, each with its error; stop when the store does not answer."""
     left: list[tuple[PendingOutbox, ClipBertError]] = []
     for index, outbox in enumerate(found):
         try:
@@ -193,7 +193,7 @@ def _deliver_all(store: Store, found: list[PendingOutbox]) -> list[tuple[Pending
 
 
 def _deliver(store: Store, found: PendingOutbox) -> str:
-    outbox = Outbox(found.folder, LOCK_PATIENCE_S)
+    outbox = Outbox(found.folder, LOCK_TIMEOUT_S)
     try:
         delivery = Delivery(outbox, store)
         steps: list[int] = []
@@ -205,25 +205,25 @@ def _deliver(store: Store, found: PendingOutbox) -> str:
                 status = next((record.body["status"] for record in reversed(chunk) if record.kind == "status"), status)
                 values += count
                 advance(count, "values")
-        for what in delivery.left_out:
-            errors.print(f"{found.run_name}: {what}; left out.", markup=False)
+        for what in delivery.skipped:
+            errors.print(f"{found.run_name}: {what}; skipped.", markup=False)
         if status == "FINISHED":
             outbox.remove()
     finally:
         outbox.close()
-    said = []
+    parts = []
     if values:
         spread = f" up to step {max(steps)}" if steps else ""
-        said.append(f"{format_count(values)}{spread}")
-    said += [f"status {status}"] if status else []
-    return f"{found.run_name}: {', '.join(said) or 'tags'} delivered to {store.shown}."
+        parts.append(f"{format_count(values)}{spread}")
+    parts += [f"status {status}"] if status else []
+    return f"{found.run_name}: {', '.join(parts) or 'tags'} delivered to {store.display_uri}."
 
 
 def _step(record: Record) -> int | None:
-    """The step of the training; the system's metrics have a count of their own."""
+    """Return the training step of a record; None for system metrics, which have steps of their own."""
     measured = record.kind == "metrics" and not all(key.startswith(PREFIX) for key in record.body["values"])
-    return record.body["step"] if measured else None
+    return int(record.body["step"]) if measured else None
 
 
-def _refused(error: MlflowException) -> bool:
+def _is_invalid(error: MlflowException) -> bool:
     return str(error.error_code) == "INVALID_PARAMETER_VALUE"

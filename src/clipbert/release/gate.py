@@ -185,7 +185,7 @@ def _stored_predictions(store: Store, task: str, version: Any) -> pd.DataFrame |
         try:
             path = Path(store.client.download_artifacts(version.run_id, artifact, scratch))
         except (MlflowException, OSError):
-            return f"its predictions, {artifact} of run {version.run_id}, are not in {store.shown}"
+            return f"its predictions, {artifact} of run {version.run_id}, are not in {store.display_uri}"
         found, expected = sha256_file(path), version.tags.get(PREDICTIONS_SHA256)
         if found != expected:
             return (

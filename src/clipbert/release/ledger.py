@@ -20,7 +20,7 @@ from clipbert.release.decisions import user_at_host, utc_now
 
 LEDGER = Path("mlflow", "ledger.db")
 VERSION = 1
-LOCKED_S = 30.0
+LOCK_TIMEOUT_S = 30.0
 
 # decided: a decision that moves no alias. intent: written before aliases are moved. completed, undone, abandoned: the
 # end of the intent with the same id. observed: aliases that another program moved.
@@ -128,7 +128,7 @@ class Ledger:
             with write_errors(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 create_with_umask(self.path)
-            connection = sqlite3.connect(self.path, timeout=LOCKED_S, isolation_level=None)
+            connection = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
             try:
                 _prepare(connection, self.path)
             except BaseException:

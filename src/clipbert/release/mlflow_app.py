@@ -11,18 +11,19 @@ ACCESS_VARIABLE = "CLIPBERT_ACCESS"
 
 
 def create_app() -> ASGIApp:
-    """Return MLflow's application behind the guard; the environment variable CLIPBERT_ACCESS says who may use it.
+    """Return MLflow's application behind the guard, with the access rules of the environment variable CLIPBERT_ACCESS.
 
     Raises:
-        ClipBertError: the variable is missing or damaged. An unguarded server is never started.
+        ClipBertError: the variable is missing or damaged. A server without access checks is never started.
     """
     try:
         access = read_access(os.environ[ACCESS_VARIABLE])
     except (KeyError, TypeError, ValueError) as error:
         raise ClipBertError(
-            f"{ACCESS_VARIABLE} does not say who may use MLflow. Start it with `make ui` (docs/how-to/security.md)."
+            f"{ACCESS_VARIABLE}: missing or damaged; it contains the access rules. Start MLflow with `make ui` "
+            "(docs/how-to/security.md)."
         ) from error
-    # MLflow makes its application, with the store that it serves, when this module is imported.
+    # MLflow creates its application and opens its store when this module is imported.
     from mlflow.server.fastapi_app import app
 
     return WebGuard(app, access)

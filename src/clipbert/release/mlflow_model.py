@@ -1,7 +1,7 @@
-"""The registered model as MLflow loads and serves it: a table of videos and texts in, a table of answers out.
+"""MLflow model of a registered ClipBERT: takes a table of videos and texts, returns a table of answers.
 
-Scores come from `clipbert.inference.pipelines`; this file checks what clients send and lays out tables.
-MLflow runs it as the model's code (models from code): the weights are safetensors and nothing is unpickled.
+`clipbert.inference.pipelines` computes the scores; this module validates requests and formats tables. MLflow runs it as
+the model's code (models from code): the weights are safetensors and nothing is unpickled.
 """
 
 import json
@@ -23,7 +23,7 @@ from torch import Tensor
 from clipbert.config.schema import FramesParams
 from clipbert.errors import ClipBertError, first_line
 from clipbert.inference.pipelines import pipeline
-from clipbert.release.media_access import MediaAccess, shown
+from clipbert.release.media_access import MediaAccess, quoted
 from clipbert.release.scoring_server import harden_scoring_server, requested_params
 from clipbert.release.signatures import ERROR
 from clipbert.tasks import task_class
@@ -40,17 +40,17 @@ Row = dict[str, Any]
 
 
 class ServedClipBert(PythonModel):
-    """A ClipBERT behind MLflow's `predict`.
+    """ClipBERT behind MLflow's `predict`.
 
-    The columns are those of the task (`Task.serving`). A row that cannot be answered has a text in the column `error`
-    and nothing in the others. A file that stands in several rows is read once.
+    `Task.serving` defines the columns. A row that fails has a message in the column `error` and no other values. A file
+    that occurs in several rows is read once.
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the model with the settings of its folder (`load_model(..., model_config=)` overrides them).
+        """Load the model with the settings of its folder, which `load_model(..., model_config=)` overrides.
 
         Raises:
-            ClipBertError: the model cannot be read, or an environment variable has a wrong value.
+            ClipBertError: the model cannot be read, or an environment variable has an invalid value.
         """
         folder = Path(context.artifacts["model"])
         self.settings: dict[str, Any] = {"top_k": TOP_K, **context.model_config}
@@ -67,26 +67,27 @@ class ServedClipBert(PythonModel):
         """Return one output row for each input row, in the same order, with the same index.
 
         Raises:
-            MlflowException: INVALID_PARAMETER_VALUE (status 400) for an unknown or wrong parameter, a table that is
-                none, or too many rows; INTERNAL_ERROR (status 500) for a fault of ours, whose stack trace is logged.
+            MlflowException: INVALID_PARAMETER_VALUE (status 400) for an unknown or invalid parameter, an input that is
+                not a table, or too many rows; INTERNAL_ERROR (status 500) for any other error; its stack trace is
+                logged.
         """
         try:
             chosen = self._params(params or {}, requested_params())
-            table = _as_table(model_input, self.served.inputs)
+            table = _input_table(model_input, self.served.inputs)
             if len(table) > self.max_rows:
                 raise ClipBertError(
-                    f"the request holds {len(table)} rows: expected at most {self.max_rows}, the server's {MAX_ROWS}. "
+                    f"the request has {len(table)} rows: expected at most {self.max_rows}, the server's {MAX_ROWS}. "
                     "Send the rows in several requests."
                 )
-            return self._answers(table, chosen)
+            return self._answer_table(table, chosen)
         except (ClipBertError, ValueError) as error:
             raise MlflowException(str(error), INVALID_PARAMETER_VALUE) from None
         except Exception:
-            logger.exception("a request could not be answered")
-            raise MlflowException("The server failed; the reason is in its log.", INTERNAL_ERROR) from None
+            logger.exception("a request failed")
+            raise MlflowException("Internal error; the server's log has the cause.", INTERNAL_ERROR) from None
 
     def _params(self, declared: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the value of each parameter: as requested, or the default.
+        """Return the value of each parameter: the requested one or the default.
 
         Raises:
             ClipBertError: an unknown name, or a value out of range.
@@ -101,17 +102,17 @@ class ServedClipBert(PythonModel):
             low, high = known[name].low, known[name].high
             number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
             if not number or not low <= value <= high:
-                raise ClipBertError(f"params.{name} is {shown(value)}: expected a number from {low:g} to {high:g}.")
+                raise ClipBertError(f"params.{name} is {quoted(value)}: expected a number from {low:g} to {high:g}.")
             chosen[name] = value
         params: dict[str, Any] = self.pipeline.request_params({name: self.settings[name] for name in known}, chosen)
         return params
 
-    def _answers(self, table: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
+    def _answer_table(self, table: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
         rows: list[Row] = [dict(zip(table.columns, values, strict=True)) for values in table.itertuples(index=False)]
         found: list[Row] = [{} for _ in rows]
         groups: dict[Any, list[int]] = {}
         for number, row in enumerate(rows):
-            groups.setdefault(_key(row[self.served.media]), []).append(number)
+            groups.setdefault(_media_key(row[self.served.media]), []).append(number)
         for numbers in groups.values():
             media = rows[numbers[0]][self.served.media]
             try:
@@ -119,16 +120,16 @@ class ServedClipBert(PythonModel):
             except ClipBertError as error:
                 answers: list[Row] = [{ERROR: str(error)} for _ in numbers]
             else:
-                answers = self._about_one(embeds, [rows[number] for number in numbers], params)
+                answers = self._answer_rows(embeds, [rows[number] for number in numbers], params)
             for number, answer in zip(numbers, answers, strict=True):
                 found[number] = answer
-        return self._as_output(found, table.index)
+        return self._output_table(found, table.index)
 
     def _encode(self, media: Any, clips: int) -> Tensor:
         """Return the visual tokens (1, K, V, hidden) of one file.
 
         Raises:
-            ClipBertError: naming the column and what the client sent, without the server's folders.
+            ClipBertError: naming the column and the client's value, without the server's folders.
         """
         column = self.served.media
         try:
@@ -141,11 +142,11 @@ class ServedClipBert(PythonModel):
             reason = first_line(error)
             if isinstance(source, Path):
                 reason = reason.replace(repr(str(source)), "the file").replace(str(source), "the file")
-            logger.warning("%s %s: %s", column, shown(media), error)
-            raise ClipBertError(f"{column} {shown(media)}: {reason}") from None
+            logger.warning("%s %s: %s", column, quoted(media), error)
+            raise ClipBertError(f"{column} {quoted(media)}: {reason}") from None
         return embeds
 
-    def _about_one(self, embeds: Tensor, rows: list[Row], params: dict[str, Any]) -> list[Row]:
+    def _answer_rows(self, embeds: Tensor, rows: list[Row], params: dict[str, Any]) -> list[Row]:
         """Return the answers to rows about one video (1, K, V, hidden)."""
         columns = {name: kind for name, kind in self.served.inputs.items() if name != self.served.media}
         checked = [_checked_row(row, columns) for row in rows]
@@ -153,8 +154,8 @@ class ServedClipBert(PythonModel):
         answers = iter(self.pipeline.answer_rows(embeds, valid, params) if valid else [])
         return [row if ERROR in row else next(answers) for row in checked]
 
-    def _as_output(self, rows: list[Row], index: pd.Index) -> pd.DataFrame:
-        """Return the rows as a table in which None, JSON's null, stands for what is missing."""
+    def _output_table(self, rows: list[Row], index: pd.Index) -> pd.DataFrame:
+        """Return the rows as a table with None (null in JSON) for missing values."""
         columns = [*self.served.outputs, ERROR]
         for number, row in enumerate(rows):
             numbers = [value for value in row.values() if isinstance(value, float)]
@@ -174,7 +175,7 @@ class ServedClipBert(PythonModel):
 
 
 def max_rows_from_environment() -> int:
-    """Return the largest number of rows in a request: CLIPBERT_MAX_ROWS, or else 1000.
+    """Return the limit of rows per request: CLIPBERT_MAX_ROWS, or else 1000.
 
     Raises:
         ClipBertError: it is not an integer above 0.
@@ -185,11 +186,11 @@ def max_rows_from_environment() -> int:
     return int(text)
 
 
-def _as_table(given: Any, columns: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the rows of a request; `inputs` and `instances` come as one row whose cells are whole columns.
+def _input_table(given: Any, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows of a request; MLflow passes `inputs` and `instances` as one row with a whole column per cell.
 
     Raises:
-        ClipBertError: no table, a missing column, or columns of different lengths.
+        ClipBertError: the input is not a table, a column is missing, or columns have different lengths.
     """
     if not isinstance(given, pd.DataFrame):
         raise ClipBertError(f"the request is of type {type(given).__name__}: expected a table.")
@@ -204,13 +205,13 @@ def _as_table(given: Any, columns: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
 
 
-def _key(media: Any) -> Any:
-    """Return what rows about the same file share."""
+def _media_key(media: Any) -> Any:
+    """Return a key that rows about the same file share."""
     return media if isinstance(media, str) else ("not a path", repr(media))
 
 
 def _checked_row(row: Row, columns: Mapping[str, str]) -> Row:
-    """Return the input columns of a row, or {error: text} if one of them is not as expected."""
+    """Return the input columns of a row, or {error: message} if one is invalid."""
     try:
         return {
             name: _options_of(row[name], name) if kind == "options" else _valid_text(row[name], name)
@@ -222,9 +223,9 @@ def _checked_row(row: Row, columns: Mapping[str, str]) -> Row:
 
 def _valid_text(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ClipBertError(f"{name} is {shown(value)}: expected a text that is not empty.")
+        raise ClipBertError(f"{name} is {quoted(value)}: expected a non-empty text.")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise ClipBertError(f"{name} is {shown(value)}: holds half of a surrogate pair, expected Unicode.")
+        raise ClipBertError(f"{name} is {quoted(value)}: it contains half of a surrogate pair, expected valid Unicode.")
     return value
 
 
@@ -241,7 +242,7 @@ def _options_of(given: Any, name: str) -> list[str]:
         except (ValueError, RecursionError):
             value = None
     if not isinstance(value, list | tuple | np.ndarray) or not 1 <= len(value) <= MAX_OPTIONS:
-        raise ClipBertError(f"{name} is {shown(given)}: expected a list of 1 to {MAX_OPTIONS} texts.")
+        raise ClipBertError(f"{name} is {quoted(given)}: expected a list of 1 to {MAX_OPTIONS} texts.")
     return [_valid_text(option, f"{name}[{place}]") for place, option in enumerate(value)]
 
 

@@ -1,4 +1,4 @@
-"""What killed commands left in the store: runs that still count as running, models that were never finished."""
+"""Cleanup after killed commands: runs that are still marked as RUNNING and models without a version."""
 
 import platform
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from clipbert.config.tasks import task_names
 from clipbert.release.outbox import is_locked, outbox_folder
 from clipbert.release.store import Store
 
-UNFINISHED = "clipbert.unfinished"  # a tag of models whose files are being sent, or that have no version yet
-CLOCK_S = 2.0  # by which the start time of a process may be read differently
+UNFINISHED = "clipbert.unfinished"  # tag of a model whose files are being uploaded or that has no version yet
+CLOCK_S = 2.0  # tolerance between two readings of a process's start time
 
 
 def clean_up_orphans(store: Store) -> None:
-    """End runs and remove unfinished models of this machine whose process is gone.
+    """End the runs and delete the unfinished models of processes of this machine that no longer exist.
 
-    Runs and models of other machines, and of processes that live, stay as they are.
+    Runs and models of other machines and of running processes are not changed.
     """
     names = {store.model_name(task) for task in task_names()}
     found = store.client.search_experiments(filter_string=f"name LIKE '{store.name}-%'")
@@ -27,10 +27,10 @@ def clean_up_orphans(store: Store) -> None:
         return
     here = f"tags.`clipbert.host` = '{platform.node()}'"
     for run in store.client.search_runs(ids, filter_string=f"attributes.status = 'RUNNING' and {here}"):
-        held = is_locked(outbox_folder(store.root, run.info.run_id))
-        if not held and not owner_is_alive(run.data.tags):
+        locked = is_locked(outbox_folder(store.root, run.info.run_id))
+        if not locked and not owner_is_alive(run.data.tags):
             store.client.set_terminated(run.info.run_id, "KILLED")
-    # MLflow 3.17 accepts a filter by status and finds nothing with it.
+    # MLflow 3.17 accepts a filter by status but returns nothing for it.
     for model in store.client.search_logged_models(ids, filter_string=f"tags.`{UNFINISHED}` = 'true' AND {here}"):
         if owner_is_alive(model.tags):
             continue
@@ -42,13 +42,13 @@ def clean_up_orphans(store: Store) -> None:
 
 
 def _has_version(store: Store, model: Any) -> bool:
-    """Whether a registered version was made from a logged model."""
+    """Return whether a registered version was made from a logged model."""
     query = f"name = '{model.name}' and tags.model_id = '{model.model_id}'"
     return bool(store.client.search_model_versions(query))
 
 
 def owner_is_alive(tags: Mapping[str, str]) -> bool:
-    """Whether the process that `provenance.process_tags` described is there still; true when the tags do not say."""
+    """Return whether the process that `provenance.process_tags` described still runs; True if the tags are missing."""
     pid = tags.get("clipbert.pid", "")
     if not pid.isdigit():
         return True

@@ -57,7 +57,7 @@ def promote(
         before = aliases(store, name)
         if CANDIDATE not in before:
             raise ClipBertError(
-                f"{name}: no version has the alias {CANDIDATE} in {store.shown}. Register one first: "
+                f"{name}: no version has the alias {CANDIDATE} in {store.display_uri}. Register one first: "
                 f"`clipbert register {task}`."
             )
         candidate = store.client.get_model_version(name, before[CANDIDATE])
@@ -98,7 +98,7 @@ def rollback(root: Path, task: str, release_name: str = DEFAULT_NAME) -> Decisio
         before = aliases(store, name)
         champion, previous = before.get(CHAMPION), before.get(PREVIOUS)
         if champion is None:
-            raise ClipBertError(f"{name}: {store.shown} has no champion. Promote one: `clipbert promote {task}`.")
+            raise ClipBertError(f"{name}: {store.display_uri} has no champion. Promote one: `clipbert promote {task}`.")
         if previous is None or previous == champion:
             raise ClipBertError(
                 f"{name}: version {champion} is the champion, and there is no previous champion to roll back to."

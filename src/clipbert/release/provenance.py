@@ -1,4 +1,4 @@
-"""What made a model: code, data, command and machine, read from the project's folder as plain text."""
+"""Provenance of a model: code, data, command and machine, as tags."""
 
 import getpass
 import os
@@ -21,10 +21,10 @@ GIT_TIMEOUT_S = 20.0
 
 
 def provenance(root: Path) -> dict[str, str]:
-    """The tags of every run and model version; "none" stands for what the folder does not have.
+    """Return the tags of a run or model version; "none" for what the project's folder does not have.
 
-    `git_dirty` leaves out dvc.lock, which DVC writes during the run (`dvc_lock` is its hash), and the identity
-    mlflow/project.json, which the first run makes.
+    `git_dirty` ignores dvc.lock, which DVC writes during the run (`dvc_lock` is its hash), and mlflow/project.json,
+    which the first run creates.
     """
     return {
         "clipbert.version": __version__,
@@ -48,7 +48,7 @@ def lineage(root: Path) -> dict[str, str]:
 
 
 def process_tags() -> dict[str, str]:
-    """Tags that say which process of which machine works on something; see `release.orphans`."""
+    """Return tags that identify this process and its machine; see `release.orphans`."""
     pid = os.getpid()
     return {
         "clipbert.host": platform.node() or NONE,
@@ -58,12 +58,12 @@ def process_tags() -> dict[str, str]:
 
 
 def git_commit(root: Path) -> str:
-    """The commit that is checked out, or "none" without git, a repository or a first commit."""
+    """Return the commit that is checked out, or "none" without git, a repository or a first commit."""
     return _git(root, "rev-parse", "--verify", "--quiet", "HEAD") or NONE
 
 
 def git_dirty(root: Path) -> str:
-    """ "true" when files below `root` differ from the commit, "false" when none does, "none" without a commit."""
+    """Return "true" if files below `root` differ from the commit, "false" if none does, "none" without a commit."""
     if git_commit(root) == NONE:
         return NONE
     status = _git(root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock", ":(exclude)mlflow/project.json")
@@ -71,7 +71,7 @@ def git_dirty(root: Path) -> str:
 
 
 def data_digest(root: Path) -> str:
-    """DVC's hash of data/: what the manifest was made from (dvc.lock), else what is tracked (data.dvc), else "none"."""
+    """Return DVC's hash of data/ from dvc.lock (the manifest's data) or data.dvc (tracked data), else "none"."""
     stages = _yaml(root / "dvc.lock").get("stages")
     ingest = stages.get("ingest") if isinstance(stages, dict) else None
     locked = _md5_of_data(ingest, "deps")
@@ -79,13 +79,13 @@ def data_digest(root: Path) -> str:
 
 
 def dvc_lock_digest(root: Path) -> str:
-    """The SHA-256 of dvc.lock, or "none"."""
+    """Return the SHA-256 of dvc.lock, or "none"."""
     lock = root / "dvc.lock"
     return sha256_file(lock) if lock.is_file() else NONE
 
 
 def device_name() -> str:
-    """The GPU that torch uses in this process, else the processor."""
+    """Return the name of the GPU that torch uses in this process, else of the CPU."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
@@ -93,7 +93,7 @@ def device_name() -> str:
 
 
 def user_name() -> str:
-    """Who runs the command, or "none" where the system has no name for them."""
+    """Return the name of the current user, or "none" if the system has none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -1,4 +1,4 @@
-"""Trained models as versions in MLflow's registry: one version for each digest of the model's files."""
+"""Registration of trained models in MLflow's registry: one version for each digest of the model's files."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ from clipbert.files.signed_json import write_signed_json
 from clipbert.model.weights.card import CARD, model_card, with_results, write_card
 from clipbert.model.weights.checksums import check_model
 from clipbert.redact import redact_values
-from clipbert.release.aliases import CANDIDATE, aliases
+from clipbert.release.aliases import CANDIDATE, CHAMPION, aliases
 from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.orphans import UNFINISHED
 from clipbert.release.ownership import check_version_owner, ownership_tags, version_ownership_tags
@@ -59,7 +59,7 @@ PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pand
 
 @dataclass(frozen=True)
 class Release:
-    """One registered version."""
+    """Registered version of a model."""
 
     task: str
     name: str
@@ -85,11 +85,22 @@ def register(
 ) -> Release:
     """Register a trained model as NAME-TASK (`release.name`), give it the alias `candidate`, and write `out`.
 
-    The same files are the same version: when one with this digest exists, nothing is uploaded; its alias, metrics and
-    predictions are brought up to date. Registrations, promotions and rollbacks of a task wait for each other.
+    Registration is idempotent: if a version with this digest exists, nothing is uploaded, and its alias, metrics and
+    predictions are updated. Registrations, promotions and rollbacks of a task wait for each other.
+
+    Args:
+        root: the project's folder.
+        task: the task.
+        model_dir: the model folder.
+        run_json: artifacts/runs/TASK.json of the training.
+        metrics_json: the metrics of the evaluation.
+        predictions_parquet: the predictions of the evaluation.
+        out: the JSON file for the registered version.
+        release_name: release.name.
+        evaluate, frames, task_params: sections of params.yaml, the last one that of the task.
 
     Raises:
-        ClipBertError: an input is missing or broken, or the store cannot be used.
+        ClipBertError: an input is missing or damaged, or the store cannot be used.
     """
     metrics = _read_metrics(metrics_json)
     items, stored = read_predictions_file(predictions_parquet, task)
@@ -102,13 +113,13 @@ def register(
     open_experiment(store, task)
     name = store.model_name(task)
     with release_session(store, task, name), store_errors(store.uri, f"cannot register {name}"):
-        version = _version_with(store, name, digest)
+        version = _find_version(store, name, digest)
         if version is None:
             run_id = find_run(store, run_json)
             version = _create_version(store, task, run_id, model_dir, digest, settings)
         check_version_owner(store, version, CANDIDATE)
         conditions = to_tags({"clips": evaluate.clips, **recorded})
-        _attach_evaluation(store, task, version, metrics, conditions, predictions_parquet, model_dir)
+        _log_evaluation_of_version(store, task, version, metrics, conditions, predictions_parquet, model_dir)
         store.client.set_registered_model_alias(name, CANDIDATE, version.version)
     release = Release(task, name, str(version.version), str(version.run_id), digest, CANDIDATE)
     write_signed_json(out, asdict(release))
@@ -119,17 +130,17 @@ def register(
 
 @dataclass(frozen=True)
 class TaskState:
-    """What the registry has of a task's model now."""
+    """State of a task's model in the registry."""
 
     task: str
     name: str
-    version: str | None  # of the model on this disk; None: not registered
+    version: str | None  # of the model in the project's folder; None: not registered
     aliases: tuple[str, ...]  # of that version
     champion: str | None
 
     @property
     def next_command(self) -> str:
-        """The command that comes next; empty when the model is in use."""
+        """The next command to run; empty if the model is the champion."""
         if self.version is None:
             return f"clipbert register {self.task}"
         if self.version == self.champion:
@@ -139,43 +150,46 @@ class TaskState:
 
 @dataclass(frozen=True)
 class RegistryState:
-    """The store by its address, without passwords, and what it has of each task."""
+    """Address of the store, without passwords, and the state of each task."""
 
     store: str
     tasks: dict[str, TaskState]
 
 
 def registry_state(root: Path, digests: Mapping[str, str], release_name: str = DEFAULT_NAME) -> RegistryState:
-    """Look up models by their digests; an embedded store that is not there yet is not made.
+    """Look up models by their digests, without creating an embedded store.
 
     Args:
-        digests: of the model of each task.
+        root: the project's folder.
+        digests: the model digest of each task.
+        release_name: release.name.
 
     Raises:
         ClipBertError: the store cannot be used.
     """
     if tracking_uri(root) == embedded_uri(root) and not (root / EMBEDDED).is_file():
         unknown = {task: TaskState(task, model_name(task, release_name), None, (), None) for task in digests}
-        return RegistryState(f"{EMBEDDED} (not made yet)", unknown)
+        return RegistryState(f"{EMBEDDED} (not created yet)", unknown)
     store = open_store(root, release_name)
     states = {}
     for task, digest in digests.items():
         name = store.model_name(task)
         with store_errors(store.uri, "cannot be read"):
-            known, version = aliases(store, name), _version_with(store, name, digest)
+            known, version = aliases(store, name), _find_version(store, name, digest)
         number = None if version is None else str(version.version)
-        held = tuple(sorted(alias for alias, of in known.items() if of == number))
-        states[task] = TaskState(task, name, number, held, known.get("champion"))
-    return RegistryState(str(EMBEDDED) if store.embedded else store.shown, states)
+        own = tuple(sorted(alias for alias, version_number in known.items() if version_number == number))
+        states[task] = TaskState(task, name, number, own, known.get(CHAMPION))
+    return RegistryState(str(EMBEDDED) if store.embedded else store.display_uri, states)
 
 
 def model_digest(model_dir: Path) -> str:
-    """SHA-256 over the sorted names and SHA-256s of a model's files, but for its card.
+    """Return the SHA-256 over the sorted names and SHA-256s of a model's files, without its card.
 
-    The card tells what a model was made from, the commit too: other words about the same weights are no new version.
+    The card describes the origin of a model, including the commit; a different description of the same weights does
+    not make a new version.
 
     Raises:
-        ClipBertError: the folder is missing or holds no model.
+        ClipBertError: the folder is missing or contains no model.
     """
     if not (model_dir / "config.json").is_file():
         raise ClipBertError(
@@ -187,19 +201,22 @@ def model_digest(model_dir: Path) -> str:
 
 
 def read_predictions(path: Path, task: str) -> pd.DataFrame:
-    """Return the test items of a task's model: item_id, score, chance and more, indexed by item_id.
+    """Return the test items of a task's model: item_id, score, chance and other columns, indexed by item_id.
 
     Raises:
-        ClipBertError: the file is missing or broken, a column is missing, or an item stands twice.
+        ClipBertError: the file is missing or damaged, a column is missing, or an item occurs twice.
     """
     return check_predictions(read_predictions_file(path, task)[0], str(path), task)
 
 
 def check_predictions(items: pd.DataFrame, origin: str, task: str) -> pd.DataFrame:
-    """`items` of a task, indexed by item_id.
+    """Return the test items of a task indexed by item_id, after a check.
+
+    Args:
+        origin: where the items come from, for messages.
 
     Raises:
-        ClipBertError: a column is missing, there are no items, or one stands twice.
+        ClipBertError: a column is missing, there are no items, or an item occurs twice.
     """
     again = f"Evaluate again: `clipbert evaluate {task}`."
     if missing := [column for column in REQUIRED if column not in items.columns]:
@@ -210,12 +227,12 @@ def check_predictions(items: pd.DataFrame, origin: str, task: str) -> pd.DataFra
 
 
 def predictions_path(task: str, digest: str) -> str:
-    """Where a version's predictions stand among its run's artifacts; runs may hold several versions'."""
+    """Return the artifact path of a version's predictions in its run, which may have those of several versions."""
     return f"predictions/{task}-{digest[:12]}.parquet"
 
 
 def download_model(store: Store, name: str, version: str, destination: Path) -> Path:
-    """Fetch a version's model folder, as `clipbert.model.weights.load` reads it."""
+    """Download a version and return the path of its model folder."""
     with default_store(store):
         downloaded = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(destination))
     flavor = Model.load(downloaded).flavors["python_function"]
@@ -223,11 +240,11 @@ def download_model(store: Store, name: str, version: str, destination: Path) -> 
 
 
 def _task_of(path: Path) -> str:
-    """The task of a file called TASK.json or TASK.parquet; TASK itself for a file of another name."""
+    """Return the task of a file TASK.json or TASK.parquet; the word TASK for another name."""
     return path.stem if path.stem in task_names() else "TASK"
 
 
-def _version_with(store: Store, name: str, digest: str) -> Any:
+def _find_version(store: Store, name: str, digest: str) -> Any:
     found = store.client.search_model_versions(f"name = '{name}' and tags.digest = '{digest}'")
     return max(found, key=lambda version: int(version.version), default=None)
 
@@ -255,7 +272,7 @@ def _create_version(
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     try:
-        described = f"ClipBERT for {task}; the alias champion is the one in use."
+        described = f"ClipBERT for {task}. The version with the alias champion is in use."
         client.create_registered_model(name, tags=ownership_tags(store), description=described)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -270,7 +287,7 @@ def _create_version(
         version = client.create_model_version(
             name, f"models:/{logged.model_id}", run_id=run_id, tags=tags, model_id=logged.model_id
         )
-    # Until here a kill leaves a model without a version, which the next command removes (see orphans.py).
+    # If the process is killed before this line, the next command deletes the model (see orphans.py).
     client.delete_logged_model_tag(logged.model_id, UNFINISHED)
     return version
 
@@ -300,7 +317,7 @@ def save_mlflow_model(folder: Path, model_dir: Path, settings: dict[str, Any], m
         shutil.rmtree(cache)
 
 
-def _attach_evaluation(
+def _log_evaluation_of_version(
     store: Store,
     task: str,
     version: Any,
@@ -312,7 +329,7 @@ def _attach_evaluation(
     """Store the last evaluation: tags and metrics of the version, its model card, and predictions as a run artifact.
 
     Args:
-        conditions: the tags that say how the model was evaluated.
+        conditions: the tags that describe the conditions of the evaluation.
     """
     wanted = {f"metric.{key}": f"{value:.6g}" for key, value in metrics.items()}
     wanted |= conditions
@@ -321,7 +338,7 @@ def _attach_evaluation(
         "evaluation.predictions": sha256_file(predictions),
     }
     stale = [key for key in version.tags if key.startswith("evaluation.") and key not in wanted]
-    stored = _stored_digest(store, version.run_id, predictions_path(task, version.tags["digest"]))
+    stored = _artifact_sha256(store, version.run_id, predictions_path(task, version.tags["digest"]))
     current = all(version.tags.get(key) == value for key, value in wanted.items())
     if current and not stale and stored == wanted["evaluation.predictions"]:
         return
@@ -353,8 +370,8 @@ def _attach_evaluation(
         store.client.delete_model_version_tag(version.name, version.version, key)
 
 
-def _stored_digest(store: Store, run_id: str, artifact: str) -> str | None:
-    """Return the SHA-256 of an artifact as the store has it, None when it does not."""
+def _artifact_sha256(store: Store, run_id: str, artifact: str) -> str | None:
+    """Return the SHA-256 of an artifact in the store; None if it is not there."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
             return sha256_file(Path(store.client.download_artifacts(run_id, artifact, scratch)))
@@ -363,7 +380,7 @@ def _stored_digest(store: Store, run_id: str, artifact: str) -> str | None:
 
 
 def _card(task: str, model_dir: Path) -> str:
-    """The card that the training wrote, or one with less in it for a model of before there were cards."""
+    """Return the card that the training wrote, or a shorter one for a model of an older version."""
     if (model_dir / CARD).is_file():
         return (model_dir / CARD).read_text(encoding="utf-8")
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The embedded store in a project that was moved, renamed or copied: MLflow keeps absolute paths of its files."""
+"""Correction of the embedded store's paths after a project was moved: MLflow stores absolute paths of its files."""
 
 import contextlib
 import os
@@ -13,8 +13,8 @@ from clipbert.files.atomic import fsync_directory, write_errors
 DATABASE = Path("mlflow", "mlflow.db")
 FILES = Path("mlflow", "artifacts")
 BACKUP = Path("mlflow", "mlflow.db.before-relocate")
-LOCK_PATIENCE_S = 20.0
-# Every column of MLflow's database in which paths of files stand.
+LOCK_TIMEOUT_S = 20.0
+# All columns of MLflow's database that contain paths of files.
 COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -26,30 +26,30 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Relocation:
-    """What `relocate` did."""
+    """Result of `relocate`."""
 
-    old: tuple[Path, ...]  # where the files were recorded
-    changed: int  # paths
+    old: tuple[Path, ...]  # the project folders that the store recorded
+    changed: int  # number of paths
 
     @property
     def text(self) -> str:
-        """A sentence for the user."""
+        """The message for the user."""
         if not self.old:
-            return "The paths in the MLflow store are those of this folder; nothing was changed."
+            return "The paths in the MLflow store already name this folder; nothing was changed."
         places = ", ".join(map(str, self.old))
-        return f"{self.changed} paths in {DATABASE} changed from {places} to this folder. Copy of before: {BACKUP}."
+        return f"{self.changed} paths in {DATABASE} changed from {places} to this folder. Backup: {BACKUP}."
 
 
 def misplaced_paths(root: Path) -> str | None:
-    """What is wrong with the paths in the embedded store of the project at `root`, and the remedy; None if nothing is.
+    """Return the message about an embedded store with paths of another folder; None if its paths are correct.
 
-    A store that is missing or cannot be read has no answer; the code that opens it reports what is wrong.
+    Returns None for a store that is missing or cannot be read: the code that opens it reports that.
     """
     root = root.resolve()
     if not (root / DATABASE).is_file():
         return None
     try:
-        with _database(f"file:{root / DATABASE}?mode=ro") as database:
+        with _connect(f"file:{root / DATABASE}?mode=ro") as database:
             old = _old_roots(database, root)
     except sqlite3.Error:
         return None
@@ -63,49 +63,49 @@ def misplaced_paths(root: Path) -> str | None:
 
 
 def relocate(root: Path) -> Relocation:
-    """Correct the paths in the embedded store of the project at `root`, all in one transaction.
+    """Correct the paths in the embedded store of the project at `root` in one transaction, after a backup.
 
-    The database as it was is kept beside it. Doing it again changes nothing; a kill in between leaves the old paths.
+    A second call changes nothing; a killed call leaves the old paths.
 
     Raises:
-        ClipBertError: there is no embedded store, its files are not in this folder, or the database is in use.
+        ClipBertError: there is no embedded store, its files are not in this folder, or the database is locked.
     """
     root = root.resolve()
     path = root / DATABASE
     if not path.is_file():
         raise ClipBertError(
-            f"{path}: not found: this project has no embedded MLflow store, so there is no path to correct."
+            f"{path}: not found: this project has no embedded MLflow store, so there are no paths to correct."
         )
     try:
-        with _database(f"file:{path}?mode=rw") as database:
+        with _connect(f"file:{path}?mode=rw") as database:
             database.execute("BEGIN IMMEDIATE")
             old = _old_roots(database, root)
             if not old:
                 return Relocation((), 0)
             if not (root / FILES).is_dir():
                 raise ClipBertError(
-                    f"{root / FILES}: not found: move the store's files here from {old[0] / FILES}, then run "
-                    "`clipbert track relocate` again."
+                    f"{root / FILES}: not found: move the store's files here from {old[0] / FILES}, then rerun "
+                    "`clipbert track relocate`."
                 )
             _back_up(path, root / BACKUP)
             changed = sum(_replace(database, table, column, old, root) for table, column in COLUMNS)
             database.execute("COMMIT")
     except sqlite3.Error as error:
         raise ClipBertError(
-            f"{path}: cannot be changed ({error}). End what uses it (`make ui`, a training), then run "
-            "`clipbert track relocate` again; nothing was changed."
+            f"{path}: cannot be changed ({error}); nothing was changed. Stop the programs that use it (`make ui`, a "
+            "training), then rerun `clipbert track relocate`."
         ) from error
     return Relocation(tuple(old), changed)
 
 
 @contextlib.contextmanager
-def _database(uri: str) -> Iterator[sqlite3.Connection]:
-    """A connection without implicit transactions; what is not committed is rolled back."""
-    # A path may hold characters that mean something in a URI.
+def _connect(uri: str) -> Iterator[sqlite3.Connection]:
+    """Open a connection without implicit transactions; uncommitted changes are rolled back."""
+    # A path may contain characters that are special in a URI.
     scheme, _, rest = uri.partition(":")
     place, _, mode = rest.rpartition("?")
     quoted = place.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    database = sqlite3.connect(f"{scheme}:{quoted}?{mode}", uri=True, timeout=LOCK_PATIENCE_S, isolation_level=None)
+    database = sqlite3.connect(f"{scheme}:{quoted}?{mode}", uri=True, timeout=LOCK_TIMEOUT_S, isolation_level=None)
     try:
         yield database
     finally:
@@ -113,16 +113,18 @@ def _database(uri: str) -> Iterator[sqlite3.Connection]:
 
 
 def _old_roots(database: sqlite3.Connection, root: Path) -> list[Path]:
-    """The project folders other than `root` under which the experiments of an embedded store have their files."""
+    """Return the project folders other than `root` that contain files of the store's experiments."""
     suffix = f"/{FILES.as_posix()}"
     found = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
     places = {
-        Path(_plain(place).removesuffix(suffix)) for (place,) in found if place and _plain(place).endswith(suffix)
+        Path(_without_scheme(place).removesuffix(suffix))
+        for (place,) in found
+        if place and _without_scheme(place).endswith(suffix)
     }
     return sorted(place for place in places if place.is_absolute() and place != root)
 
 
-def _plain(location: str) -> str:
+def _without_scheme(location: str) -> str:
     return location.removeprefix("file://") if location.startswith("file:///") else location
 
 
@@ -145,11 +147,11 @@ def _replace(database: sqlite3.Connection, table: str, column: str, old: list[Pa
 
 
 def _back_up(path: Path, backup: Path) -> None:
-    """Copy the database, whole or not at all; the writer holds its lock meanwhile."""
+    """Copy the database atomically while the caller holds its lock."""
     temporary = backup.with_name(f"{backup.name}.{os.getpid()}.tmp")
     with write_errors(backup):
         try:
-            with _database(f"file:{path}?mode=ro") as source, contextlib.closing(sqlite3.connect(temporary)) as copy:
+            with _connect(f"file:{path}?mode=ro") as source, contextlib.closing(sqlite3.connect(temporary)) as copy:
                 source.backup(copy)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())

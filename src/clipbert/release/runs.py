@@ -1,4 +1,4 @@
-"""Runs as MLflow keeps them: made with their provenance, found again, and given their evaluation."""
+"""MLflow runs: creation with provenance, lookup, and the log of an evaluation."""
 
 import json
 import time
@@ -25,10 +25,10 @@ RUN_DESCRIPTION = "the description of a training run, a JSON object with task an
 
 
 def create_run(store: Store, experiment_id: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> Any:
-    """A new run with its parameters and tags, and data/ as its dataset; returns MLflow's RunInfo.
+    """Create a run with its parameters, tags and data/ as its dataset; return MLflow's RunInfo.
 
     Args:
-        tags: the provenance of what the run makes, and more.
+        tags: include the keys of `provenance`.
     """
     mlflow_tags = {
         "mlflow.source.name": tags["clipbert.command"],
@@ -46,7 +46,7 @@ def create_run(store: Store, experiment_id: str, name: str, params: Mapping[str,
 
 
 def active_run(store: Store, run_id: str | None) -> Any:
-    """MLflow's RunInfo of a run that this store has and nobody deleted, else None."""
+    """Return MLflow's RunInfo of a run; None if the store does not have it or it was deleted."""
     if run_id is None:
         return None
     try:
@@ -59,12 +59,12 @@ def active_run(store: Store, run_id: str | None) -> Any:
 
 
 def find_run(store: Store, run_json: Path) -> str:
-    """The id of the run that `run_json` describes, made again when this store does not have it.
+    """Return the id of the run that `run_json` describes; restore the run if this store does not have it.
 
-    A run made again has the tags clipbert.restored = true and clipbert.restored_from; it is made once.
+    A restored run has the tags clipbert.restored = true and clipbert.restored_from, by which later calls find it.
 
     Raises:
-        ClipBertError: `run_json` is missing or broken, or the store cannot be written.
+        ClipBertError: `run_json` is missing or damaged, or the store cannot be written.
     """
     remedy = (
         f"Restore it with `dvc checkout --force {_below(run_json)}`, or train again: "
@@ -91,7 +91,7 @@ def find_run(store: Store, run_json: Path) -> str:
 
 
 def _below(path: Path) -> str:
-    """A path as DVC takes it, from the project's folder."""
+    """Return a path relative to the project's folder, as DVC expects it."""
     return "/".join(path.parts[-3:])
 
 
@@ -103,23 +103,25 @@ def log_evaluation(
     pictures: Iterable[Path] = (),
     name: str = DEFAULT_NAME,
 ) -> str:
-    """Put an evaluation into the run that trained the model; returns that run's id.
+    """Log an evaluation to the run that trained the model and return that run's id.
 
-    A model from the DVC cache may have been trained elsewhere: its run is then made again, see `find_run`.
+    A model from the DVC cache may have been trained elsewhere; its run is then restored, see `find_run`.
 
     Args:
-        metrics: flat; recorded at step 0.
-        files: kept under evaluation/.
-        pictures: PNG or JPEG, kept under predictions/.
-        name: release.name, of whose experiment a run made again is.
+        root: the project's folder.
+        run_json: artifacts/runs/TASK.json.
+        metrics: flat; logged at step 0.
+        files: logged under evaluation/.
+        pictures: PNG or JPEG files, logged under predictions/.
+        name: release.name, the prefix of the experiment of a restored run.
 
     Raises:
-        ClipBertError: the store cannot be used, or `run_json` is missing or broken.
+        ClipBertError: the store cannot be used, or `run_json` is missing or damaged.
     """
     store = open_store_and_deliver(root, name)
     run_id = find_run(store, run_json)
     now = int(time.time() * 1000)
-    with store_errors(store.uri, "cannot keep the evaluation"):
+    with store_errors(store.uri, "cannot store the evaluation"):
         store.client.log_batch(run_id, metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()])
         for folder, paths in (("evaluation", files), ("predictions", pictures)):
             for path in paths:
@@ -128,7 +130,7 @@ def log_evaluation(
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """{"train": {"lr": 0.1}} to {"train.lr": "0.1"}; lists are JSON, passwords hidden, long values cut."""
+    """Flatten {"train": {"lr": 0.1}} to {"train.lr": "0.1"}; write lists as JSON, redact secrets, cut long values."""
     flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -140,7 +142,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _log_dataset(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
-    """data/ as an MLflow dataset: its digest is DVC's hash, its profile the manifest's counts by split."""
+    """Log data/ as an MLflow dataset: its digest is DVC's hash, its profile the manifest's counts by split."""
     dataset = Dataset(
         name=DATASET,
         digest=tags["clipbert.data_digest"][:MAX_DIGEST_LENGTH],

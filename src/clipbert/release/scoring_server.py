@@ -1,4 +1,4 @@
-"""MLflow's scoring server, where it would answer with a stack trace or drop what a client asked for."""
+"""Corrections to MLflow's scoring server: no stack traces in answers, and no silently dropped parameters."""
 
 import functools
 import logging
@@ -16,11 +16,11 @@ SERVER = "mlflow.pyfunc.scoring_server"
 
 
 def requested_params() -> dict[str, Any]:
-    """Return the `params` of the request that is being answered, before MLflow removes the names it does not know.
+    """Return the `params` of the current request before MLflow removes unknown names; empty outside of MLflow.
 
-    MLflow drops unknown names with a warning in the server's log, so a misspelled parameter would have no effect and
-    no message. It has no hook before that: the request is read from the frame of `PyFuncModel.predict`, which called
-    the model. Empty where the model is called without MLflow.
+    MLflow drops unknown names with a warning in the server's log, so a misspelled parameter would be ignored without a
+    message to the client. There is no hook before that, so the request is read from the frame of
+    `PyFuncModel.predict`, which calls the model.
     """
     frame = sys._getframe()
     while frame.f_back is not None:
@@ -32,10 +32,10 @@ def requested_params() -> dict[str, Any]:
 
 
 def harden_scoring_server() -> None:
-    """Make MLflow's scoring server answer malformed requests without stack traces, and with status 400.
+    """Make MLflow's scoring server answer malformed requests with status 400 and without stack traces.
 
-    It sends the stack trace of a CSV or Parquet body that it cannot parse, and status 500 for a request without a
-    content type or with JSON that is nested too deeply. Does nothing in other processes than a scoring server.
+    Unchanged, it sends the stack trace of a CSV or Parquet body that it cannot parse, and status 500 for a request
+    without a content type or with JSON that is nested too deeply. Does nothing outside of a scoring server.
     """
     server: ModuleType | None = sys.modules.get(SERVER)
     if server is None or f"{SERVER}.app" not in sys.modules or hasattr(server.invocations, "__wrapped__"):
@@ -51,8 +51,10 @@ def harden_scoring_server() -> None:
             return original(data, content_type, model, input_schema)
         except MlflowException:
             raise
-        except Exception:  # the model raises MlflowException alone: the request itself, as JSON nested too deeply
-            logger.exception("a request could not be read")
-            raise MlflowException("The request cannot be read; expected a JSON table.", BAD_REQUEST) from None
+        except (
+            Exception
+        ):  # the model raises only MlflowException, so the request is malformed, such as deeply nested JSON
+            logger.exception("a request could not be parsed")
+            raise MlflowException("The request cannot be parsed; expected a JSON table.", BAD_REQUEST) from None
 
     server.invocations = invocations  # type: ignore[attr-defined]

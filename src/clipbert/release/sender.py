@@ -1,4 +1,4 @@
-"""A thread that delivers a run's outbox while its training goes on."""
+"""Thread that delivers the outbox of a running training."""
 
 import threading
 import time
@@ -17,15 +17,20 @@ CLOSE_S = 10.0
 
 
 class Sender(threading.Thread):
-    """Flushes the outbox to the disk and sends it, every few seconds; a store that is away is asked again ever less
-    often, up to every half minute. It says so when the store goes and when it comes back, not in between.
+    """Thread that flushes the outbox to the disk and sends it every few seconds.
 
-    The outbox is this thread's from `start` on: it lets go of it at its end.
+    While the store does not answer, the delay between attempts doubles up to LONGEST_RETRY_S. One line on stderr
+    reports that the store does not answer, another one that it answers again. The thread owns the outbox from `start`
+    on and closes it at its end.
     """
 
     def __init__(self, outbox: Outbox, name: str, connect: Callable[[], Store]) -> None:
-        """Args:
-        connect: opens the store; called again until it succeeds.
+        """Create the thread.
+
+        Args:
+            outbox: the outbox to deliver.
+            name: the run's name, for messages.
+            connect: opens the store; called again until it succeeds.
         """
         super().__init__(name="MLflow sender", daemon=True)
         self.outbox, self.run_name = outbox, name
@@ -33,13 +38,13 @@ class Sender(threading.Thread):
         self._connect = connect
         self._delivery: Delivery | None = None
         self._failures = 0
-        self._said = False
+        self._outage_reported = False
         self._finished = False
         self._closing = threading.Event()
         self._deadline = float("inf")
 
     def run(self) -> None:
-        """Send until `close`, and once more then."""
+        """Send until `close` is called, then once more."""
         wait = SEND_EVERY_S
         while not self._closing.wait(wait):
             wait = self._send()
@@ -50,7 +55,7 @@ class Sender(threading.Thread):
             self.outbox.close()
 
     def close(self, status: str) -> bool:
-        """Record how the run ended, flush, send for a few seconds more; returns whether MLflow has everything."""
+        """Record the final status, flush, send for up to CLOSE_S; return whether MLflow has all records."""
         self.outbox.append("status", {"status": status})
         self.outbox.fsync()
         self._finished = status == "FINISHED"
@@ -60,7 +65,7 @@ class Sender(threading.Thread):
         return self.outbox.empty
 
     def _send(self) -> float:
-        """One attempt; returns after how many seconds the next one is due."""
+        """Make one attempt and return the seconds until the next one."""
         self.outbox.fsync()
         sent = 0
         try:
@@ -68,20 +73,20 @@ class Sender(threading.Thread):
                 self._delivery = Delivery(self.outbox, self._connect())
             while time.monotonic() < self._deadline and (chunk := self._delivery.deliver_next()):
                 sent += sum(record.values for record in chunk)
-            while self._delivery.left_out:
-                errors.print(f"{self.run_name}: {self._delivery.left_out.pop(0)}; left out.", markup=False)
-        except Exception as error:  # whatever it is, the training goes on and the outbox keeps what it has
+            while self._delivery.skipped:
+                errors.print(f"{self.run_name}: {self._delivery.skipped.pop(0)}; skipped.", markup=False)
+        except Exception as error:  # the training continues after any error, and the outbox keeps its records
             self.error = error
             self._failures += 1
-            if not self._said and (self._failures > 1 or isinstance(error, RunNotFound)):
-                self._said = True
+            if not self._outage_reported and (self._failures > 1 or isinstance(error, RunNotFound)):
+                self._outage_reported = True
                 kind = "" if isinstance(error, ClipBertError) else f"{type(error).__name__}: "
                 errors.print(
-                    f"{kind}{error}\nThe training goes on; what it measures waits in {self.outbox.folder}.",
+                    f"{kind}{error}\nThe training continues; its records are kept in {self.outbox.folder}.",
                     markup=False,
                 )
             return min(FIRST_RETRY_S * 2.0 ** (self._failures - 1), LONGEST_RETRY_S)
-        if self._said:
+        if self._outage_reported:
             errors.print(f"MLflow answers again: {format_count(sent)} of {self.run_name} delivered.", markup=False)
-        self._said, self._failures, self.error = False, 0, None
+        self._outage_reported, self._failures, self.error = False, 0, None
         return SEND_EVERY_S

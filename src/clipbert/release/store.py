@@ -1,4 +1,4 @@
-"""Where runs and models are kept: the embedded store under mlflow/, or the one that MLFLOW_TRACKING_URI names."""
+"""MLflow store of the project: the embedded one under mlflow/, or the one that MLFLOW_TRACKING_URI names."""
 
 import contextlib
 import logging
@@ -29,73 +29,74 @@ from clipbert.release import relocate
 EMBEDDED, ARTIFACTS = relocate.DATABASE, relocate.FILES
 DATABASES = ("sqlite", "postgresql", "mysql")
 DEFAULT_NAME = "clipbert"
-PROBE_S = 5
-LOCKED_S = 20
-CREATION_S = 120  # of a database by another process, on a busy machine
+CONNECT_TIMEOUT_S = 5
+LOCK_TIMEOUT_S = 20
+CREATION_TIMEOUT_S = 120  # for the creation of a database by another process, on a busy machine
 
-_patience = threading.Lock()
-_impatient = 0
-_usual_patience: dict[str, str | None] = {}
+_timeouts_lock = threading.Lock()
+_short_timeout_users = 0
+_saved_environment: dict[str, str | None] = {}
 
 for _name in ("alembic", "sqlalchemy"):
     logging.getLogger(_name).setLevel(logging.WARNING)
-# They write tracebacks and retries of what is raised all the same.
+# They log tracebacks and retries of errors that are raised anyway.
 for _name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
 class Store:
-    """An MLflow store that answered."""
+    """MLflow store to which a connection was made."""
 
     uri: str
     registry_uri: str
     client: Any
-    root: Path  # of the project
-    embedded: bool  # it is the project's own
-    artifacts: Path | None  # where new experiments keep their files; None: the server decides
+    root: Path  # the project's folder
+    embedded: bool  # whether it is the project's own store
+    artifacts: Path | None  # folder for the files of new experiments; None: the server decides
     name: str = DEFAULT_NAME  # release.name
 
     @property
-    def shown(self) -> str:
+    def display_uri(self) -> str:
         """The URI without its password, for messages and files."""
         return redact(self.uri)
 
     @property
-    def mlflow(self) -> str:
-        """MLflow's command line on this store, as a user of the project's folder types it."""
+    def mlflow_command(self) -> str:
+        """The shell command that runs MLflow on this store from the project's folder."""
         return f"MLFLOW_TRACKING_URI=sqlite:///{EMBEDDED} mlflow" if self.embedded else "mlflow"
 
     def model_name(self, task: str) -> str:
-        """The name of a task's experiment and of its registered model."""
+        """Return the name of a task's experiment and registered model."""
         return model_name(task, self.name)
 
 
 def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the embedded store of the project at `root`."""
+    """Return MLFLOW_TRACKING_URI, or else the URI of the embedded store of the project at `root`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or embedded_uri(root)
 
 
 def portable_uri(root: Path) -> str:
-    """The tracking URI for files that may travel: no password, and no absolute path of the embedded store."""
+    """Return the tracking URI for files that are shared: without password and without the embedded store's folder."""
     uri = tracking_uri(root)
     return f"sqlite:///{EMBEDDED}" if uri == embedded_uri(root) else redact(uri)
 
 
 def model_name(task: str, name: str = DEFAULT_NAME) -> str:
-    """The name of a task's experiment and of its registered model; `name` is release.name."""
+    """Return the name of a task's experiment and registered model; `name` is release.name."""
     return f"{name}-{task}"
 
 
 def open_store(root: Path, name: str = DEFAULT_NAME) -> Store:
-    """Connect to the store, making the embedded one when it is not there yet.
+    """Connect to the store; create the embedded one if it does not exist.
 
     Args:
-        name: release.name, with which experiments and registered models begin.
+        root: the project's folder.
+        name: release.name, the prefix of experiments and registered models.
 
     Raises:
-        ClipBertError: it cannot be reached within seconds, cannot be written, is not an MLflow store, or is the
-            embedded one of a project that was moved since.
+        ClipBertError: the store does not answer within seconds, cannot be written, is not an MLflow store, or is the
+            embedded store of a project that was moved.
     """
     uri = tracking_uri(root)
     if uri == embedded_uri(root) and (problem := relocate.misplaced_paths(root)):
@@ -122,11 +123,11 @@ def _store(uri: str, registry_uri: str, client: Any, root: Path, local: bool, na
 
 
 def open_experiment(store: Store, task: str) -> str:
-    """The id of a task's experiment, made when it is not there yet, after a proof that store and files can be written.
+    """Return the id of a task's experiment; create it if it does not exist, and check that the store can be written.
 
     Raises:
-        ClipBertError: they cannot; the experiment was deleted, or is another project's; or its files belong to a folder
-            of another place.
+        ClipBertError: the store or its files cannot be written, the experiment was deleted or belongs to another
+            project, or its files are in another folder.
     """
     from clipbert.release.ownership import claim_experiment, ownership_tags
 
@@ -134,10 +135,10 @@ def open_experiment(store: Store, task: str) -> str:
     with store_errors(store.uri, "cannot be written"):
         experiment = store.client.get_experiment_by_name(name)
         if experiment is None:
-            where = None if store.artifacts is None else str(store.artifacts)
+            location = None if store.artifacts is None else str(store.artifacts)
             try:
                 experiment_id = store.client.create_experiment(
-                    name, artifact_location=where, tags=ownership_tags(store)
+                    name, artifact_location=location, tags=ownership_tags(store)
                 )
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -145,13 +146,14 @@ def open_experiment(store: Store, task: str) -> str:
             experiment = store.client.get_experiment_by_name(name)
         if experiment.lifecycle_stage != "active":
             raise ClipBertError(
-                f"MLflow store {store.shown}: the experiment {name} was deleted. Restore it with `{store.mlflow} "
-                f"experiments restore --experiment-id {experiment.experiment_id}`, or set release.name to another name."
+                f"MLflow store {store.display_uri}: the experiment {name} was deleted. Restore it with "
+                f"`{store.mlflow_command} experiments restore --experiment-id {experiment.experiment_id}`, or set "
+                "release.name to another name."
             )
         claim_experiment(store, experiment)
         experiment_id = str(experiment.experiment_id)
         store.client.set_experiment_tag(experiment_id, "clipbert.version", __version__)
-        # Without it the UI opens the experiment as one of language-model traces.
+        # Without this tag the UI opens the experiment's traces instead of its runs.
         store.client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
         if store.artifacts is not None:
             _check_artifacts(store, store.artifacts, experiment.artifact_location)
@@ -160,10 +162,14 @@ def open_experiment(store: Store, task: str) -> str:
 
 @contextlib.contextmanager
 def store_errors(uri: str, failure: str) -> Iterator[None]:
-    """Turn a failure of the store into a message that names it and says what to do.
+    """Convert errors of MLflow, the database, the network and the file system.
+
+    Args:
+        uri: the store's URI.
+        failure: what failed, such as "cannot be written".
 
     Raises:
-        ClipBertError: in place of what MLflow, the database, the network or the file system raised.
+        ClipBertError: naming the store, the failure, its cause and what to do.
     """
     try:
         yield
@@ -173,7 +179,7 @@ def store_errors(uri: str, failure: str) -> Iterator[None]:
 
 
 def _cause(message: str) -> str:
-    """What the network said, without the pools and requests that it went through."""
+    """Return the cause of a network error without the connection pools and requests around it."""
     found = re.search(r"\(Caused by \w+\((?:([\"'])(?:.*\): )?([^\"']+)\1|(.+))\)\)$", message)
     return found[2] or found[3] if found else message
 
@@ -181,7 +187,7 @@ def _cause(message: str) -> str:
 def _advice(uri: str) -> str:
     if uri.startswith("sqlite:"):
         return (
-            "Make sure that its folder can be written and that no other program holds the file, or set "
+            "Make sure that its folder is writable and that no other program locks the file, or set "
             "MLFLOW_TRACKING_URI to another store."
         )
     if uri.startswith(("http:", "https:")):
@@ -196,7 +202,7 @@ def _advice(uri: str) -> str:
 
 
 def embedded_uri(root: Path) -> str:
-    """The address of the embedded store of the project at `root`, there or not."""
+    """Return the URI of the embedded store of the project at `root`, whether it exists or not."""
     return f"sqlite:///{root.resolve() / EMBEDDED}"
 
 
@@ -209,22 +215,22 @@ def _creation_lock(uri: str) -> Iterator[None]:
         return
     path = Path(database)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(path.with_name(f".{path.name}.lock"), CREATION_S, on_unsupported=lambda error: None):
+    with file_lock(path.with_name(f".{path.name}.lock"), CREATION_TIMEOUT_S, on_unsupported=lambda error: None):
         yield
 
 
 def _probe_database(uri: str) -> None:
-    """One connection attempt: MLflow itself would retry for minutes."""
+    """Make one connection attempt; MLflow itself would retry for minutes."""
     url = sqlalchemy.make_url(uri)
     backend = url.get_backend_name()
-    patience = {"timeout": LOCKED_S} if backend == "sqlite" else {"connect_timeout": PROBE_S}
+    timeout = {"timeout": LOCK_TIMEOUT_S} if backend == "sqlite" else {"connect_timeout": CONNECT_TIMEOUT_S}
     if backend == "sqlite" and url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         if not url.database.startswith((":", "file:")):
             create_with_umask(Path(url.database))
-    engine = sqlalchemy.create_engine(url, connect_args=patience, poolclass=sqlalchemy.pool.NullPool)
+    engine = sqlalchemy.create_engine(url, connect_args=timeout, poolclass=sqlalchemy.pool.NullPool)
     with engine.connect() as connection:
-        # Asks SQLite for the right to write, and gives it back.
+        # Take SQLite's write lock and release it.
         connection.exec_driver_sql("BEGIN IMMEDIATE" if backend == "sqlite" else "SELECT 1")
         connection.rollback()
 
@@ -233,8 +239,8 @@ def _check_artifacts(store: Store, artifacts: Path, location: str) -> None:
     found = Path(unquote(urlsplit(location).path) if location.startswith("file:") else location)
     if store.embedded and found != artifacts:
         raise ClipBertError(
-            f"MLflow store {store.shown}: its files are under {found}, expected {artifacts}. Set MLFLOW_TRACKING_URI "
-            "to the server that keeps them there."
+            f"MLflow store {store.display_uri}: its files are under {found}, expected {artifacts}. Set "
+            "MLFLOW_TRACKING_URI to the server that serves them."
         )
     if found.is_absolute():
         found.mkdir(parents=True, exist_ok=True)
@@ -244,28 +250,28 @@ def _check_artifacts(store: Store, artifacts: Path, location: str) -> None:
 
 @contextlib.contextmanager
 def short_timeouts() -> Iterator[None]:
-    """Inside, a server that does not answer within seconds has failed; MLflow's own patience is minutes.
+    """Shorten MLflow's timeouts from minutes to seconds within the block.
 
-    Several threads may be inside at once; the last one out brings the patience back.
+    Several threads may use it at once; the last one restores the timeouts.
     """
-    global _impatient
-    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_S)}
-    with _patience:
-        if _impatient == 0:
-            _usual_patience.update({name: os.environ.get(name) for name in wanted})
+    global _short_timeout_users
+    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(CONNECT_TIMEOUT_S)}
+    with _timeouts_lock:
+        if _short_timeout_users == 0:
+            _saved_environment.update({name: os.environ.get(name) for name in wanted})
             os.environ.update(wanted)
-        _impatient += 1
+        _short_timeout_users += 1
     try:
         yield
     finally:
-        with _patience:
-            _impatient -= 1
-            if _impatient == 0:
-                _restore(_usual_patience)
+        with _timeouts_lock:
+            _short_timeout_users -= 1
+            if _short_timeout_users == 0:
+                _restore(_saved_environment)
 
 
 def default_store(store: Store) -> contextlib.AbstractContextManager[None]:
-    """Inside, the parts of MLflow that look for a default store instead of being given one find this one."""
+    """Return a context in which the parts of MLflow that use the default store use this one."""
     return _environment(MLFLOW_TRACKING_URI=store.uri, MLFLOW_REGISTRY_URI=store.registry_uri)
 
 

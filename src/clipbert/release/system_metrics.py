@@ -1,4 +1,4 @@
-"""How busy processor, memory, disk, network and GPU are while a training runs."""
+"""Utilization of CPU, memory, disk, network and GPU during a training."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -16,10 +16,10 @@ PREFIX = "system/"
 
 
 class SystemMetrics:
-    """MLflow's gauges, read by a thread of our own: MLflow's sends by itself and ends at the first request that fails.
+    """Thread that samples MLflow's system metrics and logs them through the outbox.
 
-    They have MLflow's names, such as `system/cpu_utilization_percentage`, and MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
-    is the seconds between two readings.
+    MLflow's own thread sends them directly and ends at the first failed request. The names are MLflow's, such as
+    `system/cpu_utilization_percentage`; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL sets the seconds between two samples.
     """
 
     def __init__(self, log: Callable[[Mapping[str, float], int], None], first_step: int) -> None:
@@ -30,11 +30,11 @@ class SystemMetrics:
         self._thread = threading.Thread(target=self._read, name="system metrics", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start sampling."""
         self._thread.start()
 
     def finish(self) -> None:
-        """Stop; a reading that is under way is logged."""
+        """Stop sampling; log the sample in progress."""
         self._over.set()
         self._thread.join()
 
@@ -53,6 +53,6 @@ def _gpu() -> list[Any]:
     for gauge in (GPUMonitor, ROCMMonitor):
         try:
             return [gauge()]
-        except Exception:  # no such GPU, or no package that knows it: MLflow raises what it finds
+        except Exception:  # no such GPU, or no package for it; the kind of error varies
             continue
     return []

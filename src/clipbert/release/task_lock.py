@@ -1,4 +1,4 @@
-"""Lock that lets one promotion, rollback or registration of a task run at a time on this machine."""
+"""Lock of a task: one promotion, rollback or registration at a time on this machine."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,14 +11,15 @@ from clipbert.files.locks import Timeout, file_lock
 
 @contextlib.contextmanager
 def task_lock(root: Path, task: str, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a task; a process that has to wait says so on stderr.
+    """Hold the lock of a task; a process that waits for it says so on stderr.
 
     Args:
         root: the project's folder.
-        wait: when False, do not wait for the process that holds the lock.
+        task: the task.
+        wait: wait for the process that holds the lock.
 
     Yields:
-        whether the lock is held; always True with `wait`.
+        Whether the lock was acquired; always True with `wait`.
 
     Raises:
         ClipBertError: the lock file cannot be created.
@@ -37,11 +38,11 @@ def task_lock(root: Path, task: str, wait: bool = True) -> Iterator[bool]:
         )
 
     with contextlib.ExitStack() as stack:
-        held = True
+        acquired = True
         with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(file_lock(path, -1 if wait else 0, on_wait, on_unsupported))
             except Timeout:
-                held = False
-        yield held
+                acquired = False
+        yield acquired

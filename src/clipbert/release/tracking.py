@@ -1,4 +1,4 @@
-"""One MLflow run for each training, and the evaluation in the same run."""
+"""Tracking of a training as an MLflow run; the evaluation of its model is logged to the same run."""
 
 import contextlib
 import time
@@ -11,7 +11,7 @@ from mlflow.entities import RunTag
 from clipbert.console import errors
 from clipbert.errors import ClipBertError
 from clipbert.release.delivery import open_store_and_deliver
-from clipbert.release.outbox import Outbox, outbox_folder, read_run, remove_delivered, waiting
+from clipbert.release.outbox import Outbox, outbox_folder, pending_outboxes, read_run, remove_delivered
 from clipbert.release.provenance import provenance
 from clipbert.release.runs import MAX_VALUE_LENGTH, active_run, create_run, flatten, log_evaluation
 from clipbert.release.sender import Sender
@@ -28,20 +28,23 @@ from clipbert.release.system_metrics import PREFIX, SystemMetrics
 
 __all__ = ["TrainingRun", "log_evaluation", "start_training_run", "tracking_uri"]
 
-LOCK_PATIENCE_S = 60.0
+LOCK_TIMEOUT_S = 60.0
 
 
 class TrainingRun:
-    """The MLflow run of a training that is under way.
+    """MLflow run of a training in progress.
 
-    What it logs goes to the run's outbox on the disk (`clipbert.release.outbox`), and from there to MLflow by a thread
-    of its own: a store that goes away, or a process that is killed, loses nothing, and the training never waits.
+    Everything logged goes to the run's outbox on the disk (`clipbert.release.outbox`), from where a thread sends it to
+    MLflow. No record is lost if the store fails or the process is killed, and the training does not wait for the store.
     """
 
     def __init__(self, outbox: Outbox, described: Mapping[str, Any], known: Mapping[str, int]) -> None:
-        """Args:
-        described: what `describe` returns.
-        known: the last step of each key that the run has already.
+        """Create the run's interface for the training loop.
+
+        Args:
+            outbox: the run's outbox.
+            described: what `describe` returns.
+            known: the last step of each key that the run already has.
         """
         self.run_id: str = described["run_id"]
         self.name: str = described["run_name"]
@@ -50,13 +53,13 @@ class TrainingRun:
         self._outbox, self._described, self._known = outbox, dict(described), dict(known)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Record values at a step, which grow; a step that the run has from before a kill is not recorded twice."""
+        """Log values at a step; steps must increase. Steps that the run has from before a kill are not logged twice."""
         new = {key: float(value) for key, value in values.items() if step > self._known.get(key, -1)}
         if new:
             self._outbox.append("metrics", {"step": step, "values": new})
 
     def log_samples(self, pictures: Iterable[Path], step: int) -> None:
-        """Keep pictures of what the model sees or says at a step, under samples/.
+        """Log pictures of the model's inputs or outputs at a step, under samples/.
 
         Raises:
             ClipBertError: they cannot be copied into the outbox.
@@ -65,11 +68,11 @@ class TrainingRun:
             self._outbox.append_file(picture, f"samples/step-{step:07d}")
 
     def flush(self) -> None:
-        """Make what was logged outlive the machine: for right before a checkpoint, which must not be ahead of it."""
+        """Flush the log to the disk; call it before a checkpoint is written, which must not be ahead of the log."""
         self._outbox.fsync()
 
     def describe(self) -> dict[str, Any]:
-        """What artifacts/runs/TASK.json holds: enough to find the run, or to make it again in another store."""
+        """Return the content of artifacts/runs/TASK.json, from which the run is found or created in another store."""
         return self._described
 
 
@@ -81,20 +84,22 @@ def start_training_run(
     resume_run_id: str | None = None,
     release_name: str = DEFAULT_NAME,
 ) -> Iterator[TrainingRun]:
-    """Open the run of a training, or go on with `resume_run_id` when this store has it.
+    """Create the MLflow run of a training, or resume the run `resume_run_id` if this store has it.
 
-    It ends as FINISHED, as FAILED after an exception, as KILLED after KeyboardInterrupt or SystemExit. A run killed
-    without notice stays RUNNING until its training is resumed or another training of the task starts on this machine.
-
-    In a distributed training the first process alone calls it.
+    The run ends as FINISHED, as FAILED after an exception, or as KILLED after KeyboardInterrupt or SystemExit. The run
+    of a process that was killed stays RUNNING until its training is resumed or a command opens the store on this
+    machine. In a distributed training only the first process calls this function.
 
     Args:
+        root: the project's folder.
+        task: the task.
         params: nested or flat; logged flat, as `train.lr`.
-        release_name: the parameter release.name, with which the experiment's name begins.
+        resume_run_id: the run of the checkpoint from which the training resumes; None for a new training.
+        release_name: the parameter release.name, the prefix of the experiment's name.
 
     Raises:
-        ClipBertError: the store cannot be used; raised before anything is trained. A training that is resumed goes on
-            all the same, and what it logs waits in its outbox.
+        ClipBertError: the store cannot be used; raised before the training starts. A resumed training continues
+            without the store, and its records stay in the outbox.
     """
     root = root.resolve()
     flat, tags = flatten(params), {**provenance(root), "clipbert.task": task}
@@ -102,18 +107,18 @@ def start_training_run(
     known: dict[str, int] = {}
     try:
         store = open_store_and_deliver(root, release_name)
-        run_id, name, known = _begin(store, task, flat, tags, resume_run_id)
+        run_id, name, known = _open_run(store, task, flat, tags, resume_run_id)
     except ClipBertError as error:
         if resume_run_id is None:
             raise
         folder = outbox_folder(root, resume_run_id)
-        errors.print(f"{error}\nThe training goes on; what it measures waits in {folder}.", markup=False)
+        errors.print(f"{error}\nThe training continues; its records are kept in {folder}.", markup=False)
         store, run_id, name = None, resume_run_id, read_run(folder)["run_name"]
     named = {"task": task, "run_id": run_id, "run_name": name, "tracking_uri": portable_uri(root)}
-    outbox = Outbox(outbox_folder(root, run_id), LOCK_PATIENCE_S)
+    outbox = Outbox(outbox_folder(root, run_id), LOCK_TIMEOUT_S)
     try:
         if read_run(outbox.folder)["tracking_uri"] == "":
-            outbox.describe(named)
+            outbox.write_run(named)
         known = {key: max(known.get(key, -1), outbox.steps.get(key, -1)) for key in known.keys() | outbox.steps.keys()}
         if store is None:
             outbox.append("status", {"status": "RUNNING"})
@@ -122,12 +127,12 @@ def start_training_run(
         outbox.close()
         raise
     training_run = TrainingRun(outbox, {**named, "params": flat, "tags": tags}, known)
-    with _tracked(root, training_run, outbox, store, release_name) as run:
+    with _run_session(root, training_run, outbox, store, release_name) as run:
         yield run
 
 
 @contextlib.contextmanager
-def _tracked(
+def _run_session(
     root: Path, run: TrainingRun, outbox: Outbox, store: Store | None, release_name: str
 ) -> Iterator[TrainingRun]:
     sender = Sender(outbox, run.name, lambda: store or open_store(root, release_name))
@@ -146,19 +151,19 @@ def _tracked(
         system.finish()
         if not sender.close(status):
             task = run.tags["clipbert.task"]
-            left = next((found.text for found in waiting(root, task) if found.run_id == run.run_id), run.name)
+            left = next((found.text for found in pending_outboxes(root, task) if found.run_id == run.run_id), run.name)
             reason = str(sender.error or "the store has not answered").split("\n", 1)[0]
             errors.print(
-                f"Not in MLflow yet: {left}, kept in {outbox.folder} ({reason}). "
-                f"`clipbert track sync {task}` delivers it.",
+                f"Not delivered to MLflow yet: {left}, kept in {outbox.folder} ({reason}). "
+                f"Run `clipbert track sync {task}` to deliver it.",
                 markup=False,
             )
 
 
-def _begin(
+def _open_run(
     store: Store, task: str, params: dict[str, str], tags: dict[str, str], resume_run_id: str | None
 ) -> tuple[str, str, dict[str, int]]:
-    """A new run, or the one to go on with: its id, its name and the last step of each key that it has."""
+    """Create or resume a run; return its id, its name and the last step of each of its keys."""
     experiment_id = open_experiment(store, task)
     known: dict[str, int] = {}
     with store_errors(store.uri, "cannot be written"):
@@ -170,9 +175,9 @@ def _begin(
             info = create_run(store, experiment_id, name, params, tags | lost)
         else:
             known = {metric.key: metric.step for metric in store.client.get_run(info.run_id).data._metric_objs}
-            # The process first: a run that is running and whose process is gone is ended by whatever looks next.
+            # First the tags of this process: a RUNNING run of a dead process is ended by the next command.
             store.client.log_batch(info.run_id, tags=[RunTag(key, tags[key][:MAX_VALUE_LENGTH]) for key in tags])
             store.client.update_run(info.run_id, status="RUNNING")
-        # The first file proves, before any training, that the store takes files.
+        # The first file proves that the store accepts files before the training starts.
         store.client.log_dict(info.run_id, {"params": params, "tags": tags}, "training.json")
     return info.run_id, info.run_name, known
