@@ -1,6 +1,6 @@
-"""Prefect's side of the project: schedules, retries, time limits, GPU slots, logs, artifacts, approval.
+"""Prefect flows: schedules, retries, time limits, GPU slots, logs, artifacts and approval.
 
-The order of the work stands in dvc.yaml; nothing here knows what a stage does.
+dvc.yaml defines the order of the stages; no code here depends on what a stage does.
 """
 
 import os
@@ -12,15 +12,15 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 _CHOSEN = {"PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}
 
-# Read by Prefect when it is imported, so set before any module of this package imports it. Who has set up Prefect
-# keeps what they have; otherwise its database stays in the project, next to nothing of the user's.
+# Prefect reads these when it is imported, so they are set before any module of this package imports it. An existing
+# setup of Prefect is used; without one, its database is kept in the project.
 if not _CHOSEN & os.environ.keys() and not Path("~/.prefect/profiles.toml").expanduser().exists():
     os.environ["PREFECT_HOME"] = str(PROJECT / ".prefect")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-# Prefect's own temporary server answers every web page, and outlives a process that is killed. `flows.temporary_server`
-# starts one that does neither.
+# Prefect's own temporary server answers requests of any web page and outlives a killed process. The server of
+# `flows.temporary_server` does neither.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_ENABLED", "false")
-# The server answers 503 while its SQLite database is locked; clients wait 2, 4, 8, ... seconds between their attempts.
+# The server answers 503 while its SQLite database is locked; clients then retry after 2, 4, 8, ... seconds.
 os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
-# Logs of flows are kept in Prefect's database and shown in its pages.
+# Prefect stores the logs of flows in its database and shows them in its UI.
 redact_logs()

@@ -1,4 +1,4 @@
-"""The API password of a project: made once, readable by its owner only, never in git."""
+"""API password of a project: created once, readable only by its owner, never in git."""
 
 import contextlib
 import os
@@ -17,9 +17,9 @@ class ApiPasswordError(Exception):
 
 
 def api_password(root: Path) -> str:
-    """Return the API password of the project at `root`; make one if there is none yet.
+    """Return the API password of the project at `root`; create one if there is none.
 
-    The folder `.clipbert` ignores itself for git, so the password stays out of commits in any clone.
+    The folder `.clipbert` has a .gitignore that excludes all of its files, so the password is not committed.
 
     Raises:
         ApiPasswordError: the file can be read by others, belongs to somebody else, is too short, or cannot be written.
@@ -31,7 +31,7 @@ def api_password(root: Path) -> str:
         return _read(file)
     except OSError as error:
         raise ApiPasswordError(
-            f"{file}: the API password cannot be read or written ({error.strerror or error}). Give yourself permission."
+            f"{file}: the API password cannot be read or written ({error.strerror or error}). Fix its permissions."
         ) from error
 
 
@@ -44,7 +44,7 @@ def _create(file: Path) -> None:
             new.write(f"{secrets.token_urlsafe(32)}\n")
             new.flush()
             os.fsync(new.fileno())
-        # Of two processes that make one at the same time, both use the file of the first.
+        # If two processes create a password at the same time, both use the first one.
         with contextlib.suppress(FileExistsError):
             os.link(name, file)
     finally:
@@ -56,15 +56,15 @@ def _read(file: Path) -> str:
         status = os.fstat(opened.fileno())
         text = opened.read().strip()
     if status.st_uid != os.getuid():
-        raise ApiPasswordError(f"{file}: belongs to another user. Remove it; the next `make ui` makes a new one.")
+        raise ApiPasswordError(f"{file}: belongs to another user. Remove it; the next `make ui` creates a new one.")
     if mode := stat.S_IMODE(status.st_mode) & 0o077:
         raise ApiPasswordError(
             f"{file}: mode {stat.S_IMODE(status.st_mode):04o} lets others read the API password (bits {mode:03o}). "
-            "Expected 0600. Remove the file; the next `make ui` makes a new password."
+            "Expected 0600. Remove the file; the next `make ui` creates a new password."
         )
     if not re.fullmatch(rf"[!-9;-~]{{{_SHORTEST},}}", text):
         raise ApiPasswordError(
             f"{file}: expected one line of at least {_SHORTEST} ASCII characters without spaces and colons. "
-            "Remove the file; the next `make ui` makes a new password."
+            "Remove the file; the next `make ui` creates a new password."
         )
     return text

@@ -1,4 +1,4 @@
-"""What a run leaves to read in the Prefect UI: a table of stages, a table of metrics, links into MLflow."""
+"""Artifacts of a flow run in the Prefect UI: a table of stages, a table of metrics, links to MLflow."""
 
 import json
 import os
@@ -17,24 +17,24 @@ MLFLOW_UI = "http://127.0.0.1:5000"
 
 
 def read_results(folder: Path) -> Metrics:
-    """{"retrieval": {...}, ...}: every JSON object in `folder` under its file's name; empty when there is no folder."""
+    """Return the JSON objects in `folder` by file name, {"retrieval": {...}, ...}; empty if there is no folder."""
     return {file.stem: read_result(file) for file in sorted(folder.glob("*.json"))}
 
 
 def read_result(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`; empty when there is no such file."""
+    """Return the JSON object in `file`; empty if there is no such file."""
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def publish_stages(results: Iterable[StageResult], troubles: dict[str, str]) -> None:
-    """The table `clipbert-stages`: each stage with what came of it and its seconds."""
+def publish_stages(results: Iterable[StageResult], problems: dict[str, str]) -> None:
+    """Publish the table `clipbert-stages`: the outcome and duration of each stage."""
     rows = [{"stage": r.stage, "outcome": r.outcome, "seconds": round(r.seconds, 1)} for r in results]
-    rows += [{"stage": stage, "outcome": trouble, "seconds": None} for stage, trouble in troubles.items()]
-    create_table_artifact(table=rows, key="clipbert-stages", description="What this run did with each stage")
+    rows += [{"stage": stage, "outcome": problem, "seconds": None} for stage, problem in problems.items()]
+    create_table_artifact(table=rows, key="clipbert-stages", description="Outcome of each stage in this run")
 
 
 def publish_metrics(metrics: Metrics, before: Metrics) -> None:
-    """The table `clipbert-metrics`: a row for each metric of each task, beside its value before this run."""
+    """Publish the table `clipbert-metrics`: each metric of each task, with its value before this run."""
     rows = [
         {"task": task, "metric": name, "value": _short(value), "before": _short(before.get(task, {}).get(name))}
         for task, values in metrics.items()
@@ -45,9 +45,9 @@ def publish_metrics(metrics: Metrics, before: Metrics) -> None:
 
 
 def publish_links(runs: Metrics, releases: Metrics) -> None:
-    """A link into MLflow for each task's run and each registered version.
+    """Publish links to the MLflow run and the registered version of each task.
 
-    A store without a server of its own (sqlite in the project) is shown by `make ui`, at CLIPBERT_MLFLOW_UI.
+    The embedded store has no server of its own; its links lead to `make ui`, at CLIPBERT_MLFLOW_UI.
     """
     for task, run in runs.items():
         server = _server(run.get("tracking_uri", ""))
@@ -69,7 +69,7 @@ def publish_links(runs: Metrics, releases: Metrics) -> None:
 
 
 def artifact_key(task: str) -> str:
-    """`task` with the characters that Prefect allows in an artifact's key."""
+    """Return `task` with only the characters that Prefect allows in an artifact's key."""
     return task.replace("_", "-")
 
 
@@ -84,5 +84,5 @@ def _server(tracking_uri: str) -> str:
 
 
 def _without_user(address: str) -> str:
-    """Return a link without credentials, which readers open with their own."""
+    """Return a link without credentials."""
     return redact(address).replace("***@", "")

@@ -1,4 +1,4 @@
-"""Deployments of prefect.yaml on the server of `make ui`, without undoing what was set in the Prefect UI."""
+"""Deployments of prefect.yaml on the server of `make ui`, preserving changes made in the Prefect UI."""
 
 import hashlib
 import json
@@ -10,12 +10,12 @@ import yaml
 
 from flows.prefect_api import PrefectApi
 
-# The server's record of which version of prefect.yaml each deployment was made from.
+# Variable on the server with the digest of the prefect.yaml entry from which each deployment was created.
 RECORD = "clipbert_deployments"
 
 
 def read_digests(root: Path) -> dict[str, str]:
-    """Return, for each deployment in prefect.yaml, a digest of all that the file says about it."""
+    """Return a digest of the settings of each deployment in prefect.yaml."""
     text = (root / "prefect.yaml").read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     shared = {key: value for key, value in content.items() if key != "deployments"}
@@ -28,20 +28,20 @@ def read_digests(root: Path) -> dict[str, str]:
 def update_deployments(
     api: PrefectApi, root: Path, deploy: Callable[[list[str]], None], scheduled: bool, log: Callable[[str], None]
 ) -> bool:
-    """Deploy what is new or has changed in prefect.yaml, and leave all other deployments as they are.
+    """Deploy new and changed entries of prefect.yaml; leave all other deployments unchanged.
 
-    Parameters, schedules and pauses that were set in the UI therefore survive a restart. A deployment whose entry in
-    prefect.yaml has changed takes the settings of the file; whether its schedules are on stays.
+    Parameters, schedules and pauses that were set in the UI therefore survive a restart. A deployment with a changed
+    entry in prefect.yaml takes the settings of the file, except that its schedules stay on or off.
 
     Args:
         api: the server.
         root: the project's folder.
-        deploy: runs `prefect deploy` for the deployments with these names.
-        scheduled: switch all schedules on. Otherwise new ones are off and existing ones stay as they are.
-        log: takes a line about each deployment that is replaced.
+        deploy: runs `prefect deploy` for deployments by name.
+        scheduled: switch all schedules on. Otherwise new ones are off and existing ones are unchanged.
+        log: receives a line about each deployment that is replaced.
 
     Returns:
-        Whether a schedule is on.
+        Whether any schedule is on.
     """
     digests = read_digests(root)
     record = api.find(f"/variables/name/{RECORD}")
@@ -56,7 +56,7 @@ def update_deployments(
             _switch_schedules(api, found, scheduled or name in was_on)
         _write_record(api, record, {**recorded, **digests})
         for name in changed:
-            log(f"prefect.yaml has changed: the deployment {name} was replaced, with the settings in the file")
+            log(f"prefect.yaml has changed: the deployment {name} was replaced, with the settings of the file")
     deployments = _existing(api, list(digests))
     if scheduled:
         for found in deployments.values():
@@ -87,7 +87,7 @@ def _write_record(api: PrefectApi, record: Any, digests: dict[str, str]) -> None
 
 
 def mark_abandoned_runs(api: PrefectApi, pool: str, message: str) -> None:
-    """Mark runs that an ended worker of `pool` left unfinished as crashed: no process works on them any more."""
+    """Mark the unfinished runs of a worker of `pool` that has ended as crashed."""
     unfinished = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]}}}
     filters = {"flow_runs": unfinished, "work_pools": {"name": {"any_": [pool]}}}
     for run in api.call("POST", "/flow_runs/filter", filters):

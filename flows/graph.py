@@ -1,4 +1,4 @@
-"""The graph of stages, asked of DVC: dvc.yaml is the only place where the order of the work is written."""
+"""Graph of stages, read from DVC: dvc.yaml is the only place that defines the order of the stages."""
 
 import difflib
 import re
@@ -17,17 +17,17 @@ Graph = dict[str, tuple[str, ...]]
 
 
 class GraphError(Exception):
-    """The stages cannot be read, or one was asked for that does not exist; the message says what to do."""
+    """The stages cannot be read, or a requested stage does not exist; the message says what to do."""
 
 
 def read_graph(root: Path) -> Graph:
-    """Each stage of the project at `root` with the stages it needs, every stage after those.
+    """Return the stages of the project at `root` in topological order, each with the stages that it depends on.
 
-    `dvc dag --dot` (0.8 s) is documented, expands foreach and matrix, and knows the edges that output paths make;
-    data sources such as data.dvc are nodes too, as they are for `dvc repro`.
+    `dvc dag --dot` (0.8 s) is documented, expands foreach and matrix, and includes the edges from output paths. Data
+    sources such as data.dvc are nodes too, as for `dvc repro`.
 
     Raises:
-        GraphError: there is no DVC project at `root`, or its dvc.yaml is wrong.
+        GraphError: there is no DVC project at `root`, or its dvc.yaml is invalid.
     """
     if not (root / "dvc.yaml").is_file():
         raise GraphError(f"{root.resolve()}: no dvc.yaml here. Start the flow in the project's folder, or pass root.")
@@ -39,7 +39,7 @@ def read_graph(root: Path) -> Graph:
 
 
 def parse_dot(dot: str) -> Graph:
-    """The graph in the DOT language as `dvc dag --dot` writes it, in an order in which the stages can run."""
+    """Return the graph that `dvc dag --dot` wrote in the DOT language, in topological order."""
     needs: dict[str, list[str]] = {}
     for line in map(str.strip, dot.splitlines()):
         if node := _NODE.match(line):
@@ -50,12 +50,14 @@ def parse_dot(dot: str) -> Graph:
 
 
 def select(graph: Graph, stages: list[str] | None) -> Graph:
-    """`stages` and everything they need, as `dvc repro STAGE...` takes it; the whole graph for None.
+    """Return the part of the graph with `stages` and all their dependencies, as `dvc repro STAGE...` selects it.
 
-    A name without its part after the @ means all of that stage's copies.
+    Args:
+        graph: the whole graph.
+        stages: names of stages; without the part after the @, all stages of that group. None: the whole graph.
 
     Raises:
-        GraphError: no stage has that name.
+        GraphError: no stage has one of the names.
     """
     if stages is None:
         return graph
@@ -74,5 +76,5 @@ def select(graph: Graph, stages: list[str] | None) -> Graph:
 
 
 def stage_name(stage: str) -> str:
-    """The name under which dvc.yaml holds the stage: train for train@retrieval."""
+    """Return the name of a stage in dvc.yaml: train for train@retrieval."""
     return stage.partition("@")[0]

@@ -1,4 +1,4 @@
-"""Checks of the parameters with which a flow may be started from the Prefect UI or API."""
+"""Validation of the parameters of flows that are started from the Prefect UI or API."""
 
 import os
 from pathlib import Path
@@ -10,14 +10,13 @@ ROOT_VARIABLE = "CLIPBERT_ROOT"
 
 
 class ParameterError(Exception):
-    """A flow was started with a parameter that is not allowed; the message names it and what is allowed."""
+    """A parameter has an invalid value; the message names it and the expected values."""
 
 
 def project_folder(root: str) -> Path:
-    """Return the folder in which a flow works.
+    """Return the folder in which a flow works: the one that CLIPBERT_ROOT names, or the current folder.
 
-    That is the folder that CLIPBERT_ROOT names, as for a worker, or the current folder. The parameter `root` may spell
-    it in another way; it cannot choose another folder, since a folder decides which commands the stages run.
+    The parameter `root` must name the same folder, since the folder determines which commands the stages run.
 
     Raises:
         ParameterError: `root` is another folder.
@@ -32,10 +31,10 @@ def project_folder(root: str) -> Path:
 
 
 def check_task_name(task: str) -> str:
-    """Return `task`.
+    """Return `task` after a check.
 
     Raises:
-        ParameterError: the project has no such task.
+        ParameterError: there is no such task.
     """
     try:
         check_task(task)

@@ -1,6 +1,6 @@
-"""The whole chain as a Prefect flow: `python -m flows.pipeline`, or the deployment in prefect.yaml.
+"""All stages of dvc.yaml as a Prefect flow: `python -m flows.pipeline`, or the deployment in prefect.yaml.
 
-Each stage of dvc.yaml is a task. What has not changed is skipped by DVC; what fails holds back only what needs it.
+Each stage is a task. DVC skips stages that have not changed; a failed stage blocks only the stages that depend on it.
 """
 
 import argparse
@@ -32,19 +32,19 @@ from flows.temporary_server import temporary_server
 NAMES = {"ran": "Completed", "unchanged": "Unchanged", "restored": "Restored"}
 MESSAGES = {
     "ran": None,
-    "unchanged": "Unchanged, skipped: nothing it depends on has changed",
-    "restored": "Outputs restored from DVC's cache: this work was done before",
+    "unchanged": "Unchanged, skipped: none of its dependencies has changed",
+    "restored": "Outputs restored from DVC's cache of an earlier run",
 }
 
 
-def _worth_another_try(_task: Any, _run: TaskRun, state: State) -> bool:
+def _is_retryable(_task: Any, _run: TaskRun, state: State) -> bool:
     error = state.data
     return isinstance(error, StageError) and error.retryable
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_worth_another_try)
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_is_retryable)
 def stage_task(stage: str, supervisor: Supervisor, time_limit_s: float | None) -> State:
-    """Run one stage; the task's log is the stage's output, the task's state what came of it."""
+    """Run one stage of dvc.yaml; the output of the stage is the log of the task."""
     try:
         result = run_stage(stage, supervisor, get_run_logger().info, time_limit_s)
     except StageError as error:
@@ -62,17 +62,17 @@ def pipeline(
     gpu_stages: list[str] | None = None,
     root: str = ".",
 ) -> State:
-    """Bring the project up to date: every stage of dvc.yaml, in the order dvc.yaml gives.
+    """Run the stages of dvc.yaml whose data, code or parameters have changed, in dependency order.
 
     Args:
-        stages: run only these and what they need; a name such as `train` means every task's. Empty: all.
-        parallel: stages that may run at the same time. More than one training wants more than one GPU.
-        retries: further tries of a stage that fails; a user's error (exit code 2) is not tried again.
-        retry_delay_s: seconds before each further try.
-        time_limit_s: a stage that takes longer is stopped and fails. Empty: no limit.
-        gpu_stages: stages that need a GPU slot, tagged `gpu`; a Prefect concurrency limit on that tag says how many
-            run at once over all workers. Empty: train and evaluate.
-        root: the project's folder; another folder is refused.
+        stages: run only these stages and their dependencies; `train` stands for the trainings of all tasks. Empty: all.
+        parallel: number of stages that may run at the same time. Parallel trainings need one GPU each.
+        retries: number of retries of a failed stage. User errors (exit code 2) are not retried.
+        retry_delay_s: seconds before each retry.
+        time_limit_s: seconds after which a running stage is stopped and fails. Empty: no limit.
+        gpu_stages: stages that occupy a GPU slot. They have the tag `gpu`; a Prefect concurrency limit on this tag
+            sets the number of slots of all workers. Empty: train and evaluate.
+        root: the project's folder. Another folder is rejected.
     """
     logger = get_run_logger()
     try:
@@ -96,15 +96,15 @@ def pipeline(
     with flow_run_lock(project):
         before = read_results(project / "artifacts/metrics")
         states = _run_in_order(project, graph, tasks, time_limit_s, parallel)
-        return _sum_up(project, graph, states, before)
+        return _summarize(project, graph, states, before)
 
 
 def _run_in_order(
     project: Path, graph: Graph, tasks: dict[str, Any], time_limit_s: float | None, parallel: int
 ) -> dict[str, State]:
-    """Run each stage once all it needs have completed, at most `parallel` at a time; the states of those that ran.
+    """Run each stage after its dependencies, at most `parallel` at a time; return the states of the stages that ran.
 
-    Cancelled or interrupted, it first ends the stages' processes and then waits for their tasks.
+    If the flow is cancelled or interrupted, the processes of the stages are ended before their tasks are awaited.
     """
     futures: dict[str, PrefectFuture[Any]] = {}
     stage_of: dict[PrefectFuture[Any], str] = {}
@@ -113,8 +113,8 @@ def _run_in_order(
     order = TopologicalSorter(graph)
     order.prepare()
     ready: list[str] = []
-    # The pool holds more threads than `parallel` stages need: Prefect warns of deadlocks where a tagged task has fewer
-    # threads than tags, although nothing submitted here ever waits for another task.
+    # One thread more than `parallel`: Prefect warns of deadlocks if a pool has fewer threads than a task has tags,
+    # although no task here waits for another one.
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=parallel + 1)
     with runner as pool, Supervisor(project) as supervisor:
         while True:
@@ -136,19 +136,19 @@ def _run_in_order(
                 order.done(stage)
 
 
-def _sum_up(project: Path, graph: Graph, states: dict[str, State], before: Metrics) -> State:
-    """Publish the artifacts; the flow's final state, with what came of each stage, the metrics and the models."""
+def _summarize(project: Path, graph: Graph, states: dict[str, State], before: Metrics) -> State:
+    """Publish the artifacts; return the final state with the outcome of each stage, the metrics and the models."""
     results: list[StageResult] = [state.result() for state in states.values() if state.is_completed()]
     failed = [stage for stage, state in states.items() if not state.is_completed()]
-    held = [stage for stage in graph if stage not in states]
+    blocked = [stage for stage in graph if stage not in states]
     metrics, runs, releases = (
         read_results(project / "artifacts" / folder) for folder in ("metrics", "runs", "releases")
     )
-    publish_stages(results, dict.fromkeys(failed, "failed") | dict.fromkeys(held, "not run"))
+    publish_stages(results, dict.fromkeys(failed, "failed") | dict.fromkeys(blocked, "not run"))
     publish_metrics(metrics, before)
     publish_links(runs, releases)
     if failed:
-        also = f" Not run, since they need it: {', '.join(held)}." if held else ""
+        also = f" Not run, because they depend on it: {', '.join(blocked)}." if blocked else ""
         reasons = "\n".join(states[stage].message or stage for stage in failed)
         return Failed(message=f"{', '.join(failed)} failed.{also}\n{reasons}")
     outcomes = {result.stage: result.outcome for result in results}
@@ -158,17 +158,17 @@ def _sum_up(project: Path, graph: Graph, states: dict[str, State], before: Metri
 
 
 def main() -> int:
-    """The command line: the flow's parameters as options, a summary at the end, exit code 1 if a stage failed."""
+    """Run the flow with the parameters of the command line; return exit code 1 if a stage failed."""
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("stages", nargs="*", help="only these and what they need, e.g. train or evaluate@retrieval")
-    parser.add_argument("--parallel", type=int, default=1, help="stages at the same time (1)")
-    parser.add_argument("--retries", type=int, default=1, help="further tries of a failing stage (1)")
-    parser.add_argument("--retry-delay", type=float, default=10.0, metavar="S", help="seconds before each try (10)")
-    parser.add_argument("--time-limit", type=float, metavar="S", help="seconds a stage may take (no limit)")
+    parser.add_argument("stages", nargs="*", help="only these and their dependencies, e.g. train or evaluate@retrieval")
+    parser.add_argument("--parallel", type=int, default=1, help="number of stages at the same time (1)")
+    parser.add_argument("--retries", type=int, default=1, help="retries of a failed stage (1)")
+    parser.add_argument("--retry-delay", type=float, default=10.0, metavar="S", help="seconds before each retry (10)")
+    parser.add_argument("--time-limit", type=float, metavar="S", help="time limit of a stage in seconds (none)")
     options = parser.parse_args()
     install()
     if options.parallel < 1 or options.retries < 0 or options.retry_delay < 0 or (options.time_limit or 1) <= 0:
-        parser.error("--parallel is at least 1, --time-limit more than 0, --retries and --retry-delay at least 0")
+        parser.error("expected --parallel >= 1, --time-limit > 0, --retries >= 0 and --retry-delay >= 0")
     try:
         with temporary_server(PROJECT):
             state: State[Any] = pipeline(

@@ -1,6 +1,7 @@
-"""The Prefect server behind the access checks of `clipbert.web_guard`: `python -m flows.prefect_app --port N`.
+"""Prefect server behind the access checks of `clipbert.web_guard`: `python -m flows.prefect_app`.
 
-It does what `prefect server start` does with one process; the environment variable CLIPBERT_ACCESS says who may use it.
+It is equivalent to `prefect server start` with one process. The environment variable CLIPBERT_ACCESS contains the port
+and the access rules.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from flows.supervisor import HOST
 def main() -> None:
     """Serve until a signal ends the process."""
     parser = argparse.ArgumentParser(prog="python -m flows.prefect_app")
-    parser.add_argument("--ephemeral", action="store_true", help="no pages and no schedules, for one flow")
+    parser.add_argument("--ephemeral", action="store_true", help="no UI and no schedules, for a single flow")
     options = parser.parse_args()
     access = read_access(os.environ["CLIPBERT_ACCESS"])
     server = get_current_settings().server

@@ -55,7 +55,7 @@ def flow_run_lock(project: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _show(state: State) -> None:
-    """Set the state of the current flow run. A server that does not take it costs the display, not the run."""
+    """Set the state of the current flow run; log a warning if the server does not accept it."""
     logger, context = get_run_logger(), FlowRunContext.get()
     logger.info(state.message or "The project's folder is free: running")
     if context is None or context.flow_run is None:

@@ -1,4 +1,4 @@
-"""The programs behind `make ui`: the MLflow server, the Prefect server and a worker."""
+"""Programs of `make ui`: the MLflow server, the Prefect server and a worker."""
 
 import json
 import os
@@ -27,16 +27,16 @@ LOG_LINES = 15
 LOCKED = "database is locked"
 LOCKED_ATTEMPTS = 5
 LONGEST_RESTART_DELAY_S = 60.0
-STEADY_S = 120.0  # a worker that ran this long has its next restart at once
+STEADY_S = 120.0  # a worker that ran this long is restarted without a delay
 
 
 class ServerError(Exception):
-    """A program cannot run; the message says why and what to do."""
+    """A program cannot run; the message names the reason and what to do."""
 
 
 @dataclass
 class Program:
-    """A program that was started, with what is needed to start it again."""
+    """A started program and the settings for its restart."""
 
     command: list[str]
     environment: dict[str, str]
@@ -46,23 +46,23 @@ class Program:
 
 
 class Servers:
-    """The programs behind the pages, each with its log in `logs`, ended when the supervisor ends.
+    """Programs of `make ui`, each with a log file, which end with the supervisor.
 
     Args:
         root: the project's folder.
         supervisor: starts and ends the programs.
         logs: the folder for their logs.
         password: the API password of the project.
-        say: takes messages for the user.
+        notify: receives messages for the user.
     """
 
     def __init__(
-        self, root: Path, supervisor: Supervisor, logs: Path, password: str, say: Callable[[str], None] = print
+        self, root: Path, supervisor: Supervisor, logs: Path, password: str, notify: Callable[[str], None] = print
     ) -> None:
         self.root = root
         self.logs = logs
         self.environment = environment() | {"PREFECT_CLIENT_MAX_RETRIES": "8"}
-        self._say = say
+        self._notify = notify
         self._supervisor = supervisor
         self._password = password
         self._login_token = secrets.token_urlsafe(24)
@@ -72,7 +72,7 @@ class Servers:
         self.api: PrefectApi | None = None
 
     def mlflow(self, port: int) -> str:
-        """Start MLflow over the store of the project, or the database that MLFLOW_TRACKING_URI names.
+        """Start MLflow on the store of the project, or on the database that MLFLOW_TRACKING_URI names.
 
         Returns:
             Its address.
@@ -85,7 +85,7 @@ class Servers:
         address = ["--host", HOST, "--port", str(port), "--workers", "1", "--app-name", "clipbert"]
         address += ["--allowed-hosts", ",".join(access.hosts)]
         address += ["--artifacts-destination", str(folder / "artifacts")]
-        # The address of a database may hold a password, and every user of the machine can read command lines.
+        # The URI of a database may contain a password, and every user of the machine can read command lines.
         extra = {
             "MLFLOW_BACKEND_STORE_URI": store,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -95,7 +95,7 @@ class Servers:
         return f"http://{HOST}:{port}"
 
     def prefect(self, port: int) -> str:
-        """Start the Prefect server. What is started afterwards reports to it.
+        """Start the Prefect server, which programs that are started later use.
 
         Returns:
             Its address.
@@ -110,57 +110,57 @@ class Servers:
         return address
 
     def sign_in_link(self, address: str) -> str:
-        """Return the link that opens the pages of one of the servers in a browser, without a password to type."""
+        """Return the link that signs a browser in to one of the servers."""
         return f"{address}{LOGIN_PATH}#{self._login_token}"
 
     def worker(self, api: PrefectApi, mlflow: str, scheduled: bool) -> bool:
-        """Start a worker that runs flows in this project, and deploy what is new or changed in prefect.yaml.
+        """Start a worker that runs flows in this project, and deploy new and changed entries of prefect.yaml.
 
         Returns:
-            Whether a schedule is on.
+            Whether any schedule is on.
 
         Raises:
-            ServerError: the worker does not start, or the deployments cannot be made.
+            ServerError: the worker does not start, or the deployments fail.
         """
-        mark_abandoned_runs(api, POOL, "make ui was stopped while it ran")
+        mark_abandoned_runs(api, POOL, "make ui was stopped during the run")
         own = {"CLIPBERT_ROOT": str(self.root), "CLIPBERT_MLFLOW_UI": mlflow, "PREFECT_WORKER_QUERY_SECONDS": "2"}
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
         self._start("worker", command, own, signal.SIGINT)
         self.wait_until_ready("worker", lambda: api.find(f"/work_pools/{POOL}") is not None)
-        return update_deployments(api, self.root, self._deploy, scheduled, self._say)
+        return update_deployments(api, self.root, self._deploy, scheduled, self._notify)
 
     def wait_until_ready(self, name: str, ready: Callable[[], bool]) -> None:
-        """Wait until `ready`; start a program again that ended because a database was locked.
+        """Wait until `ready` returns True; restart the program if it ended because a database was locked.
 
         Raises:
-            ServerError: one of the programs ended meanwhile, or nothing happened for minutes.
+            ServerError: a program ended, or the program is not ready after START_S.
         """
         deadline = time.monotonic() + START_S
         attempts = 1
         while not ready():
             program = self._running[name]
             if program.process.poll() is not None and LOCKED in self.log_tail(name) and attempts < LOCKED_ATTEMPTS:
-                self._say(f"{name}: its database was locked by another process; starting it again")
+                self._notify(f"{name}: its database was locked by another process; restarting it")
                 time.sleep(2.0**attempts)
                 attempts += 1
                 self._restart(name)
-            self.check(but=None)
+            self.check_running(ignore=None)
             if time.monotonic() > deadline:
                 raise ServerError(f"{name} is not ready after {START_S:g} s. Its log ends with:\n{self.log_tail(name)}")
             time.sleep(POLL_S)
 
-    def check(self, but: str | None = "worker") -> None:
-        """See that all programs, except `but`, run.
+    def check_running(self, ignore: str | None = "worker") -> None:
+        """Check that all programs except `ignore` are running.
 
         Raises:
-            ServerError: a program has ended; with the end of its log.
+            ServerError: a program has ended; the message has the end of its log.
         """
         for name, program in self._running.items():
-            if name != but and (code := program.process.poll()) is not None:
+            if name != ignore and (code := program.process.poll()) is not None:
                 raise ServerError(f"{name} ended with exit code {code}. Its log ends with:\n{self.log_tail(name)}")
 
     def restart_ended_worker(self) -> None:
-        """Restart the worker if it has ended: at once, then after 2, 4, 8, ... seconds while it keeps ending."""
+        """Restart the worker if it has ended: immediately, then after 2, 4, 8, ... seconds if it ends repeatedly."""
         worker = self._running.get("worker")
         if worker is None or (code := worker.process.poll()) is None:
             return
@@ -169,7 +169,7 @@ class Servers:
             steady = now - worker.started > STEADY_S
             self._restart_delay_s = 0.0 if steady else self._restart_delay_s
             when = f"in {self._restart_delay_s:g} s" if self._restart_delay_s else "now"
-            self._say(f"The worker ended with exit code {code}; restarting it {when}. Log: {self._log('worker')}")
+            self._notify(f"The worker ended with exit code {code}; restarting it {when}. Log: {self._log('worker')}")
             self._restart_at = now + self._restart_delay_s
             self._restart_delay_s = min(max(2.0, 2 * self._restart_delay_s), LONGEST_RESTART_DELAY_S)
         if now < self._restart_at:
@@ -177,24 +177,24 @@ class Servers:
         self._restart_at = None
         try:
             if self.api is not None:
-                mark_abandoned_runs(self.api, POOL, "The worker ended while it ran")
+                mark_abandoned_runs(self.api, POOL, "The worker ended during the run")
         except PrefectApiError as error:
-            self._say(f"Runs of the ended worker could not be marked as crashed: {error}")
+            self._notify(f"Runs of the ended worker could not be marked as crashed: {error}")
         self._restart("worker")
 
     def stop_worker(self) -> None:
-        """End the worker while its server still hears it."""
+        """End the worker before its server ends."""
         if worker := self._running.pop("worker", None):
             worker.process.stop()
             worker.process.wait()
 
     def log_tail(self, name: str) -> str:
-        """Return the last lines of a program's log, with passwords in them hidden."""
+        """Return the last lines of a program's log, with secrets redacted."""
         text = redact(self._log(name).read_text(encoding="utf-8", errors="replace"))
         return "\n".join(f"  {line}" for line in text.splitlines()[-LOG_LINES:])
 
     def _deploy(self, names: list[str]) -> None:
-        """Run `prefect deploy` for these deployments of prefect.yaml; again while a database is locked."""
+        """Run `prefect deploy` for these deployments of prefect.yaml; retry while a database is locked."""
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy"]
         for name in names:
             command += ["--name", name]
@@ -206,7 +206,7 @@ class Servers:
             if LOCKED not in self.log_tail("deploy") and "503" not in self.log_tail("deploy"):
                 break
             time.sleep(2.0**attempt)
-        raise ServerError(f"The deployments of prefect.yaml cannot be made:\n{self.log_tail('deploy')}")
+        raise ServerError(f"The deployments of prefect.yaml failed:\n{self.log_tail('deploy')}")
 
     def _start(
         self,
@@ -227,7 +227,7 @@ class Servers:
 
     def _launch(self, name: str, command: list[str], full: dict[str, str], ending: signal.Signals) -> SupervisedProcess:
         log: IO[bytes]
-        # Servers write addresses with passwords into their logs, so only the owner may read them.
+        # Servers write URIs with passwords into their logs, so only the owner may read them.
         with open(self._log(name), "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
             os.fchmod(log.fileno(), 0o600)
             return self._supervisor.start(command, full, ending, log)
@@ -237,7 +237,7 @@ class Servers:
 
 
 def server_environment(access: Access, auth_string: str) -> dict[str, str]:
-    """Return the settings of a Prefect server that answers its own pages, and programs that know the password, only."""
+    """Return the settings of a Prefect server that answers only its own pages and programs with the password."""
     origin = f"http://{access.hosts[0]}"
     return {
         "CLIPBERT_ACCESS": write_access(access),
@@ -249,19 +249,19 @@ def server_environment(access: Access, auth_string: str) -> dict[str, str]:
         "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origin,
         "PREFECT_SERVER_UI_API_URL": f"{origin}/api",
-        # The second version of the pages loads an analytics library before it knows whether analytics is off.
+        # The second version of the UI loads an analytics library before it checks whether analytics is off.
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        # Slots of concurrency limits that a killed run held are given back even if the server was restarted since.
+        # Releases the concurrency slots of a killed run even if the server was restarted since.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
 
 
 def require_free_port(port: int, name: str, variable: str) -> None:
-    """See that nothing listens on a port.
+    """Check that a port can be used.
 
     Raises:
-        ServerError: something does; with the way to choose another.
+        ServerError: it cannot; the message says how to choose another one.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -269,13 +269,13 @@ def require_free_port(port: int, name: str, variable: str) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise ServerError(
-                f"{name}: port {port} of {HOST} cannot be used ({error.strerror}). End what uses it, or choose "
-                f"another: make ui {variable}={port + 1}"
+                f"{name}: port {port} of {HOST} cannot be used ({error.strerror}). Stop the program that uses it, "
+                f"or choose another port: make ui {variable}={port + 1}"
             ) from error
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nothing listens."""
+    """Return an unused port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -290,10 +290,10 @@ def is_responding(url: str) -> bool:
 
 
 def shell_exports(password: str, prefect: str) -> str:
-    """Return the shell commands that let programs in another terminal use the Prefect server of `make ui`.
+    """Return the shell commands with which another terminal uses the Prefect server of `make ui`.
 
-    MLflow's variables are not among them: the project's commands write to the store directly, and MLFLOW_TRACKING_TOKEN
-    alone would be sent to whatever other server MLFLOW_TRACKING_URI names.
+    MLflow's variables are not included: the project's commands write to the store directly, and MLFLOW_TRACKING_TOKEN
+    would also be sent to any other server that MLFLOW_TRACKING_URI names.
     """
     values = {"PREFECT_API_URL": f"{prefect}/api", "PREFECT_API_AUTH_STRING": f"{USER}:{password}"}
     return "".join(f"export {name}={json.dumps(value)}\n" for name, value in values.items())

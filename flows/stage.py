@@ -1,4 +1,4 @@
-"""One stage, run by DVC: what came of it, and what it said."""
+"""Execution of one stage by DVC, with its outcome and its output."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ Outcome = Literal["ran", "unchanged", "restored"]
 
 USER_ERROR = 2
 _TAIL_LINES = 5
-# What DVC tells a person at a terminal who runs the whole graph.
+# Hints that DVC prints for a user at a terminal.
 _HINTS = {
     "Data and pipelines are up to date.",
     "To track the changes with git, run:",
@@ -31,7 +31,7 @@ _EXIT = re.compile(r"^ERROR: failed to reproduce .*, exited with (-?\d+)$")
 
 @dataclass(frozen=True)
 class StageResult:
-    """What came of a stage: it ran, nothing it depends on had changed, or DVC's cache had its outputs."""
+    """Outcome of a stage: it ran, its dependencies were unchanged, or its outputs were restored from DVC's cache."""
 
     stage: str
     outcome: Outcome
@@ -39,7 +39,7 @@ class StageResult:
 
 
 class StageError(Exception):
-    """A stage did not finish. `retryable` is false for what another try cannot mend."""
+    """A stage did not finish; `retryable` is False if a retry cannot succeed."""
 
     def __init__(self, message: str, retryable: bool) -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class StageError(Exception):
 def run_stage(
     stage: str, supervisor: Supervisor, log: Callable[[str], None], time_limit_s: float | None = None
 ) -> StageResult:
-    """Run one stage alone, by `dvc repro --single-item`, and hand every line it writes to `log` as it comes.
+    """Run one stage with `dvc repro --single-item`; pass each line of its output to `log`.
 
     Raises:
         StageError: it failed, took longer than `time_limit_s` seconds, or was stopped.
@@ -96,6 +96,6 @@ def run_stage(
 
 
 def _describe(stage: str, code: int | None, tail: list[str]) -> str:
-    """A failure in a sentence: what the stage said last, and how it ended."""
+    """Return a failure as a message: how the stage ended, and its last lines of output."""
     how = "DVC could not run it" if code is None else f"exit code {code}"
     return f"{stage}: {how}\n" + "\n".join(tail) if tail else f"{stage}: {how}"

@@ -1,8 +1,8 @@
-"""A command whose whole process group ends when it is told to, and when whoever started it dies, however that ends.
+"""Supervised commands: the whole process group ends on request, or when the process that started it ends in any way.
 
-The command runs under a small supervisor (this file, as a script) in a session of its own. A pipe leads to the
-supervisor's standard input; when it closes, because `stop` was called or because the kernel closed it for a dead
-process, the supervisor ends the command's group: first by a signal, after a grace period by SIGKILL.
+The command runs under a small supervisor process (this file, as a script) in a session of its own. When the pipe to
+the supervisor's standard input closes, because `stop` was called or because the kernel closed it for a dead process,
+the supervisor ends the command's process group: first with a signal, and after a grace period with SIGKILL.
 """
 
 import argparse
@@ -22,9 +22,9 @@ HOST = "127.0.0.1"
 
 
 def environment() -> dict[str, str]:
-    """This process's environment as the project's commands need it.
+    """Return this process's environment for the project's commands.
 
-    The virtual environment's programs come first, output is not held back, nobody is phoned.
+    The virtual environment's programs come first in PATH, output is unbuffered, and telemetry is off.
     """
     programs = str(Path(sys.executable).parent)
     return os.environ | {
@@ -39,41 +39,41 @@ def environment() -> dict[str, str]:
 
 
 class SupervisorStopped(Exception):
-    """The group of commands was stopped: nothing more starts in it."""
+    """The supervisor was stopped and starts no more commands."""
 
 
 class SupervisedProcess:
-    """A running command, made by `Supervisor.start`."""
+    """Running command, created by `Supervisor.start`."""
 
     def __init__(self, popen: "subprocess.Popen[bytes]") -> None:
         self._popen = popen
         self._lock = threading.Lock()
 
     def lines(self) -> Iterator[str]:
-        """What the command writes on stdout and stderr, line by line as it comes, without the line ends."""
+        """Yield the lines that the command writes to stdout and stderr, without line ends."""
         assert self._popen.stdout is not None
         for line in self._popen.stdout:
             yield line.decode(errors="replace").rstrip()
 
     def poll(self) -> int | None:
-        """The exit code as a shell gives it (128 + N for signal N); None while the command runs."""
+        """Return the exit code as a shell reports it (128 + N for signal N); None while the command runs."""
         return self._popen.poll()
 
     def wait(self) -> int:
-        """The exit code as a shell gives it, once the command's whole process group has ended."""
+        """Wait until the command's process group has ended; return the exit code as a shell reports it."""
         code = self._popen.wait()
         self.stop()
         return code
 
     def stop(self) -> None:
-        """Begin to end the command's process group; `wait` tells when it has ended."""
+        """Request the end of the command's process group; use `wait` to wait for it."""
         assert self._popen.stdin is not None
         with self._lock, contextlib.suppress(BrokenPipeError):
             self._popen.stdin.close()
 
 
 class Supervisor:
-    """Starts commands, and ends all of them with their process groups when its block ends.
+    """Context manager that starts commands and ends them with their process groups at its exit.
 
     Args:
         cwd: the folder in which the commands run.
@@ -94,10 +94,16 @@ class Supervisor:
         ending: signal.Signals = signal.SIGTERM,
         output: IO[bytes] | None = None,
     ) -> SupervisedProcess:
-        """Start `command`; `ending` is the signal that asks it to end. Its output goes to `lines`, or to `output`.
+        """Start a command.
+
+        Args:
+            command: the program and its arguments.
+            env: its environment; None: that of `environment`.
+            ending: the signal that requests its end.
+            output: a file for its output; None: `SupervisedProcess.lines` yields it.
 
         Raises:
-            Stopped: the block has ended, or `stop` was called.
+            SupervisorStopped: `stop` was called or the context has ended.
         """
         supervised = [sys.executable, "-I", __file__, "--ending", ending.name, "--grace", str(self._grace_s), "--"]
         with self._lock:
@@ -119,11 +125,11 @@ class Supervisor:
 
     @property
     def closed(self) -> bool:
-        """Whether everything was stopped."""
+        """Whether `stop` was called or the context has ended."""
         return self._closed
 
     def stop(self) -> None:
-        """End every command, wait until each has ended, and start none any more."""
+        """End all commands, wait for them, and start no more."""
         with self._lock:
             self._closed = True
         for process in self._started:
@@ -157,13 +163,13 @@ def _end_group(group: int, ending: signal.Signals, grace_s: float) -> None:
 
 
 def _adopt_orphans() -> None:
-    """Let the kernel make this process the parent of descendants whose parent ends, in whatever session they are."""
+    """Make this process the parent of descendants whose parent ends, in any session (child subreaper)."""
     pr_set_child_subreaper = 36
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
 
 
 def _children() -> list[int]:
-    """The processes whose parent is this one; those that have ended are taken off the process table first."""
+    """Return the child processes of this process, after removing ended ones from the process table."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -177,7 +183,7 @@ def _children() -> list[int]:
 
 
 def _end_orphans(grace_s: float) -> None:
-    """End what the command left in sessions of its own, such as the flow runs of a killed worker."""
+    """End processes that the command left in other sessions, such as the flow runs of a killed worker."""
     deadline = time.monotonic() + grace_s
     asked: set[int] = set()
     while children := _children():

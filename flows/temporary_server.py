@@ -1,4 +1,4 @@
-"""A Prefect server for the length of one flow, for who has none running."""
+"""Temporary Prefect server for a single flow, if no server is running."""
 
 import contextlib
 import secrets
@@ -21,13 +21,13 @@ POLL_S = 0.1
 
 @contextlib.contextmanager
 def temporary_server(root: Path) -> Iterator[None]:
-    """Start a Prefect server and let this process use it, unless PREFECT_API_URL names one.
+    """Start a Prefect server for this process, unless PREFECT_API_URL names one.
 
-    The server ends with the block, and with this process however that ends. It keeps its runs in the database that
-    `make ui` shows. Its password is known to this process alone.
+    The server ends with the context, and when this process ends in any way. It stores its runs in the database that
+    `make ui` shows. Only this process knows its password.
 
     Args:
-        root: the folder from which the server is started: the project's.
+        root: the project's folder.
 
     Raises:
         ServerError: the server does not start.

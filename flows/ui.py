@@ -1,6 +1,6 @@
-"""`make ui`: the MLflow and Prefect servers on 127.0.0.1, and a worker for what is started from the Prefect page.
+"""Servers of `make ui`: MLflow and Prefect on 127.0.0.1, and a worker for flows that are started in the Prefect UI.
 
-Both servers show what the project keeps: mlflow/mlflow.db and Prefect's database. Ctrl-C stops everything.
+The servers use the project's databases, mlflow/mlflow.db and that of Prefect. Ctrl-C stops all of them.
 """
 
 import argparse
@@ -23,18 +23,18 @@ from flows.supervisor import HOST, Supervisor
 def serve(
     root: Path, mlflow_port: int, prefect_port: int, worker: bool, scheduled: bool, logs: Path | None = None
 ) -> None:
-    """Run until interrupted.
+    """Run the servers until interrupted.
 
     Args:
         root: the project's folder.
         mlflow_port: the port of the MLflow server.
         prefect_port: the port of the Prefect server.
-        worker: start a worker too.
+        worker: also start a worker.
         scheduled: switch the schedules of prefect.yaml on.
         logs: the folder for the servers' logs; None: a temporary one.
 
     Raises:
-        ServerError, PrefectApiError: a port is taken, or a server does not start or ends.
+        ServerError, PrefectApiError: a port is in use, or a server does not start or ends.
         ApiPasswordError: the project's password file cannot be used.
     """
     elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -70,7 +70,7 @@ def serve(
             print("The links sign this browser in. Other terminals: python -m flows.ui --env (docs/how-to/security.md)")
             print(f"Logs     {logs}\nCtrl-C stops everything.", flush=True)
             while True:
-                servers.check()
+                servers.check_running()
                 servers.restart_ended_worker()
                 time.sleep(POLL_S)
         finally:
@@ -78,18 +78,18 @@ def serve(
 
 
 def main() -> int:
-    """The command line: exit code 0 after Ctrl-C, 2 when a port is taken or a server fails."""
+    """Run the servers; return exit code 0 after Ctrl-C, 2 if a port is in use or a server fails."""
     parser = argparse.ArgumentParser(prog="python -m flows.ui", description=(__doc__ or "").split("\n")[0])
     ports = {"mlflow": ("CLIPBERT_MLFLOW_PORT", "5000"), "prefect": ("CLIPBERT_PREFECT_PORT", "4200")}
     for name, (variable, usual) in ports.items():
         port = os.environ.get(variable, usual)
         parser.add_argument(f"--{name}-port", type=int, default=port, help=f"{usual}, or {variable}")
-    parser.add_argument("--no-worker", action="store_true", help="only the pages: nothing can be run from them")
+    parser.add_argument("--no-worker", action="store_true", help="only the servers; flows cannot be started in the UI")
     parser.add_argument("--schedule", action="store_true", help="switch the schedules of prefect.yaml on")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the servers' logs in this folder")
-    parser.add_argument("--env", action="store_true", help="print what Prefect needs in another terminal")
+    parser.add_argument("--env", action="store_true", help="print shell commands that connect a terminal to Prefect")
     options = parser.parse_args()
-    if not options.env:  # whose output is the password
+    if not options.env:  # its output is the password
         install()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)

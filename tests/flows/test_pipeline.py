@@ -65,7 +65,7 @@ def test_a_failure_holds_back_what_needs_it_and_nothing_else(prefect: Prefect, p
     run = prefect.start(DAILY, project)
     end = prefect.wait(run)
     assert end["type"] == "FAILED"
-    assert end["message"].startswith("train@left failed. Not run, since they need it: evaluate@left.")
+    assert end["message"].startswith("train@left failed. Not run, because they depend on it: evaluate@left.")
     assert "expected red, blue or green" in end["message"]
     found = states(prefect, run)
     assert found["train@left"] == "Failed"

@@ -60,7 +60,7 @@ def test_a_change_of_the_file_replaces_that_deployment_alone_and_says_so(prefect
     try:
         assert not update_deployments(prefect.api, project, deployed.append, False, said.append)
         assert deployed == [["promote"]]
-        assert said == ["prefect.yaml has changed: the deployment promote was replaced, with the settings in the file"]
+        assert said == ["prefect.yaml has changed: the deployment promote was replaced, with the settings of the file"]
         after = read_digests(project)
         assert {name for name in before if before[name] != after[name]} == {"promote"}
     finally:
