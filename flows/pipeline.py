@@ -18,7 +18,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from clipbert.redact import install
+from clipbert.redact import install_redaction
 from flows import PROJECT
 from flows.artifacts import Metrics, publish_links, publish_metrics, publish_stages, read_results
 from flows.graph import Graph, GraphError, read_graph, select, stage_name
@@ -166,7 +166,7 @@ def main() -> int:
     parser.add_argument("--retry-delay", type=float, default=10.0, metavar="S", help="seconds before each retry (10)")
     parser.add_argument("--time-limit", type=float, metavar="S", help="time limit of a stage in seconds (none)")
     options = parser.parse_args()
-    install()
+    install_redaction()
     if options.parallel < 1 or options.retries < 0 or options.retry_delay < 0 or (options.time_limit or 1) <= 0:
         parser.error("expected --parallel >= 1, --time-limit > 0, --retries >= 0 and --retry-delay >= 0")
     try:

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from clipbert.redact import install, redact
+from clipbert.redact import install_redaction, redact
 from flows import PROJECT
 from flows.api_password import ApiPasswordError, api_password
 from flows.prefect_api import PrefectApiError
@@ -90,7 +90,7 @@ def main() -> int:
     parser.add_argument("--env", action="store_true", help="print shell commands that connect a terminal to Prefect")
     options = parser.parse_args()
     if not options.env:  # its output is the password
-        install()
+        install_redaction()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.default_int_handler)
     try:

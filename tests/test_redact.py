@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from clipbert.redact import redact, redact_values, remember
+from clipbert.redact import redact, redact_values, register_secrets
 
 SECRET = "hunter2-Xy"
 
-HIDDEN = [
+MASK = [
     ("postgresql://me:{}@host/db", "postgresql://***@host/db"),
     ("postgresql://host/db?user=me&password={}", "postgresql://host/db?user=me&password=***"),
     (
@@ -81,7 +81,7 @@ HARMLESS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "expected"), HIDDEN, ids=[text for text, _ in HIDDEN])
+@pytest.mark.parametrize(("text", "expected"), MASK, ids=[text for text, _ in MASK])
 def test_secrets_are_hidden(text: str, expected: str | None) -> None:
     hidden = redact(text.format(SECRET))
     assert SECRET not in hidden
@@ -113,7 +113,7 @@ def test_the_password_of_an_address_is_hidden_apart_from_it(monkeypatch: pytest.
     )
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:an0ther-one")
     assert redact("admin and an0ther-one") == "admin and ***"
-    remember("s3://AKID:s3cr3t-of-params@bucket")
+    register_secrets("s3://AKID:s3cr3t-of-params@bucket")
     assert redact("invalid secret s3cr3t-of-params") == "invalid secret ***"
 
 
@@ -142,8 +142,8 @@ def test_values_by_name() -> None:
 def test_installed_in_a_process_it_covers_prints_logs_warnings_threads_and_tracebacks() -> None:
     program = f"""
 import logging, sys, threading, warnings
-from clipbert.redact import install
-install(); install()
+from clipbert.redact import install_redaction
+install_redaction(); install_redaction()
 url = "postgresql://me:" + {SECRET!r} + "@host/db"
 print("printed", url)
 sys.stderr.write(f"written {{url}}\\n")

@@ -20,7 +20,7 @@ class RedactedConsole(Console):
     @property
     def file(self) -> IO[str]:
         """The output stream, redacted."""
-        stream: Any = RedactedStream.over(Console.file.fget(self))  # type: ignore[attr-defined]
+        stream: Any = RedactedStream.wrap(Console.file.fget(self))  # type: ignore[attr-defined]
         return stream
 
     @file.setter

@@ -1,8 +1,8 @@
-"""Redaction of passwords, tokens and keys, applied to everything that is printed, logged or stored.
+"""Redaction of passwords, tokens and keys in everything that is printed, logged or stored.
 
-The command line and the flows call `install`, after which standard output, standard error, log records and
-tracebacks are redacted. What goes to MLflow and into files (run parameters, tags, model cards, reports, checkpoints)
-passes `redact` or `redact_values` where it is made. Redacting twice changes nothing.
+The command line and the flows call `install_redaction`, which redacts standard output, standard error, log records and
+tracebacks. Values for MLflow and for files (run parameters, tags, model cards, reports, checkpoints) pass through
+`redact` or `redact_values` where they are created. Redaction is idempotent.
 """
 
 import functools
@@ -17,11 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
-HIDDEN = "***"
-SHORTEST = 6  # a shorter value from the environment is too likely to be an ordinary word
+MASK = "***"
+SHORTEST = 6  # a shorter value from the environment is probably an ordinary word
 SHORTEST_LINE = 16
 
-# Segments of a name, between punctuation, that mark its value as a secret wherever `name=value` stands.
+# Segments of a name, between punctuation, that mark the value in `name=value` as a secret.
 _NAMES = (
     r"pass(?:word|wd|phrase)?|pwd|secret|token|sig|signature|credentials?|"
     r"api[-_.]?key|apikey|access[-_.]?key(?:[-_.]?id)?|accesskey(?:id)?|awsaccesskeyid|secret[-_.]?key|private[-_.]?key|"
@@ -30,7 +30,7 @@ _NAMES = (
 _NAME = rf"(?<![A-Za-z0-9])(?:[A-Za-z0-9]{{1,40}}[-_.]){{0,8}}(?:{_NAMES})(?:[-_.](?:value|string|id))?(?![A-Za-z0-9_])"
 # Special tokens of a tokenizer are not secrets: cls_token=[CLS].
 _HARMLESS = re.compile(r"(?:bos|eos|unk|sep|pad|cls|mask)_token$", re.IGNORECASE)
-# Of URLs alone, where a name as short as `key` is one of a parameter.
+# Only for the query of a URL, in which a short name such as `key` is a parameter.
 _QUERY_NAMES = rf"(?:[\w%-]*[-_.])?(?:{_NAMES}|key|auth|code)"
 
 _URL = re.compile(
@@ -62,7 +62,7 @@ _KNOWN_FORMS = re.compile(
     r"(?:AKIA|ASIA)[A-Z0-9]{16}|xox[abprs]-[\w-]{10,}|pn[ub]_[A-Za-z0-9]{30,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+)(?![A-Za-z0-9])"
 )
 
-# Variables of the environment whose values are secrets, and those that hold an address with one in it.
+# Environment variables with a secret as value, and those with an address that may contain one.
 _SECRET_VARIABLE = re.compile(
     r"(?:^|_)(?:PASSWORD|PASSWD|PASSPHRASE|PWD_SECRET|SECRET|TOKEN|CREDENTIALS?|SAS|SECRET_KEY|ACCESS_KEY|API_KEY|APIKEY|"
     r"ACCOUNT_KEY|PRIVATE_KEY|AUTH_STRING|CONNECTION_STRING|SECRET_ACCESS_KEY)$"
@@ -70,41 +70,42 @@ _SECRET_VARIABLE = re.compile(
 _ADDRESS_VARIABLE = re.compile(r"(?:^|_)(?:URI|URL|DSN)$")
 _ORDINARY = re.compile(r"(?:true|false|none|null|\d{1,7}|/\S*|~\S*)$", re.IGNORECASE)
 
-_remembered: set[str] = set()
+_registered_secrets: set[str] = set()
 
 
 def redact(text: str) -> str:
-    """Return `text` with every secret in it replaced by `***`.
+    """Return `text` with every secret replaced by `***`.
 
-    Secrets are the user part of a URL (`user:password@`, `token@`), values of query parameters and assignments whose
-    names say so (`password=`, `"token": "..."`, `X-Amz-Signature=`), authorization headers, private keys, tokens of
-    well-known forms, and the values of such variables of the environment, wherever they stand.
+    Secrets are the user part of a URL (`user:password@`, `token@`), values with a telling name in query parameters and
+    assignments (`password=`, `"token": "..."`, `X-Amz-Signature=`), authorization headers, private keys, tokens of
+    well-known formats, and the values of secret environment variables anywhere in the text.
     """
     for form in _known_values():
         if form in text:
             edges = rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])"
-            text = re.sub(edges, HIDDEN, text)
-    text = _PEM.sub(rf"\1{HIDDEN}\2", text)
+            text = re.sub(edges, MASK, text)
+    text = _PEM.sub(rf"\1{MASK}\2", text)
     text = _URL.sub(_without_user, text)
-    text = _ENCODED_URL.sub(rf"\1{HIDDEN}\3", text)
-    text = _QUERY.sub(rf"\1\2\3{HIDDEN}", text)
-    text = _HEADER.sub(rf"\1{HIDDEN}", text)
+    text = _ENCODED_URL.sub(rf"\1{MASK}\3", text)
+    text = _QUERY.sub(rf"\1\2\3{MASK}", text)
+    text = _HEADER.sub(rf"\1{MASK}", text)
     text = _MAPPED.sub(_mapped, text)
     text = _ASSIGNED.sub(_assigned, text)
-    text = _YAML.sub(rf"\1\2\3{HIDDEN}", text)
-    text = _OPTION.sub(rf"\1{HIDDEN}", text)
-    return _KNOWN_FORMS.sub(HIDDEN, text)
+    text = _YAML.sub(rf"\1\2\3{MASK}", text)
+    text = _OPTION.sub(rf"\1{MASK}", text)
+    return _KNOWN_FORMS.sub(MASK, text)
 
 
 def redact_values(value: Any, name: str = "") -> Any:
-    """Return `value` with every string in it redacted, in mappings, lists and tuples too.
+    """Return `value` with every string redacted, also in mappings, lists and tuples.
 
     Args:
-        name: what the value is called; a string called `password` or `token` is a secret as a whole.
+        value: the value.
+        name: its name; a string named `password` or `token` is replaced as a whole.
     """
     if isinstance(value, str):
         whole = value and name and re.fullmatch(_NAME, name, re.IGNORECASE) and not _HARMLESS.search(name)
-        return HIDDEN if whole else redact(value)
+        return MASK if whole else redact(value)
     if isinstance(value, Mapping):
         return {key: redact_values(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -113,45 +114,45 @@ def redact_values(value: Any, name: str = "") -> Any:
 
 
 def redact_arguments(arguments: Iterable[str]) -> list[str]:
-    """Return a command's arguments redacted, each on its own, so that a secret with spaces is hidden as a whole."""
+    """Return a command's arguments, each redacted separately, so that a secret with spaces is hidden as a whole."""
     hidden: list[str] = []
     follows = False
     for argument in arguments:
         name, equals, _ = argument.partition("=")
         if follows:
-            hidden.append(HIDDEN)
+            hidden.append(MASK)
         elif equals and re.fullmatch(_NAME, name.lstrip("-"), re.IGNORECASE) and not _HARMLESS.search(name):
-            hidden.append(f"{name}={HIDDEN}")
+            hidden.append(f"{name}={MASK}")
         else:
             hidden.append(redact(argument))
         follows = argument.startswith("-") and re.fullmatch(_NAME, argument.lstrip("-"), re.IGNORECASE) is not None
     return hidden
 
 
-def remember(address: str | None) -> None:
-    """Redact the secrets of this address from now on wherever they stand, also apart from it.
+def register_secrets(address: str | None) -> None:
+    """Redact the secrets of this address in all texts from now on.
 
-    A library may report the password of an address that it was given without the address around it.
+    A library may report the password of an address without the address itself.
     """
     if address:
-        _remembered.update(_secrets_of(address))
+        _registered_secrets.update(_secrets_of(address))
 
 
-def install() -> None:
-    """Redact what this process prints: standard output and error, log records, warnings and tracebacks.
+def install_redaction() -> None:
+    """Redact the output of this process: standard output and error, log records, warnings and tracebacks.
 
-    The secrets of its command line are hidden wherever else they stand.
+    Secrets in the command line are redacted in all other texts too.
     """
     for argument in sys.argv[1:]:
-        remember(argument)
+        register_secrets(argument)
     redact_logs()
-    sys.stdout, sys.stderr = RedactedStream.over(sys.stdout), RedactedStream.over(sys.stderr)
+    sys.stdout, sys.stderr = RedactedStream.wrap(sys.stdout), RedactedStream.wrap(sys.stderr)
     sys.excepthook = _print_exception
     threading.excepthook = lambda hook: _print_exception(hook.exc_type, hook.exc_value, hook.exc_traceback)
 
 
 def redact_logs() -> None:
-    """Redact the messages and tracebacks of all log records, for every handler, those that send them away too."""
+    """Redact the messages and tracebacks of all log records, for every handler."""
     make_record = logging.getLogRecordFactory()
     if not hasattr(make_record, "redacts"):
 
@@ -160,7 +161,7 @@ def redact_logs() -> None:
             record = make_record(*arguments, **options)
             try:
                 message = record.getMessage()
-            except (TypeError, ValueError):  # logging itself reports it
+            except (TypeError, ValueError):  # logging reports this error itself
                 return record
             record.msg, record.args = redact(message), ()
             if record.exc_info and record.exc_info[0] is not None:
@@ -172,23 +173,23 @@ def redact_logs() -> None:
 
 
 class RedactedStream:
-    """A text stream that redacts what is written to it."""
+    """Text stream that redacts what is written to it."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
 
     @classmethod
-    def over(cls, stream: Any) -> Any:
-        """`stream` itself when it redacts already."""
+    def wrap(cls, stream: Any) -> Any:
+        """Return a redacting stream; `stream` itself if it already redacts or is None."""
         return stream if stream is None or isinstance(stream, cls) else cls(stream)
 
     def write(self, text: str) -> int:
-        """Write `text` redacted; returns the length of what was given."""
+        """Write `text` redacted; return the length of `text`."""
         self.stream.write(redact(text))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Write several texts."""
+        """Write each text redacted."""
         for line in lines:
             self.write(line)
 
@@ -200,8 +201,8 @@ class RedactedStream:
 
 
 def _print_exception(kind: type[BaseException], error: BaseException | None, trace: Any) -> None:
-    """Print a traceback in one piece, for a secret may stand across several."""
-    if kind is SystemExit:  # of a thread
+    """Print a traceback in one write, because a secret may extend over several lines."""
+    if kind is SystemExit:  # raised in a thread
         return
     print(redact("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="", flush=True)
 
@@ -211,18 +212,18 @@ def _without_user(found: re.Match[str]) -> str:
     host = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
     if "@" in host:
         end = host.rindex("@")
-        # The password itself may hold an unescaped / ? or # after a first @.
+        # The password may contain an unescaped / ? or #.
     elif "@" in rest and _holds_password(host) and scheme.lower() != "file:":
         end = rest.rindex("@")
     else:
         return found[0]
-    if rest[:end] in ("git", HIDDEN):
+    if rest[:end] in ("git", MASK):
         return found[0]
-    return f"{scheme}{slashes}{HIDDEN}{rest[end:]}"
+    return f"{scheme}{slashes}{MASK}{rest[end:]}"
 
 
 def _holds_password(host: str) -> bool:
-    """Whether what stands before the first slash is `user:part of a password` rather than `host:port`."""
+    """Return whether the text before the first slash is `user:part of a password` rather than `host:port`."""
     _, colon, port = host.partition(":")
     return bool(colon) and not host.startswith("[") and not port.isdigit() and port not in ("", "PORT", "port")
 
@@ -238,9 +239,9 @@ def _mapped(found: re.Match[str]) -> str:
 
 
 def _hide(value: str) -> str:
-    """`***` in the quotation marks of `value`."""
+    """Return `***` in the quotation marks of `value`."""
     mark = '\\"' if value.startswith('\\"') else value[0] if value[0] in "\"'" else ""
-    return f"{mark}{HIDDEN}{mark}"
+    return f"{mark}{MASK}{mark}"
 
 
 def _known_values() -> tuple[str, ...]:
@@ -249,12 +250,12 @@ def _known_values() -> tuple[str, ...]:
         for name, value in os.environ.items()
         if _SECRET_VARIABLE.search(name.upper()) or (("@" in value or "=" in value) and _ADDRESS_VARIABLE.search(name))
     )
-    return _forms(chosen, frozenset(_remembered))
+    return _forms(chosen, frozenset(_registered_secrets))
 
 
 @functools.lru_cache(maxsize=16)
 def _forms(variables: tuple[tuple[str, str], ...], remembered: frozenset[str]) -> tuple[str, ...]:
-    """Every form in which the secrets may stand in a text, the longest first."""
+    """Return all encodings of the secrets that may occur in a text, the longest first."""
     secrets = set(remembered)
     for name, value in variables:
         if _ADDRESS_VARIABLE.search(name):
@@ -273,13 +274,13 @@ def _forms(variables: tuple[tuple[str, str], ...], remembered: frozenset[str]) -
 
 
 def _secrets_of(address: str) -> set[str]:
-    """The password of an address, or its user where that is all there is, and the secrets of its query."""
+    """Return the password of an address, or its user if there is no password, and the secrets of its query."""
     found: set[str] = set()
     for match in _URL.finditer(address):
         hidden = _without_user(match)
         if hidden == match[0]:
             continue
-        user = match[3][: len(match[3]) - (len(hidden) - hidden.rindex(f"{HIDDEN}@") - len(HIDDEN))]
+        user = match[3][: len(match[3]) - (len(hidden) - hidden.rindex(f"{MASK}@") - len(MASK))]
         name, _, password = user.partition(":")
         secret = password or name
         found |= {secret, unquote(secret)}

@@ -1,8 +1,8 @@
-"""Access checks in front of a web application that runs on this machine (ASGI middleware).
+"""Access checks for web applications on this machine (ASGI middleware).
 
-A browser sends requests for every page it has open, to 127.0.0.1 too. `WebGuard` therefore answers only requests that
-are addressed to the server by its own name, that come from its own pages or from a program, and that carry the
-project's API password or a session made from it. docs/how-to/security.md describes the threat model.
+Any page that a browser has open can send requests to 127.0.0.1. `WebGuard` therefore accepts only requests with the
+server's own name as Host, from its own pages or from a program, and with the project's API password or a session
+created from it. docs/how-to/security.md describes the threat model.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ LOGIN_PATH = "/sign-in"
 _SCRIPT_PATH = "/sign-in.js"
 _LONGEST_LOGIN = 1024
 
-# Scripts, styles and data come from the server itself: a page that tries another host is stopped by the browser.
+# Pages may load scripts, styles and data only from the server; the browser blocks requests to other hosts.
 _PAGE_POLICY = (
     "default-src 'self'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "font-src 'self' data:; media-src 'self' data: blob:; worker-src 'self' blob:; frame-src 'self' data: blob:; "
@@ -45,8 +45,8 @@ input, button {{ font: inherit; padding: .4rem .6rem }} input {{ width: 22rem; m
 <script src="{script}"></script></body></html>
 """
 
-# The token comes in the fragment of the link, which browsers neither send to a server nor pass on in a Referer. The
-# page is also the answer to a request for another page: signed in, it opens that one.
+# The token is in the fragment of the link, which browsers send neither to a server nor in a Referer. Requests for other
+# pages are also answered with this page, which opens the requested page after the login.
 _LOGIN_SCRIPT = """
 const isLink = location.pathname === "/sign-in";
 const error = document.getElementById("error");
@@ -82,16 +82,16 @@ if (isLink) {
 
 @dataclass(frozen=True)
 class Access:
-    """Who may use a server.
+    """Access rules of a server.
 
     Attributes:
         name: the application's name, for messages.
         port: the port of 127.0.0.1 on which it listens.
         password: the project's API password.
-        login_token: the token in the link that `make ui` prints; empty if nobody signs in with a browser.
-        session: where a browser keeps its session. `cookie`: a cookie, and the guard demands it, or the password, of
-            every request. `prefect`: the storage from which Prefect's pages take the password; Prefect itself demands
-            it of every request to its API.
+        login_token: the token in the link that `make ui` prints; empty if browsers cannot sign in.
+        session: where a browser stores its session. `cookie`: in a cookie; the guard requires it, or the password, for
+            every request. `prefect`: in the local storage from which Prefect's pages read the password; Prefect itself
+            requires it for every request to its API.
     """
 
     name: str
@@ -102,12 +102,12 @@ class Access:
 
     @property
     def hosts(self) -> tuple[str, str]:
-        """The values of Host that mean this server; the first one is in its links."""
+        """The values of the header Host that this server accepts; the first one is used in links."""
         return f"127.0.0.1:{self.port}", f"localhost:{self.port}"
 
     @property
     def cookie(self) -> tuple[str, str]:
-        """Name and value of the session cookie. Browsers send a cookie to all ports of a host: the name is its own."""
+        """Name and value of the session cookie; the name differs by server, since all ports of a host share cookies."""
         return f"clipbert-{self._derive('cookie name')[:12]}", self._derive(f"session {self.login_token}")
 
     def _derive(self, purpose: str) -> str:
@@ -115,11 +115,11 @@ class Access:
 
 
 class WebGuard:
-    """Answers requests that must not reach `app`; hands all others to it.
+    """ASGI middleware that answers requests that must not reach the application.
 
     Args:
         app: the application.
-        access: who may use it.
+        access: the access rules.
     """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
@@ -127,7 +127,7 @@ class WebGuard:
         self._access = access
         self._origins = frozenset(f"http://{host}" for host in access.hosts)
         sockets = " ".join(f"ws://{host}" for host in access.hosts)
-        # MLflow shows reports that are artifacts, with the scripts inside them, in a frame of its own page.
+        # MLflow shows reports among the artifacts, including their scripts, in a frame of its own page.
         scripts = "'unsafe-inline' 'unsafe-eval'" if access.session == "cookie" else "'wasm-unsafe-eval'"
         self._policy = _PAGE_POLICY.format(sockets=sockets, scripts=scripts)
 
@@ -140,12 +140,12 @@ class WebGuard:
         if answer is None:
             await self._app(scope, receive, self._with_policy(send))
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: the server answers 403
+            await send({"type": "websocket.close", "code": 1008})  # before accept: the server answers 403
         else:
             await answer(scope, receive, self._with_policy(send))
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response | None:
-        """Return the guard's own answer to a request, or None if the application is to answer it."""
+        """Return the guard's answer to a request; None if the application must answer it."""
         headers = Headers(scope=scope)
         if refusal := self._refusal(scope, headers):
             return PlainTextResponse(refusal, 403)
@@ -161,10 +161,10 @@ class WebGuard:
         return None
 
     def _refusal(self, scope: Scope, headers: Headers) -> str | None:
-        """Say why a request may not be made at all, whatever password it carries."""
+        """Return why a request is rejected regardless of its password; None if it is not."""
         name, hosts = self._access.name, headers.getlist("host")
         if len(hosts) != 1 or hosts[0].lower() not in self._access.hosts:
-            # A name of somebody else that resolves to this machine (DNS rebinding).
+            # Another name that resolves to this machine (DNS rebinding).
             return f"{name} answers to the Host {self._access.hosts[0]} only. Open http://{self._access.hosts[0]}.\n"
         if any(origin not in self._origins for origin in headers.getlist("origin")):
             return f"{name} answers requests of its own pages only; this one came from another origin.\n"
@@ -200,7 +200,7 @@ class WebGuard:
         )
 
     async def _login(self, request: Request) -> Response:
-        """Show the login page, or make a session for a token."""
+        """Return the login page, or create a session for a token."""
         if request.method in ("GET", "HEAD"):
             if request.url.path == _SCRIPT_PATH:
                 return Response(_LOGIN_SCRIPT, media_type="text/javascript", headers={"Cache-Control": "no-store"})
@@ -228,7 +228,7 @@ class WebGuard:
         return HTMLResponse(page, status, {"Cache-Control": "no-store"})
 
     def _with_policy(self, send: Send) -> Send:
-        """Add to each response the headers that bind the browser."""
+        """Add the security headers to each response."""
 
         async def send_with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -243,7 +243,7 @@ class WebGuard:
 
 
 def _is_page_request(scope: Scope, headers: Headers, top_level: bool = False) -> bool:
-    """Whether a browser asks for a page to show; with `top_level`, in a tab of its own, by a link or an address."""
+    """Return whether a browser requests a page; with `top_level`, only as the page of a tab."""
     if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
         return False
     if top_level:
@@ -252,19 +252,19 @@ def _is_page_request(scope: Scope, headers: Headers, top_level: bool = False) ->
 
 
 def _equal(given: str, expected: str) -> bool:
-    """Compare in constant time; nothing equals an empty secret."""
+    """Compare in constant time; an empty secret equals nothing."""
     return bool(expected) and hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())
 
 
 def read_access(value: str) -> Access:
-    """Return the access that `write_access` wrote.
+    """Return the access rules that `write_access` wrote.
 
     Raises:
-        KeyError, TypeError, ValueError: it was not written by it.
+        KeyError, TypeError, ValueError: the text is damaged.
     """
     return Access(**json.loads(value))
 
 
 def write_access(access: Access) -> str:
-    """Return `access` as text, for the environment of the process that serves."""
+    """Return access rules as text, for the environment of the server's process."""
     return json.dumps(vars(access))

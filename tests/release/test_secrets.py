@@ -122,7 +122,7 @@ def test_a_server_with_credentials_in_its_address_that_is_away_for_a_while(
     monkeypatch.setattr("clipbert.release.sender.FIRST_RETRY_S", 0.1)
     # As the command line does: MLflow itself prints the address of a run.
     for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, RedactedStream.over(getattr(sys, name)))
+        monkeypatch.setattr(sys, name, RedactedStream.wrap(getattr(sys, name)))
     params = {"frames.media_url": f"https://{SECRETS['media']}@host/x"}
     with start_training_run(root, "retrieval", params) as run:
         mortal_server.stop(signal.SIGKILL)

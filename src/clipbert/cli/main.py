@@ -20,7 +20,7 @@ from clipbert.errors import USER_ERROR, ClipBertError, missing_package
 from clipbert.exit_status import write_exit_code
 from clipbert.files.leftovers import project_folders, remove_scratch_folders, remove_stale_temporaries
 from clipbert.interruption import Interrupted, closing_line, raise_on_interrupt
-from clipbert.redact import install
+from clipbert.redact import install_redaction
 
 # Set for this process and its children unless the environment has them already.
 ENVIRONMENT = {
@@ -85,7 +85,7 @@ def main() -> NoReturn:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     use_utf8()
-    install()
+    install_redaction()
     try:
         app(prog_name="clipbert")
     except (ClipBertError, ModuleNotFoundError) as error:

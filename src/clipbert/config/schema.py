@@ -10,7 +10,7 @@ from clipbert.config.tasks import Section, TaskSection, TasksParams, task_names
 from clipbert.config.training import TrainParams
 from clipbert.errors import ClipBertError
 from clipbert.project import Project
-from clipbert.redact import redact_values, remember
+from clipbert.redact import redact_values, register_secrets
 
 if TYPE_CHECKING:
     TaskName: TypeAlias = str
@@ -60,7 +60,7 @@ class FramesParams(Section):
     @classmethod
     def _hide_password(cls, url: Any) -> Any:
         if isinstance(url, str):
-            remember(url)
+            register_secrets(url)
         return url
 
 
