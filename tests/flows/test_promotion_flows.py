@@ -74,7 +74,7 @@ def test_a_candidate_is_promoted_after_a_persons_yes_and_a_first_champion_cannot
     back = prefect.start(ROLLBACK, registered, task="retrieval")
     end = prefect.wait(back)
     assert end["type"] == "FAILED"
-    assert "version 1 is the champion and there is no previous champion to roll back to" in end["message"]
+    assert "version 1 is the champion, and there is no previous champion to roll back to" in end["message"]
 
 
 def test_a_persons_no_changes_nothing(prefect: Prefect, project: Path) -> None:

@@ -90,7 +90,7 @@ def test_life_of_a_champion(any_root, release, predictions):
     assert tags["promotion.decision"] == "rolled_back"
     assert float(tags["promotion.low"]) == better.low
 
-    with pytest.raises(ClipBertError, match="version 1 is the champion and there is no previous champion"):
+    with pytest.raises(ClipBertError, match="version 1 is the champion, and there is no previous champion"):
         rollback(root, "retrieval")
     stays = promote(root, "retrieval", GATE, evaluate_champion=no_evaluation)
     assert (stays.decision, stays.champion) == ("rejected", "1")
