@@ -144,7 +144,7 @@ def test_server_dies_and_comes_back_during_the_run_and_dies_again_until_after_it
         with pytest.raises(ClipBertError) as caught:
             use()
         assert str(caught.value).startswith(away)
-        assert f" of {run.name}. `clipbert track sync` delivers it when the store answers." in str(caught.value)
+        assert f" of {run.name}. Run `clipbert track sync` when the store answers." in str(caught.value)
     failed = clipbert(remote, "track", "sync")
     assert failed.returncode == 2
     assert failed.stderr.startswith("clipbert: Not delivered to MLflow: ")

@@ -112,7 +112,7 @@ def test_one_process_at_a_time(folder):
     other = run_python(program, folder)
     assert other.stdout is not None
     assert other.stdout.readline() == "mine\n"
-    with pytest.raises(OutboxInUse, match=f"process {other.pid} delivers it now"):
+    with pytest.raises(OutboxInUse, match=f"process {other.pid} is delivering it"):
         Outbox(folder)
     assert [found.held_by for found in pending_outboxes(folder.parents[2])] == [str(other.pid)]
     other.kill()
