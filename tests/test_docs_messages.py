@@ -33,7 +33,7 @@ QUOTED = {
         "Train again to store the settings of params.yaml",
         "unknown parameter; expected some of",
         "expected a number from",
-        "the request holds",
+        "the request has",
         "saved at step",
     ],
     "how-to/validation.md": [

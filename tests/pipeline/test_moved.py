@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from dvc_project import clipbert, run, set_params, stages_run
 
-from clipbert.release.store import default_store, open_store
+from clipbert.release.connection import open_store
+from clipbert.release.store import default_store
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1200)]
 

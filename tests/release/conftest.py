@@ -12,9 +12,9 @@ from mlflow_server import MlflowServer
 from server_logs import assert_no_errors
 from small_releases import releaser, save_model, scored_items
 
+from clipbert.release.connection import open_store
 from clipbert.release.ownership import IDENTITY
 from clipbert.release.registry import Release
-from clipbert.release.store import open_store
 
 
 @pytest.fixture(scope="session")

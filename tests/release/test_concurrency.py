@@ -15,10 +15,10 @@ from small_releases import register_sections
 from clipbert.config.schema import Params, ReleaseParams
 from clipbert.errors import ClipBertError
 from clipbert.release.aliases import alias_state, aliases
+from clipbert.release.connection import open_store
 from clipbert.release.history import history
 from clipbert.release.promotion import promote, rollback
 from clipbert.release.registry import register
-from clipbert.release.store import open_store
 from clipbert.release.task_lock import task_lock
 
 GATE = ReleaseParams()

@@ -19,9 +19,9 @@ from mlflow_server import MlflowServer
 
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import write_json
+from clipbert.release.connection import open_experiment, open_store
 from clipbert.release.delivery import open_store_and_deliver, sync
 from clipbert.release.outbox import Outbox, outbox_folder, pending_outboxes
-from clipbert.release.store import open_experiment, open_store
 from clipbert.release.tracking import log_evaluation, start_training_run
 
 # A training: a step every few milliseconds, a checkpoint every tenth; SystemExit at SIGTERM (training/stopping.py).

@@ -10,8 +10,8 @@ import pytest
 from clipbert.config.schema import EvaluateParams, Params, ReleaseParams
 from clipbert.errors import ClipBertError
 from clipbert.evaluation import conditions
+from clipbert.release.connection import open_store
 from clipbert.release.promotion import promote
-from clipbert.release.store import open_store
 
 NAME = "clipbert-retrieval"
 GATE = ReleaseParams()

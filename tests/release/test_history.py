@@ -10,12 +10,12 @@ from clipbert.cli.main import app
 from clipbert.config.schema import Params, ReleaseParams
 from clipbert.errors import ClipBertError
 from clipbert.release.aliases import aliases
+from clipbert.release.connection import open_store
 from clipbert.release.derived import decision_path
 from clipbert.release.history import history
 from clipbert.release.ledger import LEDGER
 from clipbert.release.ownership import PROJECT_TAG
 from clipbert.release.promotion import promote, rollback
-from clipbert.release.store import open_store
 
 GATE = ReleaseParams()
 

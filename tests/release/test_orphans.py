@@ -7,10 +7,11 @@ import sys
 import pytest
 from forked_python import run_program
 
+from clipbert.release.connection import open_experiment, open_store
 from clipbert.release.orphans import UNFINISHED, owner_is_alive
 from clipbert.release.outbox import Outbox, outbox_folder
 from clipbert.release.provenance import process_tags
-from clipbert.release.store import default_store, open_experiment, open_store
+from clipbert.release.store import default_store
 
 NAME = "clipbert-retrieval"
 

@@ -8,9 +8,9 @@ import pytest
 from clipbert.config.schema import Params, ReleaseParams
 from clipbert.errors import ClipBertError
 from clipbert.release.aliases import aliases
+from clipbert.release.connection import open_experiment, open_store
 from clipbert.release.ownership import IDENTITY, PROJECT_TAG, claim_model, identity
 from clipbert.release.promotion import promote, rollback
-from clipbert.release.store import open_experiment, open_store
 from clipbert.release.tracking import start_training_run
 
 NAME = "clipbert-retrieval"

@@ -11,9 +11,9 @@ import pytest
 from clipbert.config.schema import EvaluateParams, Params, ReleaseParams
 from clipbert.errors import ClipBertError
 from clipbert.release.aliases import aliases
+from clipbert.release.connection import open_store
 from clipbert.release.promotion import decision_path, promote, rollback
 from clipbert.release.registry import model_digest
-from clipbert.release.store import open_store
 
 NAME = "clipbert-retrieval"
 GATE = ReleaseParams()

@@ -12,8 +12,8 @@ from write_points import WritePoints, in_child, kill, no_space
 
 from clipbert.errors import ClipBertError
 from clipbert.release.aliases import aliases
+from clipbert.release.connection import open_store
 from clipbert.release.history import history
-from clipbert.release.store import open_store
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from clipbert.model import load
 from clipbert.model.weights.card import CARD, model_card, write_card
 from clipbert.release import registry
 from clipbert.release.aliases import aliases
+from clipbert.release.connection import open_store
 from clipbert.release.registry import download_model, model_digest, predictions_path, register
-from clipbert.release.store import open_store
 
 NAME = "clipbert-retrieval"
 SECTIONS = register_sections("retrieval", Params())

@@ -10,12 +10,12 @@ from clipbert.cli.doctor import check_mlflow
 from clipbert.config.schema import ReleaseParams
 from clipbert.errors import ClipBertError
 from clipbert.release.aliases import aliases
+from clipbert.release.connection import open_store
 from clipbert.release.delivery import sync
 from clipbert.release.promotion import promote, rollback
 from clipbert.release.registry import download_model, model_digest
 from clipbert.release.relocate import BACKUP, relocate
 from clipbert.release.runs import log_evaluation
-from clipbert.release.store import open_store
 from clipbert.release.tracking import start_training_run
 
 NAME = "clipbert-retrieval"

@@ -17,8 +17,8 @@ from clipbert.errors import ClipBertError
 from clipbert.files.atomic import write_json
 from clipbert.project import Project
 from clipbert.redact import RedactedStream
+from clipbert.release.connection import open_store
 from clipbert.release.delivery import sync
-from clipbert.release.store import open_store
 from clipbert.release.tracking import start_training_run
 from clipbert.training import trainer as loop
 

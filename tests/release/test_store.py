@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from clipbert.errors import ClipBertError
+from clipbert.release.connection import open_experiment, open_store
 from clipbert.release.runs import log_evaluation
-from clipbert.release.store import open_experiment, open_store, tracking_uri
+from clipbert.release.store import tracking_uri
 from clipbert.release.tracking import start_training_run
 
 
@@ -39,7 +40,7 @@ def test_two_processes_may_create_the_embedded_store_at_once(tmp_path, monkeypat
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     code = (
         "import sys, pathlib\n"
-        "from clipbert.release.store import open_experiment, open_store\n"
+        "from clipbert.release.connection import open_experiment, open_store\n"
         "print('imported', flush=True); sys.stdin.read(1)\n"
         "print(open_experiment(open_store(pathlib.Path(sys.argv[1])), sys.argv[2]))"
     )

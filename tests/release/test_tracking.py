@@ -16,9 +16,9 @@ from PIL import Image
 from clipbert.config.schema import Params
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import write_json
+from clipbert.release.connection import open_experiment, open_store
 from clipbert.release.provenance import provenance
 from clipbert.release.runs import flatten
-from clipbert.release.store import open_experiment, open_store
 from clipbert.release.tracking import log_evaluation, start_training_run
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"

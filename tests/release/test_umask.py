@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from clipbert.release.store import open_store
+from clipbert.release.connection import open_store
 from clipbert.release.tracking import start_training_run
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from clipbert.release.alias_transaction import last_known_aliases, pending_intents, store_identity
 from clipbert.release.aliases import alias_state
+from clipbert.release.connection import open_store
 from clipbert.release.derived import decision_path, effective_decisions
 from clipbert.release.ledger import Ledger
-from clipbert.release.store import open_store
 
 NAME = "clipbert-retrieval"
 

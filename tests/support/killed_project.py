@@ -15,11 +15,11 @@ from write_points import in_child
 from clipbert.config.schema import ReleaseParams
 from clipbert.errors import ClipBertError
 from clipbert.release.aliases import aliases
+from clipbert.release.connection import open_store
 from clipbert.release.derived import effective_decisions
 from clipbert.release.history import history
 from clipbert.release.ledger import ENDS, Ledger
 from clipbert.release.promotion import promote, rollback
-from clipbert.release.store import open_store
 
 GATE = ReleaseParams()
 TASK = "retrieval"

@@ -11,8 +11,9 @@ from mlflow.exceptions import MlflowException
 from clipbert.console import console, errors, progress
 from clipbert.errors import ClipBertError, first_line
 from clipbert.redact import redact
+from clipbert.release.connection import open_store
 from clipbert.release.outbox import Outbox, OutboxInUse, PendingOutbox, Record, format_count, pending_outboxes, read_run
-from clipbert.release.store import DEFAULT_NAME, EMBEDDED, Store, open_store, portable_uri, short_timeouts, store_errors
+from clipbert.release.store import DEFAULT_NAME, EMBEDDED, Store, portable_uri, short_timeouts, store_errors
 from clipbert.release.system_metrics import PREFIX
 
 MAX_VALUES_PER_BATCH = 1000

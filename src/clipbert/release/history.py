@@ -8,10 +8,10 @@ from clipbert.console import errors
 from clipbert.errors import ClipBertError
 from clipbert.release.alias_transaction import pending_intents
 from clipbert.release.aliases import CHAMPION, format_aliases
+from clipbert.release.connection import open_store
 from clipbert.release.decisions import Decision
 from clipbert.release.ledger import Entry, Ledger
 from clipbert.release.session import ReleaseSession, print_note, repair
-from clipbert.release.store import open_store
 from clipbert.release.task_lock import task_lock
 
 

@@ -12,11 +12,12 @@ from clipbert.config.schema import ReleaseParams
 from clipbert.errors import ClipBertError
 from clipbert.release.alias_transaction import change_aliases, record_decision
 from clipbert.release.aliases import CANDIDATE, CHAMPION, PREVIOUS, AliasState, aliases
+from clipbert.release.connection import open_store
 from clipbert.release.decisions import Decision
 from clipbert.release.derived import decision_path, rollback_block
 from clipbert.release.gate import EvaluateChampion, decide
 from clipbert.release.session import publish_decision, release_session
-from clipbert.release.store import DEFAULT_NAME, open_store, store_errors
+from clipbert.release.store import DEFAULT_NAME, store_errors
 
 __all__ = ["Decision", "decision_path", "promote", "rollback"]
 

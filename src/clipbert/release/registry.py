@@ -31,6 +31,7 @@ from clipbert.model.weights.card import CARD, model_card, with_results, write_ca
 from clipbert.model.weights.checksums import check_model
 from clipbert.redact import redact_values
 from clipbert.release.aliases import CANDIDATE, CHAMPION, aliases
+from clipbert.release.connection import open_experiment, open_store
 from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.orphans import UNFINISHED
 from clipbert.release.ownership import check_version_owner, ownership_tags, version_ownership_tags
@@ -46,8 +47,6 @@ from clipbert.release.store import (
     default_store,
     embedded_uri,
     model_name,
-    open_experiment,
-    open_store,
     store_errors,
     tracking_uri,
 )

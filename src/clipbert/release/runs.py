@@ -13,9 +13,10 @@ from mlflow.exceptions import MlflowException
 from clipbert.errors import ClipBertError
 from clipbert.files.signed_json import read_signed_json
 from clipbert.redact import redact, redact_values
+from clipbert.release.connection import open_experiment
 from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.provenance import provenance
-from clipbert.release.store import DEFAULT_NAME, Store, open_experiment, store_errors
+from clipbert.release.store import DEFAULT_NAME, Store, store_errors
 
 MAX_PARAMS_PER_BATCH = 100
 MAX_VALUE_LENGTH = 5999

@@ -10,20 +10,13 @@ from mlflow.entities import RunTag
 
 from clipbert.console import errors
 from clipbert.errors import ClipBertError
+from clipbert.release.connection import open_experiment, open_store
 from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.outbox import Outbox, outbox_folder, pending_outboxes, read_run, remove_delivered
 from clipbert.release.provenance import provenance
 from clipbert.release.runs import MAX_VALUE_LENGTH, active_run, create_run, flatten, log_evaluation
 from clipbert.release.sender import Sender
-from clipbert.release.store import (
-    DEFAULT_NAME,
-    Store,
-    open_experiment,
-    open_store,
-    portable_uri,
-    store_errors,
-    tracking_uri,
-)
+from clipbert.release.store import DEFAULT_NAME, Store, portable_uri, store_errors, tracking_uri
 from clipbert.release.system_metrics import PREFIX, SystemMetrics
 
 __all__ = ["TrainingRun", "log_evaluation", "start_training_run", "tracking_uri"]
