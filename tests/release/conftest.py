@@ -1,4 +1,4 @@
-"""An embedded store, a real MLflow server, and models small enough to register in a second."""
+"""Fixtures: an embedded store, an MLflow server, and models small enough to register in a second."""
 
 import json
 import shutil

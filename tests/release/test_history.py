@@ -135,7 +135,7 @@ def test_models_of_an_earlier_release_name_are_repaired_and_the_file_has_the_las
 
 
 def test_history_leaves_a_model_alone_that_is_another_projects_now(champion, monkeypatch, capsys):
-    """The store is a shared one, so the owner counts; the ledger is shown all the same."""
+    """The store is a shared one, so the owner counts; the ledger is shown nevertheless."""
     database = champion.parent / "shared.db"
     shutil.copyfile(champion / "mlflow" / "mlflow.db", database)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")

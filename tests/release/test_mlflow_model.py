@@ -27,7 +27,7 @@ OUTSIDE = "is outside the folders that this server may read"
 
 @pytest.fixture
 def roots(tmp_path: Path, tiny_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The one folder that may be read, with a video and an image in it, and a video beside it."""
+    """The only readable folder, with a video and an image, next to a video outside of it."""
     media = tmp_path / "media"
     tiny_video(media / "a.mp4")
     tiny_video(media / "b.mp4", seed=1)

@@ -105,7 +105,7 @@ def test_evaluation_pipeline_and_served_model_agree_on_the_same_frames(
     piped = source.piped(lambda media: source.data / media)
     served = source.served(serve(source, tmp_path / "served", monkeypatch))
     spread = [score for found in compared.decoded.values() for score in found.values()]
-    assert max(spread) - min(spread) > 100 * SAME_FRAMES, "the scores are all the same: the test would show nothing"
+    assert max(spread) - min(spread) > 100 * SAME_FRAMES, "the scores are equal, so the test would prove nothing"
     assert len(compared.decoded) == len(piped) == len(served)
     assert largest_difference(compared.decoded, piped) < SAME_FRAMES
     assert largest_difference(compared.decoded, served) < SAME_FRAMES

@@ -95,8 +95,8 @@ def test_artifacts_that_cannot_be_written_stop_before_training(root):
         pytest.fail("the training started")
 
 
-def test_file_that_is_no_database(root):
-    (root / "mlflow" / "mlflow.db").write_text("this is no database, and longer than its header would be\n" * 20)
+def test_file_that_is_not_a_database(root):
+    (root / "mlflow" / "mlflow.db").write_text("this is not a database, and longer than a header of one\n" * 20)
     with pytest.raises(ClipBertError, match=r"cannot be used: .*file is not a database"):
         open_store(root)
 

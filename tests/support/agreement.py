@@ -1,4 +1,4 @@
-"""What must hold between a project's aliases, ledger, version tags and decision file."""
+"""Consistency check of a project's aliases, ledger, version tags and decision file."""
 
 import json
 from dataclasses import asdict
@@ -14,7 +14,7 @@ NAME = "clipbert-retrieval"
 
 
 def assert_agreement(root: Path, task: str = "retrieval") -> None:
-    """Fail unless aliases, ledger, tags and file tell the same, and nothing is left half done."""
+    """Fail unless aliases, ledger, tags and file agree and no change is incomplete."""
     store = open_store(root)
     with Ledger(root) as ledger:
         entries = ledger.entries(task)
@@ -26,12 +26,12 @@ def assert_agreement(root: Path, task: str = "retrieval") -> None:
     assert (json.loads(path.read_text()) if path.exists() else None) == (asdict(made[-1]) if made else None)
     last = {decision.version: decision for decision in made}
     for version in store.client.search_model_versions(f"name = '{NAME}'"):
-        told = {key: value for key, value in version.tags.items() if key.startswith("promotion.")}
+        tags = {key: value for key, value in version.tags.items() if key.startswith("promotion.")}
         decision = last.get(str(version.version))
         if decision is None:
-            assert told == {}
+            assert tags == {}
             continue
         for key in ("decision", "reason", "at", "by", "id"):
-            assert told[f"promotion.{key}"] == getattr(decision, key)
+            assert tags[f"promotion.{key}"] == getattr(decision, key)
         changes = [each for each in made if each.version == str(version.version) and each.decision != "rejected"]
-        assert ("promotion.rolled_back" in told) == (bool(changes) and changes[-1].decision == "rolled_back")
+        assert ("promotion.rolled_back" in tags) == (bool(changes) and changes[-1].decision == "rolled_back")

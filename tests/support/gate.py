@@ -1,4 +1,4 @@
-"""A TCP relay in front of a server, to take it away from its clients and to lose its answers."""
+"""TCP relay in front of a server that can cut connections and drop answers."""
 
 import contextlib
 import socket
@@ -6,8 +6,10 @@ import threading
 
 
 class Gate:
-    """Relays 127.0.0.1:port to the server while `open`; while `swallowing`, requests with those words reach the server
-    and their answers do not reach the client."""
+    """Relay from a port of 127.0.0.1 to the server while `open`.
+
+    Requests that contain `swallowing` reach the server, but their answers do not reach the client.
+    """
 
     def __init__(self, server_port: int) -> None:
         self.open = True
@@ -20,14 +22,14 @@ class Gate:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def shut(self) -> None:
-        """Refuse, and break what is connected."""
+        """Reject new connections and break existing ones."""
         self.open = False
         for client in list(self._clients):
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Be gone."""
+        """Stop listening and break existing connections."""
         self.shut()
         self._listener.close()
 

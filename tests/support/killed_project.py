@@ -1,4 +1,4 @@
-"""A project with two versions, whose promotion and rollback are killed; also for benchmarks/promotion_kills.py.
+"""Project with two versions for killed promotions and rollbacks; also for benchmarks/promotion_kills.py.
 
 Database connections must not cross a fork, so only forked children open its store.
 """
@@ -27,13 +27,13 @@ COMMANDS = {"promote": "1", "rollback": "2"}  # and the champion before each
 
 
 class KilledProject:
-    """The project at `root`, which can go back to the state before each of COMMANDS."""
+    """Project at `root` that can be restored to the state before each of COMMANDS."""
 
     def __init__(self, root: Path, kept: Path, models: list[Path]) -> None:
         self.root, self.kept, self.models = root, kept, models
 
     def keep(self, command: str) -> None:
-        """Remember the present state as the one before `command`."""
+        """Save the present state as the one before `command`."""
         folder = self.kept / command
         (folder / "mlflow").mkdir(parents=True)
         for name in ("mlflow.db", "ledger.db"):
@@ -41,7 +41,7 @@ class KilledProject:
         shutil.copytree(self.root / "artifacts/promotions", folder / "promotions")
 
     def restore(self, command: str) -> None:
-        """Go back to the state before `command`."""
+        """Restore the state before `command`."""
         for path in (self.root / "mlflow").glob("*.db*"):
             path.unlink()
         shutil.copytree(self.kept / command / "mlflow", self.root / "mlflow", dirs_exist_ok=True)
@@ -70,7 +70,7 @@ class KilledProject:
                 self.run(command)
 
     def outcome(self, command: str) -> str:
-        """Return what the ledger has of the change that was killed: no intent, or its end."""
+        """Return the ledger's state of the killed change: "no intent", or the kind of its end."""
         with Ledger(self.root) as ledger:
             entries = ledger.entries(TASK)
         before = 1 if command == "promote" else 2
@@ -85,7 +85,7 @@ def make_project(folder: Path, database: Path | None = None) -> KilledProject:
 
     Args:
         folder: for its files.
-        database: an empty MLflow database to copy, for making one takes seconds.
+        database: an empty MLflow database to copy, since creating one takes seconds.
     """
     root = folder / "a project"
     (root / "mlflow").mkdir(parents=True)
@@ -107,7 +107,7 @@ def make_project(folder: Path, database: Path | None = None) -> KilledProject:
 
 
 def assert_safe(root: Path) -> None:
-    """Fail unless aliases, ledger, tags and file agree, and a version that was rolled back stays so."""
+    """Fail unless aliases, ledger, tags and file agree and a rolled-back version stays rolled back."""
     assert_agreement(root)
     found = aliases(open_store(root), NAME)
     place = {alias: version for alias, version in found.items() if alias != "candidate"}

@@ -1,4 +1,4 @@
-"""A real MLflow server for tests."""
+"""MLflow server for tests."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class MlflowServer:
-    """A real MLflow server over files in `folder`, that can be killed and started again at the same address."""
+    """MLflow server on files in `folder` that can be killed and restarted at the same address."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -24,7 +24,7 @@ class MlflowServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Return when it answers."""
+        """Start the server and wait until it answers."""
         options = {
             "host": "127.0.0.1",
             "port": self.port,
@@ -49,7 +49,7 @@ class MlflowServer:
         raise RuntimeError(f"the MLflow server did not start:\n{log.read_text()}")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it and its workers."""
+        """Stop the server and its workers."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)

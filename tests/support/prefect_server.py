@@ -1,4 +1,4 @@
-"""A Prefect server through its REST API, and a small DVC project for its runs to work in."""
+"""Access to the servers of `make ui` for tests, and a small DVC project for flow runs."""
 
 import contextlib
 import json
@@ -79,7 +79,7 @@ else:
 
 @dataclass
 class Prefect:
-    """The running servers of `make ui`: Prefect through its REST API, and where both are."""
+    """Running servers of `make ui`: their addresses, and Prefect's REST API."""
 
     api: PrefectApi
     mlflow: str
@@ -98,11 +98,11 @@ class Prefect:
         return self.log.read_text()
 
     def link(self, name: str) -> str:
-        """The link that was printed for MLflow or Prefect, which signs a browser in."""
+        """Return the sign-in link that was printed for MLflow or Prefect."""
         return next(line.split()[1] for line in self.printed.splitlines() if line.startswith(name))
 
     def programs(self, word: str) -> list[psutil.Process]:
-        """The processes of `make ui` that have this word in their command, supervisors left out."""
+        """Return the processes of `make ui` with this word in their command, without supervisors."""
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
@@ -115,7 +115,7 @@ class Prefect:
         return self.api.call(method, path, body)
 
     def start(self, deployment: str, project: Path, **parameters: Any) -> str:
-        """Run a deployment in the folder `project`; the run's id."""
+        """Start a run of a deployment in the folder `project` and return its id."""
         found = self.call("GET", f"/deployments/name/{deployment}")
         body = {"parameters": parameters, "job_variables": {"env": {"CLIPBERT_ROOT": str(project)}}}
         return str(self.call("POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
@@ -124,22 +124,22 @@ class Prefect:
         return dict(self.call("GET", f"/flow_runs/{run}")["state"])
 
     def wait(self, run: str, *kinds: str, seconds: float = 180) -> dict[str, Any]:
-        """The run's state as soon as it is of one of `kinds`, by default of one that ends it."""
+        """Wait for a state of one of `kinds`, by default a final one, and return it."""
         wanted = kinds or ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
         return wait_until(lambda: state if (state := self.state(run))["type"] in wanted else None, seconds)
 
     def tasks(self, run: str) -> dict[str, dict[str, Any]]:
-        """The run's task runs by name."""
+        """Return the run's task runs by name."""
         found = self.call("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
         return {task["name"]: task for task in found}
 
     def logs(self, run: str) -> list[str]:
-        """Every line of the log of the run's tasks."""
+        """Return the log of the run's tasks."""
         body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
         return [entry["message"] for entry in self.call("POST", "/logs/filter", body) if entry["task_run_id"]]
 
     def everything(self, run: str) -> str:
-        """All that the server has about a run: the run, its tasks, states, logs and artifacts."""
+        """Return all data of the server about a run: the run, its tasks, states, logs and artifacts."""
         wanted = {"flow_runs": {"id": {"any_": [run]}}}
         logs = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200}
         found = [self.call("GET", f"/flow_runs/{run}"), self.call("POST", "/logs/filter", logs)]
@@ -151,13 +151,13 @@ class Prefect:
         return json.dumps(found)
 
     def artifacts(self, run: str) -> dict[str, Any]:
-        """The data of the run's artifacts by key."""
+        """Return the data of the run's artifacts by key."""
         found = self.call("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
         return {artifact["key"]: artifact["data"] for artifact in found}
 
 
 def wait_until(check: Callable[[], Any], seconds: float = 180) -> Any:
-    """What `check` returns as soon as it is something."""
+    """Call `check` until it returns a true value, and return that value."""
     deadline = time.monotonic() + seconds
     while not (found := check()):
         assert time.monotonic() < deadline, f"nothing after {seconds:g} s"
@@ -166,7 +166,7 @@ def wait_until(check: Callable[[], Any], seconds: float = 180) -> Any:
 
 
 def make_project(folder: Path) -> Path:
-    """A git and DVC project of four cheap stages, with this repository's flows and deployments."""
+    """Create a git and DVC project of four fast stages with this repository's flows and deployments."""
     folder.mkdir(parents=True)
     (folder / "dvc.yaml").write_text(STAGES)
     (folder / "work.py").write_text(WORK)
