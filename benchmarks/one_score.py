@@ -188,7 +188,7 @@ def main() -> None:
         found = first_examples(task, texts, media)
         source = ScoreSources(task, project.model(name), found, params, data, pipe)
         with tempfile.TemporaryDirectory() as scratch:
-            sections = (params.evaluate, params.frames, getattr(params.tasks, name))
+            sections = (params.evaluate, params.frames, params.tasks.section(name))
             settings = served_settings(name, source.folder, *sections)
             save_mlflow_model(Path(scratch, "model"), source.folder, settings, Model())
             served = source.served(mlflow.pyfunc.load_model(str(Path(scratch, "model"))))

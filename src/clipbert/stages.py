@@ -215,7 +215,7 @@ def register(project: Project, task_name: str, params: Params) -> None:
         release_name=params.release.name,
         evaluate=params.evaluate,
         frames=params.frames,
-        task_params=getattr(params.tasks, task_name),
+        task_params=params.tasks.section(task_name),
     )
     console.print(f"{release.name} version {release.version} is the {release.alias}.")
 

@@ -67,13 +67,13 @@ def register_sections(task: str, params: Params) -> dict[str, Any]:
         "release_name": params.release.name,
         "evaluate": params.evaluate,
         "frames": params.frames,
-        "task_params": getattr(params.tasks, task),
+        "task_params": params.tasks.section(task),
     }
 
 
 def save_served_model(folder: Path, task: str, model_dir: Path, params: Params) -> None:
     """Write the MLflow model of a model folder without registering it."""
-    settings = served_settings(task, model_dir, params.evaluate, params.frames, getattr(params.tasks, task))
+    settings = served_settings(task, model_dir, params.evaluate, params.frames, params.tasks.section(task))
     save_mlflow_model(folder, model_dir, settings, Model())
 
 
