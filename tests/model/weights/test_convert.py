@@ -293,7 +293,7 @@ def test_answers_and_configurations_of_another_kind(files):
     with pytest.raises(ClipBertError, match=r"2 answers, but the classifier of .* has 3 outputs"):
         run(files, checkpoint(3), "open_qa")
     (folder / "answers.json").write_text(json.dumps({"red": 0, "blue": 2}))
-    with pytest.raises(ClipBertError, match="no answer vocabulary: expected a JSON list"):
+    with pytest.raises(ClipBertError, match="not an answer vocabulary: expected a JSON list"):
         run(files, checkpoint(3), "open_qa")
     with pytest.raises(ClipBertError, match=r"gone\.pt: cannot be read"):
         convert(folder / "gone.pt", folder / "base_model.json", "retrieval", folder / "model")

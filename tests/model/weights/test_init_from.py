@@ -107,7 +107,7 @@ def test_a_tokenizer_larger_than_its_model_is_refused(folder: Path, tmp_path: Pa
     more = ClipBertProcessor.train_tokenizer([*WORDS, *WORDS, "ýž čš çß"], vocab_size=400)
     more.save_pretrained(str(mixed))
     sign_folder(mixed)
-    with pytest.raises(ClipBertError, match="these are not of one model"):
+    with pytest.raises(ClipBertError, match="they do not belong to the same model"):
         Start.read(mixed)
 
 

@@ -154,11 +154,11 @@ def test_a_classifier_gives_its_backbone(tmp_path: Path, capsys: pytest.CaptureF
         given.weights[f"clipbert.vision.backbone.{FIRST['convnext']}"],
         classifier.state_dict()[f"convnext.{FIRST['convnext']}"],
     )
-    assert given.remark == "normalisation of ImageNet; fresh: hidden_states_norms.stage3"
+    assert given.remark == "normalization of ImageNet; fresh: hidden_states_norms.stage3"
     assert "id2label" not in given.fields["vision"]
     build(vision=tmp_path)
     said = " ".join(capsys.readouterr().out.split())
-    assert f"weights of model.vision from {tmp_path}; normalisation of ImageNet" in said
+    assert f"weights of model.vision from {tmp_path}; normalization of ImageNet" in said
     assert "frames of 56 pixels are 1 x 1 cells" in said
 
 

@@ -1,4 +1,4 @@
-"""Checksums of every file of a model folder: a changed byte in a weight, a setting or the vocabulary is refused.
+"""Checksums of the files of a model folder; a changed weight, setting or vocabulary is refused on loading.
 
 safetensors does not notice a changed byte inside a tensor, and an edited config.json is a valid configuration.
 """
@@ -19,7 +19,7 @@ from clipbert.files.checksums import (
 )
 from clipbert.model.weights.card import CARD
 
-WEIGHTS_ONLY = "weights.sha256"  # written by ClipBERT 0.x: the weights alone, without the line over the list itself
+WEIGHTS_ONLY = "weights.sha256"  # written by ClipBERT 0.x, for the weights only
 MODEL_FILES = ("config.json", "generation_config.json")
 REMEDY = (
     "Get, train or convert the model again (an artifact of the pipeline: `dvc checkout {folder}`). "
@@ -40,10 +40,10 @@ def sign_files(folder: Path, files: Iterable[Path]) -> None:
 
 
 def sign_folder(folder: Path) -> list[str]:
-    """Write the checksums of every file of a model folder but its card, as they are now.
+    """Write the current checksums of every file of a model folder except its card.
 
     Returns:
-        What this accepts: a line for each file that is new, gone or has other bytes than the last checksums said.
+        a line for each file that is new, gone or changed since the last checksums.
     """
     try:
         before = read_checksums(folder) if (folder / CHECKSUMS).is_file() else {}
@@ -59,13 +59,13 @@ def sign_folder(folder: Path) -> list[str]:
 
 
 def check_model(folder: Path, weights: bool = True) -> None:
-    """Check the files of a model folder; a folder without checksums, written by other software, is taken as it is.
+    """Check the files of a model folder; a folder without checksums, written by other software, passes.
 
     Args:
         weights: False leaves out the weights, which are large; for readers of the configuration and the tokenizer.
 
     Raises:
-        ModelFolderError: a file is missing or has other bytes than when it was saved, or the checksums are damaged.
+        ModelFolderError: a file is missing or has changed since it was saved, or the checksums are damaged.
     """
     remedy = REMEDY.format(folder=folder)
     if (folder / CHECKSUMS).is_file():
@@ -79,9 +79,9 @@ def check_model(folder: Path, weights: bool = True) -> None:
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """Everything that is wrong with the files of a model folder, one message a file.
+    """Return a message for each missing or damaged file of a model folder.
 
-    A folder without checksums is a message too: what cannot be checked may be damaged.
+    A folder without checksums gives a message too, because damage would not be noticed.
     """
     if not (folder / CHECKSUMS).is_file():
         return [f"{folder / CHECKSUMS}: not found: damage to the model would not be noticed"]
@@ -102,7 +102,7 @@ def _add(folder: Path, files: list[Path]) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Every file but the card, which registration completes, and what hidden files and folders tools put there."""
+    """Return all files except the card, which registration completes, and hidden files and folders."""
     return [
         path
         for path in folder.rglob("*")

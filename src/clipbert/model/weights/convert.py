@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' code to model folders, and back."""
+"""Conversion of checkpoints of the authors' code to model folders and back."""
 
 import json
 from collections.abc import Callable
@@ -52,11 +52,15 @@ def convert(
     answers: Path | None = None,
     tokenizer: str | None = None,
 ) -> PreTrainedModel:
-    """An authors' checkpoint to the folder `out`, which `clipbert.model.weights.load` reads.
+    """Convert a checkpoint of the authors' code to the model folder `out`.
 
-    `model_config` is the model's JSON file of their code (base_model.json); `card` what the model card says about the
-    task; `answers` the answer vocabulary of the QA
-    tasks; `tokenizer` a folder or hub id (they used bert-base-uncased), without which no processor is written.
+    Args:
+        original: checkpoint file.
+        model_config: JSON file of their code (base_model.json).
+        task: name of the task of the model.
+        out: model folder to write.
+        answers: file of the answer vocabulary, for the QA tasks.
+        tokenizer: folder or hub id (they used bert-base-uncased); None: no processor is written.
 
     Raises:
         ClipBertError: a file cannot be read, a weight is missing, unknown or of another shape, or the task needs
@@ -91,7 +95,7 @@ def convert(
 
 
 def convert_backbone(original: Path, out: Path) -> ResNetBackbone:
-    """A detectron2 ResNet-50 (R-50.pkl of MSRA, grid_feat_R-50.pth) to a transformers backbone for `model.vision`.
+    """Convert a detectron2 ResNet-50 (R-50.pkl of MSRA, grid_feat_R-50.pth) to a backbone folder for `model.vision`.
 
     Raises:
         ClipBertError: the file cannot be read, or a weight of the ResNet is missing or unknown.
@@ -130,13 +134,13 @@ def convert_backbone(original: Path, out: Path) -> ResNetBackbone:
 
 
 def to_original(model_dir: Path, out: Path) -> dict[str, Tensor]:
-    """A model folder back to a checkpoint of the authors' code, written to the file `out`.
+    """Convert a model folder back to a checkpoint of the authors' code, written to the file `out`.
 
-    A converted and unchanged model gives the original's own weights, bit for bit and in their types; the detector
-    that the original carried along is not kept.
+    A converted and unchanged model gives the original weights, bit for bit and in their dtypes, without the detector
+    around the ResNet.
 
     Raises:
-        ClipBertError: the folder is no model, or has parts that the original's architecture has no place for.
+        ClipBertError: the folder is not a model, or has weights that do not exist in the original architecture.
     """
     if out.is_dir():
         raise ClipBertError(
@@ -237,7 +241,7 @@ def _vision(resnet: dict[str, Tensor], original: Path) -> dict[str, Any]:
 
 
 def _fill(model: PreTrainedModel, found: Translated, original: Path) -> list[str]:
-    """Put the weights in; returns the names of the task head that stays fresh."""
+    """Load the weights into the model; return the names of head weights that stay randomly initialized."""
     if found.untied:
         raise ClipBertError(
             f"{original}: {', '.join(found.untied)} differ from the embeddings they are tied to in ClipBERT: the file "
@@ -260,7 +264,7 @@ def _fill(model: PreTrainedModel, found: Translated, original: Path) -> list[str
 
 
 def _problems(model: torch.nn.Module, weights: dict[str, Tensor], theirs: Callable[[str], str]) -> dict[str, list[str]]:
-    """What keeps `weights` from filling the model, by the names that `theirs` gives: those of the file."""
+    """Return missing, unknown and mis-shaped weights, under the names of the file, which `theirs` gives."""
     expected = {
         name: tuple(value.shape)
         for name, value in model.state_dict().items()
@@ -287,7 +291,7 @@ def _refuse(problems: dict[str, list[str]], original: Path) -> None:
 
 
 def _detectron_resnet(state: dict[str, Tensor], original: Path) -> dict[str, Tensor]:
-    """The ResNet of a detectron2 file under the names `stem.conv1.weight`, `res2.0.conv1.norm.bias`, ..."""
+    """Return the ResNet weights of a detectron2 file as `stem.conv1.weight`, `res2.0.conv1.norm.bias`, ..."""
     if "conv1_w" in state:
         return _from_caffe2(state)
     prefix = next((n.removesuffix("stem.conv1.weight") for n in state if n.endswith("stem.conv1.weight")), None)
@@ -305,8 +309,10 @@ def _detectron_resnet(state: dict[str, Tensor], original: Path) -> dict[str, Ten
 
 
 def _from_caffe2(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """MSRA's names (`res2_0_branch2a_w`, `_bn_s`, `_bn_b`): a batch norm is a scale and a bias there, so its mean is 0
-    and its variance what adds up to 1 with epsilon."""
+    """Rename the weights of MSRA's file (`res2_0_branch2a_w`, `_bn_s`, `_bn_b`).
+
+    A batch norm is stored as scale and bias there; mean 0 and variance 1 - epsilon give the same result.
+    """
     branches = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
     kinds = {"w": "weight", "bn_s": "norm.weight", "bn_b": "norm.bias"}
     found: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""A training that starts from a model folder: its tokenizer, its sizes, and the weights that both models have."""
+"""Start of a training from a model folder (`model.init_from`): tokenizer, sizes, and weights of the same names."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.processor import ClipBertProcessor
 from clipbert.model.weights.load import REMEDY, load
 
-# What belongs to a task or to how a model is used; everything else of a start's configuration fits its weights.
+# Fields that belong to a task or to the use of a model; all others must fit the weights.
 FREE = ("clips", "frames_per_clip", "frame_fusion", "max_text_length", "image_size", "score_aggregation")
 DERIVED = ("intermediate_size",)  # of hidden_size, which is compared itself
 OF_THE_TASK = ("answers", "answer_loss", "retrieval_loss", "ranking_margin", "projection_size", "architectures")
@@ -24,7 +24,7 @@ OF_THE_TASK = ("answers", "answer_loss", "retrieval_loss", "ranking_margin", "pr
 
 @dataclass(frozen=True)
 class Start:
-    """A model folder that a training starts from."""
+    """Model folder that a training starts from."""
 
     folder: Path
     model: PreTrainedModel
@@ -32,7 +32,7 @@ class Start:
 
     @classmethod
     def read(cls, folder: Path) -> "Start":
-        """Model and tokenizer of a folder.
+        """Load the model and the processor of a folder.
 
         Raises:
             ClipBertError: a file is missing or unreadable, or the tokenizer has more words than the model.
@@ -46,15 +46,19 @@ class Start:
         if len(processor.tokenizer) > model.config.vocab_size:
             raise ClipBertError(
                 f"model.init_from: {folder}: its tokenizer has {len(processor.tokenizer)} words and its model "
-                f"{model.config.vocab_size}: these are not of one model. {REMEDY}"
+                f"{model.config.vocab_size}: they do not belong to the same model. {REMEDY}"
             )
         return cls(folder, model, processor)
 
     def config(self, overrides: dict[str, Any], task_fields: dict[str, Any]) -> ClipBertConfig:
-        """The start's configuration, with the overrides that leave its weights usable and the task's own fields.
+        """Return the stored configuration with the overrides and the fields of the task.
+
+        Args:
+            overrides: fields of section `model` of params.yaml.
+            task_fields: fields that the task sets.
 
         Raises:
-            ClipBertError: an override asks for other sizes than the start's.
+            ClipBertError: an override does not fit the stored weights.
             ValueError: an override or a task field is out of its range.
         """
         stored = self.model.config.to_dict()
@@ -69,7 +73,7 @@ class Start:
         return ClipBertConfig.from_dict(fixed | chosen | task_fields)
 
     def give(self, model: PreTrainedModel) -> list[str]:
-        """Copy every weight of the same name and shape into `model`; the names of those left as they were drawn."""
+        """Copy every weight of the same name and shape into `model`; return the names of all others."""
         given, fresh = self.model.state_dict(), []
         with torch.no_grad():
             for name, value in model.state_dict().items():
@@ -81,12 +85,12 @@ class Start:
 
 
 def parts(names: Iterable[str]) -> str:
-    """Names of weights as the modules they belong to, each once: `classifier.0, classifier.2`."""
+    """Return the modules that weights belong to, each once, as text: `classifier.0, classifier.2`."""
     return ", ".join(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
 
 
 def digest(folder: Path, parameter: str = "model.init_from") -> str:
-    """SHA-256 of what a training takes from the folder of a parameter: weights, configuration, tokenizer, processor.
+    """Return the SHA-256 of the weights, configuration, tokenizer and processor in the folder of a parameter.
 
     Raises:
         ClipBertError: there is no such folder.

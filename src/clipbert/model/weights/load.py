@@ -1,4 +1,4 @@
-"""A model folder to the right class."""
+"""Loading of a model folder as the class that its config.json names."""
 
 import contextlib
 import json
@@ -33,16 +33,18 @@ REMEDY = "Train or convert the model again, or point at a folder written by save
 
 
 def load(directory: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """The model saved in a folder, of the class its config.json names, in evaluation mode.
+    """Load the model of a folder as the class that its config.json names, in evaluation mode.
 
-    Keyword arguments go to `from_pretrained` (for example `dtype`).
+    Args:
+        directory: written by `save_pretrained`.
+        kwargs: passed to `from_pretrained`, for example `dtype`.
 
     Raises:
-        ModelFolderError: a file is missing, unreadable, of something else or changed since it was saved, or a weight is
-            missing or mis-shaped.
+        ModelFolderError: a file is missing, unreadable, not of a ClipBERT model, or has changed since it was saved, or
+            a weight is missing or mis-shaped.
     """
     folder = Path(directory)
-    check_model(folder, weights=False)  # before anything is made of them; from_pretrained checks the weights too
+    check_model(folder, weights=False)  # before they are parsed; from_pretrained checks the weights too
     architecture = _architecture(folder)
     if not (folder / "model.safetensors").is_file() and not (folder / "model.safetensors.index.json").is_file():
         raise ModelFolderError(f"{folder / 'model.safetensors'}: not found: the model folder is incomplete. {REMEDY}")
@@ -71,7 +73,7 @@ def load(directory: str | Path, **kwargs: Any) -> PreTrainedModel:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bar and its table of weights: what is wrong is said by our own error."""
+    """Silence the progress bar and the weight table of transformers; our own errors report problems."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""The authors' checkpoints: how their weights are called, and which of ours each one is.
+"""Weight names of the authors' checkpoints and their counterparts here.
 
 Names and shapes are those of the released ClipBERT (github.com/jayleicn/ClipBERT): a detectron2 ResNet under
 `cnn.feature.backbone`, the grid encoder, and a BERT under `transformer`.
@@ -16,7 +16,7 @@ FIRST_CONVOLUTION = f"{STEM}.convolution.weight"
 NORM = ("weight", "bias", "running_mean", "running_var")
 BODY = "clipbert."
 
-# What the released model carries and no ClipBERT uses: the detector around its ResNet.
+# Weights of the released checkpoint that ClipBERT does not use: the detector around its ResNet.
 DETECTOR = re.compile(
     r"^cnn\.feature\.(proposal_generator|roi_heads|anchor_generator|pixel_mean|pixel_std|backbone\.(fpn|top_block))\b"
 )
@@ -35,7 +35,7 @@ BATCH_NORM_EPSILON = 1e-5
 
 
 def backbone_name(name: str) -> str | None:
-    """A detectron2 ResNet's name (`stem.conv1.weight`, `res2.0.conv1.norm.bias`) as ours; None: no such weight."""
+    """Return our name of a detectron2 ResNet weight (`res2.0.conv1.norm.bias`); None: unknown."""
     if name.startswith("stem.conv1."):
         rest = _ours(name.removeprefix("stem.conv1."))
         return None if rest is None else f"{STEM}.{rest}"
@@ -48,7 +48,7 @@ def backbone_name(name: str) -> str | None:
 
 
 def detectron_name(name: str) -> str | None:
-    """The reverse of `backbone_name`; None for what detectron2 has no name for (`num_batches_tracked`)."""
+    """Return the detectron2 name of our weight; None where it has none (`num_batches_tracked`)."""
     if name.startswith(f"{STEM}."):
         rest = _theirs(name.removeprefix(f"{STEM}."))
         return None if rest is None else f"stem.conv1.{rest}"
@@ -85,7 +85,7 @@ PREFIXES = (
 
 
 def our_name(name: str) -> str | None:
-    """An original's name as ours; None: not a weight of ClipBERT."""
+    """Return our name of an original weight; None: not a weight of ClipBERT."""
     if name.startswith("cnn.feature.backbone."):
         found = backbone_name(name.removeprefix("cnn.feature.backbone."))
         return None if found is None else f"{BODY}{found}"
@@ -96,7 +96,7 @@ def our_name(name: str) -> str | None:
 
 
 def original_name(name: str) -> str | None:
-    """Our name as the original's; None: nothing the original has."""
+    """Return the original name of our weight; None where it has none."""
     if name.startswith(f"{BODY}vision.backbone."):
         found = detectron_name(name.removeprefix(BODY))
         return None if found is None else f"cnn.feature.backbone.{found}"
@@ -107,25 +107,25 @@ def original_name(name: str) -> str | None:
 
 
 def swap_channels(weight: Tensor) -> Tensor:
-    """The first convolution for the other order of colours: the original sees BGR, ours RGB."""
+    """Return the first convolution for the reversed channel order: the original uses BGR, we use RGB."""
     return weight.flip(1).contiguous()
 
 
 @dataclass
 class Translated:
-    """An original's weights under our names, in float32; and what was left out, by the original's names."""
+    """Weights of an original checkpoint under our names, in float32; omitted ones under the original names."""
 
     weights: dict[str, Tensor] = field(default_factory=dict)
     detector: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     untied: list[str] = field(default_factory=list)
     other_head: int = 0  # weights of another task's head
-    kept: dict[str, Tensor] = field(default_factory=dict)  # of no use to us, but part of the original's transformer
-    types: dict[str, str] = field(default_factory=dict)  # of every weight in the file, float16 say
+    kept: dict[str, Tensor] = field(default_factory=dict)  # unused here, but part of the original transformer
+    types: dict[str, str] = field(default_factory=dict)  # dtype of every weight in the file, such as float16
 
 
 def translate(state: dict[str, Tensor]) -> Translated:
-    """Sort an original's state dict into what ClipBERT has, what it has no use for, and what nobody knows."""
+    """Split an original state dict into the weights of ClipBERT, unused ones and unknown ones."""
     found = Translated()
     for name, value in state.items():
         ours = our_name(name)
@@ -148,10 +148,10 @@ def translate(state: dict[str, Tensor]) -> Translated:
 
 
 def restore(state: dict[str, Tensor], kept: dict[str, Tensor], types: dict[str, str]) -> dict[str, Tensor]:
-    """Our weights under the original's names; `kept` and `types` from `Translated`, empty for a model of our own.
+    """Return our weights under the original names; `kept` and `types` of `Translated` are empty for our own models.
 
     Raises:
-        ValueError: weights the original's architecture has no place for.
+        ValueError: weights that do not exist in the original architecture.
     """
     found: dict[str, Tensor] = {}
     strange = []
@@ -177,7 +177,7 @@ def restore(state: dict[str, Tensor], kept: dict[str, Tensor], types: dict[str, 
 
 
 def resnet_config(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """The `vision` configuration of a detectron2 ResNet, read from the shapes of its weights (`res2.0.conv3.weight`).
+    """Return the `vision` configuration of a detectron2 ResNet from its weight shapes (`res2.0.conv3.weight`).
 
     Raises:
         ValueError: the stem or a stage's convolutions are missing.

@@ -1,4 +1,4 @@
-"""The parts that a training may start from: a vision backbone and a text encoder, each a folder or a hub id."""
+"""Pretrained parts that a training starts from: a vision backbone and a text encoder, each a folder or a hub id."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")  # those tha
 
 @dataclass(frozen=True)
 class Part:
-    """What a source gives: fields of `ClipBertConfig`, weights by their names in a model with a head, and a remark."""
+    """Pretrained part: fields of `ClipBertConfig`, weights named as in a task model, and a remark for the log."""
 
     source: str
     fields: dict[str, Any]
@@ -36,7 +36,7 @@ class Part:
     remark: str
 
     def give(self, model: nn.Module) -> int:
-        """Copy the weights that the model has into it; how many those are."""
+        """Copy the weights that the model has into it; return how many those are."""
         state = model.state_dict()
         ours = {name: value for name, value in self.weights.items() if name in state}
         with torch.no_grad():
@@ -47,16 +47,17 @@ class Part:
 
 @dataclass(frozen=True)
 class TextPart(Part):
-    """A text encoder with its tokenizer."""
+    """Pretrained text encoder with its tokenizer."""
 
     tokenizer: PreTrainedTokenizerFast
 
 
 def read_vision(source: str) -> Part:
-    """The backbone of `model.vision` with its normalisation.
+    """Load the backbone of `model.vision` with its pixel normalization.
 
     Raises:
-        ClipBertError: nothing readable there, a kind without feature maps, or weights that are missing or mis-shaped.
+        ClipBertError: the source cannot be read, its model type has no feature maps, or weights are missing or
+            mis-shaped.
     """
     parameter = "model.vision"
     local = _is_local(parameter, source)
@@ -75,7 +76,7 @@ def read_vision(source: str) -> Part:
         raise ClipBertError(f"{parameter}: {source}: {error}") from error
     architecture = getattr(transformers, BACKBONES[config.model_type])
     backbone, fresh = _weights(parameter, source, local, architecture, kept, lambda name: name.startswith(NORMS))
-    mean, std, remark = _normalisation(parameter, source, local)
+    mean, std, remark = _normalization(parameter, source, local)
     if fresh:
         remark += f"; fresh: {', '.join(fresh)}"
     frozen = any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
@@ -85,7 +86,7 @@ def read_vision(source: str) -> Part:
 
 
 def read_text(source: str) -> TextPart:
-    """The BERT encoder of `model.text`: sizes, weights and tokenizer.
+    """Load the BERT encoder of `model.text`: sizes, weights and tokenizer.
 
     Raises:
         ClipBertError: nothing readable there, no BERT encoder, weights that are missing or mis-shaped, or a tokenizer
@@ -128,10 +129,10 @@ def read_text(source: str) -> TextPart:
 
 
 def without_text_sizes(overrides: dict[str, Any], text: TextPart) -> dict[str, Any]:
-    """The overrides that leave the text encoder as it is.
+    """Return the overrides without the sizes of the text encoder.
 
     Raises:
-        ClipBertError: one asks for another size than the encoder's.
+        ClipBertError: an override differs from the size of the encoder.
     """
     for name in SIZES:
         if name in overrides and overrides[name] != text.fields[name]:
@@ -143,11 +144,11 @@ def without_text_sizes(overrides: dict[str, Any], text: TextPart) -> dict[str, A
 
 
 def check_grid(model: Any, source: str) -> tuple[int, int]:
-    """Rows and columns of the grid that frames of `config.image_size` pixels give, after one look at a black clip.
+    """Return rows and columns of the grid of `config.image_size` pixels, from a forward pass of a black clip.
 
     Raises:
-        ClipBertError: they are too small for a cell, too large for the learned rows and columns, or nothing that this
-            backbone takes.
+        ClipBertError: the frames are too small for a cell, too large for the learned rows and columns, or not
+            accepted by the backbone.
     """
     size, frames = model.config.image_size, model.config.frames_per_clip
     was_training = model.training
@@ -169,10 +170,10 @@ def check_grid(model: Any, source: str) -> tuple[int, int]:
 
 
 def _is_local(parameter: str, source: str) -> bool:
-    """Whether a source is a folder; a hub id is the only other thing it may be.
+    """Return whether a source is a local folder; otherwise it must be a hub id.
 
     Raises:
-        ClipBertError: it reads as a path and there is no such folder, or a file of the folder is damaged.
+        ClipBertError: the source looks like a path but is not a folder, or a file of the folder is damaged.
     """
     if Path(source).is_dir():
         try:
@@ -191,7 +192,7 @@ def _is_local(parameter: str, source: str) -> bool:
 def _config(parameter: str, source: str, local: bool) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    except Exception as error:  # transformers, the hub's client and strict dataclasses have each their own
+    except Exception as error:  # transformers, the hub client and strict dataclasses raise different types
         raise _unreadable(parameter, source, local, "config.json", error) from error
     return config
 
@@ -204,7 +205,7 @@ def _weights(
     config: PreTrainedConfig,
     may_miss: Callable[[str], bool],
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A model of the class with the source's weights, and the modules that it left fresh."""
+    """Return a model with the weights of the source, and the modules that stay randomly initialized."""
     try:
         with quiet():
             model, info = architecture.from_pretrained(
@@ -223,8 +224,8 @@ def _weights(
         if names:
             raise ClipBertError(
                 f"{parameter}: {source}: {len(names)} weights of {architecture.__name__} are {problem}: "
-                f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. Its config.json and weights are not of "
-                "one model: save or download both again."
+                f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. Its config.json and weights do not "
+                "belong together: save or download both again."
             )
     return model.eval(), list(dict.fromkeys(name.rpartition(".")[0] for name in missing))
 
@@ -241,14 +242,14 @@ def _unreadable(parameter: str, source: str, local: bool, what: str, error: Exce
     return ClipBertError(f"{parameter}: {source}: {what} cannot be read ({first}). {remedy}")
 
 
-def _normalisation(parameter: str, source: str, local: bool) -> tuple[list[float], list[float], str]:
-    """Mean and standard deviation on the scale of 0 to 255, and where they are from."""
+def _normalization(parameter: str, source: str, local: bool) -> tuple[list[float], list[float], str]:
+    """Return mean and standard deviation on the scale of 0 to 255, and a remark on their source."""
     try:
         path = cached_file(
             source, PREPROCESSOR_FILE, local_files_only=local, _raise_exceptions_for_missing_entries=False
         )
         stored = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-        # 1 of a scale from 0 to 1 is 255 pixels, unless it says another factor, or none at all
+        # Values are on a scale from 0 to 1 unless the file sets another rescale_factor or no rescaling.
         scale = 1 / float(stored.get("rescale_factor") or 1 / 255) if stored.get("do_rescale", True) else 1.0
         normalised = stored.get("do_normalize", True)
         mean = stored.get("image_mean") or IMAGENET_MEAN if normalised else (0.0,) * 3
@@ -256,4 +257,4 @@ def _normalisation(parameter: str, source: str, local: bool) -> tuple[list[float
         found = [round(scale * float(v), 6) for v in mean], [round(scale * float(v), 6) for v in std]
     except (OSError, ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise _unreadable(parameter, source, local, PREPROCESSOR_FILE, error) from error
-    return *found, f"its own normalisation ({PREPROCESSOR_FILE})" if stored else "normalisation of ImageNet"
+    return *found, f"its own normalization ({PREPROCESSOR_FILE})" if stored else "normalization of ImageNet"

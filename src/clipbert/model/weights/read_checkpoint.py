@@ -1,4 +1,4 @@
-"""The files of the authors' code and of detectron2, read without running anything that is in them."""
+"""Readers for files of the authors' code and of detectron2 that never execute code from them."""
 
 import io
 import json
@@ -23,7 +23,7 @@ FIELDS = {
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights in a file: a state dict, or one inside a training state; a `module.` prefix is taken off.
+    """Read the state dict of a file, also from inside a training state; `module.` prefixes are removed.
 
     Raises:
         ClipBertError: the file is missing, broken, or holds anything but tensors and plain values.
@@ -55,7 +55,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def read_model_config(path: Path) -> dict[str, Any]:
-    """The authors' model configuration (base_model.json) as fields of `ClipBertConfig`.
+    """Read the authors' model configuration (base_model.json) as fields of `ClipBertConfig`.
 
     Raises:
         ClipBertError: not JSON, or a size is missing.
@@ -70,7 +70,7 @@ def read_model_config(path: Path) -> dict[str, Any]:
 
 
 def read_answers(path: Path) -> list[str]:
-    """An answer vocabulary in the order of the classifier: a list, {answer: index} or {index: answer}.
+    """Read an answer vocabulary in the order of the classifier: a list, {answer: index} or {index: answer}.
 
     Raises:
         ClipBertError: not JSON, or not a vocabulary.
@@ -87,7 +87,7 @@ def read_answers(path: Path) -> list[str]:
         if [index for index, _ in ordered] == list(range(len(content))):
             return [answer for _, answer in ordered]
     raise ClipBertError(
-        f"{path}: no answer vocabulary: expected a JSON list of answers, or an object of answers and their indices "
+        f"{path}: not an answer vocabulary: expected a JSON list of answers, or an object of answers and their indices "
         "from 0 without a gap."
     )
 
@@ -110,7 +110,7 @@ def _torch_load(path: Path) -> Any:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles NumPy arrays and plain values, nothing else."""
+    """Unpickler for NumPy arrays and plain values only."""
 
     ALLOWED = {  # noqa: RUF012
         ("numpy", "ndarray"): np.ndarray,
