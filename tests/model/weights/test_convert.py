@@ -25,6 +25,7 @@ from transformers.models.resnet.modeling_resnet import ResNetBackbone
 from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertForOpenQA, ClipBertForPreTraining, ClipBertProcessor, load
 from clipbert.model.weights.convert import convert, convert_backbone, to_original
+from clipbert.tasks import task_class
 
 LABELS = {"retrieval": 2, "open_qa": 3, "image_qa": 3, "multiple_choice": 1, "pretrain": None}
 DETECTOR = ("cnn.feature.proposal_generator", "cnn.feature.roi_heads")
@@ -47,7 +48,8 @@ def run(files, content, task="retrieval", **options):
     folder, save = files
     answers = folder / "answers.json" if task in ("open_qa", "image_qa") else None
     out = folder / "model"
-    convert(save(content), folder / "base_model.json", task, out, **({"answers": answers} | options))
+    card = task_class(task).card
+    convert(save(content), folder / "base_model.json", task, card, out, **({"answers": answers} | options))
     return load(out)
 
 
@@ -296,7 +298,9 @@ def test_answers_and_configurations_of_another_kind(files):
     with pytest.raises(ClipBertError, match="not an answer vocabulary: expected a JSON list"):
         run(files, checkpoint(3), "open_qa")
     with pytest.raises(ClipBertError, match=r"gone\.pt: cannot be read"):
-        convert(folder / "gone.pt", folder / "base_model.json", "retrieval", folder / "model")
+        convert(
+            folder / "gone.pt", folder / "base_model.json", "retrieval", task_class("retrieval").card, folder / "model"
+        )
     (folder / "base_model.json").write_text(json.dumps({"hidden_size": 24}))
     with pytest.raises(ClipBertError, match=r"base_model.json: .*vocab_size.* missing: expected the authors' model"):
         run(files, checkpoint(2))

@@ -58,6 +58,7 @@ def convert(
         original: checkpoint file.
         model_config: JSON file of their code (base_model.json).
         task: name of the task of the model.
+        card: what the model card says of the task.
         out: model folder to write.
         answers: file of the answer vocabulary, for the QA tasks.
         tokenizer: folder or hub id (they used bert-base-uncased); None: no processor is written.
