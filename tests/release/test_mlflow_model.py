@@ -88,9 +88,9 @@ def test_one_bad_row_does_not_fail_the_others(served: Callable[[str], Any], root
         "row 2: question is ' ': expected a non-empty text.",
         "row 3: video 'text.mp4': cannot be decoded",
         "row 4: video None is not a path",
-        "row 5: question is 5: expected a text",
+        "row 5: question is 5: expected a non-empty text",
         "row 6: question is '\\ud800': it contains half of a surrogate pair",
-        "row 7: question is nan: expected a text",
+        "row 7: question is nan: expected a non-empty text",
         "row 8: video {'path': 'a.mp4'} is not a path",
     ]
     for error, start in zip(errors[1:9], expected, strict=True):
@@ -176,7 +176,7 @@ def test_media_may_come_inside_the_request(
     answers = ask(model, [{"video": video} for video in sent])
     assert answers[0] == answers[1]
     assert answers[0]["error"] is None
-    problems = ["holds 0.0 MB: expected at most 0.01 MB", "is not base64", "is empty", "not a data URI with base64"]
+    problems = ["has 0.0 MB: expected at most 0.01 MB", "is not base64", "is empty", "not a data URI with base64"]
     problems += ["<3 bytes>: cannot be decoded", "not a data URI with base64"]
     for answer, problem in zip(answers[2:], problems, strict=True):
         assert problem in answer["error"]
