@@ -25,7 +25,7 @@ def commands(tmp_path: Path) -> "Commands":
 
 
 class Commands:
-    """The script beside programs that only write down their arguments."""
+    """The script, with programs that only record their arguments."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "scripts").mkdir()

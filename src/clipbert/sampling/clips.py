@@ -63,7 +63,7 @@ def uniform_clips(num_frames: int, clips: int, frames_per_clip: int) -> np.ndarr
         ValueError: an argument is below 1.
     """
     _check(num_frames, clips, frames_per_clip)
-    # centre (k + 1/2) N / K less half a clip, in exact integers
+    # center (k + 1/2) N / K less half a clip, in exact integers
     starts = ((2 * np.arange(clips) + 1) * num_frames - clips * frames_per_clip) // (2 * clips)
     return _clips_at(np.clip(starts, 0, max(num_frames - frames_per_clip, 0)), num_frames, frames_per_clip)
 

@@ -19,7 +19,7 @@ def scan(container: Any, stream: Any, duration_s: float) -> tuple[np.ndarray, np
 
     Returns:
         times: (S,) float64 ascending seconds from the first picture, at least half a second apart.
-        cells: (S, 48, 86) int16 grey in quarters of a level, [0, 1023].
+        cells: (S, 48, 86) int16 gray in quarters of a level, [0, 1023].
 
     Raises:
         ValueError: not one picture was decoded, or their times are missing or out of order.

@@ -1,6 +1,6 @@
 """Which moments of a long video are kept when its budget of frames follows the picture (`frames.sampling`).
 
-A small grey survey of all of it (`survey.py`) says what passes by (`passing.py`) and where scenes end. What a file does
+A small gray survey of all of it (`survey.py`) says what passes by (`passing.py`) and where scenes end. What a file does
 not tell (times, pictures) leaves the uniform choice.
 """
 

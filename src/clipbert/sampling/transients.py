@@ -76,7 +76,7 @@ def transient_strengths(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return how much of each picture is there only briefly, (S,) float64 each: compared with near and with far
     pictures.
 
-    A cell counts by how far its grey lies outside what it and its eight neighbours showed in pictures before and after,
+    A cell counts by how far its gray lies outside what it and its eight neighbors showed in pictures before and after,
     of the same shot, where the camera pointed then; at least two of these must have seen the place. The sum of 3 x 3
     cells is divided by what it usually is at this place and by what the whole picture shows, so that restless places
     and passages weigh little; the strongest place counts.

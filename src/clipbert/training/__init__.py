@@ -1,1 +1,1 @@
-"""Training: the loop, its data order, its optimiser and its checkpoints."""
+"""Training: the loop, its data order, its optimizer and its checkpoints."""
