@@ -136,6 +136,12 @@ def test_no_two_modules_import_each_other_in_a_circle() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
+def test_only_stages_and_the_command_line_know_all_parameters() -> None:
+    whole = "clipbert.config.schema.Params"
+    found = {path for path in importers(PACKAGE, whole) if not path.startswith(("cli/", "config/"))}
+    assert found == {"stages.py"}
+
+
 def test_a_file_can_be_read_in_one_sitting() -> None:
     lines = {path.as_posix(): len((REPOSITORY / path).read_text(encoding="utf-8").splitlines()) for path in SOURCES}
     assert {path: count for path, count in lines.items() if count > LONGEST_FILE} == {}

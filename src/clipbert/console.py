@@ -95,7 +95,7 @@ def progress(title: str | None, total: int, done: int = 0) -> Iterator[Advance]:
         if now - last >= LOG_EVERY_S and done < total:
             last = now
             left = (now - start) / max(done - first, 1) * (total - done)
-            console.print(f"{title}: {done}/{total} {note} ({left:.0f} s left)", markup=False)
+            console.print(f"{title}: {done}/{total} {note} ({left:.0f} s left)")
 
     yield advance
-    console.print(f"{title}: {done}/{total} {latest} ({time.monotonic() - start:.0f} s)", markup=False)
+    console.print(f"{title}: {done}/{total} {latest} ({time.monotonic() - start:.0f} s)")

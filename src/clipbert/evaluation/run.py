@@ -64,7 +64,6 @@ def evaluate_model(
         console.print(
             f"{task.name}: evaluated with evaluate.clips = {evaluate.clips}; pipelines on {model_dir} use the "
             f"{processor.clips} clips stored there. Train again to store another number.",
-            markup=False,
         )
     batch, title = evaluate.batch_size, f"evaluate {task.name}"
     items = predict(evaluator, model, processor, cache, examples, evaluate.clips, batch, title=title)

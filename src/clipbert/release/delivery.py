@@ -158,7 +158,7 @@ def open_store_and_deliver(root: Path, name: str = DEFAULT_NAME) -> Store:
         raise ClipBertError(f"{error}\nNot delivered yet: {listed}. Run {SYNC} when the store answers.") from error
     for outbox, reason in _deliver_all(store, pending_outboxes(root)):
         if not isinstance(reason, OutboxInUse):
-            errors.print(f"Not delivered to MLflow yet: {outbox.text}. {reason}", markup=False)
+            errors.print(f"Not delivered to MLflow yet: {outbox.text}. {reason}")
     return store
 
 
@@ -169,7 +169,7 @@ def sync(root: Path, task: str | None = None) -> None:
         ClipBertError: an outbox could not be delivered; the message names it and the reason.
     """
     if not (found := pending_outboxes(root, task)):
-        console.print(f"Nothing to deliver to MLflow{f' for {task}' if task else ''}.", markup=False)
+        console.print(f"Nothing to deliver to MLflow{f' for {task}' if task else ''}.")
         return
     try:
         left = _deliver_all(open_store(root), found)
@@ -185,7 +185,7 @@ def _deliver_all(store: Store, found: list[PendingOutbox]) -> list[tuple[Pending
     left: list[tuple[PendingOutbox, ClipBertError]] = []
     for index, outbox in enumerate(found):
         try:
-            console.print(_deliver(store, outbox), markup=False)
+            console.print(_deliver(store, outbox))
         except (RunNotFound, OutboxInUse) as error:
             left.append((outbox, error))
         except ClipBertError as error:
@@ -207,7 +207,7 @@ def _deliver(store: Store, found: PendingOutbox) -> str:
                 values += count
                 advance(count, "values")
         for what in delivery.skipped:
-            errors.print(f"{found.run_name}: {what}; skipped.", markup=False)
+            errors.print(f"{found.run_name}: {what}; skipped.")
         if status == "FINISHED":
             outbox.remove()
     finally:

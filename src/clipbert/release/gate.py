@@ -161,7 +161,7 @@ def _champion_scores(
             f"{champion.name}: the champion, version {version}, was evaluated under other conditions than the "
             f"candidate and cannot be evaluated again here. Promote with `clipbert promote {task}`."
         )
-    console.print(f"Evaluating the champion, version {version}, under the candidate's conditions", markup=False)
+    console.print(f"Evaluating the champion, version {version}, under the candidate's conditions")
     with tempfile.TemporaryDirectory() as scratch:
         found = evaluate_champion(download_model(store, champion.name, version, Path(scratch)), recorded)
     again = check_predictions(found, f"the champion, version {version}", task)

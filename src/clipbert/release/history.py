@@ -57,7 +57,7 @@ def history(root: Path, task: str | None = None) -> list[Event]:
             try:
                 _repair(root, each, name, ledger)
             except ClipBertError as error:
-                errors.print(f"The ledger could not be compared with the registry of {name}: {error}", markup=False)
+                errors.print(f"The ledger could not be compared with the registry of {name}: {error}")
         return events(ledger.entries(task))
 
 
@@ -82,7 +82,7 @@ def _repair(root: Path, task: str, name: str, ledger: Ledger) -> None:
         if acquired:
             repair(ReleaseSession(store, ledger, task, name), print_note)
         else:
-            errors.print(f"A promotion, rollback or registration of {task} is running.", markup=False)
+            errors.print(f"A promotion, rollback or registration of {task} is running.")
 
 
 def _decided(entry: Entry, source: Entry) -> Event:

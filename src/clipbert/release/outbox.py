@@ -193,7 +193,6 @@ class Outbox:
                 errors.print(
                     f"{self.folder}: cannot be written ({reason}). The training continues; records that MLflow does "
                     "not have stay in memory until the disk has space.",
-                    markup=False,
                 )
 
 

@@ -40,7 +40,6 @@ def identity(root: Path) -> dict[str, str]:
             errors.print(
                 f"Created {IDENTITY}, this project's identity on MLflow servers. Commit it, so that clones of this "
                 "project share it.",
-                markup=False,
             )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -125,7 +124,6 @@ def _is_claimed(store: Store, tags: dict[str, str], kind: str, name: str) -> boo
         errors.print(
             f"MLflow {kind} {name} had no owner (an older version created it) and now belongs to this project. If "
             f"another project created it, set release.name in params.yaml and remove its tag {PROJECT_TAG}.",
-            markup=False,
         )
     return False
 

@@ -123,7 +123,7 @@ def register(
     release = Release(task, name, str(version.version), str(version.run_id), digest, CANDIDATE)
     write_signed_json(out, asdict(release))
     if line := describe_differences(model_dir, settings, evaluate, frames, task_params):
-        console.print(line, markup=False)
+        console.print(line)
     return release
 
 

@@ -74,7 +74,7 @@ class Sender(threading.Thread):
             while time.monotonic() < self._deadline and (chunk := self._delivery.deliver_next()):
                 sent += sum(record.values for record in chunk)
             while self._delivery.skipped:
-                errors.print(f"{self.run_name}: {self._delivery.skipped.pop(0)}; skipped.", markup=False)
+                errors.print(f"{self.run_name}: {self._delivery.skipped.pop(0)}; skipped.")
         except Exception as error:  # the training continues after any error, and the outbox keeps its records
             self.error = error
             self._failures += 1
@@ -83,10 +83,9 @@ class Sender(threading.Thread):
                 kind = "" if isinstance(error, ClipBertError) else f"{type(error).__name__}: "
                 errors.print(
                     f"{kind}{error}\nThe training continues; its records are kept in {self.outbox.folder}.",
-                    markup=False,
                 )
             return min(FIRST_RETRY_S * 2.0 ** (self._failures - 1), LONGEST_RETRY_S)
         if self._outage_reported:
-            errors.print(f"MLflow answers again: {format_count(sent)} of {self.run_name} delivered.", markup=False)
+            errors.print(f"MLflow answers again: {format_count(sent)} of {self.run_name} delivered.")
         self._outage_reported, self._failures, self.error = False, 0, None
         return SEND_EVERY_S

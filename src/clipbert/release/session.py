@@ -16,7 +16,7 @@ from clipbert.release.task_lock import task_lock
 
 def print_note(line: str) -> None:
     """Print a line about a repair to stderr."""
-    errors.print(line, markup=False)
+    errors.print(line)
 
 
 @dataclass(frozen=True)

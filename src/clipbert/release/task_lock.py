@@ -28,13 +28,12 @@ def task_lock(root: Path, task: str, wait: bool = True) -> Iterator[bool]:
 
     def on_wait() -> None:
         if wait:
-            errors.print(f"Waiting for another promotion, rollback or registration of {task}", markup=False)
+            errors.print(f"Waiting for another promotion, rollback or registration of {task}")
 
     def on_unsupported(error: OSError) -> None:
         errors.print(
             f"{path}: this file system has no locks ({error.strerror}). Run one promotion, rollback or "
             f"registration of {task} at a time.",
-            markup=False,
         )
 
     with contextlib.ExitStack() as stack:

@@ -105,7 +105,7 @@ def start_training_run(
         if resume_run_id is None:
             raise
         folder = outbox_folder(root, resume_run_id)
-        errors.print(f"{error}\nThe training continues; its records are kept in {folder}.", markup=False)
+        errors.print(f"{error}\nThe training continues; its records are kept in {folder}.")
         store, run_id, name = None, resume_run_id, read_run(folder)["run_name"]
     named = {"task": task, "run_id": run_id, "run_name": name, "tracking_uri": portable_uri(root)}
     outbox = Outbox(outbox_folder(root, run_id), LOCK_TIMEOUT_S)
@@ -149,7 +149,6 @@ def _run_session(
             errors.print(
                 f"Not delivered to MLflow yet: {left}, kept in {outbox.folder} ({reason}). "
                 f"Run `clipbert track sync {task}` to deliver it.",
-                markup=False,
             )
 
 

@@ -98,7 +98,6 @@ def texts_with_frames(texts: pd.DataFrame, cache: FrameCache) -> pd.DataFrame:
         console.print(
             f"{int(without.sum())} of {len(texts)} texts are left out: their {texts['media'][without].nunique()} media "
             f"could not be decoded (see {cache.path}/quarantine.jsonl)",
-            markup=False,
         )
     return texts[~without]
 

@@ -130,7 +130,7 @@ def convert_backbone(original: Path, out: Path) -> ResNetBackbone:
         for saved in folder.glob("*.safetensors"):
             follow_umask(saved)
         sign_folder(folder)
-    console.print(f"{out}: a ResNet backbone for model.vision ({len(weights)} weights from {original})", markup=False)
+    console.print(f"{out}: a ResNet backbone for model.vision ({len(weights)} weights from {original})")
     return model
 
 
@@ -178,7 +178,7 @@ def to_original(model_dir: Path, out: Path) -> dict[str, Tensor]:
         )
     with atomic_write(out) as file:
         torch.save(state, file)
-    console.print(f"{out}: {len(state)} weights under the original's names", markup=False)
+    console.print(f"{out}: {len(state)} weights under the original's names")
     return state
 
 
@@ -348,4 +348,4 @@ def _report(found: Translated, fresh: list[str], original: Path, out: Path, toke
             "  no processor: the original used bert-base-uncased; add it with --tokenizer FOLDER_OR_ID and run again"
         )
     for line in lines:
-        console.print(line, markup=False)
+        console.print(line)
