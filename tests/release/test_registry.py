@@ -25,6 +25,7 @@ from clipbert.release import registry
 from clipbert.release.aliases import aliases
 from clipbert.release.connection import open_store
 from clipbert.release.registry import download_model, model_digest, predictions_path, register
+from clipbert.tasks import task_class
 
 NAME = "clipbert-retrieval"
 SECTIONS = register_sections("retrieval", Params())
@@ -115,7 +116,9 @@ def test_the_registered_card_has_the_figures_of_the_last_evaluation(any_root, re
 def test_the_trained_models_card_is_completed(root, make_model, predictions, tmp_path):
     trained = tmp_path / "retrieval"
     shutil.copytree(make_model("retrieval", 0), trained)
-    write_card(trained, model_card("retrieval", "m", "ClipBertForRetrieval", {"Lineage": "commit c0ffee"}))
+    write_card(
+        trained, model_card(task_class("retrieval").card, "m", "ClipBertForRetrieval", {"Lineage": "commit c0ffee"})
+    )
     before = (trained / CARD).read_bytes()
     run_json, metrics_json, table = root / "run.json", root / "metrics.json", root / "predictions.parquet"
     run_json.write_text(json.dumps({"task": "retrieval", "run_id": "0" * 32}))
