@@ -101,7 +101,10 @@ def _section_text(path: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
+    # Braces would be read as HTML attributes (attr_list).
+    for character, replacement in (("|", "\\|"), ("<", "&lt;"), ("[", "\\["), ("{", "&#123;")):
+        text = text.replace(character, replacement)
+    return " ".join(text.split())
 
 
 def notebook(text: str) -> str:

@@ -1,5 +1,6 @@
 """The documentation site: it builds with every link and anchor right, and it loads nothing from other hosts."""
 
+import html
 import re
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def test_every_verb_and_parameter_has_an_entry(site: Path) -> None:
     assert [name for name in commands if f'id="clipbert-{name}"' not in verbs] == []
     entries = (site / "reference" / "parameters.html").read_text(encoding="utf-8")
     assert [name for name in Params().flat() if f'id="{name}"' not in entries] == []
+    assert "for example {clipbert.embeddings: 0.1}" in html.unescape(entries)
 
 
 def test_the_python_reference_shows_what_a_pipeline_takes(site: Path) -> None:

@@ -71,7 +71,7 @@ def small_config() -> Callable[..., ClipBertConfig]:
 
 @pytest.fixture
 def randomized() -> Callable[[PreTrainedModel], PreTrainedModel]:
-    """Every weight and statistic of a model drawn anew, so that no zero bias or unit scale hides a mistake."""
+    """Every weight and statistic of a model drawn again, so that no zero bias or unit scale hides a mistake."""
 
     def draw(model: PreTrainedModel) -> PreTrainedModel:
         random = torch.Generator().manual_seed(3)

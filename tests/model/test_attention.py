@@ -71,7 +71,7 @@ def test_what_is_not_there_is_transformers_own_message(small_config, tmp_path):
         captioning.set_attn_implementation("flash_attention_2")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="flash attention may be installed beside a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="flash attention may be installed where a GPU is")
 def test_flash_attention_that_is_not_installed(small_config, tmp_path):
     ClipBertForRetrieval(small_config()).save_pretrained(tmp_path)
     with pytest.raises(ImportError, match="FlashAttention2 has been toggled on, but it cannot be used"):

@@ -1,4 +1,4 @@
-"""Packed sequences: nothing is lost, nothing sees its neighbour, and both towers are what they are alone."""
+"""Packed sequences: nothing is lost, nothing sees its neighbor, and both towers are what they are alone."""
 
 import pytest
 import torch

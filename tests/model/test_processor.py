@@ -23,7 +23,7 @@ def processor(tokenizer):
 
 
 def video(frames=6, height=32, width=32):
-    """Frame i is filled with the grey 10 * i."""
+    """Frame i is filled with the gray 10 * i."""
     return np.stack([np.full((height, width, 3), 10 * i, dtype=np.uint8) for i in range(frames)])
 
 

@@ -33,7 +33,7 @@ DETECTOR = ("cnn.feature.proposal_generator", "cnn.feature.roi_heads")
 
 @pytest.fixture
 def files(tmp_path):
-    """Where `base_model.json` and the answers lie, and how to save a checkpoint beside them."""
+    """Where `base_model.json` and the answers lie, and how to save a checkpoint next to them."""
     (tmp_path / "base_model.json").write_text(json.dumps(CONFIG))
     (tmp_path / "answers.json").write_text(json.dumps({"red": 0, "two": 2, "blue": 1}))
 

@@ -1,4 +1,4 @@
-"""Backbones and text encoders from folders: their weights, their normalisation, what they change, what is refused."""
+"""Backbones and text encoders from folders: their weights, their normalization, what they change, what is refused."""
 
 import json
 import re
@@ -62,7 +62,7 @@ OWN = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.25, 0.2, 0.1]}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A folder of each kind of backbone, random weights in it, its normalisation beside them."""
+    """A folder of each kind of backbone, random weights in it, and its normalization."""
     root = tmp_path_factory.mktemp("backbones")
     for kind, config in KINDS.items():
         torch.manual_seed(11)

@@ -1,4 +1,4 @@
-"""The model card beside a model's weights: README.md, with the front matter that Hugging Face's tools read.
+"""Model card of a model folder: README.md with the front matter that Hugging Face's tools read.
 
 Nothing in it depends on the time or the place it is written: the same training writes the same card.
 """
@@ -15,7 +15,7 @@ from clipbert.redact import redact
 
 CARD = "README.md"
 RESULTS = "## Results on the test split"
-TRIVIAL = ("blank_frames_", "chance_", "constant_", "majority_")  # what a figure stands beside, not the model's own
+TRIVIAL = ("blank_frames_", "chance_", "constant_", "majority_")  # figures that the model's are compared with
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,7 @@ def _fill(model: PreTrainedModel, found: Translated, original: Path) -> list[str
     if found.untied:
         raise ClipBertError(
             f"{original}: {', '.join(found.untied)} differ from the embeddings they are tied to in ClipBERT: the file "
-            "is no unchanged checkpoint of the authors' code."
+            "is not an unchanged checkpoint of the authors' code."
         )
     head = "cls." if isinstance(model, ClipBertForPreTraining) else "classifier."
     other = "classifier." if head == "cls." else "cls."

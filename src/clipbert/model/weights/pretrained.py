@@ -251,9 +251,9 @@ def _normalization(parameter: str, source: str, local: bool) -> tuple[list[float
         stored = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
         # Values are on a scale from 0 to 1 unless the file sets another rescale_factor or no rescaling.
         scale = 1 / float(stored.get("rescale_factor") or 1 / 255) if stored.get("do_rescale", True) else 1.0
-        normalised = stored.get("do_normalize", True)
-        mean = stored.get("image_mean") or IMAGENET_MEAN if normalised else (0.0,) * 3
-        std = stored.get("image_std") or IMAGENET_STD if normalised else (1.0,) * 3
+        normalized = stored.get("do_normalize", True)
+        mean = stored.get("image_mean") or IMAGENET_MEAN if normalized else (0.0,) * 3
+        std = stored.get("image_std") or IMAGENET_STD if normalized else (1.0,) * 3
         found = [round(scale * float(v), 6) for v in mean], [round(scale * float(v), 6) for v in std]
     except (OSError, ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise _unreadable(parameter, source, local, PREPROCESSOR_FILE, error) from error
