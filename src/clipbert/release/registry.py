@@ -89,11 +89,9 @@ def register(
 
     Args:
         root: the project's folder.
-        task: the task.
-        model_dir: the model folder.
+        model_dir: the model folder of the task.
         run_json: artifacts/runs/TASK.json of the training.
-        metrics_json: the metrics of the evaluation.
-        predictions_parquet: the predictions of the evaluation.
+        metrics_json, predictions_parquet: the files of the evaluation.
         out: the JSON file for the registered version.
         release_name: release.name.
         evaluate, frames, task_params: sections of params.yaml, the last one that of the task.
