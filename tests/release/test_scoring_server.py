@@ -154,7 +154,7 @@ ROW = {"video": "a.mp4", "text": TEXT}
         ({}, "application/json", "exactly one of the input fields"),
         (b"", "application/json", "valid JSON"),
         (b"\xff\xfe", "application/json", "valid JSON"),
-        (b"[" * 100_000, "application/json", "cannot be read"),
+        (b"[" * 100_000, "application/json", "cannot be parsed"),
         (b'video,text\n"a.mp4', "text/csv", "Failed to parse input"),
         (b"video,text\na.mp4,b,c,d\ne,f\n", "text/csv", None),
         (b"\xff", "text/csv", "UTF-8"),

@@ -51,9 +51,8 @@ def harden_scoring_server() -> None:
             return original(data, content_type, model, input_schema)
         except MlflowException:
             raise
-        except (
-            Exception
-        ):  # the model raises only MlflowException, so the request is malformed, such as deeply nested JSON
+        except Exception:
+            # The model raises only MlflowException, so the request is malformed, such as deeply nested JSON.
             logger.exception("a request could not be parsed")
             raise MlflowException("The request cannot be parsed; expected a JSON table.", BAD_REQUEST) from None
 
