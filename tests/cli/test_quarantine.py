@@ -1,7 +1,6 @@
 """`clipbert quarantine`: list, show and retry."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,10 +77,10 @@ def test_retry(project: Path, tiny_video: MakeVideo) -> None:
     assert "videos/cut [1].mkv: truncated (" in run("quarantine", "retry")
 
 
-def test_retry_after_a_timeout_needs_no_change_of_the_file(project: Path) -> None:
+def test_retry_after_a_timeout_needs_no_change_of_the_file(project: Path, tiny_video: Callable[..., Path]) -> None:
     settings = ("--set", "ingest.timeout_s=0.000001", "--set", "ingest.max_quarantined_fraction=1.0")
-    extra = project / "data" / "videos" / "extra.mp4"
-    extra.write_bytes((project / "data" / "videos" / "0.mp4").read_bytes() + os.urandom(9))
+    # Long enough that its result cannot be there before the limit is looked at.
+    tiny_video(project / "data" / "videos" / "extra.mp4", frames=900, size=(320, 240), seed=9)
     assert "1 timeout" in run("ingest", *settings)
     assert "1 timeout" in run("ingest", *settings)
     assert "videos/extra.mp4: usable now" in run("quarantine", "retry", "videos/extra.mp4")

@@ -69,6 +69,7 @@ def test_a_parameter_changes_the_status_of_its_stages(
     set_params(project, {key: value})
     try:
         with Repo(project) as repo:
-            assert repo.status().keys() == expected
+            # DVC names a stage with the path of its file from the current folder: ../project/dvc.yaml:train@open_qa.
+            assert {name.rpartition(":")[2] for name in repo.status()} == expected
     finally:
         params.write_bytes(before)

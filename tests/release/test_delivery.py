@@ -78,7 +78,7 @@ def gate(root: Path, mortal_server: MlflowServer, monkeypatch: pytest.MonkeyPatc
 def train(root: Path, last: int = 1) -> ForkedProgram:
     """Returns when it has begun to train."""
     process = ForkedProgram(["-c", TRAINING, str(root), str(last)])
-    assert process.wait_for_line() == "started"
+    process.wait_for_line("started")  # MLflow may have printed the address of a run before
     return process
 
 
@@ -134,7 +134,7 @@ def test_server_dies_and_comes_back_during_the_run_and_dies_again_until_after_it
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith("Not delivered to MLflow yet: ")
     assert kept in last
-    assert last.endswith("`clipbert track sync retrieval` delivers it.")
+    assert last.endswith("Run `clipbert track sync retrieval` to deliver it.")
 
     away = f"MLflow store {mortal_server.address} cannot be used: "
     for use in (
@@ -229,7 +229,7 @@ def test_resumed_training_goes_on_without_its_server(root, gate):
     said = err.splitlines()
     assert said[0].startswith(f"MLflow store {gate.address} cannot be used: ")
     assert said[3].startswith("The training continues; its records are kept in ")
-    assert said[-1].endswith("`clipbert track sync retrieval` delivers it.")
+    assert said[-1].endswith("Run `clipbert track sync retrieval` to deliver it.")
     gate.open = True
     checkpoint = json.loads((root / "checkpoint.json").read_text())
     # Asked for directly: a command that opens the store ends the runs of dead processes.

@@ -151,7 +151,7 @@ def test_the_default_root_is_the_projects_data_folder(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("CLIPBERT_MEDIA_ROOTS", "data", "CLIPBERT_MEDIA_ROOTS holds 'data': expected absolute paths"),
+        ("CLIPBERT_MEDIA_ROOTS", "data", "CLIPBERT_MEDIA_ROOTS contains 'data': expected absolute paths"),
         ("CLIPBERT_MAX_UPLOAD_MB", "big", "CLIPBERT_MAX_UPLOAD_MB is 'big': expected a number of megabytes above 0"),
         ("CLIPBERT_MAX_UPLOAD_MB", "-1", "CLIPBERT_MAX_UPLOAD_MB is '-1': expected a number"),
         ("CLIPBERT_MAX_UPLOAD_MB", "nan", "CLIPBERT_MAX_UPLOAD_MB is 'nan': expected a number"),

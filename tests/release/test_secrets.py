@@ -20,7 +20,7 @@ from clipbert.redact import RedactedStream
 from clipbert.release.connection import open_store
 from clipbert.release.delivery import sync
 from clipbert.release.tracking import start_training_run
-from clipbert.training import trainer as loop
+from clipbert.training.trainer import Trainer
 
 SECRETS = {
     "media": "m3dia-Planted-1",
@@ -67,14 +67,14 @@ def test_nothing_that_is_printed_or_stored_holds_a_secret(tiny_project, tmp_path
         load_params(root / "params.yaml", overrides, complete=False).model_dump(by_alias=True)
     )
     project = Project(root)
-    save = loop.save
+    save = Trainer.save
 
     def interrupted(*arguments, **options):
         save(*arguments, **options)
         os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save", interrupted)
+        patch.setattr(Trainer, "save", interrupted)
         with pytest.raises(SystemExit):
             stages.train(project, "retrieval", params)
     assert list((root / "artifacts" / "checkpoints" / "retrieval").glob("step-*"))

@@ -84,14 +84,18 @@ class ForkedProgram:
         self.wait(timeout)
         return self._stdout.read_text(errors="replace"), self._stderr.read_text(errors="replace")
 
-    def wait_for_line(self, timeout: float = 120) -> str:
-        """Return its first line of output as soon as it is there."""
+    def wait_for_line(self, line: str | None = None, timeout: float = 120) -> str:
+        """Return its first line of output as soon as it is there; with `line`, wait for that line."""
         deadline = time.monotonic() + timeout
-        while "\n" not in (text := self._stdout.read_text(errors="replace")):
+        while True:
+            *lines, _ = self._stdout.read_text(errors="replace").split("\n")
+            if lines and line is None:
+                return lines[0]
+            if line in lines:
+                return line
             if self.poll() is not None or time.monotonic() >= deadline:
                 raise AssertionError(f"no output, exit code {self.poll()}: {self._stderr.read_text()}")
             time.sleep(0.01)
-        return text.split("\n")[0]
 
     def send_signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -237,10 +237,10 @@ def test_its_parameters_are_read_and_checked_like_the_others(tmp_path: Path) -> 
     assert (task.params.epochs, task_class("color")) == (7, Color)
     with pytest.raises(ClipBertError, match=r"tasks\.color\.smoothing = -1\.0: expected greater than or equal to 0"):
         load_params(path, ["tasks.color.smoothing=-1.0"])
-    with pytest.raises(ClipBertError, match=r"tasks_run\.0 = 'colour': expected .*'color'"):
-        load_params(path, ["tasks_run=[color]"])
-    with pytest.raises(ClipBertError, match=r"color: no such task; expected one of .*Did you mean color\?"):
-        check_task("color")
+    with pytest.raises(ClipBertError, match=r"tasks_run\.0 = 'colors': expected .*'color'"):
+        load_params(path, ["tasks_run=[colors]"])
+    with pytest.raises(ClipBertError, match=r"colors: no such task; expected one of .*Did you mean color\?"):
+        check_task("colors")
 
 
 def test_a_name_is_given_once(color: type[Task]) -> None:

@@ -9,7 +9,7 @@ from small_trainings import batches_of, make_trainer, params
 from torch import Tensor, nn
 
 from clipbert.tasks.batch import Batch
-from clipbert.tasks.open_qa import OpenQA
+from clipbert.tasks.open_qa import OpenQA, OpenQAObjective
 from clipbert.training.batch_iterator import StopTraining, SynchronizedBatchIterator
 from clipbert.training.checkpoint import rng_states, snapshot
 from clipbert.training.step import match_memory_format
@@ -44,12 +44,18 @@ def test_a_step_keeps_the_names_of_its_batches_and_not_their_frames(tiny_project
     assert not any(isinstance(value, Tensor) for named in output.batches for value in named)
 
 
-class Infinite(OpenQA):
-    """Task with an infinite loss that has a finite gradient."""
+class InfiniteObjective(OpenQAObjective):
+    """Infinite loss that has a finite gradient."""
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss, parts = super().loss(model, batch)
         return loss + float("inf"), parts
+
+
+class Infinite(OpenQA):
+    """Task with an infinite loss that has a finite gradient."""
+
+    objective_class = InfiniteObjective
 
 
 def test_a_step_with_an_infinite_loss_and_a_finite_gradient_is_skipped(tiny_project: Path, tmp_path: Path) -> None:

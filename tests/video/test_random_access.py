@@ -44,6 +44,6 @@ def test_a_complaint_of_its_decoder_is_no_answer(
     middle = packet.pos + packet.size // 2
     content[middle : middle + 40] = os.urandom(40)
     path.write_bytes(content)
-    with pytest.raises(NotExactError, match=r"complains: \[h264\]|cannot decode it"):
+    with pytest.raises(NotExactError, match=r"its decoder reports: \[h264\]|cannot decode it"):
         list(RandomAccess(path).read(np.arange(16)))
     assert "h264" not in capfd.readouterr().err

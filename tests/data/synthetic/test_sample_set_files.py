@@ -317,7 +317,7 @@ def test_another_seed_gives_other_videos(small, tmp_path):
 WITHOUT_SIMD = """
 import ctypes, hashlib, random, sys
 import av
-from clipbert.data import sample_encode
+from clipbert.data.synthetic import encode as sample_encode
 from clipbert.data.synthetic.pictures import encode_picture
 from clipbert.data.synthetic.render import render
 from clipbert.data.synthetic.scene import draw_scene
