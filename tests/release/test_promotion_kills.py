@@ -73,7 +73,9 @@ def test_killed_at_any_write_everything_agrees_after_the_next_command(
         assert in_child(killed) == -9, names[point]
         assert in_child(after) == 0, f"killed {names[point]} ({point}), then {following}"
         outcomes.add(project.outcome(command))
-    assert {"no intent", "completed"} <= outcomes <= {"no intent", "undone", "completed"}
+    every = {"no intent", "undone", "completed"}
+    assert {"no intent", "completed"} <= outcomes <= every
+    assert outcomes == every or not pytestconfig.getoption("--all-kill-points")
 
 
 def failure(project: KilledProject, command: str) -> str | None:

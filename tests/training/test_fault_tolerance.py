@@ -101,8 +101,10 @@ def test_too_many_bad_steps_end_it_with_its_state_saved_and_a_larger_limit_goes_
     # Steps are counted at a checkpoint or a log line; a checkpoint waits while the previous one is being written.
     with pytest.raises(
         ClipBertError, match=r"[23] steps had a non-finite .* train.max_bad_steps = 1; the last one had texts"
-    ):
+    ) as refused:
         finish(poisoned(tiny_project, tmp_path, max_bad_steps=1), Log())
+    listed = json.loads((tmp_path / "bad_steps.json").read_text())
+    assert f": {len(listed)} steps had" in str(refused.value)
     trainer = poisoned(tiny_project, tmp_path, max_bad_steps=4)
     log = Log()
     state = finish(trainer, log)

@@ -51,8 +51,8 @@ class RetrievalParams(TaskSection):
     contrastive_weight: float = Field(1.0, ge=0, description="weight of the in-batch contrastive loss; 0 disables it")
 
 
-class OpenQAParams(TaskSection):
-    """Open-ended question answering with a vocabulary of answers."""
+class QuestionParams(TaskSection):
+    """Fields of every task that answers questions about videos."""
 
     epochs: int = Field(18, ge=1, description="passes over the training videos")
     questions_per_video: int = Field(4, ge=1, le=64, description="questions drawn for each video in a step")
@@ -61,19 +61,18 @@ class OpenQAParams(TaskSection):
         ge=0,
         description="weight of the contrastive loss on captions, used if all training videos have one",
     )
+
+
+class OpenQAParams(QuestionParams):
+    """Open-ended question answering with a vocabulary of answers."""
+
     max_answers: int = Field(1500, ge=2, description="size of the vocabulary: the most frequent training answers")
 
 
-class MultipleChoiceParams(TaskSection):
+class MultipleChoiceParams(QuestionParams):
     """Multiple-choice question answering."""
 
-    epochs: int = Field(18, ge=1, description="passes over the training videos")
     questions_per_video: int = Field(2, ge=1, le=64, description="questions drawn for each video in a step")
-    caption_weight: float = Field(
-        1.0,
-        ge=0,
-        description="weight of the contrastive loss on captions, used if all training videos have one",
-    )
 
 
 class ImageQAParams(OpenQAParams):

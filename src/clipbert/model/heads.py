@@ -251,9 +251,8 @@ class ClipBertForMultipleChoice(_ForClassification):
         else:
             check_options(options_per_question, texts_per_video, visual.shape[0], len(flat))
             options = options_per_question.to(flat.device)
-            most = (
-                int(options.max()) if can_read_values(options) else len(flat)
-            )  # wider is the same: there is no such option
+            # Where the number of options cannot be read, the row is as wide as it can be; the rest is masked.
+            most = int(options.max()) if can_read_values(options) else len(flat)
             position = torch.arange(most, device=flat.device).expand(len(options), -1)
             row = (options.cumsum(0) - options)[:, None] + position
             # index_select instead of masked_scatter, whose backward pass waits for the number of options on a GPU
