@@ -34,7 +34,7 @@ run: install ## the whole chain: sample data if there is none, all stages, a sum
 
 # Two workers by default, one on a single core (tests/support/suite.py); `make test WORKERS=8` starts eight.
 WORKERS ?= auto
-PYTEST = pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+PYTEST = pytest -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
 
 test: install ## the whole test suite, in random order on two cores
 	$(BIN)/python -m $(PYTEST)

@@ -76,6 +76,7 @@ def encode(
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = pix_fmt
         stream.codec_context.gop_size = GOP
+        stream.codec_context.thread_count = 1  # encoders' threads wait for each other in busy loops
         if codec not in ("gif", "mjpeg", "png", "qtrle", "rawvideo", "wmv2", "flv", "vp8", "libvpx", "apng"):
             stream.codec_context.max_b_frames = b_frames
         stream.codec_context.time_base = stream.time_base = base

@@ -47,6 +47,7 @@ def make_tiny_video(
     with av.open(str(path), "w", container_options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=fps, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.codec_context.thread_count = 1  # encoders' threads wait for each other in busy loops
         if pixel_aspect is not None:
             stream.codec_context.sample_aspect_ratio = pixel_aspect
         if rotation is not None or mirrored:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from tests.support.dvc_project import PROJECT, run, stages_run
+from dvc_project import PROJECT, run, stages_run
 
 pytestmark = pytest.mark.slow
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 from forked_python import run_program
+from preloaded_clipbert import preloaded_clipbert
 
 PROJECT = Path(__file__).parents[2]
 SMALLEST: dict[str, object] = {
@@ -41,10 +42,11 @@ def clipbert(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedP
     return done
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of the commands."""
+def environment(preloaded: bool = True) -> dict[str, str]:
+    """Return the environment of the commands; `preloaded`: with the `clipbert` that need not import."""
+    folders = [Path(sys.executable).parent, os.environ["PATH"]]
     values = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join(map(str, [preloaded_clipbert(), *folders] if preloaded else folders)),
         "COLUMNS": "160",
         "DVC_NO_ANALYTICS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",

@@ -123,10 +123,18 @@ def run_program(
 def _run(arguments: list[str], environment: dict[str, str], cwd: str, outputs: list[Path]) -> None:
     """Become the program; runs in the forked process."""
     os.setsid()
-    for path, number in zip(outputs, (1, 2), strict=True):
-        file = os.open(path, os.O_WRONLY | os.O_APPEND)
+    written = [os.open(path, os.O_WRONLY | os.O_APPEND) for path in outputs]
+    become(arguments, environment, cwd, [os.open(os.devnull, os.O_RDONLY), *written])
+
+
+def become(arguments: list[str], environment: dict[str, str], cwd: str, files: list[int]) -> None:
+    """Run a program in this process, with `files` as its standard input, output and error."""
+    for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - as the interpreter does: new ones for the new files
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
@@ -145,3 +153,4 @@ def _run(arguments: list[str], environment: dict[str, str], cwd: str, outputs: l
     finally:
         # A process of multiprocessing ends without these; coverage writes its file in one.
         atexit._run_exitfuncs()
+        sys.stdout.flush()

@@ -49,6 +49,7 @@ def write_video(
         stream = container.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         stream.codec_context.gop_size = gop
+        stream.codec_context.thread_count = 1  # encoders' threads wait for each other in busy loops
         stream.codec_context.max_b_frames = b_frames
         stream.codec_context.sample_aspect_ratio = aspect
         if times_ms is not None:

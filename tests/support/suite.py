@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 SLOW_FOLDERS = ("tests/pipeline/", "tests/gpu/")
 SLOW_FIXTURES = {
@@ -33,11 +34,41 @@ SLOW_FIXTURES = {
     "undisturbed",
     "undisturbed_pair",
 }
-# The tests of a file run on one worker, so its module fixtures are made once. Tests that share a server run on one
-# worker too, and the tests of these files, which share nothing or only folders, on any.
-SERVER_GROUPS = {"prefect": "prefect", "any_root": "mlflow", "mortal_server": "mlflow"}
+# Fixtures of a session that start a server, and the files whose tests share it. The tests of a group run on one worker,
+# so that its servers start once; so do the tests of each other file, for its module fixtures.
+SERVERS = {"prefect": "prefect", "any_root": "mlflow", "mortal_server": "mlflow"}
+SERVER_FILES = {
+    **dict.fromkeys(
+        (
+            "tests/flows/test_access.py",
+            "tests/flows/test_pages.py",
+            "tests/flows/test_parameters.py",
+            "tests/flows/test_pipeline.py",
+            "tests/flows/test_prefect_api.py",
+            "tests/flows/test_project_lock.py",
+            "tests/flows/test_promotion_flows.py",
+            "tests/flows/test_schedules.py",
+            "tests/flows/test_ui.py",
+        ),
+        "prefect",
+    ),
+    **dict.fromkeys(
+        (
+            "tests/release/test_concurrency.py",
+            "tests/release/test_delivery.py",
+            "tests/release/test_orphans.py",
+            "tests/release/test_promotion.py",
+            "tests/release/test_registry.py",
+            "tests/release/test_secrets.py",
+            "tests/release/test_tracking.py",
+        ),
+        "mlflow",
+    ),
+}
+# Groups of a minute and more, which start first so that no worker is left with one at the end.
+LONGEST_GROUPS = ("prefect", "mlflow")
+# Their tests share nothing but folders, so each runs on any worker.
 DIVIDED_FILES = ("tests/pipeline/test_chain.py", "tests/pipeline/test_moved.py", "tests/pipeline/test_recipe_runs.py")
-
 
 PROCESS_EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 
@@ -74,13 +105,28 @@ def is_slow(item: pytest.Item) -> bool:
     )
 
 
-def group_of(item: pytest.Item) -> str | None:
-    """Return the name of the tests that run one after the other on one worker; None for a test on its own."""
-    for fixture in getattr(item, "fixturenames", ()):
-        if fixture in SERVER_GROUPS:
-            return SERVER_GROUPS[fixture]
-    path = item.nodeid.split("::")[0]
-    return None if path in DIVIDED_FILES else path
+def group_of(nodeid: str) -> str:
+    """Return the name of the tests that run one after the other on one worker."""
+    path = nodeid.split("::")[0]
+    return nodeid if path in DIVIDED_FILES else SERVER_FILES.get(path, path)
+
+
+class GroupScheduling(LoadScopeScheduling):
+    """Scheduler that gives each worker whole groups, in the order of the collection.
+
+    pytest-xdist's `--dist loadgroup` has no effect with pytest 9.2: it marks groups in `Item._nodeid`, which pytest no
+    longer reads (https://github.com/pytest-dev/pytest-xdist/issues/1386).
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
+    """Return the scheduler for all runs with several workers."""
+    config.option.loadscopereorder = False  # the collection starts with the groups that take longest
+    return GroupScheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -111,17 +157,23 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark slow tests before `-m` selects, name the groups, and start those with most slow tests first."""
+    """Mark slow tests before `-m` selects, and start with the groups that take longest."""
     slow_tests: dict[str, int] = defaultdict(int)
     for item in items:
-        group = group_of(item)
-        if group is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
+        group = group_of(item.nodeid)
+        for fixture in SERVERS.keys() & set(getattr(item, "fixturenames", ())):
+            if group != SERVERS[fixture]:
+                raise pytest.UsageError(f"{item.nodeid} uses {fixture!r}: add its file to SERVER_FILES of {__file__}")
         if is_slow(item):
             item.add_marker("slow")
-            slow_tests[group or item.nodeid] += 1
-    # pytest-randomly has shuffled the items; the sort is stable.
-    items.sort(key=lambda item: -slow_tests[group_of(item) or item.nodeid])
+            slow_tests[group] += 1
+    longest = {group: place for place, group in enumerate(LONGEST_GROUPS)}
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        group = group_of(item.nodeid)
+        return longest.get(group, len(longest)), -slow_tests[group]
+
+    items.sort(key=place)  # a stable sort of what pytest-randomly has shuffled
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,8 +1,8 @@
-"""Training in its own process, for tests that kill it; run by path, alone or under torchrun.
+"""Training in its own process, for tests that kill it; run by path or as a function, alone or as one of several ranks.
 
 Arguments: project folder, output folder, JSON {"task": name, "params": {...}, "double": whether in float64, "rows":
 number of rows that fit into memory, "full": whether the disk is full}. Each process appends the videos and the loss of
-every step to FOLDER/RANK.jsonl; the first one writes FOLDER/weights.pt at the end.
+every step to FOLDER/RANK.jsonl, and its id to FOLDER/RANK.pid; the first one writes FOLDER/weights.pt at the end.
 """
 
 import errno
@@ -81,10 +81,16 @@ def main(project: Path, out: Path, settings: dict[str, Any]) -> None:
             torch.save({"weights": trainer.model.state_dict(), "validation": state.validation}, out / "weights.pt")
 
 
-if __name__ == "__main__":
+def run(project: Path, out: Path, settings: dict[str, Any]) -> None:
+    """Train, and exit with 2 after an error of the user."""
     torch.set_num_threads(1)
+    (out / f"{os.environ.get('RANK', '0')}.pid").write_text(str(os.getpid()))
     try:
-        main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+        main(project, out, settings)
     except ClipBertError as error:
         errors.print(str(error), markup=False)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

@@ -1,18 +1,21 @@
-"""Start training_process.py, alone or under torchrun, and read its output."""
+"""Start training_process.py in one or several processes, and read its output."""
 
 import contextlib
 import json
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
+import agent_process
 import psutil
 import torch
 import training_process
 from forked_python import ForkedProgram
 
 STEPS = 12  # 24 examples, 8 in a step, 4 epochs
+ENVIRONMENT = dict(os.environ) | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
 def settings(task: str = "retrieval", **train: Any) -> dict[str, Any]:
@@ -20,15 +23,51 @@ def settings(task: str = "retrieval", **train: Any) -> dict[str, Any]:
     return {"task": task, "params": {"train": values, "tasks": {task: {"epochs": 4}}}}
 
 
-def started(project: Path, out: Path, asked: dict[str, Any], processes: int = 1, restarts: int = 0) -> Any:
+class Ranks:
+    """The programs of a training in several processes, without torchrun, which would import torch for each of them."""
+
+    def __init__(self, programs: list[ForkedProgram]) -> None:
+        self.programs, self.pids = programs, [program.pid for program in programs]
+
+    @property
+    def returncode(self) -> int | None:
+        """The first exit code that is not 0; None while one of them runs."""
+        codes = [program.returncode for program in self.programs]
+        return None if None in codes else next((code for code in codes if code != 0), 0)
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """Wait for the end of all, and return what they wrote, the first rank first."""
+        return "".join(program.communicate(timeout)[0] for program in self.programs), ""
+
+    def send_signal(self, number: int) -> None:
+        for program in self.programs:
+            program.send_signal(number)
+
+
+def started(project: Path, out: Path, asked: dict[str, Any], processes: int = 1) -> Any:
+    """Start training_process.py, in several processes without an agent that would restart them."""
     out.mkdir(parents=True, exist_ok=True)
     command = [training_process.__file__, str(project), str(out), json.dumps(asked)]
-    if processes > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-        command = [*torchrun, f"--nproc-per-node={processes}", f"--max-restarts={restarts}", *command]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # docs/how-to/distributed.md
+    if processes == 1:
+        return ForkedProgram(command, ENVIRONMENT, merge=True)
+    environment = ENVIRONMENT | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
+    environment["MASTER_PORT"] = str(free_port())
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    return Ranks([ForkedProgram(command, environment | rank, merge=True) for rank in ranks])
+
+
+def started_under_agent(project: Path, out: Path, asked: dict[str, Any], processes: int, restarts: int) -> Any:
+    """Start torchrun's agent with training_process.py; its processes are forks of a server that has imported torch."""
+    out.mkdir(parents=True, exist_ok=True)
+    command = [agent_process.__file__, str(processes), str(restarts), str(project), str(out), json.dumps(asked)]
+    environment = ENVIRONMENT | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # docs/how-to/distributed.md
     return ForkedProgram(command, environment, merge=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def finished(process: Any) -> str:
@@ -67,8 +106,9 @@ def seen_steps(out: Path, count: int, rank: int = 0) -> None:
 
 
 def kill_group(process: Any) -> None:
-    """Kill a process and its descendants, which torchrun's agent puts into separate process groups."""
-    victims = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    """Kill a process or all ranks, and their descendants, which torchrun's agent puts into separate process groups."""
+    mains = [psutil.Process(pid) for pid in getattr(process, "pids", None) or [process.pid]]
+    victims = mains + [child for main in mains for child in main.children(recursive=True)]
     for victim in victims:
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()

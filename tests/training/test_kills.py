@@ -36,6 +36,16 @@ def test_kills_at_random_moments_change_nothing(
     assert same(weights_of(tmp_path), weights_of(undisturbed))
 
 
+def test_loader_processes_end_with_a_killed_training(tiny_project: Path, tmp_path: Path) -> None:
+    process = started(tiny_project, tmp_path, settings(num_workers=2, budget="4000 steps"))
+    seen_steps(tmp_path, 2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 3  # two loader processes and their fork server
+    process.kill()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_first_and_has_its_exit_code(
     tiny_project: Path, tmp_path: Path, number: signal.Signals, code: int

@@ -1,14 +1,24 @@
 """Trainings of several processes equal those of one, also after a process is killed."""
 
+import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 import torch
-from trainings import STEPS, finished, kill_group, same, seen_steps, settings, started, steps_of, weights_of
+from trainings import (
+    STEPS,
+    finished,
+    kill_group,
+    same,
+    seen_steps,
+    settings,
+    started,
+    started_under_agent,
+    steps_of,
+    weights_of,
+)
 
 from clipbert.errors import ClipBertError
 from clipbert.training.data import DistributedBatchSampler
@@ -50,19 +60,12 @@ def test_two_processes_compute_what_one_does(tiny_project: Path, tmp_path: Path,
         torch.testing.assert_close(other[name], weights, rtol=1e-6, atol=1e-9, msg=name)
 
 
-def workers_of(process: Any) -> list[psutil.Process]:
-    """The training processes below torchrun's agent, the first rank first."""
-    children = psutil.Process(process.pid).children()
-    ranked = [child for child in children if child.environ().get("RANK") is not None]
-    return sorted(ranked, key=lambda child: int(child.environ()["RANK"]))
-
-
 def test_a_killed_rank_is_restarted_with_the_others_and_nothing_is_changed(
     tiny_project: Path, tmp_path: Path, undisturbed_pair: Path
 ) -> None:
-    process = started(tiny_project, tmp_path, settings(), processes=2, restarts=2)
+    process = started_under_agent(tiny_project, tmp_path, settings(), processes=2, restarts=2)
     seen_steps(tmp_path, 4)
-    workers_of(process)[0].send_signal(signal.SIGKILL)
+    os.kill(int((tmp_path / "0.pid").read_text()), signal.SIGKILL)
     assert "Resuming retrieval at step" in finished(process)
     for each in (0, 1):
         assert steps_of(tmp_path, each) == steps_of(undisturbed_pair, each)
@@ -82,7 +85,7 @@ def test_no_process_reports_a_saved_state_that_the_first_one_could_not_write(
 
 
 def test_out_of_memory_starts_all_again_in_smaller_parts(tiny_project: Path, tmp_path: Path) -> None:
-    process = started(tiny_project, tmp_path, settings() | {"rows": 6}, processes=2, restarts=2)
+    process = started_under_agent(tiny_project, tmp_path, settings() | {"rows": 6}, processes=2, restarts=2)
     said = finished(process)  # 4 videos a process with 3 texts each are 12 rows
     assert "out of memory; from now on each step is made in 2 parts" in said
     assert "retrieval: a step in 2 parts" in said

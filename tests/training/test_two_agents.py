@@ -1,26 +1,28 @@
 """Two torchrun agents, as on two nodes, train one model: what one agent makes, also where a process is killed."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import training_process
-from trainings import STEPS, finished, kill_group, same, seen_steps, settings, steps_of, weights_of
+from forked_python import ForkedProgram
+from trainings import (
+    ENVIRONMENT,
+    STEPS,
+    finished,
+    free_port,
+    kill_group,
+    same,
+    seen_steps,
+    settings,
+    steps_of,
+    weights_of,
+)
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def started_agents(project: Path, out: Path) -> list[Any]:
@@ -29,23 +31,9 @@ def started_agents(project: Path, out: Path) -> list[Any]:
     rendezvous = ["--rdzv-id=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
     options = ["--nnodes=2", "--nproc-per-node=1", *rendezvous, "--max-restarts=3", "--local-addr=127.0.0.1"]
     training = [training_process.__file__, str(project), str(out), json.dumps(settings())]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-    }
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *options, *training],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        for _ in range(2)
-    ]
+    environment = ENVIRONMENT | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    command = ["-m", "torch.distributed.run", *options, *training]
+    return [ForkedProgram(command, environment, merge=True) for _ in range(2)]
 
 
 def worker_of(agent: Any) -> psutil.Process:

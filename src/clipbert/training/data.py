@@ -3,10 +3,13 @@
 import contextlib
 import hashlib
 import itertools
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import numpy as np
@@ -208,8 +211,8 @@ def training_batches(
         collate_fn=Collate(processor, dataset.task, dataset.config, sampler.videos_per_rank),
         num_workers=num_workers,
         pin_memory=pin_memory,
-        multiprocessing_context="spawn" if num_workers else None,
-        worker_init_fn=_ignore_interrupts if num_workers else None,
+        multiprocessing_context=_fork_server() if num_workers else None,
+        worker_init_fn=_start_worker if num_workers else None,
         # Creating an iterator draws a number; from the default generator, it would change a resumed training.
         generator=torch.Generator().manual_seed(dataset.seed),
     )
@@ -291,9 +294,30 @@ def _is_worker_death(error: RuntimeError) -> bool:
     return any(text in str(error) for text in WORKER_DIED)
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C, which the terminal sends to the whole process group; the training process ends its workers."""
+def _fork_server() -> ForkServerContext:
+    """Return the context whose server imports this module once; each worker is a fork of it and starts at once.
+
+    Workers cannot be forks of the training process itself, which has threads and a CUDA context.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _start_worker(worker: int) -> None:
+    """Ignore Ctrl-C, which the terminal sends to the whole process group, and end with the training process.
+
+    The loader's own check for a dead training process looks at the parent, which here is the fork server.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    training = multiprocessing.parent_process()
+    assert training is not None
+
+    def end_with_training() -> None:
+        training.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_training, daemon=True).start()
 
 
 @contextlib.contextmanager
