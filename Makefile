@@ -32,11 +32,11 @@ $(STAMP): pyproject.toml requirements.lock
 run: install ## the whole chain: sample data if there is none, all stages, a summary
 	@scripts/run.sh
 
-# Two workers by default, one on a single core (tests/support/suite.py); `make test WORKERS=8` starts eight.
+# Three workers by default, two on a single core (tests/support/suite.py); `make test WORKERS=8` starts eight.
 WORKERS ?= auto
 PYTEST = pytest -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
 
-test: install ## the whole test suite, in random order on two cores
+test: install ## the whole test suite, in random order on all cores
 	$(BIN)/python -m $(PYTEST)
 
 test-fast: install ## the tests that start no process: no server, no DVC

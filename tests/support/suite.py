@@ -151,8 +151,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the workers of `-n auto`: two, or one on a single core, for a worker needs a core and 2 GB of memory."""
-    return min(2, len(os.sched_getaffinity(0)))
+    """Return the workers of `-n auto`: one more than the cores, for tests of servers mostly wait; three at most."""
+    return min(3, len(os.sched_getaffinity(0)) + 1)
 
 
 @pytest.hookimpl(tryfirst=True)
