@@ -23,6 +23,7 @@ LEVELS = [
     {"frame_cache"},
     {"distributed"},
     {"model"},
+    {"pretrained"},
     {"tasks"},
     {"training"},
     {"evaluation"},

@@ -81,7 +81,12 @@ class ModelParams(Section):
     text: str | None = Field(
         SCRATCH, description=f"folder or hub id of a BERT encoder; {SCRATCH} or null: the preset's with random weights"
     )
-    image_size: int | None = Field(None, ge=32, le=2048, description="side of the square input image in pixels")
+    image_size: int | None = Field(
+        None,
+        ge=32,
+        le=2048,
+        description="side of the square input image in pixels; null: model.vision's, if it has one",
+    )
     clips: int | None = Field(None, ge=1, le=64, description="clips sampled from a video in one training step")
     frames_per_clip: int | None = Field(None, ge=1, le=64, description="frames of a clip, combined by frame_fusion")
     frame_fusion: Literal["mean", "concat", "attention"] | None = Field(
@@ -198,7 +203,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _frames_large_enough(self) -> "Params":
-        if self.frames.size < self.image_size:
+        if self.image_size is not None and self.frames.size < self.image_size:
             raise ValueError(
                 f"frames.size = {self.frames.size} is smaller than the model's image_size = {self.image_size}: "
                 f"cached frames would be enlarged; set frames.size to {self.image_size} or more"
@@ -206,8 +211,10 @@ class Params(Section):
         return self
 
     @property
-    def image_size(self) -> int:
-        """Side of the square input image in pixels."""
+    def image_size(self) -> int | None:
+        """Side of the square input image in pixels; None: that of the folder or hub id `model.vision`."""
+        if self.model.image_size is None and self.model.vision_from is not None:
+            return None
         return self.model.image_size or {"tiny": 96, "base": 448}[self.model.preset]
 
     def flat(self) -> dict[str, Any]:

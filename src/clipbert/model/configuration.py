@@ -8,6 +8,7 @@ from transformers.activations import ACT2FN
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
+from clipbert.model.efficientnet_lite import EfficientNetLiteBackbone, EfficientNetLiteConfig
 from clipbert.model.weights.checksums import check_model
 
 AGGREGATIONS = ("lse", "mean", "max")
@@ -17,6 +18,7 @@ ANSWER_LOSSES = ("ce", "bce")
 # Built by another package, or with feature maps that are not a grid of the last layer's features.
 NO_GRID = ("timm_backbone", "uvdoc_backbone", "vitpose_backbone")
 BACKBONES = {kind: name for kind, name in MODEL_FOR_BACKBONE_MAPPING_NAMES.items() if kind not in NO_GRID}
+BACKBONES[EfficientNetLiteConfig.model_type] = EfficientNetLiteBackbone.__name__
 BERT_FIELDS = (  # with the same names in the configuration of BERT
     "vocab_size",
     "hidden_size",
@@ -78,7 +80,8 @@ class ClipBertConfig(PreTrainedConfig):
 
     Attributes:
         vision: configuration of a transformers backbone as a dictionary with its `model_type` (one that `AutoBackbone`
-            supports: ResNet, ConvNeXt, Swin, DINOv2, ...); its last feature map is used. None: the paper's ResNet-50.
+            supports: ResNet, EfficientNet-Lite, ConvNeXt, DINOv2, ...); its last feature map is used. None: the
+            paper's ResNet-50.
         freeze_batch_norm: whether the backbone's batch norms keep their stored statistics and are not trained.
         image_size: longer side of a frame in pixels.
         image_mean: per channel (R, G, B), on the scale of pixels, 0 to 255.

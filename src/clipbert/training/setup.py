@@ -70,9 +70,24 @@ def build_model(
     except ValueError as error:
         sources = ", ".join(f"{part.source}" for part in (vision, text) if part is not None)
         raise ClipBertError(f"params.yaml: model: {error}{f' (with what {sources} has)' if sources else ''}") from error
+    _check_frames(frames, config.image_size, vision)
     model = task.objective.model_class(config)
     _load_parts(task, model, vision, text)
     return model, ClipBertProcessor.for_config(config, tokenizer, **settings)
+
+
+def _check_frames(frames: FramesParams, image_size: int, vision: Part | None) -> None:
+    """Check that cached frames are not enlarged; params.yaml alone cannot tell where `vision` sets the image size.
+
+    Raises:
+        ClipBertError: naming both sizes.
+    """
+    if vision is not None and frames.size < image_size:
+        raise ClipBertError(
+            f"params.yaml: frames.size = {frames.size} is smaller than the image size {image_size} of model.vision "
+            f"({vision.source}): cached frames would be enlarged. Set frames.size to {image_size} or more, or "
+            f"model.image_size to {frames.size} or less."
+        )
 
 
 def _inference_settings(task: Task, frames: FramesParams, eval_clips: int) -> dict[str, Any]:

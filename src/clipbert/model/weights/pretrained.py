@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, BertForPreTraining, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 from transformers.utils import cached_file
 
 from clipbert.errors import ClipBertError, ModelFolderError
@@ -74,14 +74,16 @@ def read_vision(source: str) -> Part:
         kept = backbone_config(fields)
     except ValueError as error:
         raise ClipBertError(f"{parameter}: {source}: {error}") from error
-    architecture = getattr(transformers, BACKBONES[config.model_type])
+    architecture = MODEL_FOR_BACKBONE_MAPPING[type(config)]
     backbone, fresh = _weights(parameter, source, local, architecture, kept, lambda name: name.startswith(NORMS))
-    mean, std, remark = _normalization(parameter, source, local)
+    mean, std, side, remark = _preprocessing(parameter, source, local)
     if fresh:
         remark += f"; fresh: {', '.join(fresh)}"
     frozen = any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
     weights = {f"clipbert.vision.backbone.{name}": value for name, value in backbone.state_dict().items()}
     chosen = {"vision": fields, "freeze_batch_norm": frozen, "image_mean": mean, "image_std": std}
+    if side is not None:
+        chosen["image_size"] = side
     return Part(source, chosen, weights, remark)
 
 
@@ -242,8 +244,11 @@ def _unreadable(parameter: str, source: str, local: bool, what: str, error: Exce
     return ClipBertError(f"{parameter}: {source}: {what} cannot be read ({first}). {remedy}")
 
 
-def _normalization(parameter: str, source: str, local: bool) -> tuple[list[float], list[float], str]:
-    """Return mean and standard deviation on the scale of 0 to 255, and a remark on their source."""
+def _preprocessing(parameter: str, source: str, local: bool) -> tuple[list[float], list[float], int | None, str]:
+    """Return mean and standard deviation on the scale of 0 to 255, the side of square images, and a remark.
+
+    The side is None where the file names no height and width: other sizes are those of a crop.
+    """
     try:
         path = cached_file(
             source, PREPROCESSOR_FILE, local_files_only=local, _raise_exceptions_for_missing_entries=False
@@ -255,6 +260,9 @@ def _normalization(parameter: str, source: str, local: bool) -> tuple[list[float
         mean = stored.get("image_mean") or IMAGENET_MEAN if normalized else (0.0,) * 3
         std = stored.get("image_std") or IMAGENET_STD if normalized else (1.0,) * 3
         found = [round(scale * float(v), 6) for v in mean], [round(scale * float(v), 6) for v in std]
+        size = stored.get("size")
+        height, width = (size.get("height"), size.get("width")) if isinstance(size, dict) else (None, None)
+        side = int(height) if height is not None and height == width else None
     except (OSError, ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise _unreadable(parameter, source, local, PREPROCESSOR_FILE, error) from error
-    return *found, f"its own normalization ({PREPROCESSOR_FILE})" if stored else "normalization of ImageNet"
+    return *found, side, f"its own normalization ({PREPROCESSOR_FILE})" if stored else "normalization of ImageNet"
