@@ -65,8 +65,23 @@ SERVER_FILES = {
         "mlflow",
     ),
 }
-# Groups of a minute and more, which start first so that no worker is left with one at the end.
-LONGEST_GROUPS = ("prefect", "mlflow")
+# What takes longest starts first, so that no worker is left with it at the end.
+LONGEST = (
+    "prefect",
+    "mlflow",
+    "tests/training/test_ranks.py",
+    "tests/pipeline/test_chain.py",
+    "tests/training/test_fault_tolerance.py",
+    "tests/distributed/test_launch.py",
+    "tests/training/test_kills.py",
+    "tests/pipeline/test_recipe_runs.py",
+    "tests/pipeline/test_moved.py",
+    "tests/pipeline/test_notebook.py",
+    "tests/pipeline/test_status.py",
+    "tests/training/test_two_agents.py",
+    "tests/frame_cache/test_build.py",
+    "tests/training/test_trainer.py",
+)
 # Their tests share nothing but folders, so each runs on any worker.
 DIVIDED_FILES = ("tests/pipeline/test_chain.py", "tests/pipeline/test_moved.py", "tests/pipeline/test_recipe_runs.py")
 
@@ -167,11 +182,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if is_slow(item):
             item.add_marker("slow")
             slow_tests[group] += 1
-    longest = {group: place for place, group in enumerate(LONGEST_GROUPS)}
 
     def place(item: pytest.Item) -> tuple[int, int]:
         group = group_of(item.nodeid)
-        return longest.get(group, len(longest)), -slow_tests[group]
+        name = group.split("::")[0]
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST), -slow_tests[group]
 
     items.sort(key=place)  # a stable sort of what pytest-randomly has shuffled
 
