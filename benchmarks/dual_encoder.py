@@ -163,9 +163,7 @@ def first_stage(artifacts: Path, model_dir: Path, rerank: int) -> list[dict[str,
     rows: dict[int | None, list[dict[str, Any]]] = {count: [] for count in ways}
     seconds: dict[int | None, list[float]] = {count: [] for count in ways}
     with torch.inference_mode():
-        vision, videos = timed(
-            lambda: encode_videos(model, processor, cache, [e.media for e in examples], params.evaluate.clips)
-        )
+        vision, videos = timed(lambda: encode_videos(model, processor, cache, examples, params.evaluate.clips))
         running = {
             count: evaluator.predict(model, videos, examples, tokenize, params.evaluate.batch_size)
             for count, evaluator in ways.items()

@@ -31,7 +31,7 @@ from clipbert.frame_cache import FrameCache
 from clipbert.project import Project
 from clipbert.release.registry import save_mlflow_model
 from clipbert.release.served_settings import served_settings
-from clipbert.sampling.video_input import read_video_input
+from clipbert.sampling.video_input import decode_input
 from clipbert.tasks import make_task
 from clipbert.tasks.predict import predict
 
@@ -50,7 +50,7 @@ class DecodedCache:
     def images(self, media: str) -> Any:
         """Return the candidate frames of a file, decoded once."""
         if media not in self.decoded:
-            self.decoded[media] = read_video_input(self.data / media, self.params)
+            self.decoded[media] = decode_input(self.data / media, self.params).images
         return self.decoded[media]
 
     def num_frames(self, media: str) -> int:

@@ -38,12 +38,15 @@ def ingest(project: Project, params: Params) -> None:
 
 def validate(project: Project, params: Params) -> None:
     """Check artifacts/manifest/ and write artifacts/validation/; a failed check is an error."""
+    from clipbert.data.validation.segments import ClipSettings
     from clipbert.data.validation.stage import validate
-    from clipbert.model.text_limit import text_limit
+    from clipbert.model.text_limit import frames_per_clip, text_limit
 
     check_artifacts(project.root)
     limit = text_limit(project.root, project.manifest, params.model)
-    validate(project.manifest, project.validation, params.validate_, params.tasks.open_qa.max_answers, limit)
+    settings = ClipSettings(params.frames.fps, params.frames.max_frames, frames_per_clip(params.model))
+    answers = params.tasks.open_qa.max_answers
+    validate(project.manifest, project.validation, params.validate_, answers, limit, settings)
 
 
 def frames(project: Project, params: Params, repair: bool = False) -> None:

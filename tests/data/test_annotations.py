@@ -51,6 +51,15 @@ def test_all_three_files_in_a_fixed_order(tmp_path: Path) -> None:
     assert (choice.answer_type, plain.answer_type) == ("order", None)
 
 
+def test_segments_of_all_three_kinds(tmp_path: Path) -> None:
+    write(tmp_path, "captions.jsonl", {**CAPTION, "start_s": 3, "end_s": 7.25}, {**CAPTION, "id": "c1"})
+    write(tmp_path, "open_qa.jsonl", {**QUESTION, "start_s": 3})
+    write(tmp_path, "multiple_choice.jsonl", {**CHOICE, "start_s": None, "end_s": 2})
+    texts = read(tmp_path)
+    assert [(text.start_s, text.end_s) for text in texts] == [(3.0, 7.25), (None, None), (3.0, None), (None, 2.0)]
+    assert [text.has_segment for text in texts] == [True, False, True, True]
+
+
 def test_white_space_byte_order_mark_and_blank_lines(tmp_path: Path) -> None:
     first = b"\xef\xbb\xbf" + json.dumps({**CAPTION, "text": "  a\n red\tball "}).encode() + b"\r"
     write(tmp_path, "captions.jsonl", first, b"", {**CAPTION, "id": "c1", "media": "./videos//a.mp4"})
@@ -72,7 +81,14 @@ def test_one_id_in_two_files_is_fine(tmp_path: Path) -> None:
         (b'{"id": "c0", "media" 1}', "not valid JSON: Expecting ':' delimiter at column 22"),
         (b'{"id": "\xe9t\xe9"}', "not UTF-8 (byte 0xe9 at position 9); save the file as UTF-8"),
         (b"[1, 2]", "expected a JSON object such as {id, media, text, split}, found a list"),
-        ({**CAPTION, "txt": "x"}, 'unknown key "txt". Known: id, media, text, split.'),
+        ({**CAPTION, "txt": "x"}, 'unknown key "txt". Known: id, media, text, split, start_s, end_s.'),
+        ({**CAPTION, "start": 3}, 'unknown key "start"; did you mean start_s?'),
+        ({**CAPTION, "start_s": "3"}, 'start_s is "3" (a string); expected seconds from the start'),
+        ({**CAPTION, "end_s": True}, "end_s is true (a boolean); expected seconds from the start"),
+        ({**CAPTION, "start_s": -0.5}, "start_s is -0.5; expected seconds from the start of the video, 0 or more"),
+        ({**CAPTION, "end_s": float("nan")}, "end_s is NaN; expected seconds from the start of the video, 0 or more"),
+        ({**CAPTION, "end_s": 0}, "end_s is 0, but start_s is 0; expected a segment that ends after it starts"),
+        ({**CAPTION, "start_s": 8, "end_s": 5.5}, "end_s is 5.5, but start_s is 8; expected a segment that ends after"),
         ({"id": "c0", "media": "a.mp4", "splits": "val", "text": "a"}, 'unknown key "splits"; did you mean split?'),
         ({"id": "c0", "media": "a.mp4"}, "missing text, split; every line has id, media, text, split"),
         ({**CAPTION, "id": 7}, "id is 7 (a number); expected a string"),

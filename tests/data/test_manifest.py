@@ -14,6 +14,7 @@ from clipbert.config.data import IngestParams
 from clipbert.data.ingest.stage import ingest
 from clipbert.data.manifest import (
     ROWS_PER_BATCH,
+    SEGMENTS_SCHEMA,
     TEXTS_FILE,
     TEXTS_SCHEMA,
     VIDEOS_FILE,
@@ -80,6 +81,16 @@ def test_texts(tmp_path: Path) -> None:
     assert texts["answer_scores"].tolist() == [None, None, [1.0, 0.3]]
     assert pd.isna(texts["answer_index"][0])
     assert texts["answer_index"][1] == 1
+
+
+def test_texts_with_segments_have_two_more_columns(tmp_path: Path) -> None:
+    with write_table(tmp_path / TEXTS_FILE, SEGMENTS_SCHEMA) as table:
+        table.add({**TEXT, "start_s": 2.5, "end_s": 7.0})
+        table.add({**TEXT, "start_s": None, "end_s": None})
+    texts = read_texts(tmp_path)
+    assert texts.columns.tolist() == [*TEXTS_SCHEMA.names, "start_s", "end_s"]
+    assert texts["start_s"][0] == 2.5
+    assert texts[["start_s", "end_s"]].isna().to_numpy().tolist() == [[False, False], [True, True]]
 
 
 def test_many_rows_are_written_in_batches(tmp_path: Path) -> None:

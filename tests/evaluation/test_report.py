@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,11 +10,12 @@ import pytest
 from PIL import Image
 
 from clipbert.config.schema import Params
-from clipbert.evaluation.pictures import STRIP_HEIGHT
+from clipbert.evaluation.pictures import STRIP_HEIGHT, data_url
 from clipbert.evaluation.plots import bars, write_tables
 from clipbert.evaluation.report import headlines, sample_rows, strip, write_pictures, write_report
 from clipbert.evaluation.run import Evaluation
 from clipbert.frame_cache import FrameCache
+from clipbert.sampling.segments import Segment
 from clipbert.tasks import make_task, task_class
 from clipbert.tasks.batch import Example
 from clipbert.tasks.retrieval import rank_metrics
@@ -296,3 +298,36 @@ def test_a_figure_keeps_words_of_any_script_as_text_without_a_warning() -> None:
         warnings.simplefilter("error")
         drawn = bars(table)
     assert all(f"{name} (1)" in drawn for name in names)
+
+
+def test_a_segment_is_shown_by_its_own_frames(tiny_project: Path, tmp_path: Path) -> None:
+    cache = FrameCache(tiny_project / "artifacts" / "frames")
+    times = cache[MEDIA].times
+    middle = float(times[2])
+    evaluation = retrieval()
+    count = len(evaluation.items)
+    items = evaluation.items.assign(
+        start_s=middle,
+        end_s=float("nan"),
+        top_media=[[MEDIA, MEDIA, MEDIA]] * count,
+        top_scores=[[3.0, 2.0, 1.0]] * count,
+        top_start_s=[[0.0, middle, None]] * count,
+        top_end_s=[[middle, None, None]] * count,
+    )
+    evaluation = replace(evaluation, items=items)
+    history = pd.DataFrame({"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0]})
+    validation = pd.DataFrame({"step": [2, 3], "retrieval/mrr": [10.0, 20.0]})
+    write_report(evaluation, cache, history, validation, "retrieval/mrr", {}, {}, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert f'<p class="media">{MEDIA}, {middle:g} to the end</p>' in page
+    own = data_url(strip(cache, MEDIA, 2, Segment(middle)))
+    other = data_url(strip(cache, MEDIA, 2, Segment(0.0, middle)))
+    assert own != other != data_url(strip(cache, MEDIA, 2))
+    assert page.count(f'<div class="truth"><img src="{own}"') == count
+    assert page.count(f'<div><img src="{other}"') == count
+    assert f'alt="frames of {MEDIA}, 0 to {middle:g} s"' in page
+    paths = write_pictures("retrieval", items, cache, tmp_path / "pictures")
+    texts = [path.read_text() for path in paths if path.suffix == ".txt"]
+    assert all(text.startswith(f"{MEDIA}, {middle:g} to the end\n") for text in texts)
+    longest = strip(cache, MEDIA, 4, Segment(middle))
+    assert longest.width == strip(cache, MEDIA, min(4, len(times) - 2)).width

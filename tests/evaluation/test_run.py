@@ -1,5 +1,8 @@
 """Evaluation of a saved model with and without reranking, and the conditions of an evaluation."""
 
+import hashlib
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from small_trainings import build_from_params
 
 from clipbert.config.schema import Params
 from clipbert.config.tasks import task_names
-from clipbert.data.manifest import read_texts
+from clipbert.data.manifest import SEGMENTS_SCHEMA, TEXTS_FILE, read_texts, write_table
 from clipbert.errors import ClipBertError
 from clipbert.evaluation.conditions import (
     SCORING_VERSION,
@@ -22,8 +25,10 @@ from clipbert.evaluation.conditions import (
     to_tags,
     with_conditions,
 )
+from clipbert.evaluation.predictions_file import read_predictions_file, write_predictions
 from clipbert.evaluation.run import Evaluation, evaluate_model
 from clipbert.model import ClipBertProcessor
+from clipbert.sampling.segments import Segment
 from clipbert.tasks import make_task, task_class
 from clipbert.tasks.batch import Example
 
@@ -128,3 +133,47 @@ def test_another_number_of_clips_than_the_folders_is_named(
     said = " ".join(capsys.readouterr().out.split())
     assert "retrieval: evaluated with evaluate.clips = 1; pipelines on" in said
     assert "use the 3 clips stored there" in said
+
+
+def test_test_items_without_segments_have_the_digest_of_earlier_versions() -> None:
+    example = Example("a.mp4", ["c0"], ["a dog"], [""], [""])
+    facts = {"media": "a.mp4", "ids": ["c0"], "texts": ["a dog"], "answers": [""], "answer_types": [""]}
+    facts |= {"options": [], "right": [], "scores": []}
+    line = json.dumps([facts, "5a"], sort_keys=True, default=str)
+    assert items_digest([example], {"a.mp4": "5a"}) == hashlib.sha256(line.encode()).hexdigest()
+    parts = [replace(example, segment=Segment(start)) for start in (1.0, 2.0)]
+    assert len({items_digest([part], {"a.mp4": "5a"}) for part in (example, *parts)}) == 3
+
+
+def test_segments_are_evaluated_as_items_of_their_own(tiny_project: Path, tmp_path: Path) -> None:
+    whole = evaluated(tiny_project, tmp_path / "model", 1.0, None)
+    assert not {"start_s", "end_s", "top_start_s"} & set(whole.items.columns)
+    project = tmp_path / "project"
+    (project / "artifacts").mkdir(parents=True)
+    (project / "artifacts" / "frames").symlink_to(tiny_project / "artifacts" / "frames")
+    texts = read_texts(tiny_project / "artifacts" / "manifest")
+    captions = texts[(texts["kind"] == "caption") & (texts["split"] == "test") & (texts["media_kind"] == "video")]
+    captions = captions.drop_duplicates("media")
+    manifest = project / "artifacts" / "manifest"
+    shutil.copytree(tiny_project / "artifacts" / "manifest", manifest)
+    others = texts[(texts["kind"] == "caption") & (texts["split"] == "train")]
+    with write_table(manifest / TEXTS_FILE, SEGMENTS_SCHEMA) as table:
+        for row in others.to_dict("records"):
+            table.add(plain(row))
+        for row in captions.to_dict("records"):
+            table.add(plain(row) | {"id": f"{row['id']}-first", "end_s": 1.0})
+            table.add(plain(row) | {"id": f"{row['id']}-rest", "start_s": 1.0})
+    seen = evaluated(project, tmp_path / "model", 1.0, None)
+    assert seen.metrics["retrieval/gallery"] == 2 * len(captions) == len(seen.items)
+    assert set(seen.items["media"]) == set(captions["media"])
+    assert seen.items["start_s"].tolist() == [0.0, 1.0] * len(captions)
+    assert seen.items["end_s"].isna().tolist() == [False, True] * len(captions)
+    write_predictions(tmp_path / "items.parquet", seen.items, seen.metrics)
+    again, _ = read_predictions_file(tmp_path / "items.parquet")
+    assert again["top_start_s"].map(len).eq(5).all()
+    assert seen.items.attrs["evaluation"]["test_items"] != whole.items.attrs["evaluation"]["test_items"]
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the texts table with None where pandas has NaN."""
+    return {key: None if not isinstance(value, list) and pd.isna(value) else value for key, value in row.items()}

@@ -300,3 +300,61 @@ def test_a_search_shows_frames_of_each_video(folder, videos):
     page = pipeline("retrieval", folder(ClipBertForRetrieval))("a <red> circle", videos)._repr_html_()
     assert page.count("data:image/jpeg;base64,") == 3
     assert "a &lt;red&gt; circle" in page
+
+
+def test_a_segment_shows_the_candidate_frames_inside_it(folder, tiny_video, tmp_path):
+    long = tiny_video(tmp_path / "long.mp4", frames=80, fps=8)  # 10 s: 20 candidate frames, at 0.25, 0.75, ...
+    search = pipeline("retrieval", folder(ClipBertForRetrieval, projection_size=8))
+    whole = search.processor.read_video(long, search.frames)
+    parts = [{"video": long, "start_s": 2, "end_s": 4}, {"video": str(long), "start_s": 4}, {"video": long}, long]
+    texts = ["a red circle"]
+    found = {row["index"]: row for row in search("a red circle", parts)}
+    for number, frames in enumerate((whole[4:8], whole[8:], whole, whole)):
+        assert found[number]["score"] == pytest.approx(search.match(search.encode([frames]), texts)[0], abs=1e-4)
+        assert found[number]["video"] is parts[number]
+    # of a file's bytes, too
+    content = {"video": long.read_bytes(), "start_s": 2.0, "end_s": 4.0}
+    assert torch.equal(search.encode([content]), search.encode(parts[:1]))
+    page = search("a red circle", parts[:2])._repr_html_()
+    assert f"{long}, 2 to 4 s" in page
+    assert page.count("data:image/jpeg;base64,") == 2
+
+
+def test_segments_of_one_file_decode_it_once(folder, tiny_video, tmp_path, monkeypatch):
+    from clipbert.sampling import video_input
+
+    long = tiny_video(tmp_path / "long.mp4", frames=80, fps=8)
+    read, decoded = video_input.read_frames, []
+    monkeypatch.setattr(video_input, "read_frames", lambda path, *rest: decoded.append(path) or read(path, *rest))
+    search = pipeline("retrieval", folder(ClipBertForRetrieval))
+    search.encode([{"video": long, "start_s": start, "end_s": start + 2} for start in range(4)])
+    assert decoded == [long]
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "message"),
+    [
+        (10, None, r"long\.mp4: start_s is 10, but the video lasts 10\.0 s: expected a segment inside it\."),
+        (3, 12, r"end_s is 12, but the video lasts 10\.0 s: expected an end inside it\. Leave out end_s"),
+        (3.3, 3.5, r"no candidate frame lies in the segment 3\.3 to 3\.5 s: they are 0\.5 s apart\. .*FramesParams"),
+        (4, 3, r"frames\[0\]: end_s is 3 and start_s is 4: expected an end after the start\."),
+        ("4", None, r"frames\[0\]: start_s is '4': expected seconds from the start of the video, 0 or more\."),
+    ],
+)
+def test_a_segment_that_shows_nothing_is_named(folder, tiny_video, tmp_path, start_s, end_s, message):
+    long = tiny_video(tmp_path / "long.mp4", frames=80, fps=8)
+    ask = pipeline("open_qa", folder(ClipBertForOpenQA))
+    with pytest.raises((ClipBertError, ValueError), match=message):
+        ask({"video": long, "start_s": start_s, "end_s": end_s}, "what color is it")
+
+
+def test_segments_need_a_file_with_times(folder, videos, tmp_path):
+    ask = pipeline("open_qa", folder(ClipBertForOpenQA))
+    array = ask.processor.read_video(videos[0])
+    with pytest.raises(ValueError, match=r"frames\[0\] has start_s or end_s, but its frames are in memory"):
+        ask({"video": array, "end_s": 1}, "what color is it")
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "still.png")
+    with pytest.raises(ClipBertError, match=r"still\.png: is an image, which has no segments"):
+        ask({"video": tmp_path / "still.png", "start_s": 1}, "what color is it")
+    with pytest.raises(ValueError, match=r"frames\[0\] has the key 'start': expected video, start_s, end_s\."):
+        ask({"video": videos[0], "start": 1}, "what color is it")

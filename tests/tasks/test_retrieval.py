@@ -1,5 +1,6 @@
 """Retrieval: ranks, their metrics, and which texts become negatives."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from clipbert.config.schema import EvaluateParams, Params
 from clipbert.config.tasks import RetrievalParams
 from clipbert.errors import ClipBertError
+from clipbert.sampling.segments import Segment
 from clipbert.tasks import make_task
 from clipbert.tasks.batch import Encoded, Example
 from clipbert.tasks.retrieval import Retrieval, rank_metrics
@@ -228,3 +230,35 @@ def test_a_gallery_of_one_repeated_video_is_scored_once_and_ties_everywhere(rera
     assert [row["rank"] for row in rows] == [4] * 4
     assert [row["dual_encoder_rank"] for row in rows] == [4] * 4
     assert [row["gallery"] for row in rows] == [4] * 4
+
+
+def test_segments_of_one_video_are_different_items() -> None:
+    segments = [Segment(0.0, 4.0), Segment(4.0), None]
+    examples = [replace(example(index), media="v", segment=segment) for index, segment in enumerate(segments)]
+    videos = Encoded([e.key for e in examples], [torch.full((1, 1, 1), float(i)) for i in range(3)])
+
+    def tokenize(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = torch.tensor([[int(text)] for text in texts])
+        return ids, torch.ones_like(ids)
+
+    model = TableModel([[9, 1, 5], [4, 3, 2], [1, 7, 7]])
+    rows = list(Retrieval(RetrievalParams()).evaluator.predict(model, videos, examples, tokenize, 4))
+    # text 1 ranks the other segment of its video first; text 2 ties with it, which counts against the model
+    assert [row["rank"] for row in rows] == [1, 2, 2]
+    assert [(row["media"], row.get("start_s"), row.get("end_s")) for row in rows] == [
+        ("v", 0.0, 4.0),
+        ("v", 4.0, None),
+        ("v", None, None),
+    ]
+    assert (rows[1]["top_media"], rows[1]["gallery"]) == (["v", "v", "v"], 3)
+    assert (rows[1]["top_start_s"], rows[1]["top_end_s"]) == ([0.0, 4.0, None], [4.0, None, None])
+
+
+def test_a_validation_gallery_mixes_videos_where_there_are_segments() -> None:
+    evaluator = Retrieval(RetrievalParams()).evaluator
+    plain = [example(index) for index in range(50)]
+    assert [group[0].media for group in evaluator.validation_groups(plain)] == ["v0", "v25"]
+    parts = [replace(plain[index // 10], segment=Segment(float(index % 10))) for index in range(50)]
+    galleries = evaluator.validation_groups(parts)
+    assert [len(gallery) for gallery in galleries] == [25, 25]
+    assert all(len({e.media for e in gallery}) == 5 for gallery in galleries)

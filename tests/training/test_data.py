@@ -1,5 +1,6 @@
 """Data order and samples are functions of (seed, epoch, example)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from small_trainings import build_from_params
 from clipbert.config.schema import Params
 from clipbert.data.manifest import read_texts
 from clipbert.frame_cache import FrameCache
+from clipbert.sampling.segments import Segment
 from clipbert.tasks import make_task
 from clipbert.training.data import DistributedBatchSampler, TrainingSamples, media_key, training_batches
 
@@ -95,3 +97,25 @@ def test_a_video_has_the_same_number_everywhere(tiny_project: Path) -> None:
     assert sorted(batch.media_keys.tolist()) == sorted(media_key(example.media) for example in examples)
     assert len(set(batch.media_keys.tolist())) == len(examples)
     assert media_key("videos/a.mp4") == -188289786283843835
+
+
+def test_clips_of_a_segment_lie_inside_it(tiny_project: Path) -> None:
+    params = Params()
+    task = make_task("retrieval", params.tasks)
+    examples = task.examples.read(read_texts(tiny_project / "artifacts" / "manifest"), "train")[:2]
+    model, processor = build_from_params(task, examples, params)
+    cache = FrameCache(tiny_project / "artifacts" / "frames")
+    times = cache[examples[0].media].times
+    segment = Segment(float(times[1]), float(times[3]))
+    parts = [replace(examples[0], segment=segment), examples[1]]
+    samples = TrainingSamples(cache, parts, task, model.config, seed=0)
+    inside = cache.read(examples[0].media, [1, 2])
+    drawn = np.concatenate([np.asarray(samples.draw(epoch, 0).images) for epoch in range(8)])
+    found = {int(np.argmax([np.array_equal(image, frame) for frame in inside])) for image in drawn}
+    assert found == {0, 1}
+    assert all(any(np.array_equal(image, frame) for frame in inside) for image in drawn)
+    whole = TrainingSamples(cache, examples, task, model.config, seed=0)
+    assert np.array_equal(samples.draw(3, 1).images, whole.draw(3, 1).images)
+    order = DistributedBatchSampler(2, batch_size=2, epochs=1, seed=3)
+    (batch,) = training_batches(samples, order, processor, num_workers=0, pin_memory=False)
+    assert sorted(batch.media) == sorted([parts[0].key, parts[1].media])

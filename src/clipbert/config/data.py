@@ -67,6 +67,9 @@ class SeverityParams(Section):
     remarks: Severity = Field(
         "warn", description="frames equal what a player shows: not interlaced, not HDR, of one size"
     )
+    segments: Severity = Field("fail", description="segments lie inside their videos")
+    segment_frames: Severity = Field("fail", description="segments hold a candidate frame")
+    segment_clips: Severity = Field("warn", description="segments hold enough candidate frames for a clip")
     drift: Severity = Field("warn", description="the data is similar to the data that passed last")
 
 

@@ -13,6 +13,7 @@ from clipbert.errors import ClipBertError
 SPLITS = ("train", "val", "test")
 MAX_ERRORS = 10
 MAX_LINE_BYTES = 16 * 2**20
+MAX_SECONDS = 1e9
 SHOWN = 60
 
 
@@ -33,6 +34,13 @@ class Text:
     answer_type: str | None = None
     answers: list[str] | None = None
     answer_scores: list[float] | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+
+    @property
+    def has_segment(self) -> bool:
+        """Whether the text is about a part of its media."""
+        return self.start_s is not None or self.end_s is not None
 
 
 @dataclass(frozen=True)
@@ -46,21 +54,22 @@ class AnnotationFile:
     optional: tuple[str, ...] = ()
 
 
+SEGMENT = ("start_s", "end_s")
 FILES = (
-    AnnotationFile("captions.jsonl", "caption", "text", ("id", "media", "text", "split")),
+    AnnotationFile("captions.jsonl", "caption", "text", ("id", "media", "text", "split"), SEGMENT),
     AnnotationFile(
         "open_qa.jsonl",
         "open_qa",
         "question",
         ("id", "media", "question", "answer", "split"),
-        ("answer_type", "answers"),
+        ("answer_type", "answers", *SEGMENT),
     ),
     AnnotationFile(
         "multiple_choice.jsonl",
         "multiple_choice",
         "question",
         ("id", "media", "question", "options", "answer", "split"),
-        ("answer_type",),
+        ("answer_type", *SEGMENT),
     ),
 )
 
@@ -178,6 +187,7 @@ def _parse(raw: bytes, file: AnnotationFile, path: Path, number: int) -> Text | 
         file=path,
         line=number,
         **_answer(value, file.kind),
+        **_segment(value),
     )
 
 
@@ -231,6 +241,28 @@ def _split(value: dict[str, Any]) -> str:
     if split not in SPLITS:
         raise LineError(f"split is {_show(split)}; expected one of {', '.join(SPLITS)}")
     return str(split)
+
+
+def _segment(value: dict[str, Any]) -> dict[str, Any]:
+    """Return `start_s` and `end_s`; either may be missing or null."""
+    found: dict[str, float | None] = {}
+    for name in SEGMENT:
+        seconds = value.get(name)
+        if seconds is None:
+            found[name] = None
+            continue
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise LineError(f"{name} is {_show(seconds)} ({_name(seconds)}); expected seconds from the start")
+        if not 0 <= seconds < MAX_SECONDS:  # NaN and Infinity, which Python's JSON reader accepts, fail here too
+            raise LineError(f"{name} is {_show(seconds)}; expected seconds from the start of the video, 0 or more")
+        found[name] = abs(float(seconds))
+    start, end = found["start_s"] or 0.0, found["end_s"]
+    if end is not None and end <= start:
+        raise LineError(
+            f"end_s is {_show(value['end_s'])}, but start_s is {_show(value.get('start_s', 0))}; expected a segment "
+            "that ends after it starts. Leave out end_s for the rest of the video."
+        )
+    return found
 
 
 def _answer(value: dict[str, Any], kind: str) -> dict[str, Any]:

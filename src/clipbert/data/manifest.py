@@ -1,7 +1,7 @@
 """Manifest: what later stages know about the data, in two parquet tables; schemas, reading and writing."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,12 @@ TEXTS_SCHEMA = pa.schema(
         _column("media_kind", pa.string(), "video or image: that of its media", nullable=True),
     ]
 )
+# The columns exist only where a text has a segment, so that other manifests keep their bytes.
+SEGMENT_COLUMNS = (
+    _column("start_s", pa.float64(), "start of the segment in seconds; null: that of its media", nullable=True),
+    _column("end_s", pa.float64(), "end of the segment in seconds; null: that of its media", nullable=True),
+)
+SEGMENTS_SCHEMA = pa.schema([*TEXTS_SCHEMA, *SEGMENT_COLUMNS])
 
 
 class TableWriter:
@@ -86,7 +92,7 @@ class TableWriter:
         self._rows: list[Mapping[str, Any]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row whose keys are the schema's columns."""
+        """Append a row; only the columns of the schema are written."""
         self._rows.append(row)
         if len(self._rows) >= ROWS_PER_BATCH:
             self.flush()
@@ -142,19 +148,21 @@ def read_videos(manifest_dir: Path) -> pd.DataFrame:
     Raises:
         ClipBertError: there is no manifest, it is damaged, or another version of the program wrote it.
     """
-    frame = _read(manifest_dir / VIDEOS_FILE, VIDEOS_SCHEMA)
+    frame = _table(manifest_dir / VIDEOS_FILE, [VIDEOS_SCHEMA]).to_pandas()
     return frame.astype({"num_frames": "Int64"})
 
 
 def read_texts(manifest_dir: Path) -> pd.DataFrame:
     """Return the texts table, one row per caption or question, in the order of the annotation files.
 
-    `answer_index` is a nullable integer column; `options`, `answers` and `answer_scores` hold lists or None.
+    `answer_index` is a nullable integer column; `options`, `answers` and `answer_scores` hold lists or None. The
+    columns `start_s` and `end_s` (NaN where a text has none) exist only if a text has a segment.
 
     Raises:
         ClipBertError: there is no manifest, it is damaged, or another version of the program wrote it.
     """
-    frame = _read(manifest_dir / TEXTS_FILE, TEXTS_SCHEMA).astype({"answer_index": "Int32"})
+    table = _table(manifest_dir / TEXTS_FILE, [TEXTS_SCHEMA, SEGMENTS_SCHEMA])
+    frame = table.to_pandas().astype({"answer_index": "Int32"})
     for column in ("options", "answers", "answer_scores"):
         lists = [None if value is None else list(value) for value in frame[column]]
         frame[column] = pd.Series(lists, index=frame.index, dtype=object)
@@ -167,14 +175,11 @@ def read_video_columns(manifest_dir: Path, columns: list[str]) -> pa.Table:
     Raises:
         ClipBertError: there is no manifest, it is damaged, or another version of the program wrote it.
     """
-    return _table(manifest_dir / VIDEOS_FILE, VIDEOS_SCHEMA, columns).sort_by("media")
+    return _table(manifest_dir / VIDEOS_FILE, [VIDEOS_SCHEMA], columns).sort_by("media")
 
 
-def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
-    return _table(path, schema).to_pandas()
-
-
-def _table(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+def _table(path: Path, schemas: Sequence[pa.Schema], columns: list[str] | None = None) -> pa.Table:
+    """Return a table that has one of the schemas; messages name the first one."""
     if not path.is_file():
         raise ClipBertError(f"{path}: no such file. Make the manifest first: clipbert ingest")
     check(path.parent, path.name)
@@ -183,9 +188,9 @@ def _table(path: Path, schema: pa.Schema, columns: list[str] | None = None) -> p
             found, table = file.schema_arrow, file.read(columns)
     except (OSError, pa.ArrowInvalid) as error:
         raise ClipBertError(f"{path}: cannot be read ({error}). {REMEDY}") from error
-    if not found.equals(schema):
+    if not any(found.equals(schema) for schema in schemas):
         raise ClipBertError(
-            f"{path}: its columns are {', '.join(found.names)}; expected {', '.join(schema.names)}. "
+            f"{path}: its columns are {', '.join(found.names)}; expected {', '.join(schemas[0].names)}. "
             f"Another version wrote it. {REMEDY}"
         )
     return table

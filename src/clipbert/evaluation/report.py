@@ -15,7 +15,9 @@ from clipbert.evaluation.run import Evaluation
 from clipbert.files.atomic import atomic_write
 from clipbert.frame_cache import FrameCache
 from clipbert.sampling.clips import uniform_clips
+from clipbert.sampling.segments import Segment
 from clipbert.tasks import task_class
+from clipbert.tasks.scoring import CachedFrames
 
 SHOWN = 4
 
@@ -97,7 +99,7 @@ def write_pictures(task: str, items: pd.DataFrame, cache: FrameCache, out: Path)
     font = ImageFont.truetype(font_file, 12)
     for name, rows in sample_rows(task, items).items():
         for number, row in enumerate(rows, start=1):
-            frames = strip(cache, row["media"])
+            frames = strip(cache, row["media"], segment=_segment(row))
             lines = [line for line in task_class(task).report.lines(row) if line]
             drawn = lines if _drawable("".join(lines), font_file) else []
             canvas = Image.new("RGB", (max(frames.width, 640), frames.height + 8 + 16 * len(drawn)), "white")
@@ -109,7 +111,7 @@ def write_pictures(task: str, items: pd.DataFrame, cache: FrameCache, out: Path)
             with atomic_write(path) as file:
                 canvas.save(file, "JPEG", quality=88)
             with atomic_write(path.with_suffix(".txt"), "w") as text:
-                text.write("\n".join([row["media"], *lines]) + "\n")
+                text.write("\n".join([_name(row), *lines]) + "\n")
             paths += [path, path.with_suffix(".txt")]
     return paths
 
@@ -122,23 +124,47 @@ def _drawable(text: str, font: str) -> bool:
     return all(ord(char) in known and unicodedata.bidirectional(char) not in ("R", "AL", "AN") for char in text)
 
 
-def strip(cache: FrameCache, media: str, frames: int = 4) -> Image.Image:
-    """Return `frames` evenly spread frames of a video side by side; an image has one."""
-    frames = min(frames, cache.num_frames(media))
-    chosen = uniform_clips(cache.num_frames(media), frames, 1).flatten()
-    return frame_strip(list(cache.read(media, chosen)))
+def strip(cache: FrameCache, media: str, frames: int = 4, segment: Segment | None = None) -> Image.Image:
+    """Return `frames` evenly spread frames of a video or of its segment side by side; an image has one."""
+    shown = CachedFrames(cache, media, segment)
+    chosen = uniform_clips(len(shown), min(frames, len(shown)), 1).flatten()
+    return frame_strip(list(shown.read(chosen)))
+
+
+def _segment(row: dict[str, Any]) -> Segment | None:
+    """Return the segment in the columns of a prediction."""
+    return Segment.of(row.get("start_s"), row.get("end_s"))
+
+
+def _name(row: dict[str, Any]) -> str:
+    """Return the media of a prediction, with its segment if it has one."""
+    segment = _segment(row)
+    return str(row["media"]) if segment is None else f"{row['media']}, {segment.describe()}"
+
+
+def _ranking(row: dict[str, Any], cache: FrameCache) -> list[dict[str, Any]]:
+    """Return what the template shows of the items that a row ranks first."""
+    top = {"media": row.get("top_media", []), "score": row.get("top_scores", [])}
+    top |= {column: row[f"top_{column}"] for column in ("start_s", "end_s") if f"top_{column}" in row}
+    items = [dict(zip(top, values, strict=True)) for values in zip(*top.values(), strict=True)]
+    truth = row["media"], _segment(row)
+    return [
+        {
+            "media": _name(item),
+            "picture": data_url(strip(cache, item["media"], 2, _segment(item))),
+            "truth": (item["media"], _segment(item)) == truth,
+            "score": item["score"],
+        }
+        for item in items[:3]
+    ]
 
 
 def _shown(task: str, row: dict[str, Any], cache: FrameCache) -> dict[str, Any]:
     """Return what the template shows of a sample."""
-    ranking = [
-        {"media": media, "picture": data_url(strip(cache, media, 2)), "truth": media == row["media"], "score": score}
-        for media, score in zip(row.get("top_media", [])[:3], row.get("top_scores", [])[:3], strict=True)
-    ]
     return {
         "lines": [line for line in task_class(task).report.lines(row) if line],
-        "media": row["media"],
-        "picture": data_url(strip(cache, row["media"])),
+        "media": _name(row),
+        "picture": data_url(strip(cache, row["media"], segment=_segment(row))),
         "right": row["is_success"],
-        "ranking": ranking,
+        "ranking": _ranking(row, cache),
     }

@@ -90,6 +90,8 @@ class GivenFrames:
 class Pipeline(ABC):
     """A model in evaluation mode and its processor; videos are paths, file bytes, frame arrays or PIL images.
 
+    A segment of a file is {"video": path or bytes, "start_s": seconds, "end_s": seconds}.
+
     Scores are those of evaluation: both call `clipbert.tasks.scoring`. A subclass adds `__call__` for Python and
     `answer_rows` for the served model.
 
@@ -165,8 +167,7 @@ class Pipeline(ABC):
         """
         check_videos(videos, "videos")
         embeds: list[Tensor] = []
-        for number, video in enumerate(videos):
-            images = self.processor.read_video(video, self.frames, number)
+        for images in self.processor.read_videos(videos, self.frames):
             given = GivenFrames(images, self.frames.size)
             embeds += encode_clips(self.model, self.processor, [given], clips or self.processor.clips)
         return torch.stack(embeds)

@@ -1,7 +1,7 @@
 """Answers of a pipeline: a list of dictionaries that Jupyter shows as a table with frames."""
 
 import html
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from PIL import Image
 
 from clipbert.errors import ClipBertError
 from clipbert.evaluation.pictures import data_url, frame_strip
+from clipbert.sampling.segments import Segment
 
 SHOWN_ROWS = 20
 SHOWN_FRAMES = 4
@@ -61,7 +62,10 @@ class Results(list[dict[str, Any]]):
 
     def _shown_video(self, video: Any) -> str:
         """Return the frames of a video as an image, with its path where it has one."""
-        name = _cell(video) if isinstance(video, str | Path) else ""
+        file = video.get("video") if isinstance(video, Mapping) else video
+        name = _cell(file) if isinstance(file, str | Path) else ""
+        if isinstance(video, Mapping) and (segment := Segment.of(video.get("start_s"), video.get("end_s"))):
+            name = f"{name}, {segment.describe()}"
         try:
             picture = data_url(frame_strip(self._read_frames(video)))
         except (ClipBertError, OSError, ValueError) as error:  # the file may be gone by now

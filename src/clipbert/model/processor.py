@@ -3,9 +3,10 @@
 import json
 import logging
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
 from clipbert.model.weights.checksums import check_model, sign_files
 from clipbert.sampling.clips import uniform_clips
+from clipbert.sampling.segments import segment_item
 from clipbert.video.still_images import upright_rgb
 
 logger = logging.getLogger(__name__)
@@ -30,7 +32,8 @@ FRAME_SETTINGS = ("fps", "size", "max_frames", "sampling")  # of section frames:
 PAD_TO_MULTIPLE_OF = 8
 
 Frames = NDArray[np.uint8] | Sequence[Image.Image]
-Video = Frames | Image.Image | str | Path | bytes
+File = str | Path | bytes
+Video = Frames | Image.Image | File | Mapping[str, Any]
 ClipIndices = NDArray[np.integer[Any]] | Sequence[Sequence[int]]
 
 
@@ -99,7 +102,8 @@ class ClipBertProcessor:
         Args:
             frames: for each video, its frames in time order as a (frames, H, W, 3) uint8 RGB array or a list of PIL
                 images; or one PIL image; or the path or bytes of a video or image file, which is decoded in a
-                separate process.
+                separate process; or {"video": a path or bytes, "start_s": seconds, "end_s": seconds} for a segment of
+                a file, of which the start or the end may be missing.
             texts: the texts of all videos, in the order of the videos.
             clip_indices: for each video, a (K, T) array of indices into its frames; None: `clips` x `frames_per_clip`
                 frames spread evenly over the video.
@@ -143,7 +147,27 @@ class ClipBertProcessor:
             ValueError: a wrong type or shape.
             ClipBertError: a file is missing or cannot be decoded, or a URL was given.
         """
-        return _check_frames(_frames_of(video, self.candidates if candidates is None else candidates), number)
+        return next(self.read_videos([video], candidates, number))
+
+    def read_videos(
+        self, videos: Sequence[Video], candidates: FramesParams | None = None, first: int = 0
+    ) -> Iterator[Frames]:
+        """Yield the candidate frames of each video; consecutive segments of one file are decoded once.
+
+        Args:
+            videos: as `frames` in `__call__`.
+            candidates: how frames are taken from files; None: `self.candidates`.
+            first: the position of the first video in its list, for messages.
+
+        Raises:
+            ValueError, ClipBertError: as in `read_video`.
+        """
+        chosen = self.candidates if candidates is None else candidates
+        if not isinstance(chosen, FramesParams):
+            raise ValueError(f"candidates is {_short(chosen)}: expected a FramesParams (clipbert.config.schema).")
+        decode = lru_cache(maxsize=1)(lambda file: _decode(file, chosen))
+        for number, video in enumerate(videos, start=first):
+            yield _check_frames(_frames_of(video, decode, number), number)
 
     def square(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
         """Return an RGB frame resized to a longer side of `image_size` and padded to (image_size, image_size, 3)."""
@@ -164,8 +188,7 @@ class ClipBertProcessor:
         if clip_indices is not None and len(clip_indices) != len(videos):
             raise ValueError(f"clip_indices is given for {len(clip_indices)} videos: expected {len(videos)}.")
         batch = []
-        for number, video in enumerate(videos):
-            images = self.read_video(video, candidates, number)
+        for number, images in enumerate(self.read_videos(videos, candidates)):
             if clip_indices is None:
                 indices = uniform_clips(len(images), self.clips, self.frames_per_clip)
             else:
@@ -283,15 +306,30 @@ def check_videos(videos: object, name: str) -> None:
         raise ValueError(f"{name} is empty: expected a list of at least one video.")
 
 
-def _frames_of(video: Video, candidates: FramesParams) -> Frames:
-    """Return the frames of a video, which may be a file or a single image."""
-    if not isinstance(candidates, FramesParams):
-        raise ValueError(f"candidates is {_short(candidates)}: expected a FramesParams (clipbert.config.schema).")
+def _frames_of(video: Video, decode: Callable[[File], Any], number: int) -> Frames:
+    """Return the frames of a video, which may be a file, a segment of one, or a single image."""
+    segment = None
+    if isinstance(video, Mapping):
+        video, segment = segment_item(video, f"frames[{number}]")
     if isinstance(video, str | Path | bytes):
-        from clipbert.sampling.video_input import read_video_input
+        decoded = decode(video)
+        if segment is None:
+            return cast(Frames, decoded.images)
+        from clipbert.sampling.video_input import frames_inside, input_name
 
-        return read_video_input(video, candidates)
-    return [video] if isinstance(video, Image.Image) else video
+        return frames_inside(decoded, segment, input_name(video))
+    if segment is not None:
+        raise ValueError(
+            f"frames[{number}] has start_s or end_s, but its frames are in memory and have no times: expected the path "
+            "or the bytes of a file. Pass the frames of the segment only."
+        )
+    return [video] if isinstance(video, Image.Image) else cast(Frames, video)
+
+
+def _decode(file: File, candidates: FramesParams) -> Any:
+    from clipbert.sampling.video_input import decode_input
+
+    return decode_input(file, candidates)
 
 
 def _check_frames(video: Frames, number: int) -> Frames:

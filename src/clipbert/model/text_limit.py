@@ -1,4 +1,4 @@
-"""Tokenizer and text limit of a future training, for checks before there is a model."""
+"""Tokenizer, text limit and clips of a future training, for checks before there is a model."""
 
 from pathlib import Path
 
@@ -36,6 +36,14 @@ def text_limit(root: Path, manifest: Path, params: ModelParams) -> TextLimit | s
             tokenizer = train_tokenizer(learned[::every], vocab_size=params.vocab_size)
     except ClipBertError as error:
         return str(error)
-    preset = ClipBertConfig.tiny() if params.preset == "tiny" else ClipBertConfig.base()
-    length = params.max_text_length or preset.max_text_length
+    length = params.max_text_length or _preset(params).max_text_length
     return TextLimit(lambda texts: tokenizer(texts, verbose=False)["input_ids"], length)
+
+
+def frames_per_clip(params: ModelParams) -> int:
+    """Return the frames of a clip of the future training."""
+    return int(params.frames_per_clip or _preset(params).frames_per_clip)
+
+
+def _preset(params: ModelParams) -> ClipBertConfig:
+    return ClipBertConfig.tiny() if params.preset == "tiny" else ClipBertConfig.base()

@@ -9,12 +9,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from clipbert.sampling.segments import Segment, item_key
+
 Predictions = pd.DataFrame  # one row per test item
 
 
 @dataclass(frozen=True)
 class Example:
-    """One video with the texts of a task that belong to it; they become consecutive rows of a batch."""
+    """One video, or one segment of it, with the texts of a task that belong to it: consecutive rows of a batch."""
 
     media: str
     ids: list[str]
@@ -25,6 +27,20 @@ class Example:
     options: list[list[str]] = field(default_factory=list)  # multiple choice: of each question
     right: list[int] = field(default_factory=list)  # multiple choice: the index of the right option
     scores: list[dict[str, float]] = field(default_factory=list)  # image QA: the score of each answer to a question
+    segment: Segment | None = None  # None: the whole video
+
+    @property
+    def key(self) -> str:
+        """The name of the item that a text can be matched with: the media, and its segment if there is one."""
+        return item_key(self.media, self.segment)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The columns of the predictions that name the item: `media`, and `start_s` and `end_s` of a segment.
+
+        An `end_s` of None is the end of the video.
+        """
+        return {"media": self.media} | ({} if self.segment is None else self.segment.columns())
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ class Batch:
     mlm_labels: Tensor | None = None  # (N, L) pretraining: the ids of the masked tokens, -100 elsewhere
     media_keys: Tensor | None = None  # (B,) int64, equal for the same video in every process
     draws: Tensor | None = None  # (B, D) float64 in [0, 1): random numbers of a video's visit, equal in every process
-    media: tuple[str, ...] = ()  # of the B videos
+    media: tuple[str, ...] = ()  # the keys of the B videos
     # In a batch that several processes share, the fields above hold the videos of this process and their texts.
     videos_per_rank: tuple[int, ...] = ()
     all_input_ids: Tensor | None = None  # (N of all processes, L)
@@ -89,23 +105,23 @@ class Batch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The videos of a split after the vision half: visual_embeds (K, V, hidden) of each media."""
+    """The items of a split after the vision half: visual_embeds (K, V, hidden) of each key of an `Example`."""
 
-    media: list[str]
+    keys: list[str]
     visual_embeds: list[Tensor]
 
-    def of(self, media: Iterable[str]) -> Tensor:
-        """Return the visual tokens (M, K, V, hidden) of M media, in the given order."""
-        return torch.stack([self.visual_embeds[self._positions[name]] for name in media])
+    def of(self, keys: Iterable[str]) -> Tensor:
+        """Return the visual tokens (M, K, V, hidden) of M items, in the given order."""
+        return torch.stack([self.visual_embeds[self._positions[key]] for key in keys])
 
     @property
     def identical(self) -> bool:
-        """Whether all media have the same visual tokens, as blank frames do: one of them then scores for all."""
+        """Whether all items have the same visual tokens, as blank frames do: one of them then scores for all."""
         return len(self.visual_embeds) > 1 and len({id(embeds) for embeds in self.visual_embeds}) == 1
 
     @cached_property
     def _positions(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.media)}
+        return {name: index for index, name in enumerate(self.keys)}
 
 
 class Tokenize(Protocol):

@@ -81,7 +81,7 @@ class CaptioningEvaluator(Evaluator):
         confidences: list[float] = []
         rows = max(1, batch_size // self.params.beams)
         for first in range(0, len(examples), rows):
-            visual_embeds = videos.of(example.media for example in examples[first : first + rows])
+            visual_embeds = videos.of(example.key for example in examples[first : first + rows])
             ids, scores = write_captions(model, visual_embeds, start, end, self.params.generation())
             captions += tokenize.decode(ids)
             confidences += scores
@@ -89,13 +89,13 @@ class CaptioningEvaluator(Evaluator):
         scores_of = cider(captions, references)
         for example, caption, confidence, score in zip(examples, captions, confidences, scores_of, strict=True):
             yield {
-                "item_id": example.media,
+                "item_id": example.key,
                 "score": float(score) / 10,
                 "chance": 0.0,
                 "predicted": caption,
                 "references": example.texts,
                 "log_probability": confidence,
-                "media": example.media,
+                **example.place,
             }
 
     def metrics(self, items: Predictions) -> dict[str, float]:

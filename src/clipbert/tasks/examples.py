@@ -1,6 +1,8 @@
 """What makes the examples of a task: which texts it reads, and what a training step draws from them."""
 
+import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,7 +11,10 @@ import pandas as pd
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.frame_cache import FrameCache
+from clipbert.sampling.segments import Segment, item_key
 from clipbert.tasks.batch import Batch, Example, Tokenize
+
+ITEM = ["media", "start_s", "end_s"]
 
 
 class Examples(ABC):
@@ -31,7 +36,7 @@ class Examples(ABC):
         self.name, self.params = name, params
 
     def read(self, texts: pd.DataFrame, split: str) -> list[Example]:
-        """Return the texts of one split, grouped by video, in the manifest's order.
+        """Return the texts of one split, grouped by video and segment, in the manifest's order.
 
         Where training texts are about media of `media_kind`, only such texts count, in every split.
 
@@ -49,14 +54,21 @@ class Examples(ABC):
                 f"{self.name}: the manifest holds no {self.kind} texts{about} in split {split}. "
                 f"Add some to data/ (see docs/tutorial/own-data.md), or leave this task's stages out."
             )
-        captions = texts[(texts["kind"] == "caption") & (texts["split"] == split)].groupby("media")["text"].agg(list)
+        described = _with_segments(texts[(texts["kind"] == "caption") & (texts["split"] == split)])
+        captions = {item: list(group) for item, group in described.groupby(ITEM)["text"]}
         return [
-            self.example(str(media), group, captions.get(media, []))
-            for media, group in rows.groupby("media", sort=True)
+            self._of_item(item, group, captions.get(item, []))
+            for item, group in _with_segments(rows).groupby(ITEM, sort=True)
         ]
 
+    def _of_item(self, item: Any, rows: pd.DataFrame, captions: list[str]) -> Example:
+        media, start_s, end_s = item
+        example = self.example(str(media), rows, captions)
+        segment = Segment.of(start_s, None if end_s == math.inf else end_s)
+        return example if segment is None else replace(example, segment=segment)
+
     def example(self, media: str, rows: pd.DataFrame, captions: list[str]) -> Example:
-        """Return the example of one video, from its rows of the manifest's table of texts."""
+        """Return the example of one video or segment, from its rows of the manifest's table of texts."""
         return Example(
             media=media,
             ids=rows["id"].tolist(),
@@ -91,15 +103,45 @@ class Examples(ABC):
         return batch
 
 
+def _with_segments(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with a `start_s` and an `end_s` each; those of a whole video are 0 and infinity."""
+    whole = {"start_s": 0.0, "end_s": math.inf}
+    return rows.assign(**{key: rows[key].fillna(value) if key in rows else value for key, value in whole.items()})
+
+
 def texts_with_frames(texts: pd.DataFrame, cache: FrameCache) -> pd.DataFrame:
-    """Return the texts whose media could be decoded; print how many are left out."""
+    """Return the texts that have candidate frames; print how many are left out.
+
+    Texts have none where their media could not be decoded, or where no candidate frame lies in their segment.
+    """
     without = texts["media"].isin(cache.quarantined)
     if without.any():
         console.print(
             f"{int(without.sum())} of {len(texts)} texts are left out: their {texts['media'][without].nunique()} media "
             f"could not be decoded (see {cache.path}/quarantine.jsonl)",
         )
-    return texts[~without]
+    return _with_frames_in_segment(texts[~without], cache)
+
+
+def _with_frames_in_segment(texts: pd.DataFrame, cache: FrameCache) -> pd.DataFrame:
+    if "start_s" not in texts:
+        return texts
+    segments = [Segment.of(start, end) for start, end in zip(texts["start_s"], texts["end_s"], strict=True)]
+    has_frames = [
+        segment is None or media not in cache or len(segment.frames(cache[media].times)) > 0
+        for media, segment in zip(texts["media"], segments, strict=True)
+    ]
+    if all(has_frames):
+        return texts
+    first = has_frames.index(False)
+    times = cache[texts["media"].iloc[first]].times
+    console.print(
+        f"{has_frames.count(False)} of {len(texts)} texts are left out: no candidate frame lies in their segment. The "
+        f"first is {item_key(texts['media'].iloc[first], segments[first])}, a video with {len(times)} candidate frames "
+        f"up to {times[-1]:.1f} s. `clipbert validate` (check segment_frames) says which frames.fps and "
+        "frames.max_frames are enough.",
+    )
+    return texts[np.asarray(has_frames)]
 
 
 def training_texts(texts: pd.DataFrame) -> list[str]:

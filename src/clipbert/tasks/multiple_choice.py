@@ -88,7 +88,7 @@ class MultipleChoiceEvaluator(Evaluator):
             texts = [text for example, i in some for text in option_texts(example.texts[i], example.options[i])]
             input_ids, attention_mask = tokenize(texts)
             options = torch.tensor([len(example.options[i]) for example, i in some], device=input_ids.device)
-            visual_embeds = videos.of(example.media for example, _ in some)
+            visual_embeds = videos.of(example.key for example, _ in some)
             probabilities = option_probabilities(model, visual_embeds, input_ids, attention_mask, options)
             confidences, choices = probabilities.max(dim=1)
             for (example, i), choice, confidence in zip(some, choices.tolist(), confidences.tolist(), strict=True):
@@ -103,7 +103,7 @@ class MultipleChoiceEvaluator(Evaluator):
                     "answer": example.answers[i],
                     "predicted": example.options[i][choice],
                     "confidence": confidence,
-                    "media": example.media,
+                    **example.place,
                 }
 
     def metrics(self, items: Predictions) -> dict[str, float]:

@@ -104,7 +104,7 @@ class OpenQAEvaluator(Evaluator):
         for start in range(0, len(flat), batch_size):
             some = flat[start : start + batch_size]
             input_ids, attention_mask = tokenize([example.texts[i] for example, i in some])
-            visual_embeds = videos.of(example.media for example, _ in some)
+            visual_embeds = videos.of(example.key for example, _ in some)
             probabilities = answer_probabilities(model, visual_embeds, input_ids, attention_mask)
             confidences, choices = probabilities.max(dim=1)
             for (example, i), choice, confidence in zip(some, choices.tolist(), confidences.tolist(), strict=True):
@@ -116,7 +116,7 @@ class OpenQAEvaluator(Evaluator):
                     "predicted": answers[choice],
                     "confidence": confidence,
                     "in_vocabulary": normalize_text(example.answers[i]) in known,
-                    "media": example.media,
+                    **example.place,
                     **self.score(example, i, answers[choice], answers),
                 }
 

@@ -34,10 +34,9 @@ def predict(
         title: of a progress bar; None shows none.
     """
     tokenize = ProcessorTokens(processor, next(model.parameters()).device)
-    media = [example.media for example in examples]
     rows = []
     with torch.inference_mode(), progress(title, evaluator.count(examples)) as advance:
-        videos = encode_videos(model, processor, cache, media, clips, blank)
+        videos = encode_videos(model, processor, cache, examples, clips, blank)
         for row in evaluator.predict(model, videos, examples, tokenize, batch_size):
             rows.append(row)
             advance(1, "")
@@ -45,12 +44,12 @@ def predict(
 
 
 def encode_videos(
-    model: Any, processor: Any, cache: FrameCache, media: list[str], clips: int, blank: bool = False
+    model: Any, processor: Any, cache: FrameCache, examples: list[Example], clips: int, blank: bool = False
 ) -> Encoded:
-    """Return the visual tokens of each video's uniform clips; blank videos share one tensor, encoded once."""
-    videos = [CachedFrames(cache, name) for name in (media[:1] if blank else media)]
+    """Return the visual tokens of each example's uniform clips; blank videos share one tensor, encoded once."""
+    videos = [CachedFrames(cache, e.media, e.segment) for e in (examples[:1] if blank else examples)]
     embeds = encode_clips(model, processor, videos, clips, blank)
-    return Encoded(media, embeds * len(media) if blank else embeds)
+    return Encoded([example.key for example in examples], embeds * len(examples) if blank else embeds)
 
 
 def pixels(processor: Any, images: np.ndarray, clips: int, frames_per_clip: int) -> Tensor:

@@ -142,7 +142,7 @@ class PretrainEvaluator(Evaluator):
             truth, attention_mask = tokenize([*own_texts, *wrong])
             chosen = torch.stack([choose(row, special, self.params.mask_probability, generator) for row in truth])
             seen = truth.masked_fill(chosen, special.mask)
-            visual = videos.of(example.media for example, _ in some)
+            visual = videos.of(example.key for example, _ in some)
             out = model(visual_embeds=torch.cat([visual, visual]), input_ids=seen, attention_mask=attention_mask)
             matched = matched_probabilities(model, out.itm_logits).tolist()
             predicted = out.mlm_logits[: len(some)].float().log_softmax(dim=-1).mean(dim=1).argmax(dim=-1)
@@ -166,7 +166,7 @@ class PretrainEvaluator(Evaluator):
                     "predicted": f"{right} right",
                     "text": example.texts[i],
                     "wrong_text": wrong[row],
-                    "media": example.media,
+                    **example.place,
                 }
 
     def _wrong_text(self, example: Example, flat: list[tuple[Example, int]], generator: np.random.Generator) -> str:

@@ -131,15 +131,21 @@ class RetrievalEvaluator(Evaluator):
         return evaluator
 
     def validation_groups(self, examples: list[Example]) -> list[list[Example]]:
-        """Return galleries of about 25 videos with one caption each, so that a validation is short."""
+        """Return galleries of about 25 videos with one caption each, so that a validation is short.
+
+        Examples are in the order of their videos: with segments, every n-th one makes a gallery, which then mixes
+        videos as the gallery of the test does.
+        """
         first = [replace(e, ids=e.ids[:1], texts=e.texts[:1], answers=e.answers[:1]) for e in examples]
         groups = max(1, round(len(first) / VALIDATION_GALLERY))
+        if any(example.segment is not None for example in first):
+            return [first[start::groups] for start in range(groups)]
         return [[first[int(i)] for i in group] for group in np.array_split(np.arange(len(first)), groups)]
 
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
     ) -> Iterator[dict[str, Any]]:
-        """Yield the rank of each text's video in the gallery of all examples.
+        """Yield the rank of each text's video in the gallery of all examples, where a segment is an item of its own.
 
         With `rerank_top_k` the dual encoder ranks first and the cross-encoder reranks the best videos; the others stay
         below them, in the dual encoder's order.
@@ -153,13 +159,16 @@ class RetrievalEvaluator(Evaluator):
                 "projection_size is null. Set evaluate.rerank_top_k to null, or train with "
                 "tasks.retrieval.contrastive_weight above 0."
             )
-        gallery = [example.media for example in examples]
+        gallery = [example.key for example in examples]
+        places = [example.place for example in examples]
+        has_segments = any("start_s" in place for place in places)
         distinct = gallery[:1] if videos.identical else gallery
         visual_embeds = videos.of(distinct)  # (G, K, V, hidden)
         vectors = None if model.contrast is None else model.get_video_features(visual_embeds)  # (G, P)
         for truth, example in enumerate(examples):
             for text_id, text in zip(example.ids, example.texts, strict=True):
-                tokens, extra = tokenize([text]), {}
+                tokens = tokenize([text])
+                extra: dict[str, Any] = {}
                 found = rank_gallery(model, visual_embeds, vectors, *tokens, batch_size, self.rerank_top_k, truth)
                 if len(distinct) < len(gallery):
                     found = found.repeat(len(gallery))
@@ -171,6 +180,9 @@ class RetrievalEvaluator(Evaluator):
                 where = (reranked == truth).nonzero().flatten().tolist()
                 rank = _rank(scores, where[0]) if where else extra["dual_encoder_rank"]
                 best = scores.argsort(descending=True, stable=True)[:TOP]
+                top = [places[i] for i in reranked[best].tolist()]
+                if has_segments:
+                    extra |= {f"top_{column}": [place.get(column) for place in top] for column in ("start_s", "end_s")}
                 yield {
                     "item_id": text_id,
                     "score": float(rank == 1),
@@ -179,8 +191,8 @@ class RetrievalEvaluator(Evaluator):
                     **extra,
                     "gallery": len(gallery),
                     "text": text,
-                    "media": example.media,
-                    "top_media": [gallery[i] for i in reranked[best].tolist()],
+                    **example.place,
+                    "top_media": [place["media"] for place in top],
                     "top_scores": scores[best].tolist(),
                 }
 

@@ -19,6 +19,7 @@ from clipbert.model.generation import Decoding
 from clipbert.model.losses import aggregate
 from clipbert.model.processor import FRAME_SETTINGS
 from clipbert.sampling.clips import uniform_clips
+from clipbert.sampling.segments import Segment
 
 VIDEOS_AT_ONCE = 16
 
@@ -28,23 +29,29 @@ class CandidateFrames(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
+    def read(self, indices: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]] | NDArray[np.uint8]:
         """Return the frames `indices`, each (H, W, 3) uint8 RGB."""
 
 
 @dataclass(frozen=True)
 class CachedFrames:
-    """The candidate frames that the frame cache holds of one media."""
+    """The candidate frames that the frame cache holds of one media, or of a segment of it."""
 
     cache: FrameCache
     media: str
+    segment: Segment | None = None
 
     def __len__(self) -> int:
-        return self.cache.num_frames(self.media)
+        if self.segment is None:
+            return self.cache.num_frames(self.media)
+        return len(self.segment.frames(self.cache[self.media].times))
 
-    def read(self, indices: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
-        """Return the frames `indices`; no others are decoded."""
-        return list(self.cache.read(self.media, indices))
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the frames `indices` as (len(indices), H, W, 3); no others are decoded."""
+        if self.segment is None:
+            return self.cache.read(self.media, indices)
+        inside = self.segment.frames(self.cache[self.media].times)
+        return self.cache.read(self.media, np.asarray(inside)[indices])
 
 
 def cached_frames_params(cache: FrameCache) -> FramesParams:

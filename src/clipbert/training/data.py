@@ -23,6 +23,7 @@ from clipbert.sampling.clips import random_clips
 from clipbert.tasks.base import Task
 from clipbert.tasks.batch import Batch, Example
 from clipbert.tasks.predict import ProcessorTokens, pixels
+from clipbert.tasks.scoring import CachedFrames
 
 MAX_FAILURES = 3
 # Messages of torch's DataLoader about a worker that died, and about its thread that received half a batch from one.
@@ -36,12 +37,13 @@ class Sample:
     """Example with drawn clips and texts.
 
     Attributes:
+        key: of the example: its media, and its segment if it has one.
         images: frames (K*T, H, W, 3) uint8 in clip order; None if another process loads them.
         texts: one list per drawn item: a text, or the options of a multiple-choice question.
         seed: for draws that depend on the tokens.
     """
 
-    media: str
+    key: str
     images: np.ndarray | None
     texts: list[list[str]]
     labels: list[Any]
@@ -137,13 +139,12 @@ class TrainingSamples(Dataset[Sample | FailedSample]):
         """
         example = self.examples[index]
         generator = np.random.default_rng([self.seed, epoch, index])
-        frames = random_clips(
-            self.cache.num_frames(example.media), self.config.clips, self.config.frames_per_clip, generator
-        )
+        video = CachedFrames(self.cache, example.media, example.segment)
+        frames = random_clips(len(video), self.config.clips, self.config.frames_per_clip, generator)
         chosen = self.task.examples.draw(example, generator)
         return Sample(
-            media=example.media,
-            images=self.cache.read(example.media, frames.flatten()) if own else None,
+            key=example.key,
+            images=video.read(frames.flatten()) if own else None,
             texts=[self.task.examples.input_texts(example, i) for i in chosen],
             labels=self.task.examples.labels(example, chosen, self.config),
             ids=[example.ids[i] for i in chosen],
@@ -184,8 +185,8 @@ class Collate:
             texts_per_item=torch.tensor([len(texts) for texts in items]),
             caption_ids=captioned.get("input_ids"),
             caption_mask=captioned.get("attention_mask"),
-            media_keys=torch.tensor([media_key(sample.media) for sample in samples]),
-            media=tuple(sample.media for sample in samples),
+            media_keys=torch.tensor([media_key(sample.key) for sample in samples]),
+            media=tuple(sample.key for sample in samples),
         )
         tokenize = ProcessorTokens(self.processor, torch.device("cpu"))
         batch = self.task.examples.prepare(batch, [sample.seed for sample in samples], tokenize, self.config)
@@ -196,9 +197,9 @@ class Collate:
         return batch.of_videos(slice(first, first + len(frames)), torch.tensor([len(s.texts) for s in samples]))
 
 
-def media_key(media: str) -> int:
-    """Return a hash of a video's name as a signed 64-bit integer, which processes can compare in tensors."""
-    return int.from_bytes(hashlib.sha256(media.encode()).digest()[:8], signed=True)
+def media_key(key: str) -> int:
+    """Return a hash of an example's key as a signed 64-bit integer, which processes can compare in tensors."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], signed=True)
 
 
 def training_batches(

@@ -66,6 +66,26 @@ def test_paragraphs_in_the_order_of_time(
     assert "no val split: --hold-out val=0.1 takes one from the training media" in lines
 
 
+def test_a_sentence_is_about_its_segment(
+    annotated: Callable[..., Path],
+    media: Callable[..., Path],
+    source: Callable[..., Any],
+    rows: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    times = [[0, 3.5], [2, 9.4], [0, 9.0], [9.2, 9.4], [3, 3]]
+    sentences = ["A man runs.", " It ends. ", "All of it.", "After the end.", "No time."]
+    path = annotated("train.json", {"v_a": {"duration": 9.0, "timestamps": times, "sentences": sentences}})
+    summary = import_activitynet_captions(path, source(media("v_a.mp4")), texts="segments")
+    assert rows("captions.jsonl") == [
+        {"id": "activitynet-v_a-0", "text": "A man runs.", "media": "videos/v_a.mp4", "split": "train", "start_s": 0.0}
+        | {"end_s": 3.5},
+        # annotated ends lie a little after the end of the video: the rest of it
+        {"id": "activitynet-v_a-1", "text": "It ends.", "media": "videos/v_a.mp4", "split": "train", "start_s": 2.0},
+        {"id": "activitynet-v_a-2", "text": "All of it.", "media": "videos/v_a.mp4", "split": "train"},
+    ]
+    assert dict(summary.dropped) == {"a segment without duration, or after the end of its video": 2}
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [

@@ -45,6 +45,53 @@ def test_one_video_under_two_suffixes_is_one_paragraph(
     assert any("names with several files: 1, as 1@N00_2_a; 1@N00_2_a.mp4 was taken" in line for line in summary.lines())
 
 
+def test_real_moments(
+    real: Path,
+    named: Callable[..., Path],
+    source: Callable[..., Any],
+    rows: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    path = real / "didemo" / "val_data.json"
+    names = {stem(moment["video"]) for moment in json.loads(path.read_text())}
+    summary = import_didemo(path, source(named(names, ".mp4")), texts="segments")
+    assert dict(summary.written) == {("caption", "val"): SENTENCES["val"]}
+    found = {row["id"]: row for row in rows("captions.jsonl")}
+    first = found["didemo-val-49152"]  # chosen: part 1 three times, part 0 once
+    assert (first["text"], first["start_s"], first["end_s"]) == (
+        "the man in the hat briefly bends over the machine",
+        5.0,
+        10.0,
+    )
+    assert {row.get("start_s", 0.0) % 5 for row in found.values()} == {0.0}
+
+
+def test_the_moment_that_most_annotators_chose(
+    annotated: Callable[..., Path],
+    media: Callable[..., Path],
+    source: Callable[..., Any],
+    rows: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    row = {"video": "a.mov", "description": "it barks", "num_segments": 6}
+    times = [[[2, 3], [0, 0], [0, 0]], [[4, 5], [1, 1]], [[0, 5]]]
+    moments = [{**row, "annotation_id": number, "times": chosen} for number, chosen in enumerate(times)]
+    import_didemo(annotated("test_data.json", moments), source(media("a.mov")), texts="segments")
+    kept = [(row["id"], row.get("start_s"), row.get("end_s")) for row in rows("captions.jsonl")]
+    # a moment with the last part lasts to the end of the video, which is not a multiple of five seconds
+    assert kept == [("didemo-test-0", 0.0, 5.0), ("didemo-test-1", 20.0, None), ("didemo-test-2", None, None)]
+
+
+def test_a_moment_of_parts_that_are_not_there(
+    annotated: Callable[..., Path],
+    media: Callable[..., Path],
+    source: Callable[..., Any],
+    failing: Callable[..., str],
+) -> None:
+    row = {"video": "a.mov", "description": "it barks", "num_segments": 6, "annotation_id": 1, "times": [[0, 6]]}
+    path = annotated("train_data.json", [row])
+    text = failing(import_didemo, path, source(media("a.mov")), texts="segments")
+    assert "item 1: times [[0, 6]] of 6 parts" in text
+
+
 def test_wrong_layout(
     annotated: Callable[..., Path],
     media: Callable[..., Path],

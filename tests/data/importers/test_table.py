@@ -204,7 +204,11 @@ def test_splits_by_hash_stay_when_rows_are_added(
     [
         (CSV, "media=clip", "no column 'text' for text; It has clip, caption, fold; name the right one with"),
         (CSV, "text=captoin,media=clip", "no column 'captoin' for text; did you mean caption?"),
-        (CSV, "txt=caption", "--map txt=caption: did you mean text? Keys of caption: media, text, id, split."),
+        (
+            CSV,
+            "txt=caption",
+            "--map txt=caption: did you mean text? Keys of caption: media, text, start_s, end_s, id, split.",
+        ),
         (CSV, "text=caption,media=clip", "no column 'split'; name it with --map split=COLUMN, or draw the splits"),
         (CSV.replace("dev", "extra").replace(",,", ",x,"), "text=caption,media=clip,split=fold", 'fold is "extra"'),
         ("a,a\n1,2\n", "text=a", "column 'a' is twice in the header"),
@@ -269,3 +273,60 @@ def test_other_files(
     assert "gone.parquet: no such file" in failing(import_table, tmp_path / "gone.parquet", source(media("a.mp4")))
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     assert "cannot be read as parquet" in failing(import_table, tmp_path / "bad.parquet", source(media("a.mp4")))
+
+
+def test_segments(
+    annotated: Callable[..., Path],
+    media: Callable[..., Path],
+    source: Callable[..., Any],
+    rows: Callable[[str], list[dict[str, Any]]],
+) -> None:
+    cells = ["one,train,2.5,7", "two,train,,4", "three,train,9,", "all,train,,"]
+    table = "".join(f"a.mp4,{row}\n" for row in cells)
+    path = annotated("clips.csv", f"media,text,split,start_s,to\n{table}")
+    import_table(path, source(media("a.mp4")), "caption", read_map(["end_s=to"]))
+    found = rows("captions.jsonl")
+    assert [(row.get("start_s"), row.get("end_s")) for row in found] == [
+        (2.5, 7.0),
+        (0.0, 4.0),
+        (9.0, None),
+        (None, None),
+    ]
+    assert list(found[3]) == ["id", "text", "media", "split"]
+
+
+@pytest.mark.parametrize("kind", ["open_qa", "multiple_choice"])
+def test_segments_of_questions(
+    annotated: Callable[..., Path],
+    media: Callable[..., Path],
+    source: Callable[..., Any],
+    rows: Callable[[str], list[dict[str, Any]]],
+    kind: Any,
+) -> None:
+    row = {"media": "a.mp4", "question": "what?", "split": "val", "answer": "red", "start_s": 1, "end_s": 3}
+    path = annotated("asked.jsonl", [row | ({"options": ["red", "blue"]} if kind == "multiple_choice" else {})])
+    import_table(path, source(media("a.mp4")), kind)
+    (found,) = rows(f"{kind}.jsonl")
+    assert (found["start_s"], found["end_s"]) == (1.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "said"),
+    [
+        ("soon", "", 'line 2: start_s is "soon", not a time in seconds'),
+        ("-1", "", 'line 2: start_s is "-1", not a time in seconds'),
+        ("", "nan", 'line 2: end_s is "nan", not a time in seconds'),
+        ("5", "5", "line 2: start_s is 5 and end_s is 5; expected a segment that ends after it starts"),
+    ],
+)
+def test_wrong_segments(
+    annotated: Callable[..., Path],
+    media: Callable[..., Path],
+    source: Callable[..., Any],
+    failing: Callable[..., str],
+    start: str,
+    end: str,
+    said: str,
+) -> None:
+    path = annotated("clips.csv", f"media,text,split,start_s,end_s\na.mp4,one,train,{start},{end}\n")
+    assert said in failing(import_table, path, source(media("a.mp4")))

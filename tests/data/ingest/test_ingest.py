@@ -12,7 +12,7 @@ from PIL import Image
 
 from clipbert.config.data import IngestParams
 from clipbert.data.ingest.stage import ingest
-from clipbert.data.manifest import read_texts, read_videos
+from clipbert.data.manifest import TEXTS_SCHEMA, read_texts, read_videos
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import sha256_file
 
@@ -254,3 +254,20 @@ def test_disk_full(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("clipbert.data.manifest.pq.ParquetWriter.write_table", full)
     assert "no space left on the device while writing; nothing was changed" in fails(data)
+
+
+def test_segments_are_columns_of_the_texts(tmp_path: Path, data: Path) -> None:
+    plain = tmp_path / "plain" / "manifest"
+    ingest(data, plain, PARAMS)
+    assert read_texts(plain).columns.tolist() == TEXTS_SCHEMA.names
+    caption(data, id="part", media="videos/0.mp4", split="train", start_s=0.5, end_s=1.5)
+    caption(data, id="rest", media="videos/0.mp4", split="train", start_s=1)
+    out = tmp_path / "artifacts" / "manifest"
+    summary = ingest(data, out, PARAMS, memory=tmp_path / "plain" / "probes.sqlite")
+    assert "texts about a segment of their video: 2" in summary.lines()
+    texts = read_texts(out).set_index("id")
+    assert texts.loc["part", ["start_s", "end_s"]].tolist() == [0.5, 1.5]
+    assert texts.loc["rest", "start_s"] == 1.0
+    assert texts["end_s"].isna().sum() == 5
+    assert (out / "videos.parquet").read_bytes() == (plain / "videos.parquet").read_bytes()
+    assert (texts.loc["part", "media"], texts.loc["part", "split"]) == ("videos/0.mp4", "train")

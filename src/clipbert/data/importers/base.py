@@ -15,6 +15,7 @@ from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.data.placeholders import is_placeholder
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import atomic_directory
+from clipbert.sampling.segments import Segment
 
 MISSING_FILE = "missing_media.txt"
 FILES = {"caption": "captions.jsonl", "open_qa": "open_qa.jsonl", "multiple_choice": "multiple_choice.jsonl"}
@@ -84,9 +85,9 @@ class Import:
         self._names: dict[str, str | None] = {}
         self._targets: dict[str, Path] = {}
 
-    def caption(self, identity: str, name: str, text: str, split: str) -> bool:
-        """Add a caption of the media called `name`; return whether it was written."""
-        return self._add("caption", identity, name, split, {"text": text})
+    def caption(self, identity: str, name: str, text: str, split: str, segment: Segment | None = None) -> bool:
+        """Add a caption of the media called `name`, or of a segment of it; return whether it was written."""
+        return self._add("caption", identity, name, split, {"text": text}, segment=segment)
 
     def question(
         self,
@@ -97,24 +98,33 @@ class Import:
         split: str,
         answer_type: str | None = None,
         answers: Mapping[str, float] | None = None,
+        segment: Segment | None = None,
     ) -> bool:
         """Add an open question; `answers` maps right answers to scores. Return whether it was written."""
         texts = {"question": question, "answer": answer}
         more: dict[str, Any] = {"answer_type": answer_type} if answer_type else {}
         if answers:
             more["answers"] = answers
-        return self._add("open_qa", identity, name, split, texts, more)
+        return self._add("open_qa", identity, name, split, texts, more, segment)
 
-    def choice(self, identity: str, name: str, question: str, options: Sequence[str], answer: int, split: str) -> bool:
+    def choice(
+        self,
+        identity: str,
+        name: str,
+        question: str,
+        options: Sequence[str],
+        answer: int,
+        split: str,
+        segment: Segment | None = None,
+    ) -> bool:
         """Add a multiple-choice question with the position of the right option; return whether it was written."""
         tidy = [" ".join(option.split()) for option in options]
         if not all(tidy):
             return self.drop("an empty option")
         if len(tidy) < 2 or not 0 <= answer < len(tidy):
             return self.drop(f"answer {answer} of {len(tidy)} options")
-        return self._add(
-            "multiple_choice", identity, name, split, {"question": question}, {"options": tidy, "answer": answer}
-        )
+        more = {"options": tidy, "answer": answer}
+        return self._add("multiple_choice", identity, name, split, {"question": question}, more, segment)
 
     def drop(self, reason: str) -> bool:
         """Count a text that is left out, by reason; return False."""
@@ -129,6 +139,7 @@ class Import:
         split: str,
         texts: Mapping[str, str],
         more: Mapping[str, Any] | None = None,
+        segment: Segment | None = None,
     ) -> bool:
         line: dict[str, Any] = {"id": identity}
         for key, text in texts.items():
@@ -148,6 +159,8 @@ class Import:
             self.summary.count_missing(kind, name, split)
             return False
         line |= {**(more or {}), "media": media, "split": split}
+        if segment is not None:
+            line |= {name: value for name, value in segment.columns().items() if value is not None}
         try:
             self._file(kind).write(json.dumps(line, ensure_ascii=False) + "\n")
         except UnicodeEncodeError:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+from clipbert.data.annotations import MAX_SECONDS
 from clipbert.data.importers.json_items import JsonItems, JsonSyntaxError, NoListError
 from clipbert.data.importers.limits import (
     MAX_LINE_CHARS,
@@ -94,6 +95,18 @@ class Row:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
         raise self.error(f"{key} is {shown(value)}, not a whole number")
+
+    def seconds(self, key: str) -> float:
+        """Return a time in seconds, 0 or more, which may be written as a string.
+
+        Raises:
+            ClipBertError: there is no such key, or it holds something else.
+        """
+        value = self.value(key)
+        with contextlib.suppress(ValueError, OverflowError):
+            if isinstance(value, str | int | float) and not isinstance(value, bool) and 0 <= float(value) < MAX_SECONDS:
+                return float(value)
+        raise self.error(f"{key} is {shown(value)}, not a time in seconds from the start of the video")
 
     def strings(self, key: str) -> list[str]:
         """Return a list of strings.

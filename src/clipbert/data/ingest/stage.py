@@ -45,6 +45,7 @@ class IngestSummary:
     twins: dict[str, str] = field(default_factory=dict)
     moved_texts: int = 0
     dropped_texts: Counter[str] = field(default_factory=Counter)
+    segments: int = 0
 
     def count(self, found: MediaInfo, split: str | None) -> None:
         """Add a usable file."""
@@ -82,6 +83,8 @@ class IngestSummary:
             found += [f"  {media}: {remark}" for media, remark in list(self.remarks.items())[:SUMMARY_FILES]]
         if self.moved_texts:
             found.append(f"texts of duplicates, given to the file that stays: {self.moved_texts}")
+        if self.segments:
+            found.append(f"texts about a segment of their video: {self.segments}")
         if self.dropped_texts:
             found.append(f"texts dropped: {_counts(self.dropped_texts)} (see {manifest.DROPPED_TEXTS_FILE})")
         if self.ignored_files:
@@ -111,7 +114,7 @@ def ingest(
             "clipbert sample-data"
         )
     check_data(data)
-    splits = _check_texts(data)
+    splits, segments = _check_texts(data)
     selection = select_media(data, splits, dvc_caches(data.absolute().parent))
     summary = IngestSummary(ignored_files=selection.ignored_files)
     if not selection.media:
@@ -123,7 +126,8 @@ def ingest(
                 cache.forget(name)
             usable = _write_videos(folder, data, selection, splits, params, cache, summary)
         _check_enough(data, usable, summary, params)
-        _write_texts(folder, data, usable, summary)
+        schema = manifest.SEGMENTS_SCHEMA if segments else manifest.TEXTS_SCHEMA
+        _write_texts(folder, data, usable, summary, schema)
         write_quarantine(
             folder / manifest.QUARANTINE_FILE,
             (Quarantined(name, **asdict(why)) for name, why in summary.quarantined.items()),
@@ -132,17 +136,19 @@ def ingest(
     return summary
 
 
-def _check_texts(data: Path) -> dict[str, str]:
-    """Read all annotations once; return the split of each media that a text names."""
+def _check_texts(data: Path) -> tuple[dict[str, str], bool]:
+    """Read all annotations once; return the split of each media that a text names, and whether a text has a segment."""
     errors = ErrorList()
     splits: dict[str, str] = {}
+    segments = False
     for text in stream_texts(data, errors.add):
+        segments |= text.has_segment
         splits[text.media] = min(text.split, splits.get(text.media, text.split), key=SPLIT_PRIORITY.index)
     errors.raise_any()
     if not splits:
         names = ", ".join(str(path) for _, path in annotation_files(data))
         raise ClipBertError(f"{names}: no text in it; expected one JSON object a line.")
-    return splits
+    return splits, segments
 
 
 def _write_videos(
@@ -197,11 +203,11 @@ def _check_enough(data: Path, usable: dict[str, str], summary: IngestSummary, pa
         )
 
 
-def _write_texts(folder: Path, data: Path, usable: dict[str, str], summary: IngestSummary) -> None:
+def _write_texts(folder: Path, data: Path, usable: dict[str, str], summary: IngestSummary, schema: Any) -> None:
     """Write the texts with usable media, and count the others by reason."""
     examples: list[dict[str, Any]] = []
     errors = ErrorList()
-    with manifest.write_table(folder / manifest.TEXTS_FILE, manifest.TEXTS_SCHEMA) as table:
+    with manifest.write_table(folder / manifest.TEXTS_FILE, schema) as table:
         for text in stream_texts(data, errors.add):
             if twin := summary.twins.get(text.media):
                 text = replace(text, media=twin)
@@ -209,6 +215,7 @@ def _write_texts(folder: Path, data: Path, usable: dict[str, str], summary: Inge
             if text.media in usable:
                 table.add(_row(text, usable[text.media]))
                 summary.texts[text.kind] += 1
+                summary.segments += text.has_segment
                 continue
             why = summary.quarantined.get(text.media)
             reason = f"media quarantined: {why.reason}" if why else MISSING

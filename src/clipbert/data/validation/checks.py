@@ -9,6 +9,7 @@ import great_expectations.expectations as gxe
 from clipbert.config.data import ValidateParams
 from clipbert.data.annotations import SPLITS
 from clipbert.data.manifest import KINDS
+from clipbert.sampling.segments import END_TOLERANCE_S, Coverage
 
 ROW_COLUMNS = {
     "videos": ["media", "split"],
@@ -18,6 +19,7 @@ ROW_COLUMNS = {
     "sizes": ["kind", "train_media", "needed"],
     "truncation": ["kind", "split", "texts", "truncated", "identical"],
     "drift": ["measure", "meaning"],
+    "segments": ["id", "media", "split", "start_s", "end_s", "duration_s", "frames"],
 }
 
 RUN_INGEST = "The manifest is damaged: make it again with clipbert ingest."
@@ -40,8 +42,8 @@ class Check:
     severity: str
 
 
-def checks(params: ValidateParams) -> list[Check]:
-    """Return the checks in the order in which failures are reported."""
+def checks(params: ValidateParams, covered: Coverage | None = None) -> list[Check]:
+    """Return the checks in the order in which failures are reported; those of segments need `covered`."""
     severities = params.severity.model_dump(by_alias=True)
     rules = (
         *_splits(params),
@@ -51,6 +53,7 @@ def checks(params: ValidateParams) -> list[Check]:
         *_texts(params),
         *_truncation(params),
         *_answers(params),
+        *_segments(covered),
         *_drift(),
     )
     found = []
@@ -279,6 +282,46 @@ def _answers(params: ValidateParams) -> Iterator[Rule]:
         BETWEEN(column="top_answer_share", max_value=params.max_answer_share),
         f"One answer belongs to more than validate.max_answer_share = {params.max_answer_share:g} of a split's open "
         "questions, so always giving it reaches that accuracy: add questions with other answers.",
+    )
+
+
+def _segments(covered: Coverage | None) -> Iterator[Rule]:
+    if covered is None:
+        return
+    inside = (
+        "start_s and end_s are seconds from the start of the video, and an image has no segments: correct them. Leave "
+        "out end_s for the rest of the video; validate.severity.segments: warn uses the part that lies inside."
+    )
+    enough = f"frames.max_frames to {covered.max_frames}"
+    if covered.more_fps:
+        enough = f"frames.fps to {covered.fps:g} and {enough}"
+    enough += ", which is enough for all segments, or make them longer or remove them."
+    later = gxe.ExpectColumnPairValuesAToBeGreaterThanB
+    yield (
+        "segments",
+        "segments",
+        later(column_A="duration_s", column_B="start_s"),
+        f"A segment starts after its video ends: {inside}",
+    )
+    yield (
+        "segments",
+        "segments",
+        BETWEEN(column="beyond_s", max_value=END_TOLERANCE_S),
+        f"A segment ends more than {END_TOLERANCE_S:g} s after its video: {inside}",
+    )
+    yield (
+        "segment_frames",
+        "segments",
+        BETWEEN(column="frames", min_value=1),
+        f"No candidate frame lies in a segment, so nothing of it can be shown: set {enough} With "
+        "validate.severity.segment_frames: warn its texts are left out of training and evaluation.",
+    )
+    yield (
+        "segment_clips",
+        "segments",
+        later(column_A="frames", column_B="frames_per_clip", or_equal=True),
+        f"A segment holds fewer candidate frames than a clip has (model.frames_per_clip), so its clips repeat frames: "
+        f"set {enough}",
     )
 
 

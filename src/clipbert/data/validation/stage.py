@@ -21,6 +21,7 @@ from clipbert.data.manifest import read_texts, read_videos
 from clipbert.data.validation import drift
 from clipbert.data.validation.checks import ROW_COLUMNS, Check, checks
 from clipbert.data.validation.report import bundle_styles, write_page
+from clipbert.data.validation.segments import ClipSettings
 from clipbert.data.validation.summary import explain, passed, warn
 from clipbert.data.validation.tables import Tables, make_tables
 from clipbert.data.validation.truncation import TextLimit
@@ -58,6 +59,7 @@ def validate(
     params: ValidateParams,
     max_answers: int = 1500,
     limit: TextLimit | str = "no tokenizer was given",
+    settings: ClipSettings | None = None,
 ) -> None:
     """Check the manifest and write `out`, also when a check fails.
 
@@ -66,6 +68,7 @@ def validate(
     Args:
         max_answers: how many of the most frequent training answers a model can give.
         limit: the tokenizer of the model and its text limit, or the reason why they are missing.
+        settings: what decides the frames of a segment; None: segments are not checked.
 
     Raises:
         ClipBertError: the manifest is missing, or a check fails: the message lists every failed check with its first
@@ -75,8 +78,8 @@ def validate(
     today = drift.take(manifest_dir, videos, texts)
     baseline, kept = drift.choose(out / BASELINE, today)
     changes = None if baseline is None else drift.measure(baseline, today, params.drift)
-    tables = make_tables(videos, texts, changes, params, max_answers, limit)
-    gate = [check for check in checks(params) if check.table in tables.frames]
+    tables = make_tables(videos, texts, changes, params, max_answers, limit, settings)
+    gate = [check for check in checks(params, tables.covered) if check.table in tables.frames]
     with atomic_directory(out) as folder:
         outcomes = _run(gate, tables, folder / "data_docs")
         result = _result(outcomes, tables, params)

@@ -11,7 +11,9 @@ from clipbert.config.data import ValidateParams
 from clipbert.data.annotations import SPLITS
 from clipbert.data.placeholders import is_placeholder
 from clipbert.data.validation.near_duplicates import near_duplicates
+from clipbert.data.validation.segments import ClipSettings, has_segments, measure_segments
 from clipbert.data.validation.truncation import TextLimit, measure_truncation
+from clipbert.sampling.segments import Coverage
 from clipbert.text_normalization import normalize_text
 
 HELD_OUT = ("val", "test")
@@ -21,11 +23,13 @@ _NOT_WORDS = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 
 @dataclass(frozen=True)
 class Tables:
-    """Non-empty tables by name (`frames`), the near-duplicate pairs, and the skipped checks with the reason."""
+    """Non-empty tables by name (`frames`), the near-duplicate pairs, the skipped checks with the reason, and the
+    candidate frames of the segments if there are any."""
 
     frames: dict[str, pd.DataFrame]
     near: pd.DataFrame
     skipped: dict[str, str]
+    covered: Coverage | None = None
 
 
 def make_tables(
@@ -35,9 +39,10 @@ def make_tables(
     params: ValidateParams,
     max_answers: int,
     limit: TextLimit | str = "there is no tokenizer",
+    settings: ClipSettings | None = None,
 ) -> Tables:
-    """Build the tables videos, texts, splits, sizes, answers, truncation and drift; the latter four only if they have
-    rows.
+    """Build the tables videos, texts, splits, sizes, answers, truncation, drift and segments; the latter five only if
+    they have rows.
 
     videos gains `splits_of_file` (splits in which a file of the same hash lies), `short_side` and, for val and test,
     `near_duplicates`. texts gains `media_known`, `splits_of_media`, `text_chars`, `letters`, `answer_chars`,
@@ -72,7 +77,10 @@ def make_tables(
         frames["drift"] = drift
     if not videos["looks"].notna().any():
         skipped["near_duplicates"] = "the manifest has no perceptual hashes"
-    return Tables(frames, near, skipped)
+    covered = None
+    if settings is not None and has_segments(texts):
+        frames["segments"], covered = measure_segments(texts, videos, settings)
+    return Tables(frames, near, skipped, covered)
 
 
 def normalise(text: str) -> str:

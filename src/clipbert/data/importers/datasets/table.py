@@ -2,11 +2,13 @@
 
 import difflib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+from clipbert.data.annotations import SEGMENT
 from clipbert.data.importers.base import Import, Source, importing
 from clipbert.data.importers.limits import MAX_LINE_CHARS, line_error, mebibytes
 from clipbert.data.importers.readers import SPLIT_WORDS, Row, records, shown
@@ -14,13 +16,14 @@ from clipbert.data.importers.registry import Option, importer
 from clipbert.data.importers.splits import HoldOut, hashed_split, read_fractions
 from clipbert.data.importers.summary import ImportSummary, Protocol
 from clipbert.errors import ClipBertError
+from clipbert.sampling.segments import Segment
 
 KEYS = {
     "caption": ("media", "text"),
     "open_qa": ("media", "question", "answer"),
     "multiple_choice": ("media", "question", "options", "answer"),
 }
-OPTIONAL = {"caption": (), "open_qa": ("answer_type",), "multiple_choice": ()}
+OPTIONAL = {"caption": SEGMENT, "open_qa": ("answer_type", *SEGMENT), "multiple_choice": SEGMENT}
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 ROWS_AT_ONCE = 4096
 MAX_ROW_GROUP_BYTES = 512 * 2**20
@@ -155,14 +158,31 @@ def _add(
         return made.drop("an empty media")
     split = _split(row, columns["split"][0]) if "split" in columns else hashed_split("split", media, fractions or {})
     identity = text("id").strip() or f"{kind}-{number}"
+    segment = _segment(row, columns)
     if kind == "caption":
-        return made.caption(identity, media, text("text"), split)
+        return made.caption(identity, media, text("text"), split, segment)
     if kind == "open_qa":
         answer_type = " ".join(text("answer_type").split())
-        return made.question(identity, media, text("question"), text("answer"), split, answer_type)
+        return made.question(identity, media, text("question"), text("answer"), split, answer_type, segment=segment)
     options = _options(row, columns["options"])
     answer = _position(row, columns["answer"][0], options)
-    return made.choice(identity, media, text("question"), options, answer, split)
+    return made.choice(identity, media, text("question"), options, answer, split, segment)
+
+
+def _segment(row: Row, columns: Mapping[str, tuple[str, ...]]) -> Segment | None:
+    """Return the segment of a row; an empty cell is the start or the end of the video."""
+    found: dict[str, float] = {}
+    for key in SEGMENT:
+        value = row.value(columns[key][0]) if key in columns else None
+        seconds = row.seconds(columns[key][0]) if value not in (None, "") else math.nan
+        found[key] = seconds
+    segment = Segment.of(found["start_s"], found["end_s"])
+    if segment is not None and segment.end_s <= segment.start_s:
+        raise ClipBertError(
+            f"{row.file}: {row.place}: start_s is {segment.start_s:g} and end_s is {segment.end_s:g}; expected a "
+            "segment that ends after it starts. Leave end_s empty for the rest of the video."
+        )
+    return segment
 
 
 def _split(row: Row, column: str) -> str:
