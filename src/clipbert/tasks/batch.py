@@ -57,7 +57,7 @@ class Batch:
     caption_ids: Tensor | None = None  # (B, L), one caption per video, if the task uses captions
     caption_mask: Tensor | None = None  # (B, L)
     mlm_labels: Tensor | None = None  # (N, L) pretraining: the ids of the masked tokens, -100 elsewhere
-    media_keys: Tensor | None = None  # (B,) int64, equal for the same video in every process
+    media_keys: Tensor | None = None  # (B,) int64, equal for the same video or segment in every process
     draws: Tensor | None = None  # (B, D) float64 in [0, 1): random numbers of a video's visit, equal in every process
     media: tuple[str, ...] = ()  # the keys of the B videos
     # In a batch that several processes share, the fields above hold the videos of this process and their texts.
