@@ -329,5 +329,6 @@ def test_a_segment_is_shown_by_its_own_frames(tiny_project: Path, tmp_path: Path
     paths = write_pictures("retrieval", items, cache, tmp_path / "pictures")
     texts = [path.read_text() for path in paths if path.suffix == ".txt"]
     assert all(text.startswith(f"{MEDIA}, {middle:g} to the end\n") for text in texts)
+    assert texts[0].splitlines()[-1] == "its segment ranks 1 of 4"
     longest = strip(cache, MEDIA, 4, Segment(middle))
     assert longest.width == strip(cache, MEDIA, min(4, len(times) - 2)).width

@@ -288,7 +288,8 @@ class RetrievalReport(Report):
         return {"recall": pd.DataFrame({"k": k, "recall": recall, "blank_frames": blank, "chance": 100 * k / gallery})}
 
     def lines(self, row: dict[str, Any]) -> list[str]:
-        return [row["text"], f"its video ranks {row['rank']} of {row['gallery']}"]
+        item = "segment" if pd.notna(row.get("start_s")) else "video"
+        return [row["text"], f"its {item} ranks {row['rank']} of {row['gallery']}"]
 
 
 @register_task

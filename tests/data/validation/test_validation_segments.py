@@ -66,7 +66,7 @@ def test_the_remedy_names_the_parameters() -> None:
 
 
 @pytest.mark.slow
-def test_the_gate(tmp_path: Path) -> None:
+def test_the_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from test_validation import text, video
 
     from clipbert.data.manifest import SEGMENTS_SCHEMA, TEXTS_FILE, VIDEOS_FILE, VIDEOS_SCHEMA, sign, write_table
@@ -89,7 +89,13 @@ def test_the_gate(tmp_path: Path) -> None:
         params = ValidateParams.model_validate({"min_train_videos": 0, "severity": severity})
         validate(tmp_path / "manifest", tmp_path / "out", params, settings=settings(frames_per_clip))
 
+    def warnings() -> str:
+        return " ".join(line for line in capsys.readouterr().out.splitlines() if "warning" in line)
+
     gate(2, (0, 50), (0, 100.3), (40, None), (10, 20))
+    assert not warnings()
+    gate(2, (0, 50), (0, 100.3), (40, None), (10, 10.5))
+    assert "segment_clips: segments:" in warnings()
     with pytest.raises(ClipBertError) as caught:
         gate(2, (0, 50), (0, 103), (140, None), (20, 20.8))
     message = str(caught.value)
@@ -101,4 +107,6 @@ def test_the_gate(tmp_path: Path) -> None:
     assert "A segment ends more than 0.5 s after its video" in message
     assert "frames=0, id=c3, media=videos/3.mp4, split=test, start_s=20.0, end_s=20.8, duration_s=100.0" in message
     assert "set frames.max_frames to 250, which is enough for all segments" in message
+    assert "segment_clips" not in warnings()  # a segment without a frame fails the other check only
     gate(2, (0, 50), (0, 100), (40, None), (20, 20.8), segment_frames="warn")
+    assert "segment_frames: segments:" in warnings()

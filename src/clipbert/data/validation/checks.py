@@ -319,7 +319,12 @@ def _segments(covered: Coverage | None) -> Iterator[Rule]:
     yield (
         "segment_clips",
         "segments",
-        later(column_A="frames", column_B="frames_per_clip", or_equal=True),
+        later(
+            column_A="frames",
+            column_B="frames_per_clip",
+            or_equal=True,
+            ignore_row_if="either_value_is_missing",  # no frame at all: the check above
+        ),
         f"A segment holds fewer candidate frames than a clip has (model.frames_per_clip), so its clips repeat frames: "
         f"set {enough}",
     )

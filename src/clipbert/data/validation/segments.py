@@ -37,7 +37,7 @@ def measure_segments(
     Returns:
         Columns id, kind, media, split, start_s, end_s, duration_s (0 for an image, which has no segments),
         `beyond_s` (seconds by which the segment ends after its video), `frames` (candidate frames in it) and
-        `frames_per_clip`; those that need the most frames first.
+        `frames_per_clip` (NaN where there is no frame); those that need the most frames first.
     """
     rows = texts.loc[texts[["start_s", "end_s"]].notna().any(axis=1), ["id", "kind", "media", "split"]]
     rows = rows.assign(start_s=texts["start_s"].fillna(0.0), end_s=texts["end_s"])
@@ -49,7 +49,7 @@ def measure_segments(
     inside = rows["start_s"] < rows["duration_s"]
     # those outside are reported by another check
     rows["frames"] = pd.Series(found.frames, index=rows.index).where(inside, settings.frames_per_clip)
-    rows["frames_per_clip"] = settings.frames_per_clip
+    rows["frames_per_clip"] = pd.Series(float(settings.frames_per_clip), index=rows.index).where(rows["frames"] > 0)
     lengths = rows["end_s"].fillna(rows["duration_s"]).clip(upper=rows["duration_s"]) - rows["start_s"]
     needs = (rows["duration_s"] / lengths).where(inside & (lengths > 0), 0.0)
     return rows.loc[needs.sort_values(ascending=False, kind="stable").index].reset_index(drop=True), found
