@@ -159,7 +159,7 @@ def _make_trainer(
         device=device,
         context=context,
     )
-    length = None if params.train.budget else trainer.length
+    length = None if trainer.limit else trainer.length
     min_videos = params.validate_.min_train_videos
     _print(length_lines(task_name, len(examples), length, params.train.min_steps, min_videos))
     return trainer

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from clipbert.model import ClipBertConfig, ClipBertForOpenQA, ClipBertForRetrieval
-from clipbert.model.configuration import BACKBONES
+from clipbert.model.configuration import BACKBONES, PATCH_ENCODERS
 
 
 def test_base_is_the_paper():
@@ -59,8 +59,8 @@ def test_tiny_is_small_and_takes_overrides():
         (
             "vision",
             {"model_type": "vgg"},
-            f"vision.model_type is 'vgg': expected one of {sorted(BACKBONES)}, the models with feature maps for "
-            "transformers' AutoBackbone.",
+            f"vision.model_type is 'vgg': expected one of {sorted([*BACKBONES, *PATCH_ENCODERS])}, the models with "
+            "feature maps for transformers' AutoBackbone or with patch tokens.",
         ),
         (
             "vision",

@@ -11,6 +11,7 @@ import torch
 from clipbert.config.schema import EvaluateParams, Params
 from clipbert.config.tasks import RetrievalParams
 from clipbert.errors import ClipBertError
+from clipbert.model import ClipBertConfig
 from clipbert.sampling.segments import Segment
 from clipbert.tasks import make_task
 from clipbert.tasks.batch import Encoded, Example
@@ -25,6 +26,7 @@ class TableModel:
     """A model whose scores of a text for a video come from a table, so that ranks can be computed by hand."""
 
     contrast = None
+    config = ClipBertConfig.tiny()
 
     def __init__(self, table: list[list[float]]) -> None:
         self.table = torch.tensor(table)

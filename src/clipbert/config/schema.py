@@ -76,16 +76,22 @@ class ModelParams(Section):
     )
     vision: str | None = Field(
         SCRATCH,
-        description=f"folder or hub id of a vision backbone with feature maps; {SCRATCH} or null: the preset's ResNet",
+        description="folder or hub id of a vision backbone with feature maps or patch tokens; "
+        f"{SCRATCH} or null: the preset's ResNet",
     )
     text: str | None = Field(
         SCRATCH, description=f"folder or hub id of a BERT encoder; {SCRATCH} or null: the preset's with random weights"
+    )
+    dual_encoder: str | None = Field(
+        SCRATCH,
+        description="folder or hub id of a CLIP or SigLIP model, whose zero-shot score retrieval starts from; "
+        f"other tasks use its vision encoder; {SCRATCH} or null: none",
     )
     image_size: int | None = Field(
         None,
         ge=32,
         le=2048,
-        description="side of the square input image in pixels; null: model.vision's, if it has one",
+        description="side of the square input image in pixels; null: that of model.vision or model.dual_encoder, if they have one",
     )
     clips: int | None = Field(None, ge=1, le=64, description="clips sampled from a video in one training step")
     frames_per_clip: int | None = Field(None, ge=1, le=64, description="frames of a clip, combined by frame_fusion")
@@ -120,11 +126,16 @@ class ModelParams(Section):
         """Folder or hub id of the text encoder; None for the preset's."""
         return None if self.text == SCRATCH else self.text
 
+    @property
+    def dual_encoder_from(self) -> str | None:
+        """Folder or hub id of the pretrained dual encoder; None: none."""
+        return None if self.dual_encoder == SCRATCH else self.dual_encoder
+
     def resolve_init_from(self, task: str, project: Project) -> "ModelParams":
         """Return the parameters for a task when `init_from` names the model that pretraining writes.
 
-        Pretraining itself starts from `vision` and `text`; the other tasks start from the pretrained model, which
-        includes them.
+        Pretraining itself starts from `vision` or `dual_encoder`, and `text`; the other tasks start from the pretrained
+        model, which includes them.
 
         Raises:
             ClipBertError: the task would start from the folder that it writes.
@@ -134,7 +145,8 @@ class ModelParams(Section):
         start = (project.root / self.start_from).resolve()
         pretraining = [name for name in task_names("pretrain_run") if start == project.model(name).resolve()]
         if pretraining:
-            unset: dict[str, Any] = {"init_from": None} if task in pretraining else {"vision": None, "text": None}
+            parts = {"vision": None, "text": None, "dual_encoder": None}
+            unset: dict[str, Any] = {"init_from": None} if task in pretraining else parts
             return self.model_copy(update=unset)
         if start == project.model(task).resolve():
             raise ClipBertError(
@@ -145,7 +157,8 @@ class ModelParams(Section):
 
     def overrides(self) -> dict[str, Any]:
         """Return the configuration fields that replace values of the preset."""
-        chosen = self.model_dump(exclude={"preset", "vocab_size", "init_from", "vision", "text"}, exclude_none=True)
+        sources = {"init_from", "vision", "text", "dual_encoder"}
+        chosen = self.model_dump(exclude={"preset", "vocab_size", *sources}, exclude_none=True)
         if "hidden_size" in chosen:
             chosen["intermediate_size"] = 4 * chosen["hidden_size"]
         return chosen
@@ -212,8 +225,8 @@ class Params(Section):
 
     @property
     def image_size(self) -> int | None:
-        """Side of the square input image in pixels; None: that of the folder or hub id `model.vision`."""
-        if self.model.image_size is None and self.model.vision_from is not None:
+        """Side of the square input image in pixels; None: that of `model.vision` or `model.dual_encoder`."""
+        if self.model.image_size is None and (self.model.vision_from or self.model.dual_encoder_from):
             return None
         return self.model.image_size or {"tiny": 96, "base": 448}[self.model.preset]
 

@@ -43,12 +43,21 @@ class TaskSection(Section):
 class RetrievalParams(TaskSection):
     """Text-to-video retrieval."""
 
-    epochs: int = Field(8, ge=1, description="passes over the training videos")
+    epochs: int = Field(
+        8,
+        ge=0,
+        description="passes over the training videos; 0: no training, for model.dual_encoder or model.init_from",
+    )
     negatives: int = Field(2, ge=1, le=64, description="unmatched texts for each video in a step")
     hard_negatives: Fraction = Field(
         0.5, description="share of the unmatched texts drawn by similarity; the others are drawn uniformly"
     )
     contrastive_weight: float = Field(1.0, ge=0, description="weight of the in-batch contrastive loss; 0 disables it")
+    cross_encoder: bool = Field(
+        True,
+        description="train the cross-encoder and add its log odds to the score; false: the dual encoder's score alone",
+    )
+    freeze_dual_encoder: bool = Field(False, description="keep the initial weights of model.dual_encoder")
 
 
 class QuestionParams(TaskSection):

@@ -36,6 +36,9 @@ class TrainParams(Section):
     vision_lr: float | None = Field(
         3e-4, gt=0, le=1, description="peak learning rate of the convolutions; null: same as lr"
     )
+    dual_encoder_lr: float = Field(
+        1e-5, gt=0, le=1, description="peak learning rate of both encoders of model.dual_encoder in retrieval"
+    )
     lr_multipliers: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
         {},
         description="learning rate multipliers by prefix of the parameter name, for example {clipbert.embeddings: 0.1}",

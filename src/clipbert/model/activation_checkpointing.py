@@ -1,6 +1,6 @@
 """Activation checkpointing and microbatches: less memory for more compute, with the same losses and gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -9,17 +9,16 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
-def checkpoint_activations(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+def checkpoint_activations(function: Callable[..., Any], *arguments: Any) -> Any:
     """Return `function(*arguments)`; backward recomputes its activations with the same random numbers."""
-    result: Tensor = checkpoint(function, *arguments, use_reentrant=False)
-    return result
+    return checkpoint(function, *arguments, use_reentrant=False)
 
 
-def run_in_microbatches(function: Callable[..., Tensor], parts: int, rows: Tensor, *others: Tensor | None) -> Tensor:
+def run_in_microbatches(function: Callable[..., Any], parts: int, rows: Tensor, *others: Tensor | None) -> Any:
     """Return `function(rows, *others)`, computed in `parts` chunks that backward recomputes one at a time.
 
     Args:
-        function: maps rows (m, ...) to a tensor of m rows.
+        function: maps rows (m, ...) to a tensor of m rows, or to a tuple of such tensors.
         parts: number of chunks; with fewer rows than that, each row is a chunk.
         rows: (M, ...).
         others: (M, ...) tensors are chunked like the rows; None and tensors of another length go to each chunk whole.
@@ -30,7 +29,10 @@ def run_in_microbatches(function: Callable[..., Tensor], parts: int, rows: Tenso
     cut = [
         value.chunk(parts) if value is not None and len(value) == len(rows) else [value] * len(some) for value in others
     ]
-    return torch.cat([checkpoint_activations(function, *arguments) for arguments in zip(some, *cut, strict=True)])
+    results = [checkpoint_activations(function, *arguments) for arguments in zip(some, *cut, strict=True)]
+    if isinstance(results[0], tuple):
+        return tuple(torch.cat(values) for values in zip(*results, strict=True))
+    return torch.cat(results)
 
 
 def has_trainable_batch_norm(module: nn.Module) -> bool:
@@ -61,6 +63,8 @@ def set_microbatches(model: nn.Module, parts: int) -> str | None:
     if parts < 1:
         raise ValueError(f"parts is {parts}: expected 1 or more.")
     remark = None
+    for encoder in _pretrained_dual_encoders(model):
+        encoder.microbatches = parts
     for module in _without_head(model):
         module.microbatches = parts
         if parts > 1 and not module.config.freeze_batch_norm and _has_batch_norm(module.vision):
@@ -82,22 +86,34 @@ def set_activation_checkpointing(model: nn.Module, on: bool) -> str | None:
         a remark for the log on what is not checkpointed; None where everything is.
     """
     remark = None
+    for encoder in _pretrained_dual_encoders(model):
+        _checkpoint_layers(encoder, on)
     for module in _without_head(model):
         live = not module.config.freeze_batch_norm and _has_batch_norm(module.vision)
         kept = set(module.vision.modules()) if live else set()
-        for part in module.modules():
-            if isinstance(part, GradientCheckpointingLayer):
-                part.gradient_checkpointing = on and part not in kept
-                part._gradient_checkpointing_func = checkpoint_activations
+        _checkpoint_layers(module, on, kept)
         module.vision.checkpointing = on and not live
         if on and live:
             remark = "The backbone's activations are kept: its batch norms learn, and must see a batch once."
     return remark
 
 
+def _checkpoint_layers(module: nn.Module, on: bool, kept: Collection[nn.Module] = ()) -> None:
+    """Recompute the activations of the transformer layers of a module except those in `kept`, or stop doing so."""
+    for part in module.modules():
+        if isinstance(part, GradientCheckpointingLayer):
+            part.gradient_checkpointing = on and part not in kept
+            part._gradient_checkpointing_func = checkpoint_activations
+
+
+def _pretrained_dual_encoders(model: nn.Module) -> list[Any]:
+    """Return the `PretrainedDualEncoder`s in a model."""
+    return [module for module in model.modules() if hasattr(module, "microbatches") and hasattr(module, "text_encoder")]
+
+
 def _without_head(model: nn.Module) -> list[Any]:
     """Return the `ClipBertModel`s in a model."""
-    return [module for module in model.modules() if hasattr(module, "microbatches")]
+    return [module for module in model.modules() if hasattr(module, "microbatches") and hasattr(module, "vision")]
 
 
 def _has_batch_norm(module: nn.Module) -> bool:

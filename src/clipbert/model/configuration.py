@@ -19,6 +19,15 @@ ANSWER_LOSSES = ("ce", "bce")
 NO_GRID = ("timm_backbone", "uvdoc_backbone", "vitpose_backbone")
 BACKBONES = {kind: name for kind, name in MODEL_FOR_BACKBONE_MAPPING_NAMES.items() if kind not in NO_GRID}
 BACKBONES[EfficientNetLiteConfig.model_type] = EfficientNetLiteBackbone.__name__
+# Vision transformers whose patch tokens are the grid (`clipbert.model.patch_backbone`), with their class.
+PATCH_ENCODERS = {
+    "vit": "ViTModel",
+    "clip_vision_model": "CLIPVisionModel",
+    "siglip_vision_model": "SiglipVisionModel",
+    "siglip2_vision_model": "Siglip2VisionModel",
+}
+# Dual encoders of images and texts, with their class; the vision half is f"{kind}_vision_model".
+DUAL_ENCODERS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
 BERT_FIELDS = (  # with the same names in the configuration of BERT
     "vocab_size",
     "hidden_size",
@@ -80,8 +89,8 @@ class ClipBertConfig(PreTrainedConfig):
 
     Attributes:
         vision: configuration of a transformers backbone as a dictionary with its `model_type` (one that `AutoBackbone`
-            supports: ResNet, EfficientNet-Lite, ConvNeXt, DINOv2, ...); its last feature map is used. None: the
-            paper's ResNet-50.
+            supports: ResNet, EfficientNet-Lite, ConvNeXt, DINOv2, ...), whose last feature map is used, or of a vision
+            transformer whose patch tokens are (ViT, CLIP, SigLIP, SigLIP 2). None: the paper's ResNet-50.
         freeze_batch_norm: whether the backbone's batch norms keep their stored statistics and are not trained.
         image_size: longer side of a frame in pixels.
         image_mean: per channel (R, G, B), on the scale of pixels, 0 to 255.
@@ -100,6 +109,11 @@ class ClipBertConfig(PreTrainedConfig):
         retrieval_loss: "ce" (2 labels) or "ranking" (1 label, sigmoid).
         ranking_margin: margin of the ranking loss.
         projection_size: dimension of the dual encoder's vectors; None: no dual encoder.
+        dual_encoder: dictionary with the `model_type` of a pretrained dual encoder ("clip", "siglip" or "siglip2") and
+            its `text_config`; its vision half is `vision`, and `projection_size` is that of its embeddings. Retrieval
+            only. None: the dual encoder, if any, shares the BERT encoder.
+        cross_encoder: whether the retrieval score includes the cross-encoder's log odds; False: it is the dual
+            encoder's similarity alone.
         pixel_random_sampling_size: number of grid cells that pretraining keeps in training mode; None: all.
 
     Raises:
@@ -151,10 +165,13 @@ class ClipBertConfig(PreTrainedConfig):
     retrieval_loss: str = "ce"
     ranking_margin: float = 0.2
     projection_size: int | None = None
+    dual_encoder: dict[str, Any] | None = None
+    cross_encoder: bool = True
     pixel_random_sampling_size: int | None = 100
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.vision = {**RESNET50} if self.vision is None else dict(self.vision)
+        self.dual_encoder = None if self.dual_encoder is None else dict(self.dual_encoder)
         self.image_mean, self.image_std = list(self.image_mean), list(self.image_std)
         super().__post_init__(**kwargs)
         self._check()
@@ -272,16 +289,48 @@ class ClipBertConfig(PreTrainedConfig):
             "answers",
             "None or a list of different non-empty strings",
         )
+        _require(isinstance(self.cross_encoder, bool), self, "cross_encoder", "true or false")
         self._check_vision()
+        if self.dual_encoder is not None:
+            self._check_dual_encoder(self.dual_encoder)
+
+    @property
+    def dual_text_length(self) -> int:
+        """Number of text positions of the pretrained dual encoder: 77 for CLIP, 64 for SigLIP; 0 without one."""
+        if self.dual_encoder is None:
+            return 0
+        return int(dual_text_config(self.dual_encoder).max_position_embeddings)
+
+    @property
+    def embedding_tokens(self) -> int:
+        """Number of rows of width `hidden_size` that hold a clip's embedding by the pretrained dual encoder."""
+        if self.dual_encoder is None or self.projection_size is None:
+            return 0
+        return -(-self.projection_size // self.hidden_size)
+
+    def _check_dual_encoder(self, dual: dict[str, Any]) -> None:
+        kind = dual.get("model_type")
+        if kind not in DUAL_ENCODERS:
+            raise ValueError(f"dual_encoder.model_type is {kind!r}: expected one of {sorted(DUAL_ENCODERS)}.")
+        vision = (self.vision or {}).get("model_type")
+        if vision != f"{kind}_vision_model":
+            raise ValueError(
+                f"vision.model_type is {vision!r}: expected '{kind}_vision_model', the vision half of dual_encoder."
+            )
+        text = dual_text_config(dual)
+        size = self.projection_size
+        if size is None or (kind != "clip" and size != text.projection_size):
+            expected = "an integer above 0" if kind == "clip" else f"{text.projection_size}, as in dual_encoder"
+            raise ValueError(f"projection_size is {size}: expected {expected}.")
 
     def _check_vision(self) -> None:
         vision = self.vision
         assert vision is not None
         kind = vision.get("model_type")
-        if kind not in BACKBONES:
+        if kind not in BACKBONES and kind not in PATCH_ENCODERS:
             raise ValueError(
-                f"vision.model_type is {kind!r}: expected one of {sorted(BACKBONES)}, the models "
-                "with feature maps for transformers' AutoBackbone."
+                f"vision.model_type is {kind!r}: expected one of {sorted([*BACKBONES, *PATCH_ENCODERS])}, the models "
+                "with feature maps for transformers' AutoBackbone or with patch tokens."
             )
         if kind == "resnet":
             _check_resnet(vision)
@@ -289,14 +338,15 @@ class ClipBertConfig(PreTrainedConfig):
         channels = getattr(backbone, "num_channels", 3)
         if channels != 3:
             raise ValueError(f"vision.num_channels is {channels}: expected 3, for RGB frames.")
-        patch = getattr(backbone, "patch_size", None)
         # a plain ViT drops the pixels that do not fill a patch
-        if isinstance(patch, int) and not hasattr(backbone, "depths"):
+        sized = isinstance(getattr(backbone, "patch_size", None), int) and not hasattr(backbone, "depths")
+        if sized or kind in PATCH_ENCODERS:
+            patch = patch_size(backbone)
             _require(self.image_size % patch == 0, self, "image_size", f"a multiple of vision.patch_size ({patch})")
 
 
 def backbone_config(vision: dict[str, Any]) -> PreTrainedConfig:
-    """Return the transformers configuration of `ClipBertConfig.vision`, with the last stage as its only output.
+    """Return the transformers configuration of `ClipBertConfig.vision`; a backbone's only output is its last stage.
 
     Raises:
         ValueError: a field that this kind of backbone does not accept.
@@ -305,12 +355,40 @@ def backbone_config(vision: dict[str, Any]) -> PreTrainedConfig:
     kind = fields.pop("model_type")
     try:
         config: PreTrainedConfig = CONFIG_MAPPING[kind](**fields)
+        if kind in PATCH_ENCODERS:
+            return config
         config.out_features = [config.stage_names[-1]]
         if hasattr(config, "reshape_hidden_states"):
             config.reshape_hidden_states = True
     except Exception as error:  # the checks of transformers raise many types
         raise ValueError(f"vision: not a configuration of a {kind} backbone ({error}).") from error
     return config
+
+
+def dual_text_config(dual: dict[str, Any]) -> PreTrainedConfig:
+    """Return the transformers configuration of the text half of `ClipBertConfig.dual_encoder`.
+
+    Raises:
+        ValueError: a field that this kind of encoder does not accept.
+    """
+    kind = f"{dual['model_type']}_text_model"
+    try:
+        config: PreTrainedConfig = CONFIG_MAPPING[kind](**dual.get("text_config", {}))
+    except Exception as error:  # the checks of transformers raise many types
+        raise ValueError(f"dual_encoder.text_config: not a configuration of {kind} ({error}).") from error
+    return config
+
+
+def patch_size(config: PreTrainedConfig) -> int:
+    """Return the side of a square patch of a vision transformer in pixels.
+
+    Raises:
+        ValueError: patches that are not square.
+    """
+    sides = [config.patch_size] if isinstance(config.patch_size, int) else list(config.patch_size)
+    if len(set(sides)) != 1:
+        raise ValueError(f"vision.patch_size is {config.patch_size}: expected square patches.")
+    return int(sides[0])
 
 
 def _check_resnet(vision: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""Dual encoder: comparable vectors of a text alone and of a video alone, from the one BERT encoder."""
+"""Dual encoder: comparable vectors of a text alone and of a video alone.
+
+They come from the one BERT encoder, or in retrieval from a pretrained dual encoder (`config.dual_encoder`).
+"""
 
 import math
 
@@ -10,6 +13,9 @@ from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.inputs import check_text, check_visual_embeds
 from clipbert.model.modeling import ClipBertModel, ClipBertPreTrainedModel
 from clipbert.model.packing import Packing
+from clipbert.model.pretrained_dual_encoder import PretrainedDualEncoder
+
+NO_HEAD = "projection_size is None: this model has no contrastive projections; set it to have them."
 
 
 class ContrastiveHead(nn.Module):
@@ -39,11 +45,16 @@ class ContrastiveHead(nn.Module):
         """Return the inverse temperature (), at most `MAX_SCALE`."""
         return self.logit_scale.exp().clamp(max=self.MAX_SCALE)
 
+    def similarity(self, text_features: Tensor, video_features: Tensor) -> Tensor:
+        """Return scaled cosine similarities (N, B) of unit vectors (N, P) and (B, P)."""
+        return self.scale() * text_features @ video_features.T
+
 
 class ClipBertDualEncoder(ClipBertPreTrainedModel):
     """Base class of the task models. With `config.projection_size` it embeds texts and videos separately.
 
     Attributes:
+        contrast: the dual encoder's projections, or the pretrained dual encoder; None without a dual encoder.
         label_smoothing: probability mass of each label that the losses spread evenly over all classes. Set by a
             training, not saved; `answer_loss` "bce" and the ranking loss ignore it.
     """
@@ -51,25 +62,45 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
     label_smoothing: float = 0.0
 
     clipbert: ClipBertModel
-    contrast: ContrastiveHead | None
+    contrast: ContrastiveHead | PretrainedDualEncoder | None
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, ContrastiveHead):
             init.constant_(module.logit_scale, module.INITIAL_LOGIT_SCALE)
+        elif isinstance(module, PretrainedDualEncoder):
+            init.constant_(module.logit_scale, ContrastiveHead.INITIAL_LOGIT_SCALE)
+            if module.kind != "clip":
+                init.zeros_(module.logit_bias)
+
+    @property
+    def pretrained(self) -> PretrainedDualEncoder | None:
+        """The pretrained dual encoder, if the model has one."""
+        return self.contrast if isinstance(self.contrast, PretrainedDualEncoder) else None
 
     def encode_video(self, pixel_values: Tensor) -> Tensor:
-        """Return visual tokens (B, K, V, hidden) of frames (B, K, T, 3, H, W), see `ClipBertModel.encode_video`."""
-        return self.clipbert.encode_video(pixel_values)
+        """Return visual tokens (B, K, V, hidden) of frames (B, K, T, 3, H, W), see `ClipBertModel.encode_video`.
+
+        With a pretrained dual encoder, the clips' embeddings are in additional rows at their end
+        (`PretrainedDualEncoder.append_embeddings`); every method of the model that takes `visual_embeds` knows them.
+        """
+        if self.pretrained is None:
+            return self.clipbert.encode_video(pixel_values)
+        return self.pretrained.append_embeddings(*self.clipbert.encode_video_and_frames(pixel_values))
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return unit vectors (N, P) of texts (N, L): the encoder over the text alone, mean over tokens, projection.
 
+        With a pretrained dual encoder, the normalized features of its text encoder.
+
         Raises:
             ValueError: the configuration has no `projection_size`, or the text has a wrong shape.
         """
-        head = self._contrastive_head()
+        if self.pretrained is not None:
+            ids = self.pretrained.split_texts(input_ids, attention_mask)[2]
+            return nn.functional.normalize(self.pretrained.text_features(ids), dim=-1)
+        head = self._shared_head()
         mask = check_text(input_ids, attention_mask, self.config)
         return head.project_text(self.clipbert.encode(self.clipbert.embeddings(input_ids=input_ids), mask), mask)
 
@@ -77,13 +108,17 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         """Return unit vectors (B, P) of videos: the encoder over each clip alone, mean over tokens and clips,
         projection.
 
+        With a pretrained dual encoder, the normalized mean of the frames' unit vectors.
+
         Args:
             visual_embeds: (B, K, V, hidden) from `encode_video`.
 
         Raises:
             ValueError: the configuration has no `projection_size`, or the tokens have a wrong shape.
         """
-        head = self._contrastive_head()
+        if self.pretrained is not None:
+            return self.pretrained.video_features(self.pretrained.split_embeddings(visual_embeds)[1])
+        head = self._shared_head()
         check_visual_embeds(visual_embeds, self.config.hidden_size)
         states = self.clipbert.encode(visual_embeds.flatten(0, 1), None)
         return head.project_video(states.view(visual_embeds.shape))
@@ -98,7 +133,9 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         Raises:
             ValueError: as in those two methods.
         """
-        head = self._contrastive_head()
+        if self.pretrained is not None:
+            return self.get_text_features(input_ids, attention_mask), self.get_video_features(visual_embeds)
+        head = self._shared_head()
         mask = check_text(input_ids, attention_mask, self.config)
         check_visual_embeds(visual_embeds, self.config.hidden_size)
         clips, tokens = visual_embeds.flatten(0, 1).shape[:2]
@@ -116,9 +153,11 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
 
     def similarity(self, text_features: Tensor, video_features: Tensor) -> Tensor:
         """Return scaled cosine similarities (N, B) of unit vectors (N, P) and (B, P): the contrastive logits."""
-        return self._contrastive_head().scale() * text_features @ video_features.T
-
-    def _contrastive_head(self) -> ContrastiveHead:
         if self.contrast is None:
-            raise ValueError("projection_size is None: this model has no contrastive projections; set it to have them.")
+            raise ValueError(NO_HEAD)
+        return self.contrast.similarity(text_features, video_features)
+
+    def _shared_head(self) -> ContrastiveHead:
+        if not isinstance(self.contrast, ContrastiveHead):
+            raise ValueError(NO_HEAD)
         return self.contrast

@@ -12,6 +12,7 @@ from clipbert.model.dual_encoder import ClipBertDualEncoder, ContrastiveHead
 from clipbert.model.inputs import can_read_values, check_labels, check_options, check_scores
 from clipbert.model.losses import IGNORED, aggregate, cross_entropy, ranking_loss, soft_score_loss
 from clipbert.model.modeling import ClipBertModel
+from clipbert.model.pretrained_dual_encoder import PretrainedDualEncoder
 
 
 @dataclass
@@ -66,7 +67,7 @@ class _ForClassification(ClipBertDualEncoder):
         self.clipbert = ClipBertModel(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.classifier = Classifier(config, labels)
-        self.contrast = None if config.projection_size is None else ContrastiveHead(config)
+        self.contrast = None if config.projection_size is None or config.dual_encoder else ContrastiveHead(config)
 
     def clip_logits(
         self,
@@ -77,6 +78,10 @@ class _ForClassification(ClipBertDualEncoder):
         visual_embeds: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Return logits per clip (N, K, labels) and the visual tokens (B, K, V, hidden) of the videos."""
+        if self.pretrained is not None and input_ids is not None:
+            input_ids, attention_mask, _ = self.pretrained.split_texts(input_ids, attention_mask)
+        if self.pretrained is not None and visual_embeds is not None:
+            visual_embeds, _ = self.pretrained.split_embeddings(visual_embeds)
         input_ids, mask, visual, visual_embeds = self.clipbert.prepare_inputs(
             pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
         )
@@ -96,7 +101,32 @@ class ClipBertForRetrieval(_ForClassification):
 
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__(config, labels=2 if config.retrieval_loss == "ce" else 1)
+        if config.dual_encoder is not None:
+            self.contrast = PretrainedDualEncoder(config)
         self.post_init()
+
+    def start_at_zero_shot(self) -> None:
+        """Set the last layer of the head to zero, so that the score is the dual encoder's similarity at first."""
+        for parameter in self.classifier[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def freeze_dual_encoder(self) -> None:
+        """Stop training both halves of the pretrained dual encoder, also its dropout in `train()`."""
+        assert self.pretrained is not None
+        self.pretrained.freeze()
+        self.clipbert.vision.freeze_backbone()
+
+    def freeze_cross_encoder(self) -> None:
+        """Stop training what only the cross-encoder uses; without a pretrained dual encoder, that is the head.
+
+        For a model whose `config.cross_encoder` is False.
+        """
+        clipbert = self.clipbert
+        unused: list[nn.Module] = [self.classifier, clipbert.pooler]
+        if self.pretrained is not None:
+            unused += [clipbert.visual_embeddings, clipbert.embeddings, clipbert.encoder, clipbert.vision.projection]
+        for module in unused:
+            module.requires_grad_(False)
 
     @can_return_tuple
     def forward(

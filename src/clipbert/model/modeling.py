@@ -1,5 +1,6 @@
 """ClipBERT model without a head: vision, text embeddings and the cross-modal encoder (section 3.1 of the paper)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,13 +159,34 @@ class ClipBertModel(ClipBertPreTrainedModel):
         Raises:
             ValueError: frames of a wrong shape or type, or too large or too small for the grid.
         """
+        return self._encode_frames(self.vision, pixel_values, keep)[0]
+
+    def encode_video_and_frames(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the visual tokens (B, K, V, hidden) and the vision half's pooled output (B, K, T, channels) of frames.
+
+        Only where `config.dual_encoder` is set.
+
+        Args:
+            pixel_values: as in `encode_video`.
+
+        Raises:
+            ValueError: as in `encode_video`.
+        """
+        tokens, (pooled,) = self._encode_frames(self.vision.encode_with_pooled, pixel_values, None)
+        return tokens, pooled.view(*pixel_values.shape[:3], -1)
+
+    def _encode_frames(
+        self, encode: Callable[[Tensor], Any], pixel_values: Tensor, keep: int | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the visual tokens of frames, and what `encode` returns besides the grids."""
         check_tensors(self.input_device, pixel_values=pixel_values)
         check_pixel_values(pixel_values)
         videos, clips, frames = pixel_values.shape[:3]
         parts = 1 if has_trainable_batch_norm(self.vision) else self.microbatches
-        grids = run_in_microbatches(self.vision, parts, pixel_values.flatten(0, 2))
+        encoded = run_in_microbatches(encode, parts, pixel_values.flatten(0, 2))
+        grids, *others = encoded if isinstance(encoded, tuple) else (encoded,)
         grids = grids.view(videos * clips, frames, *grids.shape[1:])
-        return self.visual_embeddings(grids, keep).view(videos, clips, -1, self.config.hidden_size)
+        return self.visual_embeddings(grids, keep).view(videos, clips, -1, self.config.hidden_size), tuple(others)
 
     def encode(self, embeds: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Return encoder states (M, S, hidden) of token embeddings (M, S, hidden); the mask (M, S) is 0 at padding."""
@@ -184,7 +206,8 @@ class ClipBertModel(ClipBertPreTrainedModel):
 
         Runs in `microbatches` parts, see `set_microbatches`.
         """
-        return run_in_microbatches(self._encoder_states, self.microbatches, embeds, mask)
+        states: Tensor = run_in_microbatches(self._encoder_states, self.microbatches, embeds, mask)
+        return states
 
     def _encoder_states(self, embeds: Tensor, mask: Tensor | None) -> Tensor:
         states: Tensor = self.encoder(embeds, attention_mask=mask).last_hidden_state

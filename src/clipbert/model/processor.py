@@ -15,9 +15,10 @@ from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerFast
 
 from clipbert.config.schema import FramesParams
-from clipbert.errors import ModelFolderError
+from clipbert.errors import ClipBertError, ModelFolderError
 from clipbert.files.atomic import write_json
 from clipbert.model.configuration import ClipBertConfig
+from clipbert.model.dual_tokenizer import FOLDER, DualTokenizer, load_dual_tokenizer
 from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
 from clipbert.model.weights.checksums import check_model, sign_files
 from clipbert.sampling.clips import uniform_clips
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 PROCESSOR_FILE = "processor_config.json"
 SETTINGS = ("image_size", "clips", "frames_per_clip", "max_text_length")
 FRAME_SETTINGS = ("fps", "size", "max_frames", "sampling")  # of section frames: those that decide which pixels are seen
+RESIZES = ("pad", "crop", "stretch")
 PAD_TO_MULTIPLE_OF = 8
 
 Frames = NDArray[np.uint8] | Sequence[Image.Image]
@@ -41,8 +43,9 @@ class ClipBertProcessor:
     """Processor of ClipBERT: makes `pixel_values`, `input_ids` and `attention_mask`.
 
     The longer side of a frame is resized to `image_size`, and the rest of the square is filled with zeros at the right
-    and bottom, as in the paper's released code. Pixels stay uint8 in [0, 255]; the model normalizes them. Texts are
-    truncated to `max_text_length` tokens and padded to the longest one, rounded up to a multiple of 8.
+    and bottom, as in the paper's released code; `resize` chooses another way. Pixels stay uint8 in [0, 255]; the model
+    normalizes them. Texts are truncated to `max_text_length` tokens and padded to the longest one, rounded up to a
+    multiple of 8.
 
     Attributes:
         clips: number of uniform clips per video. A training stores `evaluate.clips` here, so that evaluation,
@@ -50,6 +53,8 @@ class ClipBertProcessor:
         frames: how candidate frames are taken from a file, as in the frame cache of the training; None: not stored,
             as in converted checkpoints and folders of earlier versions (`candidates` gives the value to use).
         generation: keyword arguments of `Decoding` for captioning; None: not stored.
+        dual_tokenizer: tokenizer of a pretrained dual encoder, whose ids follow in the last columns of `input_ids`.
+        resize: how a frame becomes a square: "pad"; "crop", its center, as CLIP; "stretch", as SigLIP.
 
     Example:
         >>> processor = ClipBertProcessor.from_pretrained("artifacts/models/retrieval")
@@ -69,8 +74,14 @@ class ClipBertProcessor:
         max_text_length: int = 32,
         frames: FramesParams | None = None,
         generation: dict[str, Any] | None = None,
+        dual_tokenizer: DualTokenizer | None = None,
+        resize: str = "pad",
     ) -> None:
+        if resize not in RESIZES:
+            raise ValueError(f"resize is {resize!r}: expected one of {list(RESIZES)}.")
         self.tokenizer = tokenizer
+        self.dual_tokenizer = dual_tokenizer
+        self.resize = resize
         self.image_size = image_size
         self.clips = clips
         self.frames_per_clip = frames_per_clip
@@ -170,8 +181,10 @@ class ClipBertProcessor:
             yield _check_frames(_frames_of(video, decode, number), number)
 
     def square(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
-        """Return an RGB frame resized to a longer side of `image_size` and padded to (image_size, image_size, 3)."""
+        """Return an RGB frame as a square (image_size, image_size, 3), resized as `resize` says."""
         picture = Image.fromarray(upright_rgb(image) if isinstance(image, Image.Image) else image)
+        if self.resize != "pad":
+            return np.asarray(self._fill(picture))
         width, height = picture.size
         scale = self.image_size / max(width, height)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -180,6 +193,18 @@ class ClipBertProcessor:
         square = np.zeros((self.image_size, self.image_size, 3), dtype=np.uint8)
         square[: size[1], : size[0]] = np.asarray(picture)
         return square
+
+    def _fill(self, picture: Image.Image) -> Image.Image:
+        """Return a picture whose whole square is filled: the center of it, or all of it stretched."""
+        side = self.image_size
+        if self.resize == "crop":
+            width, height = picture.size
+            scale = side / min(width, height)
+            size = (max(side, round(width * scale)), max(side, round(height * scale)))
+            picture = picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
+            left, top = (size[0] - side) // 2, (size[1] - side) // 2
+            return picture.crop((left, top, left + side, top + side))
+        return picture if picture.size == (side, side) else picture.resize((side, side), Image.Resampling.BICUBIC)
 
     def _pixels(
         self, videos: Sequence[Video], clip_indices: Sequence[ClipIndices] | None, candidates: FramesParams | None
@@ -243,20 +268,28 @@ class ClipBertProcessor:
         for row, ids in enumerate(encoded["input_ids"]):
             input_ids[row, : len(ids)] = torch.tensor(ids)
             attention_mask[row, : len(ids)] = 1
-        return input_ids, attention_mask
+        if self.dual_tokenizer is None:
+            return input_ids, attention_mask
+        dual = self.dual_tokenizer(texts)
+        return torch.cat([input_ids, dual], dim=1), torch.cat([attention_mask, torch.ones_like(dual)], dim=1)
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
-        """Write `processor_config.json` and the files of the tokenizer into a folder, usually that of the model."""
+        """Write `processor_config.json` and the files of the tokenizers into a folder, usually that of the model."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        written = self.tokenizer.save_pretrained(str(folder))
+        written = [Path(name) for name in self.tokenizer.save_pretrained(str(folder))]
         settings: dict[str, Any] = {name: getattr(self, name) for name in SETTINGS}
         if self.frames is not None:
             settings["frames"] = self.frames.model_dump(include=set(FRAME_SETTINGS))
         if self.generation is not None:
             settings["generation"] = self.generation
+        if self.resize != "pad":
+            settings["resize"] = self.resize
+        if self.dual_tokenizer is not None:
+            written += self.dual_tokenizer.save(folder)
+            settings["dual_encoder"] = {"max_text_length": self.dual_tokenizer.length}
         write_json(folder / PROCESSOR_FILE, {"processor_class": type(self).__name__, **settings})
-        sign_files(folder, [*map(Path, written), folder / PROCESSOR_FILE])
+        sign_files(folder, [*written, folder / PROCESSOR_FILE])
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **overrides: Any) -> "ClipBertProcessor":
@@ -281,11 +314,21 @@ class ClipBertProcessor:
                 settings["frames"] = FramesParams(**{name: stored["frames"][name] for name in FRAME_SETTINGS})
             if "generation" in stored:
                 settings["generation"] = dict(stored["generation"])
+            if "resize" in stored:
+                settings["resize"] = stored["resize"]
+            dual_length = int(stored["dual_encoder"]["max_text_length"]) if "dual_encoder" in stored else 0
         except (ValueError, KeyError, TypeError) as error:  # pydantic's and json's errors are ValueErrors
             raise ModelFolderError(
                 f"{path}: not a ClipBERT processor file ({error!r}). Save the processor again."
             ) from error
-        known = (*SETTINGS, "frames", "generation")
+        if dual_length:
+            try:
+                settings["dual_tokenizer"] = load_dual_tokenizer(
+                    Path(source) / FOLDER, dual_length, local_files_only=True
+                )
+            except ClipBertError as error:
+                raise ModelFolderError(f"{error} Train or convert the model again.") from error
+        known = (*SETTINGS, "frames", "generation", "resize")
         settings |= {name: value for name, value in overrides.items() if name in known}
         return cls(load_tokenizer(source), **settings)
 

@@ -1,11 +1,14 @@
 """Vision half: backbone and grid encoder (section 3.1 of the paper)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import AutoBackbone
 
 from clipbert.model.backbones import can_fold_batch_norm, compute_weight, forward_folded
-from clipbert.model.configuration import ClipBertConfig, backbone_config
+from clipbert.model.configuration import PATCH_ENCODERS, ClipBertConfig, backbone_config
+from clipbert.model.patch_backbone import PatchBackbone
 
 
 class Normalize(nn.Module):
@@ -32,9 +35,9 @@ class Normalize(nn.Module):
 class GridEncoder(nn.Module):
     """Grids (M, h, w, hidden) of frames (M, 3, H, W).
 
-    The last feature map of a transformers backbone goes through a 3x3 convolution without bias to the hidden size, a
-    2x2 max pool and ReLU. With `config.freeze_batch_norm` the batch norms keep their stored statistics in training
-    mode and are not trained; a ResNet then runs `forward_folded`.
+    The last feature map of a transformers backbone, or the patch tokens of a vision transformer, go through a 3x3
+    convolution without bias to the hidden size, a 2x2 max pool and ReLU. With `config.freeze_batch_norm` the batch
+    norms keep their stored statistics in training mode and are not trained; a ResNet then runs `forward_folded`.
 
     Attributes:
         checkpointing: whether backward recomputes the activations of the backbone's stages.
@@ -47,7 +50,7 @@ class GridEncoder(nn.Module):
         super().__init__()
         self.freeze_batch_norm, self.checkpointing = config.freeze_batch_norm, False
         self.normalize = Normalize(config)
-        self.backbone = AutoBackbone.from_config(backbone_config(config.vision or {}))
+        self.backbone = _make_backbone(config)
         self.projection = nn.Conv2d(self.backbone.channels[-1], config.hidden_size, 3, padding=1, bias=False)
         self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
         self.backbone_frozen = False
@@ -73,19 +76,39 @@ class GridEncoder(nn.Module):
         return self
 
     def forward(self, frames: Tensor) -> Tensor:
+        return self.encode(frames)[0]
+
+    def encode_with_pooled(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the grids (M, h, w, hidden) and the pooled output (M, channels) of a pretrained dual encoder.
+
+        Only where `config.dual_encoder` is set.
+        """
+        grids, pooled = self.encode(frames)
+        assert pooled is not None
+        return grids, pooled
+
+    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the grids (M, h, w, hidden) of frames (M, 3, H, W), and the pooled output of an encoder that has it.
+
+        Raises:
+            ValueError: frames so small that no grid cell is left, or not a multiple of the patch size.
+        """
         # channels last makes convolutions a third faster on a CPU and suits the tensor cores of a GPU
         pixels = self.normalize(frames).contiguous(memory_format=torch.channels_last)
+        pooled = None
         if self.training and can_fold_batch_norm(self.backbone):
             features = forward_folded(self.backbone, pixels, self.checkpointing)
         else:
-            features = self.backbone(pixels).feature_maps[-1]
+            out = self.backbone(pixels)
+            features = out.feature_maps[-1]
+            pooled = out.pooler_output if isinstance(self.backbone, PatchBackbone) else None
         if min(features.shape[-2:]) < 2:
             raise ValueError(
                 f"pixel_values of {frames.shape[-2]} x {frames.shape[-1]} pixels give a feature map of "
                 f"{features.shape[-2]} x {features.shape[-1]}: expected at least 2 x 2. Use larger frames."
             )
         grid = torch.relu(self.pool(self._project(features)))
-        return grid.permute(0, 2, 3, 1)
+        return grid.permute(0, 2, 3, 1), pooled
 
     def _project(self, features: Tensor) -> Tensor:
         if not self.training:
@@ -93,3 +116,10 @@ class GridEncoder(nn.Module):
             return projected
         weight = compute_weight(self.projection.weight)
         return nn.functional.conv2d(features, weight, padding=self.projection.padding)
+
+
+def _make_backbone(config: ClipBertConfig) -> Any:
+    vision = config.vision or {}
+    if vision["model_type"] in PATCH_ENCODERS:
+        return PatchBackbone(vision, pooled=config.dual_encoder is not None)
+    return AutoBackbone.from_config(backbone_config(vision))

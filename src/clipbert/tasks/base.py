@@ -23,10 +23,13 @@ class Objective(ABC):
     Attributes:
         model_class: a `ClipBertFor...` class; `clipbert.inference.pipelines` finds the pipeline of a task by it.
         generates_text: whether the model writes texts with its tokenizer.
+        uses_dual_encoder: whether the model keeps both halves of `model.dual_encoder`; if not, its vision half is the
+            backbone.
     """
 
     model_class: ClassVar[type[Any]]
     generates_text: ClassVar[bool] = False
+    uses_dual_encoder: ClassVar[bool] = False
 
     def __init__(self, name: str, params: Any) -> None:
         """Args: `name` of the task, for messages; `params`: the task's section of params.yaml."""
@@ -35,6 +38,14 @@ class Objective(ABC):
     @abstractmethod
     def config_fields(self, train: list[Example]) -> dict[str, Any]:
         """Return the fields of the model's configuration that the training data or the parameters decide."""
+
+    def prepare_model(self, model: Any) -> None:
+        """Freeze the weights of a model that is about to be trained which the parameters keep.
+
+        Raises:
+            ClipBertError: the parameters do not fit the model.
+        """
+        return
 
     @abstractmethod
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -53,19 +53,56 @@ class RetrievalObjective(Objective):
     """Cross-entropy over matched and unmatched pairs, plus the contrastive loss of the dual encoder."""
 
     model_class = ClipBertForRetrieval
+    uses_dual_encoder = True
 
     def config_fields(self, train: list[Example]) -> dict[str, Any]:
-        return {"projection_size": projection_size(self.params.contrastive_weight)}
+        size = projection_size(self.params.contrastive_weight)
+        return {"projection_size": size, "cross_encoder": self.params.cross_encoder}
+
+    def prepare_model(self, model: Any) -> None:
+        """Freeze the dual encoder or the cross-encoder.
+
+        Raises:
+            ClipBertError: the parameters leave no score or nothing to train, or the model has no pretrained dual
+                encoder to freeze.
+        """
+        params, pretrained = self.params, model.pretrained is not None
+        if not params.cross_encoder and model.contrast is None:
+            raise ClipBertError(
+                "tasks.retrieval.cross_encoder is false and tasks.retrieval.contrastive_weight is 0: nothing scores a "
+                "text and a video. Set one of the two, or model.dual_encoder."
+            )
+        if params.freeze_dual_encoder and not pretrained:
+            raise ClipBertError(
+                "tasks.retrieval.freeze_dual_encoder is true, but this model has no pretrained dual encoder. Set "
+                "model.dual_encoder to the folder or hub id of a CLIP or SigLIP model, or freeze_dual_encoder to false."
+            )
+        if pretrained and params.contrastive_weight == 0 and not params.freeze_dual_encoder:
+            raise ClipBertError(
+                "tasks.retrieval.contrastive_weight is 0, so nothing trains the text half of model.dual_encoder. Set "
+                "tasks.retrieval.freeze_dual_encoder to true, or a weight above 0."
+            )
+        if params.freeze_dual_encoder and not params.cross_encoder and params.epochs > 0:
+            raise ClipBertError(
+                "tasks.retrieval.freeze_dual_encoder is true and tasks.retrieval.cross_encoder false: nothing is "
+                "left to train. Set one of them the other way, or tasks.retrieval.epochs to 0 for the zero-shot model."
+            )
+        if params.freeze_dual_encoder:
+            model.freeze_dual_encoder()
+        if not params.cross_encoder:
+            model.freeze_cross_encoder()
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         videos = batch.pixel_values.shape[0]
         visual_embeds = model.encode_video(batch.pixel_values)
         parts: dict[str, Tensor] = {}
         similarity = None
-        if self.params.contrastive_weight > 0:
+        if model.contrast is not None:
             parts["contrastive"], similarity = contrastive_loss(
                 model, visual_embeds, batch.input_ids, batch.attention_mask, batch
             )
+        if not model.config.cross_encoder:
+            return self.params.contrastive_weight * parts["contrastive"], {"contrastive": parts["contrastive"].detach()}
         # Each video is paired with its own text and with `negatives` texts of other videos, of any rank.
         input_ids, attention_mask = batch.all_texts
         own = torch.arange(len(input_ids), device=input_ids.device)[RankRows(batch.videos_per_rank).own]
@@ -85,7 +122,9 @@ class RetrievalObjective(Objective):
             logits = torch.stack([logits[:, 0], logits[:, 1] + similarity.detach()[rows, owner]], dim=1)
         matching = F.cross_entropy(logits, labels.flatten(), label_smoothing=model.label_smoothing)
         parts["matching"] = scale_loss_for_ddp(matching, labels.numel())
-        total = parts["matching"] + self.params.contrastive_weight * parts.get("contrastive", torch.zeros(()))
+        total = parts["matching"]
+        if "contrastive" in parts and not self.params.freeze_dual_encoder:
+            total = total + self.params.contrastive_weight * parts["contrastive"]
         return total, {name: value.detach() for name, value in parts.items()}
 
     def draw_negatives(self, own: Tensor, texts: int, similarity: Tensor | None, draws: Tensor | None) -> Tensor:

@@ -163,7 +163,12 @@ def match_scores(
     batch_size: int,
 ) -> Tensor:
     """Return the retrieval scores (N,) of N pairs of a video and a text: the cross-encoder's log odds of a match, plus
-    the dual encoder's similarity (N,) where the model has one (as BLIP adds the two, Li et al. 2022)."""
+    the dual encoder's similarity (N,) where the model has one (as BLIP adds the two, Li et al. 2022).
+
+    Where `config.cross_encoder` is False, the score is the similarity.
+    """
+    if not model.config.cross_encoder and similarity is not None:
+        return similarity
     found = []
     for start in range(0, len(input_ids), batch_size):
         rows = slice(start, start + batch_size)

@@ -23,7 +23,13 @@ def fingerprint(project: Project, parameters: Mapping[str, Any], model: ModelPar
     """
     found = {name: value for name, value in parameters.items() if name not in IGNORED}
     found |= {path.name: sha256_file(path) for path in sorted(project.manifest.glob("*.parquet"))}
-    for name, start in (("init_from", model.start_from), ("vision", model.vision_from), ("text", model.text_from)):
+    sources = {
+        "init_from": model.start_from,
+        "vision": model.vision_from,
+        "text": model.text_from,
+        "dual_encoder": model.dual_encoder_from,
+    }
+    for name, start in sources.items():
         # a hub id has no folder: its parameter identifies it
         if start is not None and (name == "init_from" or (project.root / start).is_dir()):
             found[f"the model of model.{name}"] = digest(project.root / start, f"model.{name}")

@@ -11,13 +11,14 @@ from clipbert.files.atomic import atomic_directory
 from clipbert.files.checksums import CHECKSUMS, DamagedError, check_files, write_checksums
 
 TRAINING, VALIDATION = "train.csv", "val.csv"
+COLUMNS = ("step", "epoch", "loss")  # of a training without steps
 Rows = Sequence[Mapping[str, Any]]
 
 
 def write_history(folder: Path, training: Rows, validation: Rows) -> None:
     """Write the rows that were logged during training and those of each validation, replacing `folder`."""
     with atomic_directory(folder) as new:
-        pd.DataFrame(training).to_csv(new / TRAINING, index=False)
+        pd.DataFrame(training, columns=None if training else COLUMNS).to_csv(new / TRAINING, index=False)
         pd.DataFrame(validation).to_csv(new / VALIDATION, index=False)
         write_checksums(new, new.glob("*.csv"))
 

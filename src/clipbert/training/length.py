@@ -39,11 +39,13 @@ def training_length(
         examples: videos of the training split.
         batch_size: `train.batch_size`.
         gradient_accumulation_steps: `train.gradient_accumulation_steps`.
-        requested_epochs: the task's `epochs` parameter.
+        requested_epochs: the task's `epochs` parameter; 0: no training.
         min_steps: `train.min_steps`; 0 keeps the requested epochs.
     """
     videos = min(batch_size, examples)
     steps_per_epoch = examples // (videos * min(gradient_accumulation_steps, examples // videos))
+    if requested_epochs == 0:
+        return TrainingLength(0, 0, steps_per_epoch, 1)
     epochs = max(requested_epochs, math.ceil(min_steps / steps_per_epoch))
     return TrainingLength(epochs, requested_epochs, steps_per_epoch, max(1, epochs // requested_epochs))
 
@@ -58,6 +60,8 @@ def length_lines(task: str, videos: int, length: TrainingLength | None, min_step
         min_steps: `train.min_steps`.
         min_videos: `validate.min_train_videos`.
     """
+    if length is not None and length.epochs == 0:
+        return [f"{task}: tasks.{task}.epochs = 0: the initial weights are evaluated without training"]
     lines = []
     if videos < min_videos:
         lines.append(

@@ -8,13 +8,17 @@ from torch.optim import AdamW
 
 from clipbert.config.training import TrainParams
 from clipbert.errors import ClipBertError
+from clipbert.model.pretrained_dual_encoder import PretrainedDualEncoder
 from clipbert.model.vision import GridEncoder
+
+DUAL_ENCODER_PREFIXES = ("contrast.", "clipbert.vision.backbone.")
 
 
 def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
     """Create AdamW with parameter groups of equal learning rate and weight decay, as in the authors' code.
 
-    The backbone has the learning rate `vision_lr`, all else `lr`, each times the multiplier of the longest matching
+    The backbone has the learning rate `vision_lr`, both halves of a pretrained dual encoder `dual_encoder_lr`, all else
+    `lr`, each times the multiplier of the longest matching
     prefix in `lr_multipliers`. Biases, norms and scalars have no weight decay. With `freeze_vision` the backbone is
     frozen first. Each group has a `name` and its `peak_lr`.
 
@@ -30,16 +34,16 @@ def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
     if params.freeze_vision:
         freeze_vision(model)
     _check_prefixes(params.lr_multipliers, [name for name, _ in model.named_parameters()])
-    groups: dict[tuple[bool, bool, str], list[nn.Parameter]] = {}
+    rates = {"vision": params.vision_lr or params.lr, "dual encoder": params.dual_encoder_lr, "rest": params.lr}
+    groups: dict[tuple[str, bool, str], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (".vision." in name, parameter.ndim > 1, _longest_prefix(name, params.lr_multipliers))
+            key = (_part_of(name, model), parameter.ndim > 1, _longest_prefix(name, params.lr_multipliers))
             groups.setdefault(key, []).append(parameter)
     param_groups = []
-    for (vision, decayed, prefix), parameters in groups.items():
-        rate = (params.vision_lr or params.lr) if vision else params.lr
-        rate *= params.lr_multipliers.get(prefix, 1.0)
-        name = f"{'vision' if vision else 'rest'}, {'decayed' if decayed else 'not decayed'}"
+    for (part, decayed, prefix), parameters in groups.items():
+        rate = rates[part] * params.lr_multipliers.get(prefix, 1.0)
+        name = f"{part}, {'decayed' if decayed else 'not decayed'}"
         param_groups.append(
             {
                 "params": parameters,
@@ -83,6 +87,13 @@ def check_gradients(model: nn.Module) -> None:
             f"{', '.join(missing)}. They would keep their initial values. Use them in the loss, remove them from the "
             "model, or call requires_grad_(False) on them."
         )
+
+
+def _part_of(name: str, model: nn.Module) -> str:
+    """Return the part of the model that a parameter belongs to: "dual encoder", "vision" or "rest"."""
+    if isinstance(getattr(model, "contrast", None), PretrainedDualEncoder) and name.startswith(DUAL_ENCODER_PREFIXES):
+        return "dual encoder"
+    return "vision" if ".vision." in name else "rest"
 
 
 def _longest_prefix(name: str, prefixes: Iterable[str]) -> str:

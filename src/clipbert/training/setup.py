@@ -12,7 +12,8 @@ from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertConfig, ClipBertProcessor
 from clipbert.model.tokenizer import unwritable
 from clipbert.model.weights.init_from import Start, parts
-from clipbert.model.weights.pretrained import Part, TextPart, check_grid, read_text, read_vision, without_text_sizes
+from clipbert.model.weights.pretrained import Part, check_grid, read_text, read_vision, without_text_sizes
+from clipbert.model.weights.pretrained_dual import read_dual_encoder
 from clipbert.tasks.base import Task
 from clipbert.tasks.batch import Example
 
@@ -30,8 +31,9 @@ def build_model(
     """Create the model and the processor that a training starts from.
 
     The model has the preset's sizes and a WordPiece vocabulary learned from the training texts; the backbone
-    `model.vision` and the text encoder and tokenizer `model.text` replace its parts. With `model.init_from` all weights
-    and the tokenizer come from that folder.
+    `model.vision` and the text encoder and tokenizer `model.text` replace its parts. `model.dual_encoder` gives a
+    retrieval model its dual encoder, and every model its backbone. With `model.init_from` all weights and the
+    tokenizers come from that folder.
 
     Args:
         examples: of the training split.
@@ -45,18 +47,23 @@ def build_model(
             be read.
     """
     settings = _inference_settings(task, frames, eval_clips)
+    _check_sources(task, model_params)
     if model_params.start_from is not None:
-        for name, value in (("vision", model_params.vision_from), ("text", model_params.text_from)):
-            if value is not None:
-                raise ClipBertError(
-                    f"params.yaml: model.init_from = {model_params.init_from} and model.{name} = {value}: the folder "
-                    f"of init_from has its own {name}. Set one of the two to null."
-                )
         return _build_from_folder(task, examples, model_params, Path(model_params.start_from), settings)
-    vision = None if model_params.vision_from is None else read_vision(model_params.vision_from)
+    dual_source = model_params.dual_encoder_from
+    dual, vision = None, None
+    if dual_source is not None and task.objective.uses_dual_encoder:
+        dual = read_dual_encoder(dual_source)
+        settings |= {"dual_tokenizer": dual.tokenizer, "resize": dual.resize}
+    elif dual_source is not None:
+        vision = read_vision(dual_source, "model.dual_encoder")
+    elif model_params.vision_from is not None:
+        vision = read_vision(model_params.vision_from)
     text = None if model_params.text_from is None else read_text(model_params.text_from)
     overrides = model_params.overrides()
     fields: dict[str, Any] = {} if vision is None else vision.fields
+    if dual is not None:
+        fields = dual.fields
     if text is not None:
         tokenizer, overrides = text.tokenizer, without_text_sizes(overrides, text)
         _warn_unwritable(task, examples, tokenizer, f"model.text ({text.source})")
@@ -66,26 +73,32 @@ def build_model(
         fields = fields | {"vocab_size": len(tokenizer)}
     preset = {"tiny": ClipBertConfig.tiny, "base": ClipBertConfig.base}[model_params.preset]
     try:
-        config = preset(**(fields | overrides | task.objective.config_fields(examples)))
+        fixed = {} if dual is None else {"projection_size": dual.fields["projection_size"]}
+        config = preset(**(fields | overrides | task.objective.config_fields(examples) | fixed))
     except ValueError as error:
-        sources = ", ".join(f"{part.source}" for part in (vision, text) if part is not None)
+        sources = ", ".join(f"{part.source}" for part in (dual, vision, text) if part is not None)
         raise ClipBertError(f"params.yaml: model: {error}{f' (with what {sources} has)' if sources else ''}") from error
-    _check_frames(frames, config.image_size, vision)
+    _check_frames(frames, config.image_size, dual or vision, "dual_encoder" if dual_source else "vision")
     model = task.objective.model_class(config)
-    _load_parts(task, model, vision, text)
+    if dual is not None:
+        model.start_at_zero_shot()
+    _load_parts(task, model, {"dual_encoder" if dual_source else "vision": dual or vision, "text": text})
     return model, ClipBertProcessor.for_config(config, tokenizer, **settings)
 
 
-def _check_frames(frames: FramesParams, image_size: int, vision: Part | None) -> None:
-    """Check that cached frames are not enlarged; params.yaml alone cannot tell where `vision` sets the image size.
+def _check_frames(frames: FramesParams, image_size: int, vision: Part | None, parameter: str) -> None:
+    """Check that cached frames are not enlarged; params.yaml alone cannot tell where a part sets the image size.
+
+    Args:
+        parameter: of section `model`, from which `vision` is.
 
     Raises:
         ClipBertError: naming both sizes.
     """
     if vision is not None and frames.size < image_size:
         raise ClipBertError(
-            f"params.yaml: frames.size = {frames.size} is smaller than the image size {image_size} of model.vision "
-            f"({vision.source}): cached frames would be enlarged. Set frames.size to {image_size} or more, or "
+            f"params.yaml: frames.size = {frames.size} is smaller than the image size {image_size} of "
+            f"model.{parameter} ({vision.source}): cached frames would be enlarged. Set frames.size to {image_size} or more, or "
             f"model.image_size to {frames.size} or less."
         )
 
@@ -105,15 +118,47 @@ def _learn_tokenizer(
     return ClipBertProcessor.train_tokenizer(texts, vocab_size=vocab_size)
 
 
-def _load_parts(task: Task, model: Any, vision: Part | None, text: TextPart | None) -> None:
-    """Load the weights of the backbone and the text encoder into the model, and print their origin."""
-    for name, part in (("vision", vision), ("text", text)):
+def _check_sources(task: Task, model_params: ModelParams) -> None:
+    """Check that no two parameters of section `model` give the same part, and that a task without training has one.
+
+    Raises:
+        ClipBertError: naming the two parameters.
+    """
+    given = {
+        "init_from": model_params.start_from,
+        "dual_encoder": model_params.dual_encoder_from,
+        "vision": model_params.vision_from,
+        "text": model_params.text_from,
+    }
+    pairs = [("init_from", "vision"), ("init_from", "text"), ("init_from", "dual_encoder"), ("dual_encoder", "vision")]
+    for whole, part in pairs:
+        if given[whole] is not None and given[part] is not None:
+            where = "folder of init_from has its own" if whole == "init_from" else "dual encoder has its own"
+            raise ClipBertError(
+                f"params.yaml: model.{whole} = {given[whole]} and model.{part} = {given[part]}: the {where} {part}. "
+                "Set one of the two to null."
+            )
+    if task.params.epochs == 0 and given["init_from"] is None and given["dual_encoder"] is None:
+        raise ClipBertError(
+            f"tasks.{task.name}.epochs is 0, so the initial weights are evaluated, but these are random. Set "
+            "model.dual_encoder (a CLIP or SigLIP model) or model.init_from (a trained model), or more epochs."
+        )
+
+
+def _load_parts(task: Task, model: Any, given: dict[str, Part | None]) -> None:
+    """Load the weights of pretrained parts into the model, and print their origin.
+
+    Args:
+        given: the parts by parameter of section `model`.
+    """
+    for name, part in given.items():
         if part is not None:
-            given = part.give(model)
-            console.print(f"{task.name}: {given} weights of model.{name} from {part.source}; {part.remark}")
-    if vision is not None:
-        rows, cols = check_grid(model, vision.source)
-        console.print(f"{task.name}: frames of {model.config.image_size} pixels are {rows} x {cols} cells")
+            count = part.give(model)
+            console.print(f"{task.name}: {count} weights of model.{name} from {part.source}; {part.remark}")
+    for name, part in given.items():
+        if part is not None and "vision" in part.fields:
+            rows, cols = check_grid(model, part.source, name)
+            console.print(f"{task.name}: frames of {model.config.image_size} pixels are {rows} x {cols} cells")
 
 
 def _warn_unwritable(task: Task, examples: list[Example], tokenizer: PreTrainedTokenizerFast, source: str) -> None:
@@ -138,9 +183,13 @@ def _build_from_folder(
     """Create the model and the processor from the folder `model.init_from`."""
     begin = Start.read(folder)
     try:
-        config = begin.config(model_params.overrides(), task.objective.config_fields(examples))
+        fields, dual = task.objective.config_fields(examples), task.objective.uses_dual_encoder
+        config = begin.config(model_params.overrides(), fields, dual)
     except ValueError as error:
         raise ClipBertError(f"params.yaml: model: {error}") from error
+    if config.dual_encoder is not None:
+        settings |= {"dual_tokenizer": begin.processor.dual_tokenizer}
+    settings |= {"resize": begin.processor.resize}
     model = task.objective.model_class(config)
     _warn_unwritable(task, examples, begin.processor.tokenizer, f"model.init_from ({folder})")
     fresh = begin.give(model)

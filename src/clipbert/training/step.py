@@ -108,6 +108,7 @@ class TrainStep:
         self.scaler = self.precision.scaler
         model.to(device)
         model.label_smoothing = params.label_smoothing
+        task.objective.prepare_model(model)
         self.optimizer = make_optimizer(model, params)
         model.train()
         remarks = [self.precision.why]

@@ -94,12 +94,17 @@ class Trainer:
             len(self.train_examples), params.batch_size, params.gradient_accumulation_steps, epochs, params.min_steps
         )
 
+    @property
+    def limit(self) -> str | None:
+        """`train.budget`; None without one, and for a task with 0 epochs, which is not trained."""
+        return self.params.budget if self.task.params.epochs else None
+
     def make_sampler(self, step: int = 0) -> DistributedBatchSampler:
         """Return the sampler of the batches from `step` on; it is endless where a budget ends the training."""
         sampler = DistributedBatchSampler(
             len(self.train_examples),
             self.params.batch_size,
-            None if self.params.budget else self.length.epochs,
+            None if self.limit else self.length.epochs,
             self.seed,
             gradient_accumulation_steps=self.params.gradient_accumulation_steps,
             rank=self.context.rank,
@@ -185,9 +190,9 @@ class Trainer:
         state, monitor = self.state, self.step.monitor
         self.tracker, state.run_id = tracker, tracker.run_id
         self.sampler = self.make_sampler(state.step)
-        epochs_per_validation = 1 if self.params.budget else self.length.epochs_per_validation
+        epochs_per_validation = 1 if self.limit else self.length.epochs_per_validation
         self.steps_per_validation = self.sampler.steps_per_epoch * epochs_per_validation
-        self.budget = make_budget_tracker(self.params.budget, self.sampler.steps or 0, monitor, state.budget)
+        self.budget = make_budget_tracker(self.limit, self.sampler.steps or 0, monitor, state.budget)
         self.guard = NonFiniteGuard(
             self.task.name, self.checkpoints.folder, self.params.max_bad_steps, self.context, state.bad_steps
         )
@@ -216,8 +221,11 @@ class Trainer:
         return self.budget.finished(self.usage) or out_of_patience(self.state.validation, metric, patience)
 
     def should_validate(self) -> bool:
-        """Return whether a validation follows the current step and has not been made yet."""
-        if self.state.step == self.state.validated_step:
+        """Return whether a validation follows the current step and has not been made yet.
+
+        A training without steps validates the initial weights.
+        """
+        if self.state.step == self.state.validated_step and (self.state.validation or self.sampler.steps != 0):
             return False
         end_of_epoch = self.state.step % self.steps_per_validation == 0
         return self.finished() or self.budget.should_validate(self.usage, end_of_epoch)

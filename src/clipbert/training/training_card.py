@@ -44,6 +44,8 @@ def training_card(trainer: Trainer, model: ModelParams, folder: Path, origin: Ma
         rows = [(name, round(value, 4)) for name, value in sorted(best.items()) if name not in ("step", "epoch")]
         epochs = state.validation[-1]["epoch"]
         chosen = f"Epoch {state.best_epoch} of {epochs}, the best by {task.evaluator.main_metric}."
+        if state.step == 0:
+            chosen = "The initial weights, without training."
         sections["Validation"] = f"{chosen}\n\n{table(('metric', 'value'), rows)}"
     return model_card(task.card, str(folder), task.objective.model_class.__name__, sections)
 
@@ -54,7 +56,11 @@ def _is_input(name: str) -> bool:
 
 
 def _initial_weights(model: ModelParams) -> str:
-    parts = ((model.vision_from, "the backbone of"), (model.text_from, "the encoder of"))
+    parts = (
+        (model.dual_encoder_from, "the dual encoder of"),
+        (model.vision_from, "the backbone of"),
+        (model.text_from, "the encoder of"),
+    )
     return model.start_from or ", ".join(f"{which} {start}" for start, which in parts if start) or "random"
 
 

@@ -23,8 +23,8 @@ from transformers import (
     PreTrainedConfig,
     ResNetConfig,
     SwinConfig,
-    ViTConfig,
-    ViTModel,
+    ViTMAEConfig,
+    ViTMAEModel,
 )
 
 from clipbert.config.schema import SCRATCH, Params
@@ -296,9 +296,9 @@ def test_image_sizes_that_the_backbone_does_not_take_are_refused(folders: Callab
 
 
 def test_a_kind_without_feature_maps_is_refused(tmp_path: Path) -> None:
-    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32)
-    ViTModel(config).save_pretrained(tmp_path)
-    message = f"model.vision: {tmp_path}: its model_type is 'vit', of which .* no feature maps. Choose one of beit, "
+    config = ViTMAEConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    ViTMAEModel(config).save_pretrained(tmp_path)
+    message = f"model.vision: {tmp_path}: its model_type is 'vit_mae', which has neither feature maps .* one of beit, "
     with pytest.raises(ClipBertError, match=message):
         read_vision(str(tmp_path))
 

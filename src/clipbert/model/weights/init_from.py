@@ -19,7 +19,16 @@ from clipbert.model.weights.load import REMEDY, load
 # Fields that belong to a task or to the use of a model; all others must fit the weights.
 FREE = ("clips", "frames_per_clip", "frame_fusion", "max_text_length", "image_size", "score_aggregation")
 DERIVED = ("intermediate_size",)  # of hidden_size, which is compared itself
-OF_THE_TASK = ("answers", "answer_loss", "retrieval_loss", "ranking_margin", "projection_size", "architectures")
+OF_THE_TASK = (
+    "answers",
+    "answer_loss",
+    "retrieval_loss",
+    "ranking_margin",
+    "projection_size",
+    "cross_encoder",
+    "architectures",
+)
+OF_THE_DUAL_ENCODER = ("dual_encoder", "projection_size")
 
 
 @dataclass(frozen=True)
@@ -50,12 +59,15 @@ class Start:
             )
         return cls(folder, model, processor)
 
-    def config(self, overrides: dict[str, Any], task_fields: dict[str, Any]) -> ClipBertConfig:
+    def config(
+        self, overrides: dict[str, Any], task_fields: dict[str, Any], uses_dual_encoder: bool = False
+    ) -> ClipBertConfig:
         """Return the stored configuration with the overrides and the fields of the task.
 
         Args:
             overrides: fields of section `model` of params.yaml.
             task_fields: fields that the task sets.
+            uses_dual_encoder: whether the task keeps a pretrained dual encoder; otherwise only its vision half is kept.
 
         Raises:
             ClipBertError: an override does not fit the stored weights.
@@ -68,7 +80,9 @@ class Start:
                     f"params.yaml: model.{name} = {value!r}, but model.init_from ({self.folder}) has {stored[name]!r}: "
                     f"its weights fit no other. Set model.{name} to null, or start from another model."
                 )
-        fixed = {name: value for name, value in stored.items() if name not in OF_THE_TASK}
+        fixed = {name: value for name, value in stored.items() if name not in (*OF_THE_TASK, "dual_encoder")}
+        if stored.get("dual_encoder") is not None and uses_dual_encoder:
+            task_fields = task_fields | {name: stored[name] for name in OF_THE_DUAL_ENCODER}
         chosen = {name: value for name, value in overrides.items() if name in FREE}
         return ClipBertConfig.from_dict(fixed | chosen | task_fields)
 
@@ -95,11 +109,12 @@ def digest(folder: Path, parameter: str = "model.init_from") -> str:
     Raises:
         ClipBertError: there is no such folder.
     """
-    files = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".safetensors", ".bin", ".txt"))
+    kept = (".json", ".safetensors", ".bin", ".txt", ".model")
+    files = sorted(path for path in folder.rglob("*") if path.suffix in kept and path.is_file())
     if not files:
         raise ClipBertError(
             f"{parameter}: {folder}: not found: expected a model folder. Train or convert it first, or set "
             f"{parameter} to null to start from scratch."
         )
-    listed = json.dumps([[path.name, sha256_file(path)] for path in files])
+    listed = json.dumps([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
     return hashlib.sha256(listed.encode()).hexdigest()

@@ -1,26 +1,21 @@
 """Pretrained parts that a training starts from: a vision backbone and a text encoder, each a folder or a hub id."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, BertForPreTraining, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import BertForPreTraining, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
-from transformers.utils import cached_file
 
-from clipbert.errors import ClipBertError, ModelFolderError
-from clipbert.model.configuration import BACKBONES, BERT_FIELDS, backbone_config
+from clipbert.errors import ClipBertError
+from clipbert.model.configuration import BACKBONES, BERT_FIELDS, DUAL_ENCODERS, PATCH_ENCODERS, backbone_config
+from clipbert.model.patch_backbone import native_image_size
 from clipbert.model.tokenizer import load_tokenizer
-from clipbert.model.weights.checksums import check_model
-from clipbert.model.weights.load import quiet
+from clipbert.model.weights.sources import is_local, load_weights, normalization, read_config, square_side
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PREPROCESSOR_FILE = "preprocessor_config.json"
 NORMS = "hidden_states_norms."  # of a backbone's feature maps: classifiers, which most checkpoints are, have none
 UNNAMED = ("architectures", "dtype", "id2label", "label2id", "out_indices", "stage_names", "transformers_version")
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")  # those that params.yaml may name
@@ -52,31 +47,32 @@ class TextPart(Part):
     tokenizer: PreTrainedTokenizerFast
 
 
-def read_vision(source: str) -> Part:
-    """Load the backbone of `model.vision` with its pixel normalization.
+def read_vision(source: str, parameter: str = "model.vision") -> Part:
+    """Load the vision model of `model.vision` with its pixel normalization.
+
+    Args:
+        source: folder or hub id; of a dual encoder, its vision half is loaded.
+        parameter: name of the parameter, for messages.
 
     Raises:
-        ClipBertError: the source cannot be read, its model type has no feature maps, or weights are missing or
-            mis-shaped.
+        ClipBertError: the source cannot be read, its model type has neither feature maps nor patch tokens, or weights
+            are missing or mis-shaped.
     """
-    parameter = "model.vision"
-    local = _is_local(parameter, source)
-    config = _config(parameter, source, local)
+    local = is_local(parameter, source)
+    config = read_config(parameter, source, local)
+    if config.model_type in (*PATCH_ENCODERS, *DUAL_ENCODERS):
+        return _read_patch_encoder(parameter, source, local, config)
     if config.model_type not in BACKBONES:
         raise ClipBertError(
-            f"{parameter}: {source}: its model_type is {config.model_type!r}, of which transformers' AutoBackbone has "
-            f"no feature maps. Choose one of {', '.join(sorted(BACKBONES))} (docs/how-to/backbones.md)."
+            f"{parameter}: {source}: its model_type is {config.model_type!r}, which has neither feature maps for "
+            "transformers' AutoBackbone nor patch tokens. Choose one of "
+            f"{', '.join(sorted([*BACKBONES, *PATCH_ENCODERS, *DUAL_ENCODERS]))} (docs/how-to/backbones.md)."
         )
-    fields = {name: value for name, value in config.to_diff_dict().items() if name not in UNNAMED}
-    fields = json.loads(json.dumps(fields)) | {"model_type": config.model_type}
-    fields.pop("out_features", None)
-    try:
-        kept = backbone_config(fields)
-    except ValueError as error:
-        raise ClipBertError(f"{parameter}: {source}: {error}") from error
+    fields, kept = vision_fields(parameter, source, config)
     architecture = MODEL_FOR_BACKBONE_MAPPING[type(config)]
-    backbone, fresh = _weights(parameter, source, local, architecture, kept, lambda name: name.startswith(NORMS))
-    mean, std, side, remark = _preprocessing(parameter, source, local)
+    backbone, fresh = load_weights(parameter, source, local, architecture, kept, lambda name: name.startswith(NORMS))
+    mean, std, remark = normalization(parameter, source, local)
+    side = square_side(parameter, source, local)
     if fresh:
         remark += f"; fresh: {', '.join(fresh)}"
     frozen = any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
@@ -87,6 +83,37 @@ def read_vision(source: str) -> Part:
     return Part(source, chosen, weights, remark)
 
 
+def _read_patch_encoder(parameter: str, source: str, local: bool, config: PreTrainedConfig) -> Part:
+    """Load a vision transformer with patch tokens, alone or from a dual encoder."""
+    own = config.vision_config if config.model_type in DUAL_ENCODERS else config
+    fields, _ = vision_fields(parameter, source, own)
+    architecture = getattr(transformers, (PATCH_ENCODERS | DUAL_ENCODERS)[config.model_type])
+    model, _ = load_weights(
+        parameter, source, local, architecture, config, lambda name: name.startswith(("pooler.", "head."))
+    )
+    encoder = model.vision_model if config.model_type in DUAL_ENCODERS else model
+    weights = {f"clipbert.vision.backbone.model.{name}": value for name, value in encoder.state_dict().items()}
+    mean, std, remark = normalization(parameter, source, local, fields["model_type"])
+    chosen = {"vision": fields, "freeze_batch_norm": False, "image_mean": mean, "image_std": std}
+    chosen["image_size"] = native_image_size(fields)
+    return Part(source, chosen, weights, f"patch tokens; {remark}")
+
+
+def vision_fields(parameter: str, source: str, config: PreTrainedConfig) -> tuple[dict[str, Any], PreTrainedConfig]:
+    """Return `ClipBertConfig.vision` for the configuration of a vision model, and the configuration made from it.
+
+    Raises:
+        ClipBertError: it is not a valid configuration.
+    """
+    fields = {name: value for name, value in config.to_diff_dict().items() if name not in UNNAMED}
+    fields = json.loads(json.dumps(fields)) | {"model_type": config.model_type}
+    fields.pop("out_features", None)
+    try:
+        return fields, backbone_config(fields)
+    except ValueError as error:
+        raise ClipBertError(f"{parameter}: {source}: {error}") from error
+
+
 def read_text(source: str) -> TextPart:
     """Load the BERT encoder of `model.text`: sizes, weights and tokenizer.
 
@@ -95,8 +122,8 @@ def read_text(source: str) -> TextPart:
             with more words than the model.
     """
     parameter = "model.text"
-    local = _is_local(parameter, source)
-    config = _config(parameter, source, local)
+    local = is_local(parameter, source)
+    config = read_config(parameter, source, local)
     kind, positions = config.model_type, getattr(config, "position_embedding_type", None)
     if kind != "bert" or positions not in (None, "absolute") or config.is_decoder:
         what = f"its model_type is {kind!r}" if kind != "bert" else "it is a decoder or has relative positions"
@@ -108,7 +135,7 @@ def read_text(source: str) -> TextPart:
     def may_miss(name: str) -> bool:
         return name.startswith(("cls.", "bert.pooler.")) or name.endswith("position_ids")
 
-    model, fresh = _weights(parameter, source, local, BertForPreTraining, config, may_miss)
+    model, fresh = load_weights(parameter, source, local, BertForPreTraining, config, may_miss)
     try:
         tokenizer = load_tokenizer(source, local_files_only=local, trust_remote_code=False)
     except ClipBertError as error:
@@ -145,8 +172,13 @@ def without_text_sizes(overrides: dict[str, Any], text: TextPart) -> dict[str, A
     return {name: value for name, value in overrides.items() if name not in (*SIZES, "intermediate_size")}
 
 
-def check_grid(model: Any, source: str) -> tuple[int, int]:
+def check_grid(model: Any, source: str, parameter: str = "vision") -> tuple[int, int]:
     """Return rows and columns of the grid of `config.image_size` pixels, from a forward pass of a black clip.
+
+    Args:
+        model: a task's model.
+        source: of the backbone, for messages.
+        parameter: of section `model`, for messages.
 
     Raises:
         ClipBertError: the frames are too small for a cell, too large for the learned rows and columns, or not
@@ -163,106 +195,9 @@ def check_grid(model: Any, source: str) -> tuple[int, int]:
     except (ValueError, RuntimeError) as error:
         reason = str(error).rstrip(".")
         raise ClipBertError(
-            f"model.vision: {source} with model.image_size = {size}: {reason}. Set model.image_size to what "
+            f"model.{parameter}: {source} with model.image_size = {size}: {reason}. Set model.image_size to what "
             "the backbone takes, and frames.size to at least that."
         ) from error
     finally:
         model.train(was_training)
     return int(grid.shape[1]), int(grid.shape[2])
-
-
-def _is_local(parameter: str, source: str) -> bool:
-    """Return whether a source is a local folder; otherwise it must be a hub id.
-
-    Raises:
-        ClipBertError: the source looks like a path but is not a folder, or a file of the folder is damaged.
-    """
-    if Path(source).is_dir():
-        try:
-            check_model(Path(source))
-        except ModelFolderError as error:
-            raise ClipBertError(f"{parameter}: {error}") from error
-        return True
-    if source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).exists() or not source.strip():
-        raise ClipBertError(
-            f"{parameter}: {source}: not found: expected a folder written by save_pretrained or `clipbert convert`, or "
-            "the id of a model on the hub (owner/name)."
-        )
-    return False
-
-
-def _config(parameter: str, source: str, local: bool) -> PreTrainedConfig:
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
-    except Exception as error:  # transformers, the hub client and strict dataclasses raise different types
-        raise _unreadable(parameter, source, local, "config.json", error) from error
-    return config
-
-
-def _weights(
-    parameter: str,
-    source: str,
-    local: bool,
-    architecture: type[PreTrainedModel],
-    config: PreTrainedConfig,
-    may_miss: Callable[[str], bool],
-) -> tuple[PreTrainedModel, list[str]]:
-    """Return a model with the weights of the source, and the modules that stay randomly initialized."""
-    try:
-        with quiet():
-            model, info = architecture.from_pretrained(
-                source,
-                config=config,
-                local_files_only=local,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                dtype=torch.float32,
-            )
-    except (SafetensorError, OSError, ValueError, RuntimeError, ImportError) as error:
-        raise _unreadable(parameter, source, local, "the weights", error) from error
-    missing = sorted(info["missing_keys"])
-    mismatched = sorted(name if isinstance(name, str) else name[0] for name in info["mismatched_keys"])
-    for problem, names in (("missing", [n for n in missing if not may_miss(n)]), ("mis-shaped", mismatched)):
-        if names:
-            raise ClipBertError(
-                f"{parameter}: {source}: {len(names)} weights of {architecture.__name__} are {problem}: "
-                f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. Its config.json and weights do not "
-                "belong together: save or download both again."
-            )
-    return model.eval(), list(dict.fromkeys(name.rpartition(".")[0] for name in missing))
-
-
-def _unreadable(parameter: str, source: str, local: bool, what: str, error: Exception) -> ClipBertError:
-    first = str(error).strip().partition("\n")[0]
-    if local:
-        remedy = "expected a folder written by save_pretrained or `clipbert convert`: save it again."
-    else:
-        remedy = (
-            "No such folder here, and the hub gave no such model: check the id and the network (HF_HUB_OFFLINE), or "
-            "download it on another machine and name its folder."
-        )
-    return ClipBertError(f"{parameter}: {source}: {what} cannot be read ({first}). {remedy}")
-
-
-def _preprocessing(parameter: str, source: str, local: bool) -> tuple[list[float], list[float], int | None, str]:
-    """Return mean and standard deviation on the scale of 0 to 255, the side of square images, and a remark.
-
-    The side is None where the file names no height and width: other sizes are those of a crop.
-    """
-    try:
-        path = cached_file(
-            source, PREPROCESSOR_FILE, local_files_only=local, _raise_exceptions_for_missing_entries=False
-        )
-        stored = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-        # Values are on a scale from 0 to 1 unless the file sets another rescale_factor or no rescaling.
-        scale = 1 / float(stored.get("rescale_factor") or 1 / 255) if stored.get("do_rescale", True) else 1.0
-        normalized = stored.get("do_normalize", True)
-        mean = stored.get("image_mean") or IMAGENET_MEAN if normalized else (0.0,) * 3
-        std = stored.get("image_std") or IMAGENET_STD if normalized else (1.0,) * 3
-        found = [round(scale * float(v), 6) for v in mean], [round(scale * float(v), 6) for v in std]
-        size = stored.get("size")
-        height, width = (size.get("height"), size.get("width")) if isinstance(size, dict) else (None, None)
-        side = int(height) if height is not None and height == width else None
-    except (OSError, ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise _unreadable(parameter, source, local, PREPROCESSOR_FILE, error) from error
-    return *found, side, f"its own normalization ({PREPROCESSOR_FILE})" if stored else "normalization of ImageNet"
