@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from clipbert.config.schema import FramesParams
 from clipbert.errors import ClipBertError, ModelFolderError
@@ -63,6 +65,30 @@ def test_pil_images_of_any_mode(processor):
     images = [Image.new("L", (20, 10), 70), Image.new("RGB", (20, 10), (1, 2, 3))]
     pixels = processor(frames=[images], clip_indices=[[[0, 1]]])["pixel_values"]
     assert pixels[0, 0, :, :, 0, 0].tolist() == [[70, 70, 70], [1, 2, 3]]
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 71), (64, 32), (20, 25), (32, 32)])
+@pytest.mark.parametrize(
+    ("resize", "reference"),
+    [
+        ("crop", CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})),
+        ("stretch", SiglipImageProcessorPil(size={"height": 32, "width": 32})),
+    ],
+)
+def test_frames_of_clip_and_siglip_are_those_of_transformers(tokenizer, resize, reference, height, width):
+    processor = ClipBertProcessor(tokenizer, image_size=32, resize=resize)
+    frame = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    expected = reference(Image.fromarray(frame), do_rescale=False, do_normalize=False, return_tensors="pt")
+    shown = torch.from_numpy(processor.square(frame)).permute(2, 0, 1)
+    assert torch.equal(shown.float(), expected["pixel_values"][0].float())
+
+
+def test_the_way_of_resizing_is_stored(tokenizer, tmp_path):
+    ClipBertProcessor(tokenizer, resize="crop").save_pretrained(tmp_path)
+    assert ClipBertProcessor.from_pretrained(tmp_path).resize == "crop"
+    assert ClipBertProcessor.from_pretrained(tmp_path, resize="pad").resize == "pad"
+    with pytest.raises(ValueError, match=r"resize is 'zoom': expected one of \['pad', 'crop', 'stretch'\]"):
+        ClipBertProcessor(tokenizer, resize="zoom")
 
 
 def test_texts_are_padded_to_a_multiple_of_eight(processor):

@@ -1,21 +1,22 @@
 """Folders of small CLIP, SigLIP, SigLIP 2 and ViT models with random weights, as their authors' folders on the hub."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPTokenizer,
-    PreTrainedTokenizerFast,
     Siglip2Config,
     Siglip2Model,
     Siglip2Tokenizer,
     SiglipConfig,
     SiglipModel,
+    SiglipTokenizer,
     ViTConfig,
     ViTModel,
 )
@@ -59,7 +60,7 @@ def write_clip(folder: Path, seed: int = 3, **vision: Any) -> Path:
 
 def write_siglip(folder: Path, seed: int = 3, **vision: Any) -> Path:
     """Write a SigLIP model: a pooling head over the patches, and texts padded to 64 tokens."""
-    tokenizer = _siglip_tokenizer()
+    tokenizer = _siglip_tokenizer(folder)
     text = LAYERS | {"vocab_size": len(tokenizer), "max_position_embeddings": 64, "projection_size": 32}
     model = _randomized(SiglipModel, SiglipConfig(text_config=text, vision_config=VISION | vision), seed)
     return _write(folder, model, tokenizer, {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
@@ -110,16 +111,21 @@ def _clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[])
 
 
-def _siglip_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer of words with SigLIP's end and padding tokens."""
-    vocabulary = {word: number for number, word in enumerate(("<pad>", "<eos>", "<unk>", *WORDS))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", model_max_length=64
+def _siglip_tokenizer(folder: Path) -> SiglipTokenizer:
+    """Return SigLIP's tokenizer with a SentencePiece model of a few words, which is written into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = io.BytesIO()
+    special = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(WORDS), *WORDS]),
+        model_writer=written,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **special,
     )
+    (folder / "spiece.model").write_bytes(written.getvalue())
+    return SiglipTokenizer(vocab_file=str(folder / "spiece.model"))
 
 
 def _siglip2_tokenizer() -> Siglip2Tokenizer:

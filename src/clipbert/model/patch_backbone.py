@@ -42,7 +42,7 @@ class PatchBackbone(nn.Module):
         super().__init__()
         self.kind, self.pooled = vision["model_type"], pooled
         config = backbone_config(vision)
-        if hasattr(config, "vision_use_head"):
+        if self.kind.startswith("siglip"):
             config.vision_use_head = pooled
         arguments = {"add_pooling_layer": False} if self.kind == "vit" else {}
         self.model = getattr(transformers, PATCH_ENCODERS[self.kind])._from_config(config, **arguments)

@@ -184,7 +184,7 @@ class ClipBertProcessor:
         """Return an RGB frame as a square (image_size, image_size, 3), resized as `resize` says."""
         picture = Image.fromarray(upright_rgb(image) if isinstance(image, Image.Image) else image)
         if self.resize != "pad":
-            return np.asarray(self._fill(picture))
+            return np.array(self._fill(picture))
         width, height = picture.size
         scale = self.image_size / max(width, height)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -200,7 +200,7 @@ class ClipBertProcessor:
         if self.resize == "crop":
             width, height = picture.size
             scale = side / min(width, height)
-            size = (max(side, round(width * scale)), max(side, round(height * scale)))
+            size = (max(side, int(width * scale)), max(side, int(height * scale)))  # as transformers rounds
             picture = picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
             left, top = (size[0] - side) // 2, (size[1] - side) // 2
             return picture.crop((left, top, left + side, top + side))

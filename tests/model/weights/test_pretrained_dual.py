@@ -82,9 +82,10 @@ def test_a_preprocessor_decides_the_frames(folders: Path, tmp_path: Path) -> Non
 def test_another_task_has_the_vision_half(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, processor = build("open_qa", dual_encoder=folders / "siglip")
     assert model.config.vision["model_type"] == "siglip_vision_model"
+    assert model.config.image_size == 48
     assert (model.config.dual_encoder, processor.dual_tokenizer, processor.resize) == (None, None, "pad")
     assert (
-        f"open_qa: 48 weights of model.dual_encoder from {folders / 'siglip'}; patch tokens" in capsys.readouterr().out
+        f"open_qa: 37 weights of model.dual_encoder from {folders / 'siglip'}; patch tokens" in capsys.readouterr().out
     )
 
 
