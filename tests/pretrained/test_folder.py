@@ -11,14 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dual_encoders import write_clip
 from PIL import Image
 from small_trainings import build_from_params
-from transformers import AutoImageProcessor, BertModel, ConvNextConfig, ConvNextModel, ViTConfig, ViTModel
+from transformers import (
+    AutoImageProcessor,
+    BertModel,
+    CLIPModel,
+    ConvNextConfig,
+    ConvNextModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from clipbert.config.schema import Params
 from clipbert.errors import ClipBertError
 from clipbert.model.weights.checksums import check_model
 from clipbert.model.weights.pretrained import read_text, read_vision
+from clipbert.model.weights.pretrained_dual import read_dual_encoder
 from clipbert.pretrained import folder as folders
 from clipbert.pretrained.folder import get_part, parts_of
 from clipbert.pretrained.lite_checkpoint import read_lite
@@ -227,6 +237,17 @@ def test_a_model_of_the_hub(models: Path, hub: Callable[[str, Path], None], tmp_
     assert read_text(str(tmp_path / "text")).fields["hidden_size"] == 384
 
 
+def test_a_dual_encoder_of_the_hub(hub: Callable[[str, Path], None], tmp_path: Path) -> None:
+    hub("somebody/clip", write_clip(tmp_path / "clip"))
+    assert "use it as model.dual_encoder" in get_part("somebody/clip", tmp_path / "out")
+    assert read_dual_encoder(str(tmp_path / "out")).fields["projection_size"] == 20
+    assert get_part("somebody/clip", tmp_path / "out").endswith("complete and unchanged")
+    vision = CLIPModel.from_pretrained(tmp_path / "clip").vision_model
+    vision.save_pretrained(tmp_path / "vision")
+    hub("somebody/vision", tmp_path / "vision")
+    assert "use it as model.vision" in get_part("somebody/vision", tmp_path / "patches")
+
+
 def test_models_of_the_hub_that_do_not_fit(hub: Callable[[str, Path], None], tmp_path: Path) -> None:
     small: dict[str, Any] = {
         "hidden_size": 16,
@@ -247,7 +268,7 @@ def test_models_of_the_hub_that_do_not_fit(hub: Callable[[str, Path], None], tmp
     hub("somebody/empty", tmp_path / "empty")
     for name, message in {
         "somebody/broken": r"model.vision: somebody/broken: \d+ weights of ConvNextBackbone are missing",
-        "somebody/gpt": r"somebody/gpt: its model_type is 'gpt2': expected 'bert' for model.text, or a backbone with",
+        "somebody/gpt": r"somebody/gpt: its model_type is 'gpt2': expected 'bert' for model.text, clip, siglip,",
         "somebody/empty": r"somebody/empty: no weights in its hub repository: expected \*.safetensors",
         "somebody/absent": r"somebody/absent: the hub gave no such model .* the id and the network .* from a wheel",
         "some/where/else": r"some/where/else: expected one of efficientnet-lite0, .* or the id of a model on the hub",

@@ -91,7 +91,7 @@ class ModelParams(Section):
         None,
         ge=32,
         le=2048,
-        description="side of the square input image in pixels; null: that of model.vision or model.dual_encoder, if they have one",
+        description="side of the square input image in pixels; null: model.vision's or model.dual_encoder's, if any",
     )
     clips: int | None = Field(None, ge=1, le=64, description="clips sampled from a video in one training step")
     frames_per_clip: int | None = Field(None, ge=1, le=64, description="frames of a clip, combined by frame_fusion")

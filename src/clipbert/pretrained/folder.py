@@ -33,7 +33,7 @@ def get_part(name: str, out: Path, force: bool = False) -> str:
 
     Raises:
         ClipBertError: an unknown name, the wheel is not installed or damaged, the hub has no such model or cannot be
-            reached, `model.vision` and `model.text` do not take the model, or `out` is damaged or has another origin
+            reached, no parameter of section `model` takes the model, or `out` is damaged or has another origin
             and `force` is not set.
     """
     part = WHEELS.get(name)
@@ -176,9 +176,10 @@ def _fill_from_hub(name: str, folder: Path) -> dict[str, Any]:
     for file in [*described, *weights]:
         shutil.copyfile(file, folder / ("MODEL_CARD.md" if file.name == "README.md" else file.name))
     from clipbert.model.weights.pretrained import read_text, read_vision
+    from clipbert.model.weights.pretrained_dual import read_dual_encoder
 
     try:
-        (read_vision if kind == "vision" else read_text)(str(folder))
+        {"vision": read_vision, "text": read_text, "dual_encoder": read_dual_encoder}[kind](str(folder))
     except ClipBertError as error:
         raise ClipBertError(str(error).replace(str(folder), name)) from error
     return {
@@ -192,8 +193,8 @@ def _fill_from_hub(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _kind_of(name: str, files: dict[str, Path]) -> str:
-    """Return which parameter takes a model, from its config.json: "vision" or "text"."""
-    from clipbert.model.configuration import BACKBONES
+    """Return which parameter takes a model, from its config.json: "vision", "text" or "dual_encoder"."""
+    from clipbert.model.configuration import BACKBONES, DUAL_ENCODERS, PATCH_ENCODERS
 
     try:
         model_type = json.loads(files["config.json"].read_text(encoding="utf-8"))["model_type"]
@@ -201,12 +202,15 @@ def _kind_of(name: str, files: dict[str, Path]) -> str:
         raise ClipBertError(
             f"{name}: its config.json is missing or names no model_type. Choose another model."
         ) from error
-    if model_type != "bert" and model_type not in BACKBONES:
+    kinds = {"bert": "text"} | dict.fromkeys(DUAL_ENCODERS, "dual_encoder")
+    kinds |= dict.fromkeys((*BACKBONES, *PATCH_ENCODERS), "vision")
+    if model_type not in kinds:
         raise ClipBertError(
-            f"{name}: its model_type is {model_type!r}: expected 'bert' for model.text, or a backbone with feature "
-            f"maps for model.vision: {', '.join(sorted(BACKBONES))} (docs/how-to/backbones.md)."
+            f"{name}: its model_type is {model_type!r}: expected 'bert' for model.text, "
+            f"{', '.join(sorted(DUAL_ENCODERS))} for model.dual_encoder, or a backbone with feature maps or patch "
+            f"tokens for model.vision: {', '.join(sorted([*BACKBONES, *PATCH_ENCODERS]))} (docs/how-to/backbones.md)."
         )
-    return "text" if model_type == "bert" else "vision"
+    return kinds[model_type]
 
 
 def _license_of(card: Path) -> str:

@@ -98,8 +98,8 @@ def _check_frames(frames: FramesParams, image_size: int, vision: Part | None, pa
     if vision is not None and frames.size < image_size:
         raise ClipBertError(
             f"params.yaml: frames.size = {frames.size} is smaller than the image size {image_size} of "
-            f"model.{parameter} ({vision.source}): cached frames would be enlarged. Set frames.size to {image_size} or more, or "
-            f"model.image_size to {frames.size} or less."
+            f"model.{parameter} ({vision.source}): cached frames would be enlarged. Set frames.size to {image_size} or "
+            f"more, or model.image_size to {frames.size} or less."
         )
 
 
