@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,11 +176,16 @@ def _fill_from_hub(name: str, folder: Path) -> dict[str, Any]:
         )
     for file in [*described, *weights]:
         shutil.copyfile(file, folder / ("MODEL_CARD.md" if file.name == "README.md" else file.name))
-    from clipbert.model.weights.pretrained import read_text, read_vision
+    from clipbert.model.weights.pretrained import Part, read_text, read_vision
     from clipbert.model.weights.pretrained_dual import read_dual_encoder
 
+    readers: dict[str, Callable[[str], Part]] = {
+        "vision": read_vision,
+        "text": read_text,
+        "dual_encoder": read_dual_encoder,
+    }
     try:
-        {"vision": read_vision, "text": read_text, "dual_encoder": read_dual_encoder}[kind](str(folder))
+        readers[kind](str(folder))
     except ClipBertError as error:
         raise ClipBertError(str(error).replace(str(folder), name)) from error
     return {
