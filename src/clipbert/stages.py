@@ -70,7 +70,12 @@ def pretrained(project: Project, params: Params, force: bool = False) -> None:
     from clipbert.pretrained.folder import MODELS, get_part, parts_of
 
     (project.root / MODELS).mkdir(exist_ok=True)
-    sources = {"model.vision": params.model.vision_from, "model.text": params.model.text_from}
+    model = params.model
+    sources = {
+        "model.vision": model.vision_from,
+        "model.text": model.text_from,
+        "model.dual_encoder": model.dual_encoder_from,
+    }
     lines = [get_part(name, project.root / folder, force) for name, folder in parts_of(project.root, sources).items()]
     _print(lines or [f"model.vision and model.text name no part of a wheel in {MODELS}/"])
 

@@ -14,6 +14,7 @@ from clipbert.evaluation.predictions_file import write_predictions
 from clipbert.files.checksums import write_checksums
 from clipbert.files.signed_json import write_signed_json
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval, ClipBertProcessor
+from clipbert.pretrained.folder import get_part
 from clipbert.project import Project
 from clipbert.training.history import read_history
 
@@ -90,6 +91,19 @@ def test_a_damaged_file_is_named_with_its_remedy(project: Project, name: str, re
     assert len(found) == 1, found
     assert str(path) in found[0]
     assert remedy in found[0]
+
+
+def test_a_damaged_pretrained_part_is_named(project: Project) -> None:
+    folder = project.root / "models" / "somebodys"
+    folder.mkdir(parents=True)
+    (folder / "weights.bin").write_bytes(b"not checked: no part of `clipbert pretrained get`")
+    get_part("efficientnet-lite0", folder.with_name("efficientnet-lite0"))
+    assert problems(project) == []
+    path = folder.with_name("efficientnet-lite0") / "preprocessor_config.json"
+    path.write_text(path.read_text().replace("224", "225"))
+    (found,) = problems(project)
+    assert f"{path}: damaged or edited" in found
+    assert f"clipbert pretrained get NAME --out {path.parent} --force" in found
 
 
 def test_a_shard_that_was_cut_off_is_named(project: Project) -> None:

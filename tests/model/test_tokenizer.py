@@ -6,7 +6,7 @@ import pytest
 
 from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertProcessor
-from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
+from clipbert.model.tokenizer import load_tokenizer, train_tokenizer, unknown_share
 
 TEXTS = [
     "A red circle moves to the left, then a blue square appears.",
@@ -47,6 +47,13 @@ def test_the_vocabulary_has_no_room_for_the_characters():
 def test_nothing_to_learn_from(texts):
     with pytest.raises(ClipBertError, match="the tokenizer has no text to learn from"):
         train_tokenizer(texts)
+
+
+def test_the_share_of_unknown_tokens():
+    tokenizer = train_tokenizer(TEXTS, vocab_size=200)
+    assert unknown_share(tokenizer, ["a red circle", "zzz a zzz"]) == (pytest.approx(2 / 6), "zzz a zzz")
+    assert unknown_share(tokenizer, []) == (0.0, "")
+    assert unknown_share(tokenizer, TEXTS)[0] == 0
 
 
 def test_no_tokenizer_in_a_folder(tmp_path):

@@ -27,6 +27,7 @@ def make_finished_project(folder: Path) -> None:
         "ingest",
         "validate",
         "frames",
+        "pretrained_parts",
         *(f"{stage}@{task}" for stage in ("train", "evaluate", "register") for task in ("retrieval", "open_qa")),
     }
     commit(root, "Run")

@@ -99,6 +99,22 @@ def test_a_model_is_built_from_both(models: Path, capsys: pytest.CaptureFixture[
     assert torch.equal(model.clipbert.pooler.dense.weight, text.pooler.dense.weight)
 
 
+def test_a_script_that_the_tokenizer_does_not_know_is_said(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = make_task("retrieval", Params().tasks)
+    params = Params.model_validate({"model": {"text": str(models / MINILM)}})
+    texts = ["ውሻ ይሮጣል", "a dog runs"]
+    build_from_params(task, [Example("v", ["q", "r"], texts, texts, ["", ""])], params)
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"40.0 % of the tokens of the training texts are unknown to the tokenizer of model.text ({models / MINILM});"
+        in said
+    )
+    assert "'ውሻ ይሮጣል' becomes '[UNK] [UNK]'" in said
+    assert "or set the parameter to null" in said
+    build_from_params(task, [EXAMPLE], params)
+    assert "unknown to the tokenizer" not in capsys.readouterr().out
+
+
 def test_small_frames_are_refused(models: Path) -> None:
     task = make_task("retrieval", Params().tasks)
     params = Params.model_validate({"model": {"vision": str(models / LITE)}})

@@ -25,6 +25,7 @@ def damaged_artifacts(root: Path) -> Iterator[tuple[str, str | None, list[str]]]
         "probes": _probes,
         "frame cache": _frames,
         "models": _models,
+        "pretrained parts": _parts,
         "history": _history,
         "checkpoints": _checkpoints,
         "evaluations": _evaluations,
@@ -88,6 +89,19 @@ def _models(project: Project) -> tuple[int, list[str]]:
             f"To accept the folder as it is: clipbert checksum {folder}"
         )
         problems += [f"{problem}. {remedy}" for problem in damaged_files(folder)]
+    return count, problems
+
+
+def _parts(project: Project) -> tuple[int, list[str]]:
+    from clipbert.model.weights.checksums import damaged_files
+    from clipbert.pretrained.folder import MODELS, SOURCE
+
+    count, problems = 0, []
+    for folder in _folders(project.root / MODELS):
+        if (folder / SOURCE).is_file():  # others are not ours
+            count += sum(1 for path in folder.iterdir() if path.is_file())
+            remedy = f"Restore it: dvc checkout {MODELS}, or clipbert pretrained get NAME --out {folder} --force"
+            problems += [f"{problem}. {remedy}" for problem in damaged_files(folder)]
     return count, problems
 
 

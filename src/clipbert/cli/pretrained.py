@@ -26,8 +26,8 @@ def list_parts() -> None:
         folder = Path(MODELS, part.name)
         here = f"in {folder}" if folder.is_dir() else "installed" if part.is_installed else "not installed"
         lines = f"{part.name} ({here})\n  model.{part.kind}: {part.summary}\n  {part.requirement}, {part.license}"
-        console.print(lines, markup=False, highlight=False)
-    console.print("Any other model: clipbert pretrained get OWNER/NAME, with an id of the hub", markup=False)
+        console.print(lines)
+    console.print("Any other model: clipbert pretrained get OWNER/NAME, with an id of the hub")
 
 
 @pretrained.command(epilog="Example: `clipbert pretrained get efficientnet-lite0`")

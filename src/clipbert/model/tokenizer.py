@@ -110,6 +110,21 @@ def unwritable(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list
     return [(text, back) for text, back in zip(texts, written, strict=True) if split_words(text) != split_words(back)]
 
 
+def unknown_share(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> tuple[float, str]:
+    """Return the share of unknown tokens ([UNK]) in the texts, without special tokens, and the text with the most.
+
+    A word with a character that the vocabulary lacks becomes one unknown token, so a script that the tokenizer does not
+    know gives a model nothing to read.
+    """
+    texts = list(texts)
+    if not texts:
+        return 0.0, ""
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    unknown = [ids.count(tokenizer.unk_token_id) for ids in encoded]
+    most = max(range(len(texts)), key=unknown.__getitem__)
+    return sum(unknown) / max(1, sum(map(len, encoded))), texts[most]
+
+
 def _decoder(unwritten_spaces: Iterable[str]) -> decoders.Decoder:
     """Return a decoder from WordPiece tokens to text without the spaces that these patterns match."""
     removals = [decoders.Replace(Regex(pattern), "") for pattern in unwritten_spaces]

@@ -84,7 +84,7 @@ def check_part(name: str, out: Path) -> None:
 
 
 def parts_of(root: Path, sources: dict[str, str | None]) -> dict[str, str]:
-    """Return {part in a wheel: its folder in models/} for the values of `model.vision` and `model.text`.
+    """Return {part in a wheel: its folder in models/} for the parameters of pretrained parts.
 
     Args:
         root: project folder.

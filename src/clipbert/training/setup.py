@@ -10,7 +10,7 @@ from clipbert.config.schema import FramesParams, ModelParams
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.model import ClipBertConfig, ClipBertProcessor
-from clipbert.model.tokenizer import unwritable
+from clipbert.model.tokenizer import unknown_share, unwritable
 from clipbert.model.weights.init_from import Start, parts
 from clipbert.model.weights.pretrained import Part, check_grid, read_text, read_vision, without_text_sizes
 from clipbert.model.weights.pretrained_dual import read_dual_encoder
@@ -18,6 +18,7 @@ from clipbert.tasks.base import Task
 from clipbert.tasks.batch import Example
 
 MAX_CHECKED = 2000  # captions
+MAX_UNKNOWN = 0.01  # share of a text's tokens; emoji and rare signs stay below
 
 
 def build_model(
@@ -66,6 +67,7 @@ def build_model(
         fields = dual.fields
     if text is not None:
         tokenizer, overrides = text.tokenizer, without_text_sizes(overrides, text)
+        _warn_unknown(task, examples, tokenizer, f"model.text ({text.source})")
         _warn_unwritable(task, examples, tokenizer, f"model.text ({text.source})")
         fields = fields | text.fields
     else:
@@ -161,6 +163,19 @@ def _load_parts(task: Task, model: Any, given: dict[str, Part | None]) -> None:
             console.print(f"{task.name}: frames of {model.config.image_size} pixels are {rows} x {cols} cells")
 
 
+def _warn_unknown(task: Task, examples: list[Example], tokenizer: PreTrainedTokenizerFast, source: str) -> None:
+    """Print the share of unknown tokens in the training texts, for a tokenizer that was not learned from them."""
+    texts = [text for example in examples for text in example.texts][:MAX_CHECKED]
+    share, worst = unknown_share(tokenizer, texts)
+    if share > MAX_UNKNOWN:
+        tokens = " ".join(tokenizer.tokenize(worst))
+        console.print(
+            f"{task.name}: {100 * share:.1f} % of the tokens of the training texts are unknown to the tokenizer of "
+            f"{source}; {worst!r} becomes {tokens!r}. The model cannot tell these words apart. Use a checkpoint for "
+            "your language, or set the parameter to null: the tokenizer is then learned from your texts."
+        )
+
+
 def _warn_unwritable(task: Task, examples: list[Example], tokenizer: PreTrainedTokenizerFast, source: str) -> None:
     """Print how many training captions a tokenizer that was not learned from them can never generate."""
     if not task.objective.generates_text:
@@ -191,6 +206,7 @@ def _build_from_folder(
         settings |= {"dual_tokenizer": begin.processor.dual_tokenizer}
     settings |= {"resize": begin.processor.resize}
     model = task.objective.model_class(config)
+    _warn_unknown(task, examples, begin.processor.tokenizer, f"model.init_from ({folder})")
     _warn_unwritable(task, examples, begin.processor.tokenizer, f"model.init_from ({folder})")
     fresh = begin.give(model)
     console.print(f"{task.name} starts from {folder}; fresh: {parts(fresh) or 'nothing'}")
