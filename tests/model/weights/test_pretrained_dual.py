@@ -192,3 +192,18 @@ def test_no_epochs_need_initial_weights(folders: Path) -> None:
     build(epochs=0, dual_encoder=folders / "clip")
     assert Params().model.dual_encoder == SCRATCH
     assert Params().model.dual_encoder_from is None
+
+
+def test_a_trained_model_passes_its_dual_encoder_on(folders: Path, tmp_path: Path) -> None:
+    first, processor = build(dual_encoder=folders / "clip", hidden_size=16, num_attention_heads=2)
+    first.save_pretrained(tmp_path / "first")
+    processor.save_pretrained(tmp_path / "first")
+    again, same = build(init_from=tmp_path / "first")
+    assert (again.config.dual_encoder, again.config.projection_size) == (first.config.dual_encoder, 20)
+    state = again.state_dict()
+    assert all((state[name] == value).all() for name, value in first.state_dict().items())
+    assert (same.resize, same.dual_tokenizer.length) == ("crop", 77)
+    other, plain = build("open_qa", init_from=tmp_path / "first")
+    assert (other.config.dual_encoder, plain.dual_tokenizer, plain.resize) == (None, None, "crop")
+    vision = "clipbert.vision.backbone.model.embeddings.patch_embedding.weight"
+    assert (other.state_dict()[vision] == state[vision]).all()
