@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "install.sh"
 PIP = "python -m pip install -qq --disable-pip-version-check"
 UV = "uv pip install -q --python {python} --find-links /wheels --find-links https://mirror/torch"

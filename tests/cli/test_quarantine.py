@@ -13,6 +13,8 @@ from clipbert.data.manifest import read_videos
 from clipbert.data.quarantine import REASONS
 from clipbert.errors import ClipBertError
 
+pytestmark = pytest.mark.slow  # the pool that decodes files starts processes
+
 MakeVideo = Callable[..., Path]
 
 

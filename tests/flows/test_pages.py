@@ -63,6 +63,7 @@ def test_the_printed_link_opens_the_pages_and_they_call_no_other_host(
     assert any("http://analytics.invalid/collect" in message for message in page.stopped())
 
 
+@pytest.mark.slow
 def test_a_planted_foreign_request_is_recorded_wherever_it_comes_from(page: Page, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()

@@ -12,6 +12,8 @@ import torch
 from clipbert import pipeline
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval, ClipBertProcessor
 
+pytestmark = pytest.mark.slow  # the pool that decodes files starts processes
+
 PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "tasks.md"
 
 

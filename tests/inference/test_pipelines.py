@@ -20,6 +20,8 @@ from clipbert.model import (
     Decoding,
 )
 
+pytestmark = pytest.mark.slow  # the pool that decodes files starts processes
+
 ANSWERS = ["red", "blue", "two"]
 
 

@@ -132,6 +132,7 @@ def sideways():
     return Image.open(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "picture",
     [

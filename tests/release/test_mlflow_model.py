@@ -21,6 +21,8 @@ from clipbert.errors import ClipBertError
 from clipbert.release.media_access import MediaAccess
 from clipbert.release.mlflow_model import max_rows_from_environment
 
+pytestmark = pytest.mark.slow  # the pool that decodes files starts processes
+
 PARAMS = Params.model_validate({"evaluate": {"clips": 2, "batch_size": 2}, "frames": {"max_frames": 8}})
 OUTSIDE = "is outside the folders that this server may read"
 
