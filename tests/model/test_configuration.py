@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from clipbert.model import ClipBertConfig, ClipBertForOpenQA, ClipBertForRetrieval
-from clipbert.model.configuration import BACKBONES, PATCH_ENCODERS
+from clipbert.model.configuration import BACKBONES
+from clipbert.model.encoder_configs import PATCH_ENCODERS
 
 
 def test_base_is_the_paper():

@@ -30,7 +30,7 @@ from clipbert.model import (
     Decoding,
     load,
 )
-from clipbert.model.processor import check_videos
+from clipbert.model.processor_inputs import check_videos
 from clipbert.sampling.candidates import fit
 from clipbert.sampling.clips import uniform_clips
 from clipbert.tasks import task_class

@@ -9,6 +9,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
 
 from clipbert.model.efficientnet_lite import EfficientNetLiteBackbone, EfficientNetLiteConfig
+from clipbert.model.encoder_configs import DUAL_ENCODERS, PATCH_ENCODERS, dual_text_config, patch_size
 from clipbert.model.weights.checksums import check_model
 
 AGGREGATIONS = ("lse", "mean", "max")
@@ -19,15 +20,6 @@ ANSWER_LOSSES = ("ce", "bce")
 NO_GRID = ("timm_backbone", "uvdoc_backbone", "vitpose_backbone")
 BACKBONES = {kind: name for kind, name in MODEL_FOR_BACKBONE_MAPPING_NAMES.items() if kind not in NO_GRID}
 BACKBONES[EfficientNetLiteConfig.model_type] = EfficientNetLiteBackbone.__name__
-# Vision transformers whose patch tokens are the grid (`clipbert.model.patch_backbone`), with their class.
-PATCH_ENCODERS = {
-    "vit": "ViTModel",
-    "clip_vision_model": "CLIPVisionModel",
-    "siglip_vision_model": "SiglipVisionModel",
-    "siglip2_vision_model": "Siglip2VisionModel",
-}
-# Dual encoders of images and texts, with their class; the vision half is f"{kind}_vision_model".
-DUAL_ENCODERS = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
 BERT_FIELDS = (  # with the same names in the configuration of BERT
     "vocab_size",
     "hidden_size",
@@ -363,32 +355,6 @@ def backbone_config(vision: dict[str, Any]) -> PreTrainedConfig:
     except Exception as error:  # the checks of transformers raise many types
         raise ValueError(f"vision: not a configuration of a {kind} backbone ({error}).") from error
     return config
-
-
-def dual_text_config(dual: dict[str, Any]) -> PreTrainedConfig:
-    """Return the transformers configuration of the text half of `ClipBertConfig.dual_encoder`.
-
-    Raises:
-        ValueError: a field that this kind of encoder does not accept.
-    """
-    kind = f"{dual['model_type']}_text_model"
-    try:
-        config: PreTrainedConfig = CONFIG_MAPPING[kind](**dual.get("text_config", {}))
-    except Exception as error:  # the checks of transformers raise many types
-        raise ValueError(f"dual_encoder.text_config: not a configuration of {kind} ({error}).") from error
-    return config
-
-
-def patch_size(config: PreTrainedConfig) -> int:
-    """Return the side of a square patch of a vision transformer in pixels.
-
-    Raises:
-        ValueError: patches that are not square.
-    """
-    sides = [config.patch_size] if isinstance(config.patch_size, int) else list(config.patch_size)
-    if len(set(sides)) != 1:
-        raise ValueError(f"vision.patch_size is {config.patch_size}: expected square patches.")
-    return int(sides[0])
 
 
 def _check_resnet(vision: dict[str, Any]) -> None:

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import transformers
 from torch import Tensor, nn
 
-from clipbert.model.configuration import PATCH_ENCODERS, backbone_config, patch_size
+from clipbert.model.configuration import backbone_config
+from clipbert.model.encoder_configs import PATCH_ENCODERS, patch_size
 
 
 class PatchOutput(NamedTuple):

@@ -11,7 +11,8 @@ import transformers
 from torch import Tensor, nn
 
 from clipbert.model.activation_checkpointing import run_in_microbatches
-from clipbert.model.configuration import ClipBertConfig, dual_text_config
+from clipbert.model.configuration import ClipBertConfig
+from clipbert.model.encoder_configs import dual_text_config
 from clipbert.model.inputs import can_read_values, check_text
 
 TEXT_ENCODERS = {"clip": "CLIPTextModel", "siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}

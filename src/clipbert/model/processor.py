@@ -19,6 +19,16 @@ from clipbert.errors import ClipBertError, ModelFolderError
 from clipbert.files.atomic import write_json
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.dual_tokenizer import FOLDER, DualTokenizer, load_dual_tokenizer
+from clipbert.model.processor_inputs import (
+    ClipIndices,
+    File,
+    Frames,
+    Video,
+    check_frames,
+    check_indices,
+    check_videos,
+    short_repr,
+)
 from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
 from clipbert.model.weights.checksums import check_model, sign_files
 from clipbert.sampling.clips import uniform_clips
@@ -32,11 +42,6 @@ SETTINGS = ("image_size", "clips", "frames_per_clip", "max_text_length")
 FRAME_SETTINGS = ("fps", "size", "max_frames", "sampling")  # of section frames: those that decide which pixels are seen
 RESIZES = ("pad", "crop", "stretch")
 PAD_TO_MULTIPLE_OF = 8
-
-Frames = NDArray[np.uint8] | Sequence[Image.Image]
-File = str | Path | bytes
-Video = Frames | Image.Image | File | Mapping[str, Any]
-ClipIndices = NDArray[np.integer[Any]] | Sequence[Sequence[int]]
 
 
 class ClipBertProcessor:
@@ -175,10 +180,10 @@ class ClipBertProcessor:
         """
         chosen = self.candidates if candidates is None else candidates
         if not isinstance(chosen, FramesParams):
-            raise ValueError(f"candidates is {_short(chosen)}: expected a FramesParams (clipbert.config.schema).")
+            raise ValueError(f"candidates is {short_repr(chosen)}: expected a FramesParams (clipbert.config.schema).")
         decode = lru_cache(maxsize=1)(lambda file: _decode(file, chosen))
         for number, video in enumerate(videos, start=first):
-            yield _check_frames(_frames_of(video, decode, number), number)
+            yield check_frames(_frames_of(video, decode, number), number)
 
     def square(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
         """Return an RGB frame as a square (image_size, image_size, 3), resized as `resize` says."""
@@ -217,7 +222,7 @@ class ClipBertProcessor:
             if clip_indices is None:
                 indices = uniform_clips(len(images), self.clips, self.frames_per_clip)
             else:
-                indices = _check_indices(clip_indices[number], len(images), number)
+                indices = check_indices(clip_indices[number], len(images), number)
             wanted, inverse = np.unique(indices, return_inverse=True)
             try:
                 squares = np.stack([self.square(images[index]) for index in wanted])
@@ -239,13 +244,13 @@ class ClipBertProcessor:
             or len(texts) == 0
             or not all(isinstance(text, str) for text in texts)
         ):
-            raise ValueError(f"texts is {_short(texts)}: expected a list of strings, not empty.")
+            raise ValueError(f"texts is {short_repr(texts)}: expected a list of strings, not empty.")
         for number, text in enumerate(texts):
             if not text.strip():
-                raise ValueError(f"texts[{number}] is {_short(text)}: expected a text that is not empty.")
+                raise ValueError(f"texts[{number}] is {short_repr(text)}: expected a text that is not empty.")
             if any("\ud800" <= letter <= "\udfff" for letter in text):
                 raise ValueError(
-                    f"texts[{number}] is {_short(text)}: holds half of a surrogate pair, expected Unicode."
+                    f"texts[{number}] is {short_repr(text)}: holds half of a surrogate pair, expected Unicode."
                 )
         # Tokenizers of BERT checkpoints may have composed characters only.
         texts = [unicodedata.normalize("NFC", text) for text in texts]
@@ -333,22 +338,6 @@ class ClipBertProcessor:
         return cls(load_tokenizer(source), **settings)
 
 
-def check_videos(videos: object, name: str) -> None:
-    """Check that an argument is a list of videos; each video is checked when it is read.
-
-    Raises:
-        ValueError: naming the argument, what it is and what was expected.
-    """
-    if isinstance(videos, str | bytes | Path | Image.Image):
-        raise ValueError(f"{name} is {_short(videos)}: pass one video as a list, {name}=[video].")
-    if isinstance(videos, np.ndarray | torch.Tensor) and videos.ndim == 4:
-        raise ValueError(f"{name} has shape {tuple(videos.shape)}: pass one video as a list, {name}=[video].")
-    if not isinstance(videos, Sequence | np.ndarray):
-        raise ValueError(f"{name} is {_short(videos)}: expected a list of videos.")
-    if len(videos) == 0:
-        raise ValueError(f"{name} is empty: expected a list of at least one video.")
-
-
 def _frames_of(video: Video, decode: Callable[[File], Any], number: int) -> Frames:
     """Return the frames of a video, which may be a file, a segment of one, or a single image."""
     segment = None
@@ -373,60 +362,3 @@ def _decode(file: File, candidates: FramesParams) -> Any:
     from clipbert.sampling.video_input import decode_input
 
     return decode_input(file, candidates)
-
-
-def _check_frames(video: Frames, number: int) -> Frames:
-    if isinstance(video, np.ndarray):
-        if video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape or video.dtype != np.uint8:
-            raise ValueError(
-                f"frames[{number}] has shape {video.shape} and type {video.dtype}: expected (frames, height, width, 3) "
-                f"of type uint8, RGB.{_hint(video)}"
-            )
-        return video
-    if not isinstance(video, list | tuple) or not video or not all(isinstance(image, Image.Image) for image in video):
-        raise ValueError(
-            f"frames[{number}] is {_short(video)}: expected a path, the bytes of a file, a (frames, height, width, 3) "
-            "uint8 array or a list of PIL images."
-        )
-    for position, image in enumerate(video):
-        if image.mode in ("F", "I"):
-            raise ValueError(
-                f"frames[{number}][{position}] is an image of PIL's mode {image.mode!r}, which has no fixed range: "
-                "expected 'RGB', 'L' or another of 8 bits."
-            )
-    return video
-
-
-def _check_indices(indices: ClipIndices, available: int, number: int) -> NDArray[np.integer[Any]]:
-    try:
-        array = np.asarray(indices)
-    except ValueError as error:
-        raise ValueError(
-            f"clip_indices[{number}] is {_short(indices)}: expected integers (clips, frames), as many in each clip."
-        ) from error
-    if array.ndim != 2 or 0 in array.shape or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"clip_indices[{number}] has shape {array.shape} and type {array.dtype}: expected integers (clips, frames)."
-        )
-    if array.min() < 0 or array.max() >= available:
-        wrong = int(array.max() if array.max() >= available else array.min())
-        raise ValueError(f"clip_indices[{number}] holds {wrong}: expected 0 to {available - 1}, the video's frames.")
-    return array
-
-
-def _hint(video: NDArray[Any]) -> str:
-    """Return advice for frames in a common wrong format."""
-    if video.ndim == 4 and video.shape[3] != 3 and video.shape[1] == 3:
-        return " The channels look first: pass video.transpose(0, 2, 3, 1)."
-    if np.issubdtype(video.dtype, np.floating) and video.size and video.min() >= 0 and video.max() <= 1:
-        return " The values look like 0 to 1: pass (255 * video).round().astype(np.uint8)."
-    return ""
-
-
-def _short(value: object) -> str:
-    if isinstance(value, np.ndarray | torch.Tensor):
-        return f"a {type(value).__module__}.{type(value).__name__} of shape {tuple(value.shape)} and type {value.dtype}"
-    if isinstance(value, list | tuple) and value and isinstance(value[0], np.ndarray | torch.Tensor):
-        return f"a list that starts with {_short(value[0])}"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

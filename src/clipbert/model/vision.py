@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from transformers import AutoBackbone
 
 from clipbert.model.backbones import can_fold_batch_norm, compute_weight, forward_folded
-from clipbert.model.configuration import PATCH_ENCODERS, ClipBertConfig, backbone_config
+from clipbert.model.configuration import ClipBertConfig, backbone_config
+from clipbert.model.encoder_configs import PATCH_ENCODERS
 from clipbert.model.patch_backbone import PatchBackbone
 
 

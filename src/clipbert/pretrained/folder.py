@@ -200,7 +200,8 @@ def _fill_from_hub(name: str, folder: Path) -> dict[str, Any]:
 
 def _kind_of(name: str, files: dict[str, Path]) -> str:
     """Return which parameter takes a model, from its config.json: "vision", "text" or "dual_encoder"."""
-    from clipbert.model.configuration import BACKBONES, DUAL_ENCODERS, PATCH_ENCODERS
+    from clipbert.model.configuration import BACKBONES
+    from clipbert.model.encoder_configs import DUAL_ENCODERS, PATCH_ENCODERS
 
     try:
         model_type = json.loads(files["config.json"].read_text(encoding="utf-8"))["model_type"]

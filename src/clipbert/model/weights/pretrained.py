@@ -11,7 +11,8 @@ from transformers import BertForPreTraining, PreTrainedConfig, PreTrainedTokeniz
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING
 
 from clipbert.errors import ClipBertError
-from clipbert.model.configuration import BACKBONES, BERT_FIELDS, DUAL_ENCODERS, PATCH_ENCODERS, backbone_config
+from clipbert.model.configuration import BACKBONES, BERT_FIELDS, backbone_config
+from clipbert.model.encoder_configs import DUAL_ENCODERS, PATCH_ENCODERS
 from clipbert.model.patch_backbone import native_image_size
 from clipbert.model.tokenizer import load_tokenizer
 from clipbert.model.weights.sources import is_local, load_weights, normalization, read_config, square_side

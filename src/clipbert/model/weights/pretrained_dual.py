@@ -7,8 +7,8 @@ from typing import Any
 import transformers
 
 from clipbert.errors import ClipBertError
-from clipbert.model.configuration import DUAL_ENCODERS
 from clipbert.model.dual_tokenizer import DualTokenizer, load_dual_tokenizer
+from clipbert.model.encoder_configs import DUAL_ENCODERS
 from clipbert.model.patch_backbone import native_image_size
 from clipbert.model.weights.pretrained import UNNAMED, Part, vision_fields
 from clipbert.model.weights.sources import is_local, load_weights, normalization, preprocessor, read_config
