@@ -221,12 +221,17 @@ def test_out_of_memory_in_a_validation_ends_it_with_its_state_saved(
 
 
 class Killer(Log):
-    """Tracker that kills the data loader processes when it records metrics."""
+    """Tracker that kills the data loader processes, all that were started after it, when it records metrics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.others = multiprocessing.active_children()
 
     def log_metrics(self, values: dict[str, float], step: int) -> None:
         super().log_metrics(values, step)
         for child in multiprocessing.active_children():
-            child.kill()
+            if child not in self.others:
+                child.kill()
 
 
 def test_a_dead_loader_process_is_replaced_and_nothing_is_changed(
