@@ -13,7 +13,7 @@ from numbered_videos import PARAMS, number_of, numbered, write_manifest, write_v
 
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import sha256_file
-from clipbert.frame_cache import FrameCache, build
+from clipbert.frame_cache import FrameCache, update
 from clipbert.frame_cache import commit as exchange
 from clipbert.frame_cache.build import CacheSummary, build_cache
 from clipbert.frame_cache.index import Index, IndexWriter
@@ -235,7 +235,7 @@ def test_a_full_disk_leaves_the_old_cache(run, data, tmp_path, monkeypatch, samp
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "add", failing_add)
         if where == "committing":
-            patch.setattr(build, "commit", full)
+            patch.setattr(update, "commit", full)
         if where == "index":
             patch.setattr(IndexWriter, "close", full)
         with pytest.raises(ClipBertError, match=r"frames: no space left on the device .* nothing was changed"):

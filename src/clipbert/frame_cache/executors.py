@@ -3,30 +3,13 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
 
-from clipbert.data.quarantine import Quarantined
 from clipbert.errors import ClipBertError
-from clipbert.frame_cache.pack import Job, job_limit, pack, try_again
+from clipbert.frame_cache.job import Job, Outcome
+from clipbert.frame_cache.pack import job_limit, pack, try_again
 from clipbert.frame_cache.remote import SourceError
 from clipbert.frame_cache.shards import Packed
 from clipbert.process_pool import KillablePool, WorkerError
-
-Outcome = Packed | Quarantined
-
-
-class Executor(Protocol):
-    """Interface of executors: they decode files, each in a process that can be killed."""
-
-    def imap(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """Yield every job with its outcome, in order; a bounded number runs at a time.
-
-        Raises:
-            SourceError: a file is missing, out of reach or changed.
-        """
-
-    def run(self, job: Job) -> Outcome:
-        """Run one job."""
 
 
 class LocalExecutor:

@@ -4,7 +4,7 @@ import contextlib
 import importlib.metadata
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from clipbert.data.quarantine import Quarantined
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import sha256_file
 from clipbert.files.leftovers import scratch_folder
+from clipbert.frame_cache.job import Job
 from clipbert.frame_cache.remote import SourceError, fetch, is_url
 from clipbert.frame_cache.shards import Packed, lay_out
 from clipbert.process_pool import KillablePool, WorkerDied, WorkerError, WorkerMemory, WorkerTimeout, time_limit
@@ -22,22 +23,6 @@ from clipbert.sampling.candidates import Frames, decode_file
 
 SUBSAMPLING_444 = 0
 LIBRARIES = ("av", "decord", "pillow")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to decode, with everything that a worker process needs.
-
-    `path`: path or URL of the file. `decoder`: the decoder that ingest chose. `scratch`: folder for fetched files.
-    """
-
-    path: str
-    media: str
-    sha256: str
-    decoder: str
-    duration_s: float
-    decoding: dict[str, Any]
-    scratch: str = ""
 
 
 def versions() -> dict[str, str]:

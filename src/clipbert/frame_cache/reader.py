@@ -70,6 +70,24 @@ class FrameCache:
         """Return what determined the frames: fps, size, quality, max_frames, sampling and the decoders' versions."""
         return dict(self._index.settings.decoding)
 
+    @property
+    def contents(self) -> Any:
+        """Return the table of media, SHA-256, decoder (`path_taken`) and duration (0.0: unknown) of every entry.
+
+        It has the columns that `clipbert.frame_cache.update.update_cache` takes.
+        """
+        import pyarrow as pa
+
+        pairs = list(self._index.contents())
+        return pa.table(
+            {
+                "media": pa.array(self.media, pa.string()),
+                "sha256": pa.array([sha256 for sha256, _ in pairs], pa.string()),
+                "path_taken": pa.array([decoder for _, decoder in pairs], pa.string()),
+                "duration_s": pa.array([0.0] * len(pairs), pa.float64()),
+            }
+        )
+
     def __len__(self) -> int:
         return len(self._index)
 
@@ -103,13 +121,17 @@ class FrameCache:
             zip(entry.frame_offsets[different].tolist(), entry.frame_lengths[different].tolist(), strict=True)
         )
         pictures = {
-            index: self._decode(entry, index, data)
+            index: self._decode(self._checked(entry, index, data))
             for index, data in zip(different, self._bytes(entry, ranges), strict=True)
         }
-        frames = np.empty((len(wanted), entry.height, entry.width, 3), np.uint8)
+        frames = self._empty(entry, len(wanted))
         for place, index in enumerate(places):
             frames[place] = pictures[index]
         return frames
+
+    def _empty(self, entry: Entry, count: int) -> np.ndarray:
+        """Return an array for `count` frames of an entry."""
+        return np.empty((count, entry.height, entry.width, 3), np.uint8)
 
     def _entry(self, media: str) -> Entry:
         # a clip needs the row twice: for the number of frames, then for the frames
@@ -127,11 +149,14 @@ class FrameCache:
             )
         return self._index[row]
 
-    def _decode(self, entry: Entry, index: int, data: bytes) -> np.ndarray:
+    def _checked(self, entry: Entry, index: int, data: bytes) -> bytes:
         if len(data) != entry.frame_lengths[index]:
             raise self._corrupt(entry, "the shard is too short")
         if zlib.crc32(data) != entry.frame_crc32s[index]:
             raise self._corrupt(entry, f"frame {index} fails its checksum")
+        return data
+
+    def _decode(self, data: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 

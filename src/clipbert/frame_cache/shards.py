@@ -22,6 +22,7 @@ SHARDS = "shard-*.tar"
 PARTS = "part-*.tar"
 LARGEST = 2
 READ_BYTES = 2**20
+EXTENSION = "extension"  # key of `decoding` with the extension of the members that hold pictures; without it: jpg
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,10 @@ def lay_out(
         "crc32": [zlib.crc32(picture) for picture in pictures],
     }
     key = _key(media)
-    members = [_member(f"{key}.{number:03d}.jpg", picture) for number, picture in enumerate(pictures)]
+    members = [
+        _member(f"{key}.{number:03d}.{decoding.get(EXTENSION, 'jpg')}", picture)
+        for number, picture in enumerate(pictures)
+    ]
     members.append(_member(f"{key}.json", (json.dumps(about, sort_keys=True) + "\n").encode()))
     return _packed(b"".join(members), [len(picture) for picture in pictures], about)
 
@@ -216,7 +220,7 @@ def recover_entries(shard: Path, decoding: dict[str, Any]) -> Iterator[Entry]:
         while (member := _next_member(file)) is not None:
             name, content, raw = member
             run += raw
-            if name.endswith(".jpg"):
+            if not name.endswith(".json"):
                 pictures.append(content)
                 continue
             try:
