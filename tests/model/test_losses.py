@@ -12,7 +12,7 @@ from clipbert.model import (
     ClipBertForPreTraining,
     ClipBertForRetrieval,
 )
-from clipbert.model.losses import cross_entropy, negative_log_likelihood
+from clipbert.model.losses import cross_entropy, negative_log_likelihood, symmetric_contrastive_loss
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(6, 5, generator=GENERATOR)
@@ -116,3 +116,22 @@ def test_it_is_no_part_of_what_is_saved() -> None:
     model.label_smoothing = 0.1
     assert "label_smoothing" not in model.config.to_dict()
     assert not any("label_smoothing" in name for name in model.state_dict())
+
+
+def test_the_contrastive_loss_is_smoothed_over_the_classes_that_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    similarity, truth = torch.randn(4, 4, generator=generator), torch.arange(4)
+    smoothed = symmetric_contrastive_loss(similarity, None, 0.1)
+    both = [functional.cross_entropy(logits, truth, label_smoothing=0.1) for logits in (similarity, similarity.T)]
+    assert torch.isclose(smoothed, torch.stack(both).mean())
+    # a video that occurs twice is not a negative of itself, and gets no share
+    twice = symmetric_contrastive_loss(similarity, torch.tensor([5, 6, 7, 5]), 0.1)
+    kept = similarity.clone()
+    kept[0, 3] = kept[3, 0] = -1e4
+    shares = torch.full((4, 4), 0.1 / 4)
+    shares[0], shares[3] = 0.1 / 3, 0.1 / 3
+    shares[0, 3] = shares[3, 0] = 0
+    shares += 0.9 * torch.eye(4)
+    expected = [-(shares * logits.log_softmax(dim=1)).sum(dim=1).mean() for logits in (kept, kept.T)]
+    assert torch.isclose(twice, torch.stack(expected).mean())
+    assert torch.equal(symmetric_contrastive_loss(similarity, None, 0.0), symmetric_contrastive_loss(similarity))

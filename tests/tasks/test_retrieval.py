@@ -264,3 +264,30 @@ def test_a_validation_gallery_mixes_videos_where_there_are_segments() -> None:
     galleries = evaluator.validation_groups(parts)
     assert [len(gallery) for gallery in galleries] == [25, 25]
     assert all(len({e.media for e in gallery}) == 5 for gallery in galleries)
+
+
+class DualOnly(TwoStages):
+    """A model whose score is the similarity alone."""
+
+    config = ClipBertConfig.tiny(cross_encoder=False)
+
+
+@pytest.mark.parametrize("rerank", [None, 2])
+def test_a_dual_encoder_alone_ranks_texts_in_batches_by_its_similarity(rerank: int | None) -> None:
+    table = [[3.0, 1.0, 2.0], [2.0, 2.0, 1.0], [1.0, 5.0, 0.0]]
+    model = DualOnly(table, table)
+    rows = rows_of(model, 3, rerank=rerank, batch_size=2)
+    assert [row["rank"] for row in rows] == [row["dual_encoder_rank"] for row in rows] == [1, 2, 3]
+    assert rows[0]["top_scores"][:2] == [3.0, 2.0]
+    assert model.pairs == 0
+
+
+def test_a_dual_encoder_alone_is_validated_on_the_whole_split() -> None:
+    evaluator = Retrieval(RetrievalParams(cross_encoder=False)).evaluator
+    many = Example("v", [str(i) for i in range(20)], [f"text {i}" for i in range(20)], [""] * 20, [""] * 20)
+    (group,) = evaluator.validation_groups([replace(many, media=f"v{i}") for i in range(90)])
+    assert len(group) == 90
+    assert {len(e.texts) for e in group} == {5}
+    groups = evaluator.validation_groups([replace(many, media=f"v{i}") for i in range(2001)])
+    assert [len(group) for group in groups] == [667, 667, 667]
+    assert {len(e.texts) for group in groups for e in group} == {1}

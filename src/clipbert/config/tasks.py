@@ -7,7 +7,7 @@ of the group `clipbert.tasks`.
 import difflib
 import functools
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -56,6 +56,11 @@ class RetrievalParams(TaskSection):
     cross_encoder: bool = Field(
         True,
         description="train the cross-encoder and add its log odds to the score; false: the dual encoder's score alone",
+    )
+    video_head: Literal["encoder", "direct"] = Field(
+        "encoder",
+        description="a video's vector in the dual encoder, without model.dual_encoder: encoder, by the text encoder "
+        "over its visual tokens; direct, by a head over the backbone's mean features",
     )
     freeze_dual_encoder: bool = Field(False, description="keep the initial weights of model.dual_encoder")
 

@@ -10,11 +10,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NA
 
 from clipbert.model.efficientnet_lite import EfficientNetLiteBackbone, EfficientNetLiteConfig
 from clipbert.model.encoder_configs import DUAL_ENCODERS, PATCH_ENCODERS, dual_text_config, patch_size
+from clipbert.model.presets import RESNET50, SMALL, TINY
 from clipbert.model.weights.checksums import check_model
 
 AGGREGATIONS = ("lse", "mean", "max")
 FRAME_FUSIONS = ("mean", "concat", "attention")
 RETRIEVAL_LOSSES = ("ce", "ranking")
+VIDEO_HEADS = ("encoder", "direct")
 ANSWER_LOSSES = ("ce", "bce")
 # Built by another package, or with feature maps that are not a grid of the last layer's features.
 NO_GRID = ("timm_backbone", "uvdoc_backbone", "vitpose_backbone")
@@ -52,26 +54,6 @@ POSITIVE = (
     "max_text_length",
 )
 
-# ResNet-50 of the paper: the stride is in the first 1x1 convolution of each stage's first block.
-RESNET50 = {
-    "model_type": "resnet",
-    "embedding_size": 64,
-    "hidden_sizes": [256, 512, 1024, 2048],
-    "depths": [3, 4, 6, 3],
-    "layer_type": "bottleneck",
-    "downsample_in_bottleneck": True,
-    "downsample_in_first_stage": False,
-}
-RESNET_TINY = {
-    "model_type": "resnet",
-    "embedding_size": 16,
-    "hidden_sizes": [32, 64, 128],
-    "depths": [1, 1, 1],
-    "layer_type": "basic",
-    "downsample_in_bottleneck": False,
-    "downsample_in_first_stage": False,
-}
-
 
 class ClipBertConfig(PreTrainedConfig):
     """Configuration of a ClipBERT model. The defaults are those of the paper (section 4 and its released code).
@@ -106,6 +88,9 @@ class ClipBertConfig(PreTrainedConfig):
             only. None: the dual encoder, if any, shares the BERT encoder.
         cross_encoder: whether the retrieval score includes the cross-encoder's log odds; False: it is the dual
             encoder's similarity alone.
+        video_head: how a dual encoder that is not pretrained makes a video's vector: "encoder", by the BERT encoder
+            over its visual tokens; "direct", from the pooled features of the backbone (`DirectVideoHead`), with vectors
+            of `hidden_size`. Retrieval only.
         pixel_random_sampling_size: number of grid cells that pretraining keeps in training mode; None: all.
 
     Raises:
@@ -159,6 +144,7 @@ class ClipBertConfig(PreTrainedConfig):
     projection_size: int | None = None
     dual_encoder: dict[str, Any] | None = None
     cross_encoder: bool = True
+    video_head: str = "encoder"
     pixel_random_sampling_size: int | None = 100
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -202,27 +188,18 @@ class ClipBertConfig(PreTrainedConfig):
     @classmethod
     def tiny(cls, **overrides: Any) -> "ClipBertConfig":
         """Return a configuration of 1.4 million parameters that trains from scratch on a CPU in minutes."""
-        tiny: dict[str, Any] = {
-            "vocab_size": 2048,
-            "hidden_size": 128,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "intermediate_size": 512,
-            "max_position_embeddings": 128,
-            "max_text_length": 64,
-            "initializer_range": 0.04,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-            "vision": RESNET_TINY,
-            "freeze_batch_norm": False,
-            "image_size": 96,
-            "image_mean": [127.5, 127.5, 127.5],
-            "image_std": [63.75, 63.75, 63.75],
-            "clips": 1,
-            "frames_per_clip": 1,
-            "projection_size": 128,
-        }
-        return cls(**(tiny | overrides))
+        return cls(**(TINY | overrides))
+
+    @classmethod
+    def small(cls, **overrides: Any) -> "ClipBertConfig":
+        """Return a configuration for pretrained parts that train on a CPU: EfficientNet-Lite0 and all-MiniLM-L6-v2."""
+        return cls(**(SMALL | overrides))
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> "ClipBertConfig":
+        """Return the configuration of a preset of section `model`: "tiny", "small" or "base"."""
+        presets = {"tiny": cls.tiny, "small": cls.small, "base": cls.base}
+        return presets[name](**overrides)
 
     def _check(self) -> None:
         for name in POSITIVE:
@@ -282,6 +259,7 @@ class ClipBertConfig(PreTrainedConfig):
             "None or a list of different non-empty strings",
         )
         _require(isinstance(self.cross_encoder, bool), self, "cross_encoder", "true or false")
+        _require(self.video_head in VIDEO_HEADS, self, "video_head", f"one of {list(VIDEO_HEADS)}")
         self._check_vision()
         if self.dual_encoder is not None:
             self._check_dual_encoder(self.dual_encoder)

@@ -3,17 +3,16 @@
 They come from the one BERT encoder, or in retrieval from a pretrained dual encoder (`config.dual_encoder`).
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from clipbert.model.configuration import ClipBertConfig
-from clipbert.model.inputs import check_text, check_visual_embeds
+from clipbert.model.inputs import check_frame_features, check_text, check_visual_embeds
 from clipbert.model.modeling import ClipBertModel, ClipBertPreTrainedModel
 from clipbert.model.packing import Packing
 from clipbert.model.pretrained_dual_encoder import PretrainedDualEncoder
+from clipbert.model.video_head import INITIAL_LOGIT_SCALE, MAX_SCALE, DirectVideoHead
 
 NO_HEAD = "projection_size is None: this model has no contrastive projections; set it to have them."
 
@@ -21,15 +20,12 @@ NO_HEAD = "projection_size is None: this model has no contrastive projections; s
 class ContrastiveHead(nn.Module):
     """Text and video projections with a learned temperature (CLIP, Radford et al. 2021)."""
 
-    INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
-    MAX_SCALE = 100.0
-
     def __init__(self, config: ClipBertConfig) -> None:
         super().__init__()
         assert config.projection_size is not None
         self.text_projection = nn.Linear(config.hidden_size, config.projection_size, bias=False)
         self.video_projection = nn.Linear(config.hidden_size, config.projection_size, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(self.INITIAL_LOGIT_SCALE))
+        self.logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
 
     def project_text(self, states: Tensor, mask: Tensor) -> Tensor:
         """Return unit vectors (N, P): the projected mean of text states (N, L, hidden) over unpadded tokens."""
@@ -43,18 +39,30 @@ class ContrastiveHead(nn.Module):
 
     def scale(self) -> Tensor:
         """Return the inverse temperature (), at most `MAX_SCALE`."""
-        return self.logit_scale.exp().clamp(max=self.MAX_SCALE)
+        return self.logit_scale.exp().clamp(max=MAX_SCALE)
 
     def similarity(self, text_features: Tensor, video_features: Tensor) -> Tensor:
         """Return scaled cosine similarities (N, B) of unit vectors (N, P) and (B, P)."""
         return self.scale() * text_features @ video_features.T
 
 
+def make_contrast(config: ClipBertConfig, channels: int) -> ContrastiveHead | DirectVideoHead | None:
+    """Return the dual encoder of a configuration, unless it is pretrained; None where there is none.
+
+    Args:
+        channels: of the backbone's last feature map.
+    """
+    if config.projection_size is None or config.dual_encoder is not None:
+        return None
+    return DirectVideoHead(config, channels) if config.video_head == "direct" else ContrastiveHead(config)
+
+
 class ClipBertDualEncoder(ClipBertPreTrainedModel):
     """Base class of the task models. With `config.projection_size` it embeds texts and videos separately.
 
     Attributes:
-        contrast: the dual encoder's projections, or the pretrained dual encoder; None without a dual encoder.
+        contrast: the dual encoder's projections, its direct video head, or the pretrained dual encoder; None without a
+            dual encoder.
         label_smoothing: probability mass of each label that the losses spread evenly over all classes. Set by a
             training, not saved; `answer_loss` "bce" and the ranking loss ignore it.
     """
@@ -62,15 +70,15 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
     label_smoothing: float = 0.0
 
     clipbert: ClipBertModel
-    contrast: ContrastiveHead | PretrainedDualEncoder | None
+    contrast: ContrastiveHead | DirectVideoHead | PretrainedDualEncoder | None
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, ContrastiveHead):
-            init.constant_(module.logit_scale, module.INITIAL_LOGIT_SCALE)
+        if isinstance(module, ContrastiveHead | DirectVideoHead):
+            init.constant_(module.logit_scale, INITIAL_LOGIT_SCALE)
         elif isinstance(module, PretrainedDualEncoder):
-            init.constant_(module.logit_scale, ContrastiveHead.INITIAL_LOGIT_SCALE)
+            init.constant_(module.logit_scale, INITIAL_LOGIT_SCALE)
             if module.kind != "clip":
                 init.zeros_(module.logit_bias)
 
@@ -79,12 +87,52 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         """The pretrained dual encoder, if the model has one."""
         return self.contrast if isinstance(self.contrast, PretrainedDualEncoder) else None
 
+    @property
+    def direct(self) -> DirectVideoHead | None:
+        """The direct video head, if the model has one."""
+        return self.contrast if isinstance(self.contrast, DirectVideoHead) else None
+
+    def frame_features(self, pixel_values: Tensor) -> Tensor:
+        """Return what `encode_features` needs of frames (N, 3, H, W) with a frozen backbone.
+
+        Returns:
+            The feature maps (N, channels, h, w); where only a direct video head reads them, their means over the cells
+            (N, channels).
+
+        Raises:
+            ValueError: frames of a wrong shape or type, or a pretrained dual encoder, which needs more than them.
+        """
+        if self.pretrained is not None:
+            raise ValueError("dual_encoder is set: features of frames are not enough for a pretrained dual encoder.")
+        maps = self.clipbert.feature_maps(pixel_values[None, None])[0, 0]
+        return maps if self.direct is None or self.config.cross_encoder else maps.mean(dim=(-2, -1))
+
+    def encode_features(self, frame_features: Tensor) -> Tensor:
+        """Return what `encode_video` returns, from features of frames (B, K, T, ...).
+
+        Args:
+            frame_features: rows of `frame_features`, of T frames of K clips of B videos.
+
+        Raises:
+            ValueError: another shape than that of this model's features.
+        """
+        if self.direct is None:
+            return self.clipbert.encode_features(frame_features)
+        maps = self.config.cross_encoder
+        check_frame_features(frame_features, self.clipbert.vision.channels, maps)
+        tokens = self.clipbert.encode_features(frame_features) if maps else None
+        pooled = frame_features.to(self.direct.norm.weight.dtype)
+        return self.direct.append_embeddings(tokens, pooled.mean(dim=(-2, -1)) if maps else pooled)
+
     def encode_video(self, pixel_values: Tensor) -> Tensor:
         """Return visual tokens (B, K, V, hidden) of frames (B, K, T, 3, H, W), see `ClipBertModel.encode_video`.
 
-        With a pretrained dual encoder, the clips' embeddings are in additional rows at their end
-        (`PretrainedDualEncoder.append_embeddings`); every method of the model that takes `visual_embeds` knows them.
+        With a pretrained dual encoder or a direct video head, the clips' embeddings are in additional rows at their end
+        (`append_embeddings` of both); every method of the model that takes `visual_embeds` knows them.
         """
+        if self.direct is not None:
+            maps = self.clipbert.feature_maps(pixel_values)
+            return self.encode_features(maps if self.config.cross_encoder else maps.mean(dim=(-2, -1)))
         if self.pretrained is None:
             return self.clipbert.encode_video(pixel_values)
         return self.pretrained.append_embeddings(*self.clipbert.encode_video_and_frames(pixel_values))
@@ -100,7 +148,7 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         if self.pretrained is not None:
             ids = self.pretrained.split_texts(input_ids, attention_mask)[2]
             return nn.functional.normalize(self.pretrained.text_features(ids), dim=-1)
-        head = self._shared_head()
+        head = self.direct or self._shared_head()
         mask = check_text(input_ids, attention_mask, self.config)
         return head.project_text(self.clipbert.encode(self.clipbert.embeddings(input_ids=input_ids), mask), mask)
 
@@ -108,7 +156,8 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         """Return unit vectors (B, P) of videos: the encoder over each clip alone, mean over tokens and clips,
         projection.
 
-        With a pretrained dual encoder, the normalized mean of the frames' unit vectors.
+        With a pretrained dual encoder, the normalized mean of the frames' unit vectors; with a direct video head, the
+        normalized mean of its embeddings of the frames.
 
         Args:
             visual_embeds: (B, K, V, hidden) from `encode_video`.
@@ -118,6 +167,8 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         """
         if self.pretrained is not None:
             return self.pretrained.video_features(self.pretrained.split_embeddings(visual_embeds)[1])
+        if self.direct is not None:
+            return self.direct.video_features(self.direct.split_embeddings(visual_embeds)[1])
         head = self._shared_head()
         check_visual_embeds(visual_embeds, self.config.hidden_size)
         states = self.clipbert.encode(visual_embeds.flatten(0, 1), None)
@@ -135,6 +186,8 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         """
         if self.pretrained is not None:
             return self.get_text_features(input_ids, attention_mask), self.get_video_features(visual_embeds)
+        if self.direct is not None:
+            return self._packed_text_features(input_ids, attention_mask), self.get_video_features(visual_embeds)
         head = self._shared_head()
         mask = check_text(input_ids, attention_mask, self.config)
         check_visual_embeds(visual_embeds, self.config.hidden_size)
@@ -150,6 +203,21 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         padded = states.new_zeros(*mask.shape, states.shape[-1])
         padded = padded.index_put((rows, columns), states[: len(text)])
         return head.project_text(padded, mask), head.project_video(states[len(text) :].view(visual_embeds.shape))
+
+    def _packed_text_features(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Return `get_text_features` from packed rows, where that leaves fewer tokens."""
+        assert self.direct is not None
+        mask = check_text(input_ids, attention_mask, self.config)
+        packing = None
+        if self.clipbert.supports_packing and mask.device.type == "cpu":  # reading lengths from a GPU would block
+            packing = Packing.from_lengths(mask.sum(dim=1).tolist(), mask.device)
+        if packing is None or packing.sequences.numel() >= mask.numel():
+            return self.get_text_features(input_ids, mask)
+        rows, columns = mask.nonzero(as_tuple=True)
+        text = self.clipbert.embeddings(input_ids=input_ids[rows, columns][None], position_ids=columns[None])[0]
+        states = self.clipbert.encode_packed(text, packing)
+        padded = states.new_zeros(*mask.shape, states.shape[-1])
+        return self.direct.project_text(padded.index_put((rows, columns), states), mask)
 
     def similarity(self, text_features: Tensor, video_features: Tensor) -> Tensor:
         """Return scaled cosine similarities (N, B) of unit vectors (N, P) and (B, P): the contrastive logits."""

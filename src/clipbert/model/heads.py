@@ -8,8 +8,8 @@ from transformers.models.bert.modeling_bert import BertOnlyMLMHead, BertPreTrain
 from transformers.utils import ModelOutput, can_return_tuple
 
 from clipbert.model.configuration import ClipBertConfig
-from clipbert.model.dual_encoder import ClipBertDualEncoder, ContrastiveHead
-from clipbert.model.inputs import can_read_values, check_labels, check_options, check_scores
+from clipbert.model.dual_encoder import ClipBertDualEncoder, make_contrast
+from clipbert.model.inputs import can_read_values, check_labels, check_one_of, check_options, check_scores
 from clipbert.model.losses import IGNORED, aggregate, cross_entropy, ranking_loss, soft_score_loss
 from clipbert.model.modeling import ClipBertModel
 from clipbert.model.pretrained_dual_encoder import PretrainedDualEncoder
@@ -67,7 +67,7 @@ class _ForClassification(ClipBertDualEncoder):
         self.clipbert = ClipBertModel(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.classifier = Classifier(config, labels)
-        self.contrast = None if config.projection_size is None or config.dual_encoder else ContrastiveHead(config)
+        self.contrast = make_contrast(config, self.clipbert.vision.channels)
 
     def clip_logits(
         self,
@@ -82,6 +82,18 @@ class _ForClassification(ClipBertDualEncoder):
             input_ids, attention_mask, _ = self.pretrained.split_texts(input_ids, attention_mask)
         if self.pretrained is not None and visual_embeds is not None:
             visual_embeds, _ = self.pretrained.split_embeddings(visual_embeds)
+        if self.direct is not None:
+            if not self.config.cross_encoder:
+                raise ValueError(
+                    "cross_encoder is False and video_head is 'direct': this model has no logits of pairs. Use "
+                    "get_text_features, get_video_features and similarity."
+                )
+            check_one_of(pixel_values, visual_embeds)
+            if pixel_values is not None:
+                visual_embeds = self.encode_video(pixel_values)
+                pixel_values = None
+            assert visual_embeds is not None
+            visual_embeds, _ = self.direct.split_embeddings(visual_embeds)
         input_ids, mask, visual, visual_embeds = self.clipbert.prepare_inputs(
             pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
         )
@@ -117,14 +129,17 @@ class ClipBertForRetrieval(_ForClassification):
         self.clipbert.vision.freeze_backbone()
 
     def freeze_cross_encoder(self) -> None:
-        """Stop training what only the cross-encoder uses; without a pretrained dual encoder, that is the head.
+        """Stop training what only the cross-encoder uses: the head, with a direct video head also the visual tokens,
+        with a pretrained dual encoder both and the BERT encoder.
 
         For a model whose `config.cross_encoder` is False.
         """
         clipbert = self.clipbert
         unused: list[nn.Module] = [self.classifier, clipbert.pooler]
+        if self.pretrained is not None or self.direct is not None:
+            unused += [clipbert.visual_embeddings, clipbert.vision.projection]
         if self.pretrained is not None:
-            unused += [clipbert.visual_embeddings, clipbert.embeddings, clipbert.encoder, clipbert.vision.projection]
+            unused += [clipbert.embeddings, clipbert.encoder]
         for module in unused:
             module.requires_grad_(False)
 

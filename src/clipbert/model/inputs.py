@@ -86,6 +86,32 @@ def _warn_once(kind: str, message: str) -> None:
         logger.warning("%s This warning is shown once.", message)
 
 
+def check_one_of(pixel_values: Tensor | None, visual_embeds: Tensor | None) -> None:
+    """Check that videos are given in exactly one form.
+
+    Raises:
+        ValueError: both or none.
+    """
+    if (pixel_values is None) == (visual_embeds is None):
+        raise ValueError("pixel_values and visual_embeds: exactly one of them must be given.")
+
+
+def check_frame_features(frame_features: Tensor, channels: int, maps: bool) -> None:
+    """Check features of frames, (B videos, K clips, T frames, channels), with `maps` followed by (h, w).
+
+    Raises:
+        ValueError: another shape or type.
+    """
+    check_tensors(None, frame_features=frame_features)
+    shape = tuple(frame_features.shape)
+    rank, cells = (6, ", rows, columns") if maps else (4, "")
+    if len(shape) != rank or shape[3] != channels or 0 in shape or not frame_features.is_floating_point():
+        raise ValueError(
+            f"frame_features has shape {shape} and type {frame_features.dtype}: expected floating point (videos, "
+            f"clips, frames, {channels}{cells}), the features of this model's backbone."
+        )
+
+
 def check_visual_embeds(visual_embeds: Tensor, hidden_size: int) -> None:
     """Check that visual tokens are (B videos, K clips, V tokens, hidden).
 

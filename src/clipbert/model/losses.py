@@ -46,19 +46,33 @@ def soft_score_loss(logits: Tensor, scores: Tensor) -> Tensor:
     return loss / logits.shape[0]
 
 
-def symmetric_contrastive_loss(similarity: Tensor, videos: Tensor | None = None) -> Tensor:
+def symmetric_contrastive_loss(
+    similarity: Tensor, videos: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
     """Return the mean of the text-to-video and the video-to-text cross-entropy (CLIP, Radford et al. 2021).
 
     Args:
         similarity: (N, N) logits, texts by videos; text i belongs to video i.
         videos: (N,) id of each row's video. Other rows of the same video are excluded from the negatives.
+        label_smoothing: probability mass of each label that is spread evenly over all classes that are not excluded.
     """
     truth = torch.arange(len(similarity), device=similarity.device)
     if videos is not None:
         again = (videos[:, None] == videos[None, :]) & (truth[:, None] != truth[None, :])
         similarity = similarity.masked_fill(again, float("-inf"))
-    of_texts = nn.functional.cross_entropy(similarity, truth)
-    return (of_texts + nn.functional.cross_entropy(similarity.T, truth)) / 2
+    of_texts = _smoothed_cross_entropy(similarity, truth, label_smoothing)
+    return (of_texts + _smoothed_cross_entropy(similarity.T, truth, label_smoothing)) / 2
+
+
+def _smoothed_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Return the mean cross-entropy; a class with a logit of minus infinity gets no share of the smoothing."""
+    hard = nn.functional.cross_entropy(logits, labels)
+    if label_smoothing == 0:
+        return hard
+    kept = torch.isfinite(logits)
+    log_probabilities = logits.log_softmax(dim=1).masked_fill(~kept, 0.0)
+    even = -(log_probabilities.sum(dim=1) / kept.sum(dim=1)).mean()
+    return (1 - label_smoothing) * hard + label_smoothing * even
 
 
 def ranking_loss(scores: Tensor, labels: Tensor, owner: Tensor, margin: float) -> Tensor:

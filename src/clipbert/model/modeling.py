@@ -19,6 +19,8 @@ from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.fusion import VisualEmbeddings
 from clipbert.model.inputs import (
     can_read_values,
+    check_frame_features,
+    check_one_of,
     check_pixel_values,
     check_tensors,
     check_text,
@@ -175,6 +177,31 @@ class ClipBertModel(ClipBertPreTrainedModel):
         tokens, (pooled,) = self._encode_frames(self.vision.encode_with_pooled, pixel_values, None)
         return tokens, pooled.view(*pixel_values.shape[:3], -1)
 
+    def feature_maps(self, pixel_values: Tensor) -> Tensor:
+        """Return the backbone's last feature maps (B, K, T, channels, h, w) of frames (B, K, T, 3, H, W).
+
+        Raises:
+            ValueError: as in `encode_video`.
+        """
+        check_tensors(self.input_device, pixel_values=pixel_values)
+        check_pixel_values(pixel_values)
+        parts = 1 if has_trainable_batch_norm(self.vision) else self.microbatches
+        maps: Tensor = run_in_microbatches(self.vision.feature_maps, parts, pixel_values.flatten(0, 2))
+        return maps.unflatten(0, pixel_values.shape[:3])
+
+    def encode_features(self, frame_features: Tensor) -> Tensor:
+        """Return visual tokens (B, K, V, hidden) of feature maps (B, K, T, channels, h, w).
+
+        Raises:
+            ValueError: another shape than that of the backbone's feature maps.
+        """
+        check_frame_features(frame_features, self.vision.channels, maps=True)
+        videos, clips, frames = frame_features.shape[:3]
+        maps = frame_features.flatten(0, 2).to(self.vision.projection.weight.dtype)
+        grids = self.vision.grid(maps.contiguous(memory_format=torch.channels_last))
+        grids = grids.view(videos * clips, frames, *grids.shape[1:])
+        return self.visual_embeddings(grids, None).view(videos, clips, -1, self.config.hidden_size)
+
     def _encode_frames(
         self, encode: Callable[[Tensor], Any], pixel_values: Tensor, keep: int | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -245,8 +272,7 @@ class ClipBertModel(ClipBertPreTrainedModel):
         Raises:
             ValueError: naming the argument, its shape and what was expected.
         """
-        if (pixel_values is None) == (visual_embeds is None):
-            raise ValueError("pixel_values and visual_embeds: exactly one of them must be given.")
+        check_one_of(pixel_values, visual_embeds)
         if input_ids is None:
             raise ValueError("input_ids is missing: expected (texts, length).")
         check_tensors(

@@ -46,4 +46,4 @@ def frames_per_clip(params: ModelParams) -> int:
 
 
 def _preset(params: ModelParams) -> ClipBertConfig:
-    return ClipBertConfig.tiny() if params.preset == "tiny" else ClipBertConfig.base()
+    return ClipBertConfig.preset(params.preset)

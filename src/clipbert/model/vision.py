@@ -52,10 +52,15 @@ class GridEncoder(nn.Module):
         self.freeze_batch_norm, self.checkpointing = config.freeze_batch_norm, False
         self.normalize = Normalize(config)
         self.backbone = _make_backbone(config)
-        self.projection = nn.Conv2d(self.backbone.channels[-1], config.hidden_size, 3, padding=1, bias=False)
+        self.projection = nn.Conv2d(self.channels, config.hidden_size, 3, padding=1, bias=False)
         self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
         self.backbone_frozen = False
         self._freeze_batch_norm()
+
+    @property
+    def channels(self) -> int:
+        """Channels of the backbone's last feature map."""
+        return int(self.backbone.channels[-1])
 
     def freeze_backbone(self) -> None:
         """Stop training the backbone: no gradients, and evaluation mode (fixed batch norm statistics) in `train()`."""
@@ -94,6 +99,15 @@ class GridEncoder(nn.Module):
         Raises:
             ValueError: frames so small that no grid cell is left, or not a multiple of the patch size.
         """
+        features, pooled = self._features(frames)
+        return self.grid(features), pooled
+
+    def feature_maps(self, frames: Tensor) -> Tensor:
+        """Return the backbone's last feature map (M, channels, h, w) of frames (M, 3, H, W)."""
+        return self._features(frames)[0]
+
+    def _features(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the last feature map (M, channels, h, w), and the pooled output of an encoder that has it."""
         # channels last makes convolutions a third faster on a CPU and suits the tensor cores of a GPU
         pixels = self.normalize(frames).contiguous(memory_format=torch.channels_last)
         pooled = None
@@ -108,8 +122,11 @@ class GridEncoder(nn.Module):
                 f"pixel_values of {frames.shape[-2]} x {frames.shape[-1]} pixels give a feature map of "
                 f"{features.shape[-2]} x {features.shape[-1]}: expected at least 2 x 2. Use larger frames."
             )
-        grid = torch.relu(self.pool(self._project(features)))
-        return grid.permute(0, 2, 3, 1), pooled
+        return features, pooled
+
+    def grid(self, features: Tensor) -> Tensor:
+        """Return the grids (M, h, w, hidden) of feature maps (M, channels, h', w')."""
+        return torch.relu(self.pool(self._project(features))).permute(0, 2, 3, 1)
 
     def _project(self, features: Tensor) -> Tensor:
         if not self.training:

@@ -47,7 +47,7 @@ class Example:
 class Batch:
     """B videos, K clips of T frames, N texts of L tokens; the texts of each video are consecutive, in video order."""
 
-    pixel_values: Tensor  # (B, K, T, 3, H, W) uint8
+    pixel_values: Tensor | None  # (B, K, T, 3, H, W) uint8; None where there are features of the frames
     input_ids: Tensor  # (N, L)
     attention_mask: Tensor  # (N, L)
     texts_per_video: Tensor  # (B,), sum = N
@@ -60,10 +60,26 @@ class Batch:
     media_keys: Tensor | None = None  # (B,) int64, equal for the same video or segment in every process
     draws: Tensor | None = None  # (B, D) float64 in [0, 1): random numbers of a video's visit, equal in every process
     media: tuple[str, ...] = ()  # the keys of the B videos
+    frame_features: Tensor | None = None  # (B, K, T, ...) of the feature cache, see `encode_features` of the model
     # In a batch that several processes share, the fields above hold the videos of this process and their texts.
     videos_per_rank: tuple[int, ...] = ()
     all_input_ids: Tensor | None = None  # (N of all processes, L)
     all_attention_mask: Tensor | None = None
+
+    @property
+    def frames(self) -> Tensor:
+        """Pixels or features of the frames, (B, K, T, ...)."""
+        frames = self.frame_features if self.pixel_values is None else self.pixel_values
+        assert frames is not None
+        return frames
+
+    def encode_video(self, model: Any) -> Tensor:
+        """Return the model's visual tokens (B, K, V, hidden) of the videos."""
+        if self.frame_features is not None:
+            encoded: Tensor = model.encode_features(self.frame_features)
+        else:
+            encoded = model.encode_video(self.pixel_values)
+        return encoded
 
     @property
     def all_texts(self) -> tuple[Tensor, Tensor]:
@@ -87,7 +103,7 @@ class Batch:
         return replace(self, **pinned)
 
     def of_videos(self, own: slice, items_per_video: Tensor) -> "Batch":
-        """Return the batch with the texts of some of its videos; `pixel_values` must hold only these videos already.
+        """Return the batch with the texts of some of its videos; `frames` must hold only these videos already.
 
         Args:
             own: the positions of the videos among the B videos of all processes.

@@ -45,7 +45,7 @@ class CaptioningObjective(Objective):
         return {"projection_size": projection_size(self.params.contrastive_weight)}
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        visual_embeds = model.encode_video(batch.pixel_values)
+        visual_embeds = batch.encode_video(model)
         writing = model(
             visual_embeds=visual_embeds,
             input_ids=batch.input_ids,

@@ -39,7 +39,7 @@ def contrastive_loss(
     ranks = RankRows(batch.videos_per_rank)
     similarity = model.similarity(ranks.gather(text), ranks.gather(video))
     keys = None if batch.media_keys is None else ranks.gather(batch.media_keys)
-    return symmetric_contrastive_loss(similarity, keys), similarity[:, ranks.own]
+    return symmetric_contrastive_loss(similarity, keys, model.label_smoothing), similarity[:, ranks.own]
 
 
 def add_caption_loss(

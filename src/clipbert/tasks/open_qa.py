@@ -68,7 +68,7 @@ class OpenQAObjective(Objective):
         return {"answers": [written[answer] for answer in ordered], "projection_size": projection_size(weight)}
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        visual_embeds = model.encode_video(batch.pixel_values)
+        visual_embeds = batch.encode_video(model)
         out = model(
             visual_embeds=visual_embeds,
             input_ids=batch.input_ids,

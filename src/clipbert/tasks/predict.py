@@ -11,7 +11,7 @@ from clipbert.console import progress
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks.base import Evaluator
 from clipbert.tasks.batch import Encoded, Example, Predictions
-from clipbert.tasks.scoring import CachedFrames, ProcessorTokens, encode_clips
+from clipbert.tasks.scoring import CachedFrames, ProcessorTokens, encode_clips, is_features
 
 
 def predict(
@@ -53,6 +53,11 @@ def encode_videos(
 
 
 def pixels(processor: Any, images: np.ndarray, clips: int, frames_per_clip: int) -> Tensor:
-    """Return frames (K*T, H, W, 3) uint8 as (K, T, 3, S, S) uint8, where S is the model's image size."""
+    """Return frames (K*T, H, W, 3) uint8 as (K, T, 3, S, S) uint8, where S is the model's image size.
+
+    Features (K*T, ...) of the feature cache become (K, T, ...).
+    """
+    if is_features(images):
+        return torch.from_numpy(images).unflatten(0, (clips, frames_per_clip))
     squares = torch.from_numpy(np.stack([processor.square(image) for image in images]))
     return squares.permute(0, 3, 1, 2).unflatten(0, (clips, frames_per_clip))

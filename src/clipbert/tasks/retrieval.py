@@ -26,9 +26,10 @@ from clipbert.tasks.batch import Batch, Encoded, Example, Predictions, Tokenize
 from clipbert.tasks.contrastive import contrastive_loss, projection_size
 from clipbert.tasks.examples import Examples
 from clipbert.tasks.presentation import BLANK, CLIPS, Headline, LinePlot, Report, Serving
-from clipbert.tasks.scoring import rank_gallery
+from clipbert.tasks.scoring import rank_by_similarity, rank_gallery
 
 VALIDATION_GALLERY = 25  # videos
+VALIDATION_TEXTS, VALIDATION_LIMIT = 500, 1000  # captions in all, and videos of a gallery, of a dual encoder alone
 TOP = 5  # videos that a row of the predictions lists
 
 
@@ -57,7 +58,8 @@ class RetrievalObjective(Objective):
 
     def config_fields(self, train: list[Example]) -> dict[str, Any]:
         size = projection_size(self.params.contrastive_weight)
-        return {"projection_size": size, "cross_encoder": self.params.cross_encoder}
+        fields = {"projection_size": size, "cross_encoder": self.params.cross_encoder}
+        return fields | {"video_head": self.params.video_head}
 
     def prepare_model(self, model: Any) -> None:
         """Freeze the dual encoder or the cross-encoder.
@@ -93,8 +95,8 @@ class RetrievalObjective(Objective):
             model.freeze_cross_encoder()
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        videos = batch.pixel_values.shape[0]
-        visual_embeds = model.encode_video(batch.pixel_values)
+        videos = batch.frames.shape[0]
+        visual_embeds = batch.encode_video(model)
         parts: dict[str, Tensor] = {}
         similarity = None
         if model.contrast is not None:
@@ -172,9 +174,14 @@ class RetrievalEvaluator(Evaluator):
     def validation_groups(self, examples: list[Example]) -> list[list[Example]]:
         """Return galleries of about 25 videos with one caption each, so that a validation is short.
 
+        A dual encoder alone ranks fast: its gallery is the whole split, with up to `VALIDATION_TEXTS` captions in all,
+        which makes the choice of the best epoch less noisy.
+
         Examples are in the order of their videos: with segments, every n-th one makes a gallery, which then mixes
         videos as the gallery of the test does.
         """
+        if not self.params.cross_encoder:
+            return _dual_encoder_groups(examples)
         first = [replace(e, ids=e.ids[:1], texts=e.texts[:1], answers=e.answers[:1]) for e in examples]
         groups = max(1, round(len(first) / VALIDATION_GALLERY))
         if any(example.segment is not None for example in first):
@@ -204,11 +211,17 @@ class RetrievalEvaluator(Evaluator):
         distinct = gallery[:1] if videos.identical else gallery
         visual_embeds = videos.of(distinct)  # (G, K, V, hidden)
         vectors = None if model.contrast is None else model.get_video_features(visual_embeds)  # (G, P)
+        features = None
+        if not model.config.cross_encoder:
+            features = _text_features(model, examples, tokenize, batch_size)
         for truth, example in enumerate(examples):
             for text_id, text in zip(example.ids, example.texts, strict=True):
-                tokens = tokenize([text])
                 extra: dict[str, Any] = {}
-                found = rank_gallery(model, visual_embeds, vectors, *tokens, batch_size, self.rerank_top_k, truth)
+                if features is None or vectors is None:
+                    tokens = tokenize([text])
+                    found = rank_gallery(model, visual_embeds, vectors, *tokens, batch_size, self.rerank_top_k, truth)
+                else:
+                    found = rank_by_similarity(model, next(features), vectors, self.rerank_top_k, truth)
                 if len(distinct) < len(gallery):
                     found = found.repeat(len(gallery))
                 reranked, scores = found.reranked, found.scores
@@ -259,6 +272,26 @@ class RetrievalEvaluator(Evaluator):
             **{f"retrieval/chance_r{k}": 100 * min(k / gallery, 1.0) for k in (1, 5, 10)},
             "retrieval/chance_median_rank": (gallery + 1) / 2,
         }
+
+
+def _dual_encoder_groups(examples: list[Example]) -> list[list[Example]]:
+    """Return galleries of at most `VALIDATION_LIMIT` videos, each with its share of `VALIDATION_TEXTS` captions."""
+    each = max(1, VALIDATION_TEXTS // max(1, len(examples)))
+    few = [replace(e, ids=e.ids[:each], texts=e.texts[:each], answers=e.answers[:each]) for e in examples]
+    groups = -(-len(few) // VALIDATION_LIMIT)
+    return [few[start::groups] for start in range(groups)]
+
+
+def _text_features(model: Any, examples: list[Example], tokenize: Tokenize, batch_size: int) -> Iterator[Tensor]:
+    """Yield the vector (P,) of each text, computed in batches of texts of similar length."""
+    texts = [text for example in examples for text in example.texts]
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    features: dict[int, Tensor] = {}
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        vectors = model.get_text_features(*tokenize([texts[index] for index in chosen]))
+        features |= dict(zip(chosen, vectors, strict=True))
+    return (features[index] for index in range(len(texts)))
 
 
 def _rank(scores: Tensor, truth: int) -> int:

@@ -30,7 +30,7 @@ class CandidateFrames(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]] | NDArray[np.uint8]:
-        """Return the frames `indices`, each (H, W, 3) uint8 RGB."""
+        """Return the frames `indices`, each (H, W, 3) uint8 RGB; from a feature cache, their features."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,22 @@ class ProcessorTokens:
         return list(self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True))
 
 
+def is_features(frames: object) -> bool:
+    """Return whether what `CandidateFrames.read` gave are features of frames, not the frames."""
+    return isinstance(frames, np.ndarray) and np.issubdtype(frames.dtype, np.floating)
+
+
 def clip_pixels(processor: Any, frames: CandidateFrames, clips: int) -> Tensor:
-    """Return the pixels (K, T, 3, S, S) uint8 of `clips` uniform clips of a video, always the same ones."""
+    """Return the pixels (K, T, 3, S, S) uint8 of `clips` uniform clips of a video, always the same ones.
+
+    Of a video in a feature cache, return the features (K, T, ...).
+    """
     indices = uniform_clips(len(frames), clips, processor.frames_per_clip)
     wanted, inverse = np.unique(indices, return_inverse=True)
-    squares = np.stack([processor.square(image) for image in frames.read(wanted)])
+    read = frames.read(wanted)
+    if isinstance(read, np.ndarray) and is_features(read):
+        return torch.from_numpy(read[inverse.reshape(-1)]).unflatten(0, indices.shape)
+    squares = np.stack([processor.square(image) for image in read])
     shown = torch.from_numpy(squares[inverse.reshape(-1)])
     return shown.permute(0, 3, 1, 2).unflatten(0, indices.shape)
 
@@ -93,8 +104,14 @@ def encode_clips(
     device = next(model.parameters()).device
     embeds: list[Tensor] = []
     for start in range(0, len(videos), VIDEOS_AT_ONCE):
-        pixels = torch.stack([clip_pixels(processor, video, clips) for video in videos[start : start + VIDEOS_AT_ONCE]])
-        embeds += list(model.encode_video((torch.zeros_like(pixels) if blank else pixels).to(device)))
+        shown = torch.stack([clip_pixels(processor, video, clips) for video in videos[start : start + VIDEOS_AT_ONCE]])
+        if not shown.is_floating_point():
+            embeds += list(model.encode_video((torch.zeros_like(shown) if blank else shown).to(device)))
+        elif blank:
+            shape = (*shown.shape[:3], 3, processor.image_size, processor.image_size)
+            embeds += list(model.encode_video(torch.zeros(shape, dtype=torch.uint8, device=device)))
+        else:
+            embeds += list(model.encode_features(shown.to(device)))
     return embeds
 
 
@@ -152,6 +169,23 @@ def rank_gallery(
     rows = (input_ids.expand(len(seen), -1), attention_mask.expand(len(seen), -1))
     own = None if similarity is None else similarity[reranked]
     return Ranking(reranked, match_scores(model, seen, *rows, own, batch_size), similarity)
+
+
+def rank_by_similarity(
+    model: Any, text_features: Tensor, vectors: Tensor, rerank: int | None = None, truth: int | None = None
+) -> Ranking:
+    """Score one text against a gallery by the dual encoder alone, as `rank_gallery` does without a cross-encoder.
+
+    Args:
+        text_features: (P,) `model.get_text_features` of the text.
+        vectors: (G, P) `model.get_video_features` of the gallery.
+        rerank, truth: as in `rank_gallery`.
+    """
+    similarity = model.similarity(text_features[None], vectors)[0].float()
+    if rerank is None:
+        return Ranking(torch.arange(len(vectors), device=vectors.device), similarity, similarity)
+    reranked = _most_similar(similarity, rerank, truth)
+    return Ranking(reranked, similarity[reranked], similarity)
 
 
 def match_scores(

@@ -80,7 +80,8 @@ class Start:
                     f"params.yaml: model.{name} = {value!r}, but model.init_from ({self.folder}) has {stored[name]!r}: "
                     f"its weights fit no other. Set model.{name} to null, or start from another model."
                 )
-        fixed = {name: value for name, value in stored.items() if name not in (*OF_THE_TASK, "dual_encoder")}
+        left_out = (*OF_THE_TASK, "dual_encoder", "video_head")
+        fixed = {name: value for name, value in stored.items() if name not in left_out}
         if stored.get("dual_encoder") is not None and uses_dual_encoder:
             task_fields = task_fields | {name: stored[name] for name in OF_THE_DUAL_ENCODER}
         chosen = {name: value for name, value in overrides.items() if name in FREE}
