@@ -24,6 +24,7 @@ LEVELS = [
     {"distributed"},
     {"model"},
     {"pretrained"},
+    {"feature_cache"},
     {"tasks"},
     {"training"},
     {"evaluation"},

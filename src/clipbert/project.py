@@ -14,6 +14,7 @@ class Project:
         self.manifest = self.artifacts / "manifest"
         self.validation = self.artifacts / "validation"
         self.frames = self.artifacts / "frames"
+        self.features = self.artifacts / "features"
 
     def model(self, task: str) -> Path:
         """Folder of a task's trained model."""

@@ -126,6 +126,7 @@ def _make_trainer(
     import torch
 
     from clipbert.data.manifest import read_texts
+    from clipbert.feature_cache.build import open_features
     from clipbert.frame_cache import FrameCache
     from clipbert.tasks import make_task
     from clipbert.tasks.examples import texts_with_frames, training_texts
@@ -133,6 +134,7 @@ def _make_trainer(
     from clipbert.training.checkpoint import Checkpoints
     from clipbert.training.fingerprint import fingerprint
     from clipbert.training.length import length_lines
+    from clipbert.training.memory import freed_memory_kept
     from clipbert.training.setup import build_model
     from clipbert.training.trainer import Trainer
 
@@ -144,6 +146,10 @@ def _make_trainer(
     extra_texts = training_texts(texts) if task.examples.whole_vocabulary else []
     model, processor = build_model(task, examples, params.model, params.frames, params.evaluate.clips, extra_texts)
     processor.frames = cached_frames_params(cache)
+    inputs = cache
+    if params.train.feature_cache:
+        with freed_memory_kept(device):
+            inputs = open_features(project.features, model.to(device), processor, cache)
     checkpoints = Checkpoints(
         project.checkpoints(task_name),
         fingerprint(project, params.training_parameters(task_name), params.model),
@@ -154,7 +160,7 @@ def _make_trainer(
         task=task,
         model=model,
         processor=processor,
-        cache=cache,
+        cache=inputs,
         train_examples=examples,
         val_examples=val,
         params=params.train,
@@ -190,7 +196,13 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     _check_trained(project, task_name)
     training, validation = read_history(project.history(task_name), task_name)
     evaluation = evaluate_model(
-        project.model(task_name), task, project.manifest, project.frames, params.evaluate, params.frames
+        project.model(task_name),
+        task,
+        project.manifest,
+        project.frames,
+        params.evaluate,
+        params.frames,
+        features_dir=project.features,
     )
     cache = FrameCache(project.frames)
     metrics = {name: round(value, 4) for name, value in evaluation.metrics.items()}

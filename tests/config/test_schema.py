@@ -61,7 +61,7 @@ def test_numbers_are_read_as_dvc_writes_them(tmp_path: Path) -> None:
         ("train: {batch_size: 2.5}", "train.batch_size = 2.5: expected a valid integer"),
         ("train: {lr: '1e-3'}", "YAML reads 1e-3 as text, write 0.001"),
         ("train: 3", "train = 3: expected a valid dictionary"),
-        ("model: {preset: huge}", "model.preset = 'huge': expected 'tiny' or 'base'"),
+        ("model: {preset: huge}", "model.preset = 'huge': expected 'tiny', 'small' or 'base'"),
         ("ingest: {max_quarantined_fraction: -0.1}", "ingest.max_quarantined_fraction = -0.1: expected greater than"),
         ("model: {image_size: 448}", "frames.size = 112 is smaller than the model's image_size = 448"),
         ("model: {preset: base}", "set frames.size to 448 or more"),

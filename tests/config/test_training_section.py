@@ -127,3 +127,11 @@ def test_a_recipe_with_multipliers_says_where_they_go(tmp_path: Path) -> None:
         dvc_arguments(tmp_path, "mine", PARAMS)
     (tmp_path / "none.yaml").write_text("# None\ntrain: {lr_multipliers: {}, lr: 0.1}")
     assert dvc_arguments(tmp_path, "none", PARAMS) == ["-S", "train.lr_multipliers={}", "-S", "train.lr=0.1"]
+
+
+def test_features_of_a_backbone_that_learns_are_not_cached() -> None:
+    with pytest.raises(
+        ClipBertError, match=r"feature_cache is true and freeze_vision false: .*Set freeze_vision to true"
+    ):
+        load_params(PARAMS, ["train.feature_cache=true"])
+    assert load_params(PARAMS, ["train.feature_cache=true", "train.freeze_vision=true"]).train.feature_cache

@@ -13,8 +13,8 @@ from clipbert.project import Project
 def damaged_artifacts(root: Path) -> Iterator[tuple[str, str | None, list[str]]]:
     """Check every kind of file that the pipeline writes.
 
-    All files are read once, except the shards of the frame cache: only their sizes are checked here, and every byte by
-    `clipbert frames --repair`.
+    All files are read once, except the shards of the caches of frames and features: only their sizes are checked here,
+    and every byte of frames by `clipbert frames --repair`.
 
     Yields:
         (kind, number of checked files or None if there are none, problems).
@@ -24,6 +24,7 @@ def damaged_artifacts(root: Path) -> Iterator[tuple[str, str | None, list[str]]]
         "manifest": _manifest,
         "probes": _probes,
         "frame cache": _frames,
+        "feature caches": _features,
         "models": _models,
         "pretrained parts": _parts,
         "history": _history,
@@ -52,10 +53,23 @@ def _probes(project: Project) -> tuple[int, list[str]]:
 
 
 def _frames(project: Project) -> tuple[int, list[str]]:
+    return _cache(project.frames, "Repair the cache: clipbert frames --repair")
+
+
+def _features(project: Project) -> tuple[int, list[str]]:
+    checked = [
+        _cache(folder, f"Remove {folder}; the next training computes the features again")
+        for folder in _folders(project.features)
+    ]
+    return sum(count for count, _ in checked), [problem for _, problems in checked for problem in problems]
+
+
+def _cache(folder: Path, remedy: str) -> tuple[int, list[str]]:
+    """Check the index, the quarantine and the sizes of the shards of a cache of frames or features."""
     from clipbert.data.quarantine import NotDecoded, read_quarantine
     from clipbert.frame_cache.index import INDEX_FILE, QUARANTINE_FILE, Index
 
-    path = project.frames / INDEX_FILE
+    path = folder / INDEX_FILE
     if not path.is_file():
         return 0, []
     ends: dict[str, int] = {}
@@ -66,15 +80,15 @@ def _frames(project: Project) -> tuple[int, list[str]]:
         return 1, [str(error)]
     problems = []
     try:
-        read_quarantine(project.frames / QUARANTINE_FILE, NotDecoded)
+        read_quarantine(folder / QUARANTINE_FILE, NotDecoded)
     except ClipBertError as error:
         problems.append(str(error))
     for shard, end in sorted(ends.items()):
-        file = project.frames / shard
+        file = folder / shard
         size = file.stat().st_size if file.is_file() else -1
         if size < end:
             found = "not found" if size < 0 else f"has {size} bytes of at least {end}"
-            problems.append(f"{file}: {found}. Repair the cache: clipbert frames --repair")
+            problems.append(f"{file}: {found}. {remedy}")
     return 1 + len(ends), problems
 
 

@@ -67,7 +67,7 @@ class FramesParams(Section):
 class ModelParams(Section):
     """Architecture and initial weights of the model: a preset and changes to it; null keeps the preset's value."""
 
-    preset: Literal["tiny", "base"] = Field(
+    preset: Literal["tiny", "small", "base"] = Field(
         "tiny", description="size of the model: tiny trains in minutes on a CPU, base is the model of the paper"
     )
     init_from: str | None = Field(
@@ -92,6 +92,11 @@ class ModelParams(Section):
         ge=32,
         le=2048,
         description="side of the square input image in pixels; null: model.vision's or model.dual_encoder's, if any",
+    )
+    resize: Literal["pad", "crop", "stretch"] | None = Field(
+        None,
+        description="how a frame becomes a square: pad, with zeros at its right or bottom, as in the paper; crop, its "
+        "center; stretch; null: model.dual_encoder's or model.init_from's, else pad",
     )
     clips: int | None = Field(None, ge=1, le=64, description="clips sampled from a video in one training step")
     frames_per_clip: int | None = Field(None, ge=1, le=64, description="frames of a clip, combined by frame_fusion")
@@ -157,7 +162,7 @@ class ModelParams(Section):
 
     def overrides(self) -> dict[str, Any]:
         """Return the configuration fields that replace values of the preset."""
-        sources = {"init_from", "vision", "text", "dual_encoder"}
+        sources = {"init_from", "vision", "text", "dual_encoder", "resize"}
         chosen = self.model_dump(exclude={"preset", "vocab_size", *sources}, exclude_none=True)
         if "hidden_size" in chosen:
             chosen["intermediate_size"] = 4 * chosen["hidden_size"]
@@ -228,7 +233,7 @@ class Params(Section):
         """Side of the square input image in pixels; None: that of `model.vision` or `model.dual_encoder`."""
         if self.model.image_size is None and (self.model.vision_from or self.model.dual_encoder_from):
             return None
-        return self.model.image_size or {"tiny": 96, "base": 448}[self.model.preset]
+        return self.model.image_size or {"tiny": 96, "small": 224, "base": 448}[self.model.preset]
 
     def flat(self) -> dict[str, Any]:
         """Return every parameter by its dotted path: {"train.lr": 0.001, ...}."""

@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from clipbert.config.budget import Budget
 from clipbert.config.tasks import Fraction, Section
@@ -44,6 +44,11 @@ class TrainParams(Section):
         description="learning rate multipliers by prefix of the parameter name, for example {clipbert.embeddings: 0.1}",
     )
     freeze_vision: bool = Field(False, description="keep the initial weights of the backbone")
+    feature_cache: bool = Field(
+        False,
+        description="compute the frozen backbone's features of every cached frame once, into artifacts/features, and "
+        "train from them",
+    )
     weight_decay: float = Field(0.05, ge=0, le=1, description="weight decay of matrices; biases and norms have none")
     schedule: Literal["linear", "cosine", "inverse_sqrt", "multi_step", "constant"] = Field(
         "linear", description="learning rate schedule after the warm-up"
@@ -95,6 +100,15 @@ class TrainParams(Section):
         if not milestones or any(a >= b for a, b in pairwise(milestones)):
             raise ValueError("at least one fraction, each larger than the one before, as in [0.5, 0.75]")
         return milestones
+
+    @model_validator(mode="after")
+    def _check_feature_cache(self) -> "TrainParams":
+        if self.feature_cache and not self.freeze_vision:
+            raise ValueError(
+                "feature_cache is true and freeze_vision false: the features of a backbone that learns change with "
+                "every step. Set freeze_vision to true, or feature_cache to false"
+            )
+        return self
 
     @field_validator("budget")
     @classmethod

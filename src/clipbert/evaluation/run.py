@@ -9,6 +9,7 @@ from clipbert.config.schema import EvaluateParams, FramesParams
 from clipbert.console import console
 from clipbert.data.manifest import read_texts, read_video_columns
 from clipbert.evaluation.conditions import ATTRIBUTE, conditions, items_digest
+from clipbert.feature_cache.build import find_features
 from clipbert.frame_cache import FrameCache
 from clipbert.model import ClipBertProcessor, load
 from clipbert.tasks.base import Task
@@ -43,11 +44,13 @@ def evaluate_model(
     evaluate: EvaluateParams,
     frames: FramesParams,
     split: str = "test",
+    features_dir: Path | None = None,
 ) -> Evaluation:
     """Evaluate a model folder on a split.
 
     Args:
         frames: the settings of the frame cache, which are recorded with the predictions.
+        features_dir: the folder of feature caches; the one of the model's backbone is used if there is one.
 
     Raises:
         ClipBertError: no such model, no texts of the task in the split, a corrupt frame cache, or
@@ -60,13 +63,16 @@ def evaluate_model(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load(model_dir).to(device)
     processor = ClipBertProcessor.from_pretrained(model_dir)
+    inputs = cache
+    if features_dir is not None:
+        inputs = find_features(features_dir, model, processor, cache) or cache
     if evaluate.clips != processor.clips:
         console.print(
             f"{task.name}: evaluated with evaluate.clips = {evaluate.clips}; pipelines on {model_dir} use the "
             f"{processor.clips} clips stored there. Train again to store another number.",
         )
     batch, title = evaluate.batch_size, f"evaluate {task.name}"
-    items = predict(evaluator, model, processor, cache, examples, evaluate.clips, batch, title=title)
+    items = predict(evaluator, model, processor, inputs, examples, evaluate.clips, batch, title=title)
     # All clips of a black video are the same clip: one is enough.
     title = f"{title} (blank frames)"
     blank = predict(evaluator, model, processor, cache, examples, 1, batch, blank=True, title=title)

@@ -23,7 +23,7 @@ from clipbert.sampling.clips import random_clips
 from clipbert.tasks.base import Task
 from clipbert.tasks.batch import Batch, Example
 from clipbert.tasks.predict import ProcessorTokens, pixels
-from clipbert.tasks.scoring import CachedFrames
+from clipbert.tasks.scoring import CachedFrames, is_features
 
 MAX_FAILURES = 3
 # Messages of torch's DataLoader about a worker that died, and about its thread that received half a batch from one.
@@ -38,7 +38,8 @@ class Sample:
 
     Attributes:
         key: of the example: its media, and its segment if it has one.
-        images: frames (K*T, H, W, 3) uint8 in clip order; None if another process loads them.
+        images: frames (K*T, H, W, 3) uint8 in clip order, or their features (K*T, ...) from a feature cache; None if
+            another process loads them.
         texts: one list per drawn item: a text, or the options of a multiple-choice question.
         seed: for draws that depend on the tokens.
     """
@@ -175,8 +176,11 @@ class Collate:
         clips, frames_per_clip = self.config.clips, self.config.frames_per_clip
         own = [sample.images is not None for sample in samples]
         frames = [sample.images for sample in samples if sample.images is not None]
+        videos = torch.stack([pixels(self.processor, images, clips, frames_per_clip) for images in frames])
+        features = is_features(frames[0])
         batch = Batch(
-            pixel_values=torch.stack([pixels(self.processor, images, clips, frames_per_clip) for images in frames]),
+            pixel_values=None if features else videos,
+            frame_features=videos if features else None,
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],
             texts_per_video=torch.tensor([sum(map(len, sample.texts)) for sample in samples]),

@@ -54,7 +54,7 @@ class ThroughputMonitor:
         """Count the forward and backward pass of a batch (`tasks.batch.Batch`) in this context."""
         with self.counts.step(batch):
             yield
-        videos, clips = batch.pixel_values.shape[:2]
+        videos, clips = batch.frames.shape[:2]
         self._sums["clips"] += videos * clips
         self._sums["flops"] += self.counts.last
 

@@ -48,6 +48,8 @@ def build_model(
             be read.
     """
     settings = _inference_settings(task, frames, eval_clips)
+    if model_params.resize is not None:
+        settings["resize"] = model_params.resize
     _check_sources(task, model_params)
     if model_params.start_from is not None:
         return _build_from_folder(task, examples, model_params, Path(model_params.start_from), settings)
@@ -55,7 +57,7 @@ def build_model(
     dual, vision = None, None
     if dual_source is not None and task.objective.uses_dual_encoder:
         dual = read_dual_encoder(dual_source)
-        settings |= {"dual_tokenizer": dual.tokenizer, "resize": dual.resize}
+        settings = {"dual_tokenizer": dual.tokenizer, "resize": dual.resize} | settings
     elif dual_source is not None:
         vision = read_vision(dual_source, "model.dual_encoder")
     elif model_params.vision_from is not None:
@@ -73,10 +75,10 @@ def build_model(
     else:
         tokenizer = _learn_tokenizer(task, examples, model_params.vocab_size, extra_texts)
         fields = fields | {"vocab_size": len(tokenizer)}
-    preset = {"tiny": ClipBertConfig.tiny, "base": ClipBertConfig.base}[model_params.preset]
     try:
         fixed = {} if dual is None else {"projection_size": dual.fields["projection_size"]}
-        config = preset(**(fields | overrides | task.objective.config_fields(examples) | fixed))
+        of_task = task.objective.config_fields(examples)
+        config = ClipBertConfig.preset(model_params.preset, **(fields | overrides | of_task | fixed))
     except ValueError as error:
         sources = ", ".join(f"{part.source}" for part in (dual, vision, text) if part is not None)
         raise ClipBertError(f"params.yaml: model: {error}{f' (with what {sources} has)' if sources else ''}") from error
@@ -204,7 +206,7 @@ def _build_from_folder(
         raise ClipBertError(f"params.yaml: model: {error}") from error
     if config.dual_encoder is not None:
         settings |= {"dual_tokenizer": begin.processor.dual_tokenizer}
-    settings |= {"resize": begin.processor.resize}
+    settings = {"resize": begin.processor.resize} | settings
     model = task.objective.model_class(config)
     _warn_unknown(task, examples, begin.processor.tokenizer, f"model.init_from ({folder})")
     _warn_unwritable(task, examples, begin.processor.tokenizer, f"model.init_from ({folder})")

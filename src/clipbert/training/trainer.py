@@ -12,6 +12,7 @@ from clipbert.config.training import TrainParams
 from clipbert.console import console, progress
 from clipbert.distributed.context import DistributedContext
 from clipbert.errors import USER_ERROR, ClipBertError, first_line
+from clipbert.feature_cache import FeatureCache
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks.base import Task
 from clipbert.tasks.batch import Example
@@ -247,11 +248,14 @@ class Trainer:
     def validation_metrics(self) -> dict[str, float]:
         """Return the task's metrics on the validation examples, with one uniform clip per video.
 
+        Features cost nothing, so from a feature cache as many clips are taken as in evaluation.
+
         Each process predicts a part of the example groups.
 
         Raises:
             StopTraining: a stop was requested, or a group cannot be predicted, in this process or another.
         """
+        clips = self.processor.clips if isinstance(self.cache, FeatureCache) else 1
         groups, context = self.task.evaluator.validation_groups(self.val_examples), self.context
         predictions: list[tuple[int, pd.DataFrame]] = []
         problem = None
@@ -268,7 +272,7 @@ class Trainer:
                             self.processor,
                             self.cache,
                             groups[index],
-                            clips=1,
+                            clips=clips,
                             batch_size=self.eval_batch_size,
                         )
                         predictions.append((index, items))
