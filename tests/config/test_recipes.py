@@ -1,6 +1,7 @@
 """Recipes: each is valid, reaches params.yaml unchanged through DVC, and sets the same parameters as the others."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from clipbert.config.load import load_params
 from clipbert.config.recipes import dvc_arguments, list_recipes
 from clipbert.config.yaml_io import leaves, parse_yaml
 from clipbert.errors import ClipBertError
+from scripts.apply_recipe import main
 
 PROJECT = Path(__file__).parents[2]
 FOLDER, PARAMS = PROJECT / "recipes", PROJECT / "params.yaml"
@@ -33,8 +35,16 @@ PAPER = {
 }
 
 
+RECIPES = PAPER | {"small": "retrieval"}
+MULTIPLIERS = "train.lr_multipliers"
+
+
 def overlay(name: str) -> dict[str, Any]:
-    return dict(leaves(parse_yaml((FOLDER / f"{name}.yaml").read_text())))
+    found = dict(leaves(parse_yaml((FOLDER / f"{name}.yaml").read_text())))
+    multipliers = {key: found.pop(key) for key in list(found) if key.startswith(f"{MULTIPLIERS}.")}
+    if multipliers:  # a mapping is one parameter
+        found[MULTIPLIERS] = {key.removeprefix(f"{MULTIPLIERS}."): value for key, value in multipliers.items()}
+    return found
 
 
 def through_dvc(words: list[str], file: Path) -> None:
@@ -45,15 +55,15 @@ def through_dvc(words: list[str], file: Path) -> None:
     apply_overrides(file, chosen["params.yaml"])
 
 
-def test_there_is_a_recipe_for_every_run_of_the_paper() -> None:
-    assert list_recipes(FOLDER).keys() == PAPER.keys()
+def test_there_is_a_recipe_for_every_run_of_the_paper_and_one_for_own_videos() -> None:
+    assert list_recipes(FOLDER).keys() == RECIPES.keys()
     assert all(list_recipes(FOLDER).values())
     assert {name: overlay(name)["tasks_run"] + overlay(name)["pretrain_run"] for name in PAPER} == {
         name: [task] for name, task in PAPER.items()
     }
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_reaches_the_parameters_unchanged_through_dvc(name: str, tmp_path: Path) -> None:
     words = dvc_arguments(FOLDER, name, PARAMS)
     assert not any(set(word) & set(" '\"\n*?") for word in words)
@@ -103,7 +113,7 @@ def test_a_wrong_recipe_names_itself(tmp_path: Path, text: str, said: str) -> No
 def test_the_verb_lists_and_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(PROJECT)
     listed = CliRunner().invoke(app, ["recipe"]).output
-    assert [line.split()[0] for line in listed.splitlines()] == sorted(PAPER)
+    assert [line.split()[0] for line in listed.splitlines()] == sorted(RECIPES)
     printed = CliRunner().invoke(app, ["recipe", "msrvtt_retrieval"]).output
     assert printed == " ".join(dvc_arguments(FOLDER, "msrvtt_retrieval", PARAMS)) + "\n"
     with pytest.raises(ClipBertError, match=r"msrvtt: no such recipe in .*expected one of activitynet_retrieval, "):
@@ -125,3 +135,22 @@ def test_the_batches_of_a_step_are_those_of_the_paper() -> None:
     }  # type: ignore[operator]
     expected = dict.fromkeys(PAPER, 64) | {"didemo_retrieval": 128, "activitynet_retrieval": 128}
     assert steps == expected | {"vqa2": 128, "coco_vg_pretrain": 512}
+
+
+def test_make_run_writes_a_recipe_into_the_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(PARAMS, tmp_path)
+    shutil.copytree(FOLDER, tmp_path / "recipes")
+    monkeypatch.chdir(tmp_path)
+    assert main("small") == 0
+    assert re.search(r"recipe small: [1-9]\d* parameters of params\.yaml changed", capsys.readouterr().out)
+    assert load_params(tmp_path / "params.yaml").flat() == load_params(PARAMS).flat() | overlay("small")
+    text = (tmp_path / "params.yaml").read_text()
+    assert text.startswith(PARAMS.read_text().partition("\n")[0])
+    assert main("small") == 0
+    assert "recipe small: 0 parameters" in capsys.readouterr().out
+    assert (tmp_path / "params.yaml").read_text() == text
+    assert main("large") == 2
+    assert "large: no such recipe" in capsys.readouterr().err
+    assert (tmp_path / "params.yaml").read_text() == text
