@@ -1,5 +1,6 @@
 """Each recipe trains for three steps on a few media in the layout of its data set, with a model small enough."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,7 @@ def clipbert(*arguments: str) -> str:
 
 
 def test_every_recipe_has_a_layout() -> None:
-    assert LAYOUTS.keys() == list_recipes(RECIPES).keys()
+    assert LAYOUTS.keys() | {"small"} == list_recipes(RECIPES).keys()
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -75,6 +76,32 @@ def test_three_steps(
     settings = load_params(tmp_path / "params.yaml", changes[1::2])
     assert settings.train.lr == yaml.safe_load((RECIPES / f"{name}.yaml").read_text())["train"]["lr"]
     assert (tmp_path / "artifacts" / "metrics" / f"{task}.json").is_file()
+
+
+def test_small_trains_on_the_features_of_the_packaged_parts(
+    tmp_path: Path, tiny_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe's own model, image size and parts; only the number of steps and the batch are smaller."""
+    shutil.copy(PROJECT / "params.yaml", tmp_path / "params.yaml")
+    (tmp_path / "mlflow").mkdir()
+    arguments = make_official(tmp_path, "msrvtt_retrieval", tiny_video)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    words = [word.removeprefix("+") for word in dvc_arguments(RECIPES, "small", tmp_path / "params.yaml")[1::2]]
+    fewer = ["tasks.retrieval.epochs=3", "train.min_steps=0", "train.batch_size=2", "train.num_workers=0"]
+    changes = [word for change in [*words, *fewer, "validate.max_near_duplicates=1.0"] for word in ("--set", change)]
+    clipbert("import", *arguments)
+    for part in ("efficientnet-lite0", "all-minilm-l6-v2"):
+        clipbert("pretrained", "get", part)
+    for verb in ("ingest", "validate", "frames"):
+        clipbert(verb, *changes)
+    said = clipbert("train", "retrieval", *changes)
+    assert "model.vision from models/efficientnet-lite0" in said
+    assert "model.text from models/all-minilm-l6-v2" in said
+    assert len(list((tmp_path / "artifacts" / "features").glob("*/index.arrow"))) == 1
+    clipbert("evaluate", "retrieval", *changes)
+    metrics = json.loads((tmp_path / "artifacts" / "metrics" / "retrieval.json").read_text())
+    assert 0 <= metrics["retrieval/r1"] <= 100
 
 
 def test_one_command_runs_a_recipe_through_dvc(tmp_path: Path, tiny_video: Callable[..., Path]) -> None:
