@@ -90,6 +90,7 @@ def test_a_cross_encoder_gets_whole_maps(cache: FrameCache, tmp_path: Path) -> N
     assert torch.allclose(black, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_computed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
