@@ -11,7 +11,6 @@ two-minute videos in which nothing happens, as a multiple of the uniform one, an
 
 import argparse
 import json
-import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from benchmarks.event_videos import (
     is_shown,
     join,
 )
+from benchmarks.intervals import interval
 from clipbert.console import console, progress
 from clipbert.sampling.candidates import decode_file
 from clipbert.sampling.clips import shown_at
@@ -76,14 +76,6 @@ def decode_all(path: Path) -> int:
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
         return sum(1 for _ in container.decode(container.streams.video[0]))
-
-
-def interval(found: int, number: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    z, share = 1.96, found / number
-    middle = (share + z * z / (2 * number)) / (1 + z * z / number)
-    half = z / (1 + z * z / number) * math.sqrt(share * (1 - share) / number + z * z / (4 * number * number))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def largest_gap(path: Path, duration_s: float, budget: int) -> float:
@@ -154,7 +146,7 @@ def measure(
                     assert any(map(is_shown, frames.images)) == hit, kind
             advance(1, f"{kind}, {name}: {'found' if hit else 'missed'}")
     for (name, sampling), hits in found.items():
-        low, high = interval(hits, events)
+        low, high = interval(hits / events, events)
         rows[name][sampling] = {
             "found": hits,
             "low": low,
@@ -203,7 +195,7 @@ def main() -> None:
     shares = []
     for sampling in SAMPLINGS:
         hits = sum(row[sampling]["found"] for row in rows)
-        low, high = interval(hits, total)
+        low, high = interval(hits / total, total)
         shares.append(f"{hits / total:.0%} [{low:.0%}, {high:.0%}]")
     table.add_row("all", "95 % interval", *shares)
     console.print(table)

@@ -11,7 +11,6 @@ test split once. `--set KEY=VALUE` changes a parameter of training and evaluatio
 import argparse
 import csv
 import json
-import math
 import os
 import random
 import resource
@@ -27,6 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.intervals import interval
 from scripts.apply_recipe import apply_recipe
 
 REPOSITORY = Path(__file__).parents[1]
@@ -113,21 +113,13 @@ class Work:
         return Row(videos, seed, split, **values, **counts, wall_s=round(wall, 1), cpu_s=round(cpu, 1))
 
 
-def interval(percent: float, queries: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a percentage of `queries` queries, in percent."""
-    share, z = percent / 100, 1.96
-    center = (share + z * z / (2 * queries)) / (1 + z * z / queries)
-    half = z * math.sqrt(share * (1 - share) / queries + z * z / (4 * queries**2)) / (1 + z * z / queries)
-    return 100 * (center - half), 100 * (center + half)
-
-
 def print_table(rows: list[Row]) -> None:
     """Print the mean over the seeds of each number of training videos."""
     table = Table("videos", "seeds", "R@1 (95 %)", "R@5", "R@10", "median rank", "wall s", "CPU s")
     for count in sorted({row.train for row in rows}):
         own = [row for row in rows if row.train == count]
         mean = {name: sum(getattr(row, name) for row in own) / len(own) for name in (*MEASURES, "wall_s", "cpu_s")}
-        low, high = interval(mean["r1"], own[0].queries)
+        low, high = (100 * end for end in interval(mean["r1"] / 100, own[0].queries))
         cells = [f"{mean['r1']:.1f} ({low:.1f} to {high:.1f})", *(f"{mean[name]:.1f}" for name in MEASURES[1:])]
         seeds = " ".join(str(row.seed) for row in own)
         table.add_row(str(count), seeds, *cells, f"{mean['wall_s']:.0f}", f"{mean['cpu_s']:.0f}")

@@ -31,7 +31,7 @@ def apply_recipe(root: Path, name: str) -> int:
     """Write the values of a recipe into params.yaml; return how many of them it changed.
 
     Raises:
-        ClipBertError: there is no such recipe, or it does not fit params.yaml.
+        ClipBertError: the recipe does not exist, or params.yaml with its values is invalid.
     """
     path = root / "params.yaml"
     dvc_arguments(root / "recipes", name, path)  # checks the recipe on top of the file

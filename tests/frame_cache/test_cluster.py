@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +14,9 @@ from clipbert.frame_cache import FrameCache
 from clipbert.frame_cache.build import build_cache
 from clipbert.frame_cache.cluster import open_cluster
 from clipbert.frame_cache.shards import ShardWriter
+from flows.servers import free_port
 
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Cluster:

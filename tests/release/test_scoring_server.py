@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from small_releases import save_served_model
 
 from clipbert import pipeline
 from clipbert.config.schema import Params
+from flows.servers import free_port
 
 PARAMS = Params.model_validate({"evaluate": {"clips": 2}, "frames": {"max_frames": 8}})
 TEXT = "a red square moves left"
@@ -58,9 +58,7 @@ def server(
     (root / "secret.txt").write_text("secret")
     (root / "data" / "link.mp4").symlink_to(root / "secret.txt")
     save_served_model(root / "model", "retrieval", make_model("retrieval"), PARAMS)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PATH": path}
     settings |= {"CLIPBERT_MAX_UPLOAD_MB": "1", "CLIPBERT_MAX_ROWS": "10000", "OMP_NUM_THREADS": "1"}

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import psutil
 import torch
 import training_process
 from forked_python import ForkedProgram
+
+from flows.servers import free_port
 
 STEPS = 12  # 24 examples, 8 in a step, 4 epochs
 ENVIRONMENT = dict(os.environ) | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
@@ -62,12 +63,6 @@ def started_under_agent(project: Path, out: Path, asked: dict[str, Any], process
     command = [agent_process.__file__, str(processes), str(restarts), str(project), str(out), json.dumps(asked)]
     environment = ENVIRONMENT | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # docs/how-to/distributed.md
     return ForkedProgram(command, environment, merge=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def finished(process: Any) -> str:

@@ -13,7 +13,6 @@ from trainings import (
     ENVIRONMENT,
     STEPS,
     finished,
-    free_port,
     kill_group,
     same,
     seen_steps,
@@ -21,6 +20,8 @@ from trainings import (
     steps_of,
     weights_of,
 )
+
+from flows.servers import free_port
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 

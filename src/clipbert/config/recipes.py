@@ -31,7 +31,7 @@ def dvc_arguments(folder: Path, name: str, params: Path) -> list[str]:
     """Return a recipe as arguments of `dvc exp run`: -S KEY=VALUE for each parameter, -S +KEY=VALUE for new ones.
 
     Raises:
-        ClipBertError: there is no such recipe, it is not valid YAML, or it gives invalid parameters on top of `params`.
+        ClipBertError: the recipe does not exist, is not valid YAML, or gives invalid parameters on top of `params`.
     """
     recipes = list_recipes(folder)
     if name not in recipes:

@@ -107,7 +107,7 @@ def feature_settings(model: Any, processor: Any, cache: FrameCache) -> dict[str,
         "vision": config.vision["model_type"],
         "backbone": found.hexdigest(),
         "image_size": size,
-        "resize": getattr(processor, "resize", "pad"),
+        "resize": processor.resize,
         "shape": shape,
         # means are small, and in float32 a score from the cache is the score from pixels
         EXTENSION: "f32" if len(shape) == 1 else "f16",
@@ -139,7 +139,12 @@ def open_features(parent: Path, model: Any, processor: Any, cache: FrameCache) -
             "train.feature_cache is true, but model.dual_encoder reads more of a frame than the backbone's feature "
             "map. Set train.feature_cache to false."
         )
-    settings = feature_settings(model, processor, cache)
+    return _update_features(parent, model, processor, cache, feature_settings(model, processor, cache))
+
+
+def _update_features(
+    parent: Path, model: Any, processor: Any, cache: FrameCache, settings: dict[str, Any]
+) -> FeatureCache:
     folder = features_folder(parent, settings)
     parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -175,7 +180,7 @@ def find_features(parent: Path, model: Any, processor: Any, cache: FrameCache) -
     settings = feature_settings(model, processor, cache)
     if not (features_folder(parent, settings) / INDEX_FILE).is_file():
         return None
-    return open_features(parent, model, processor, cache)
+    return _update_features(parent, model, processor, cache, settings)
 
 
 def check_backbone(folder: Path, settings: dict[str, Any]) -> None:

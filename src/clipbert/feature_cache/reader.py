@@ -22,7 +22,7 @@ class FeatureCache(FrameCache):
     map, or (len(indices), channels, rows, columns). `cache.settings` names the backbone, its input and the frames.
 
     Raises:
-        ClipBertError: there is no cache at `path`, or its index is damaged.
+        ClipBertError: `path` has no cache, or the index is damaged.
         CorruptShardError: features fail their checksum, or their shard is missing or too short.
     """
 

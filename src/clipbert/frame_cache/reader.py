@@ -27,7 +27,7 @@ class FrameCache:
     them: a cache pickles as its path and may be used in parent and child after a fork, and from several threads.
 
     Raises:
-        ClipBertError: there is no cache at `path`, its index is damaged, or it does not hold the requested media.
+        ClipBertError: `path` has no cache, the index is damaged, or the requested media are not in it.
         CorruptShardError: a frame that is read fails its checksum, or its shard is missing or too short.
     """
 

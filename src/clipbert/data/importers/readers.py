@@ -71,7 +71,7 @@ class Row:
         """Return a string; a number as its digits; null as the empty string.
 
         Raises:
-            ClipBertError: there is no such key, or it holds something else.
+            ClipBertError: the key is missing, or its value has another type.
         """
         value = self.value(key)
         if isinstance(value, str):
@@ -86,7 +86,7 @@ class Row:
         """Return a whole number, which may be written as a string.
 
         Raises:
-            ClipBertError: there is no such key, or it holds something else.
+            ClipBertError: the key is missing, or its value has another type.
         """
         value = self.value(key)
         with contextlib.suppress(ValueError):
@@ -100,7 +100,7 @@ class Row:
         """Return a time in seconds, 0 or more, which may be written as a string.
 
         Raises:
-            ClipBertError: there is no such key, or it holds something else.
+            ClipBertError: the key is missing, or its value has another type.
         """
         value = self.value(key)
         with contextlib.suppress(ValueError, OverflowError):
@@ -112,7 +112,7 @@ class Row:
         """Return a list of strings.
 
         Raises:
-            ClipBertError: there is no such key, or it holds something else.
+            ClipBertError: the key is missing, or its value has another type.
         """
         value = self.value(key)
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
@@ -123,7 +123,7 @@ class Row:
         """Return a list of records inside this one.
 
         Raises:
-            ClipBertError: there is no such key, or it holds something else.
+            ClipBertError: the key is missing, or its value has another type.
         """
         value = self.value(key)
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):

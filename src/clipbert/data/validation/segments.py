@@ -37,7 +37,7 @@ def measure_segments(
     Returns:
         Columns id, kind, media, split, start_s, end_s, duration_s (0 for an image, which has no segments),
         `beyond_s` (seconds by which the segment ends after its video), `frames` (candidate frames in it) and
-        `frames_per_clip` (NaN where there is no frame); those that need the most frames first.
+        `frames_per_clip` (NaN without frames), sorted by the frames that a text needs, the largest number first.
     """
     rows = texts.loc[texts[["start_s", "end_s"]].notna().any(axis=1), ["id", "kind", "media", "split"]]
     rows = rows.assign(start_s=texts["start_s"].fillna(0.0), end_s=texts["end_s"])
