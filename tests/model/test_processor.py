@@ -191,8 +191,44 @@ def test_the_settings_of_evaluation_are_stored(tmp_path):
     assert (again.frames, again.generation) == (None, None)
     assert again.candidates == FramesParams(size=448)  # frames are not enlarged to what the model sees
 
-    stored = json.loads((tmp_path / "processor_config.json").read_text())
-    (tmp_path / "processor_config.json").write_text(json.dumps(stored | {"frames": {"fps": -1}}))
-    sign_files(tmp_path, [tmp_path / "processor_config.json"])
-    with pytest.raises(ModelFolderError, match="not a ClipBERT processor file"):
+
+FRAMES = {"fps": 1.0, "size": 224, "max_frames": 5, "sampling": "scene"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"resize": "zoom"}, "resize is 'zoom': expected one of pad, crop, stretch"),
+        ({"resize": ["pad"]}, r"resize is \['pad'\]: expected one of pad, crop, stretch"),
+        ({"image_size": "224"}, "image_size is '224': expected an integer above 0"),
+        ({"clips": 0}, "clips is 0: expected an integer above 0"),
+        ({"frames_per_clip": True}, "frames_per_clip is True: expected an integer above 0"),
+        ({"max_text_length": None}, "max_text_length is missing: expected an integer above 0"),
+        ({"frames": 2.0}, "frames is 2.0: expected an object with named values"),
+        ({"frames": FRAMES | {"fps": -1}}, "frames.fps is -1: expected a number; above 0"),
+        ({"frames": FRAMES | {"sampling": "all"}}, "frames.sampling is 'all': expected .*one of uniform, scene, adapt"),
+        ({"frames": {"fps": 1.0}}, "frames.size is missing: expected an integer; at least 8, at most 4096"),
+        ({"generation": []}, r"generation is \[\]: expected an object with named values"),
+        ({"generation": {"beams": 0}}, "generation.beams is 0: expected an integer; at least 1, at most 64"),
+        ({"generation": {"beam": 3}}, "generation.beam is 3: expected only beams, max_length, length_penalty, no_rep"),
+        ({"dual_encoder": 77}, "dual_encoder is 77: expected an object with named values"),
+        ({"dual_encoder": {}}, "dual_encoder.max_text_length is missing: expected an integer above 0"),
+    ],
+)
+def test_a_wrong_value_in_the_processor_file_is_named(processor, tmp_path, wrong, message):
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "processor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    sign_files(tmp_path, [path])
+    with pytest.raises(ModelFolderError, match=rf"processor_config\.json: {message}"):
+        ClipBertProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "null"])
+def test_a_processor_file_that_is_no_object(processor, tmp_path, text):
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "processor_config.json"
+    path.write_text(text)
+    sign_files(tmp_path, [path])
+    with pytest.raises(ModelFolderError, match=r"processor_config\.json: (not a ClipBERT processor file|the file is)"):
         ClipBertProcessor.from_pretrained(tmp_path)

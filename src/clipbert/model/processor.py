@@ -1,6 +1,5 @@
 """Processor: from frames and texts to the input tensors of a ClipBERT model."""
 
-import json
 import logging
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,6 +18,14 @@ from clipbert.errors import ClipBertError, ModelFolderError
 from clipbert.files.atomic import write_json
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.dual_tokenizer import FOLDER, DualTokenizer, load_dual_tokenizer
+from clipbert.model.processor_file import (
+    FRAME_SETTINGS,
+    POSITIVE,
+    RESIZES,
+    SETTINGS,
+    is_positive_integer,
+    read_processor_file,
+)
 from clipbert.model.processor_inputs import (
     ClipIndices,
     File,
@@ -38,9 +45,6 @@ from clipbert.video.still_images import upright_rgb
 logger = logging.getLogger(__name__)
 
 PROCESSOR_FILE = "processor_config.json"
-SETTINGS = ("image_size", "clips", "frames_per_clip", "max_text_length")
-FRAME_SETTINGS = ("fps", "size", "max_frames", "sampling")  # of section frames: those that decide which pixels are seen
-RESIZES = ("pad", "crop", "stretch")
 PAD_TO_MULTIPLE_OF = 8
 
 
@@ -96,8 +100,8 @@ class ClipBertProcessor:
         self._warned = False
         for name in SETTINGS:
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}: expected an integer above 0.")
+            if not is_positive_integer(value):
+                raise ValueError(f"{name} is {value!r}: expected {POSITIVE}.")
 
     @classmethod
     def for_config(
@@ -302,7 +306,7 @@ class ClipBertProcessor:
 
         Raises:
             ModelFolderError: `processor_config.json` or the tokenizer's files are missing, unreadable, or have
-                changed since they were saved.
+                changed since they were saved, or a field of `processor_config.json` has a wrong value.
         """
         path = Path(source) / PROCESSOR_FILE
         for file in (path, Path(source) / "tokenizer.json"):
@@ -312,20 +316,7 @@ class ClipBertProcessor:
                     "again, or point at a folder written by save_pretrained."
                 )
         check_model(Path(source), weights=False)
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            settings = {name: stored[name] for name in SETTINGS}
-            if "frames" in stored:
-                settings["frames"] = FramesParams(**{name: stored["frames"][name] for name in FRAME_SETTINGS})
-            if "generation" in stored:
-                settings["generation"] = dict(stored["generation"])
-            if "resize" in stored:
-                settings["resize"] = stored["resize"]
-            dual_length = int(stored["dual_encoder"]["max_text_length"]) if "dual_encoder" in stored else 0
-        except (ValueError, KeyError, TypeError) as error:  # pydantic's and json's errors are ValueErrors
-            raise ModelFolderError(
-                f"{path}: not a ClipBERT processor file ({error!r}). Save the processor again."
-            ) from error
+        settings, dual_length = read_processor_file(path)
         if dual_length:
             try:
                 settings["dual_tokenizer"] = load_dual_tokenizer(

@@ -5,7 +5,8 @@ from typing import Any
 
 from clipbert.config.schema import EvaluateParams, FramesParams
 from clipbert.config.tasks import TaskSection
-from clipbert.model.processor import FRAME_SETTINGS, ClipBertProcessor
+from clipbert.model.processor import ClipBertProcessor
+from clipbert.model.processor_file import FRAME_SETTINGS
 from clipbert.tasks.presentation import TOP_K
 
 

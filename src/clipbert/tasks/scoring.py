@@ -17,7 +17,7 @@ from clipbert.config.schema import FramesParams
 from clipbert.frame_cache import FrameCache
 from clipbert.model.generation import Decoding
 from clipbert.model.losses import aggregate
-from clipbert.model.processor import FRAME_SETTINGS
+from clipbert.model.processor_file import FRAME_SETTINGS
 from clipbert.sampling.clips import uniform_clips
 from clipbert.sampling.segments import Segment
 
