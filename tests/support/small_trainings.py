@@ -92,8 +92,12 @@ def make_trainer(
 
 
 def finish(trainer: Trainer, log: Log) -> TrainState:
+    """Train to the end or to what interrupts it, and wait for the checkpoint that is being written."""
     trainer.resume()
-    return trainer.train(log)
+    try:
+        return trainer.train(log)
+    finally:
+        trainer.checkpoints.finish()
 
 
 def batches_of(trainer: Trainer) -> SynchronizedBatchIterator:

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from clipbert.inference.pipelines import pipeline
 from clipbert.release.media_access import MediaAccess, quoted
 from clipbert.release.scoring_server import harden_scoring_server, requested_params
 from clipbert.release.signatures import ERROR
+from clipbert.sampling.segments import Segment
+from clipbert.sampling.video_input import decode_input, frames_inside, input_name
 from clipbert.tasks import task_class
-from clipbert.tasks.presentation import TOP_K
+from clipbert.tasks.presentation import TOP_K, Serving
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class ServedClipBert(PythonModel):
     """ClipBERT behind MLflow's `predict`.
 
     `Task.serving` defines the columns. A row that fails has a message in the column `error` and no other values. A file
-    that occurs in several rows is read once.
+    that occurs in several rows is read once, also where they are about several segments of it.
     """
 
     def load_context(self, context: Any) -> None:
@@ -73,7 +75,7 @@ class ServedClipBert(PythonModel):
         """
         try:
             chosen = self._params(params or {}, requested_params())
-            table = _input_table(model_input, self.served.inputs)
+            table = _input_table(model_input, self.served)
             if len(table) > self.max_rows:
                 raise ClipBertError(
                     f"the request has {len(table)} rows: expected at most {self.max_rows}, the server's {MAX_ROWS}. "
@@ -110,41 +112,58 @@ class ServedClipBert(PythonModel):
     def _answer_table(self, table: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
         rows: list[Row] = [dict(zip(table.columns, values, strict=True)) for values in table.itertuples(index=False)]
         found: list[Row] = [{} for _ in rows]
-        groups: dict[Any, list[int]] = {}
+        groups: dict[Any, dict[Segment | None, list[int]]] = {}
         for number, row in enumerate(rows):
-            groups.setdefault(_media_key(row[self.served.media]), []).append(number)
-        for numbers in groups.values():
-            media = rows[numbers[0]][self.served.media]
             try:
-                embeds = self._encode(media, params["clips"])
-            except ClipBertError as error:
-                answers: list[Row] = [{ERROR: str(error)} for _ in numbers]
+                segment = _segment_of(row, self.served.segment_columns)
+            except ValueError as error:
+                found[number] = {ERROR: str(error)}
             else:
-                answers = self._answer_rows(embeds, [rows[number] for number in numbers], params)
-            for number, answer in zip(numbers, answers, strict=True):
-                found[number] = answer
+                groups.setdefault(_media_key(row[self.served.media]), {}).setdefault(segment, []).append(number)
+        for segments in groups.values():
+            media = rows[next(iter(segments.values()))[0]][self.served.media]
+            encoded = self._encode(media, segments, params["clips"])
+            for numbers, embeds in zip(segments.values(), encoded, strict=True):
+                if isinstance(embeds, ClipBertError):
+                    answers: list[Row] = [{ERROR: str(embeds)} for _ in numbers]
+                else:
+                    answers = self._answer_rows(embeds, [rows[number] for number in numbers], params)
+                for number, answer in zip(numbers, answers, strict=True):
+                    found[number] = answer
         return self._output_table(found, table.index)
 
-    def _encode(self, media: Any, clips: int) -> Tensor:
-        """Return the visual tokens (1, K, V, hidden) of one file.
+    def _encode(self, media: Any, segments: Collection[Segment | None], clips: int) -> Iterator[Tensor | ClipBertError]:
+        """Yield the visual tokens (1, K, V, hidden) of each segment of a file, or why there are none.
 
-        Raises:
-            ClipBertError: naming the column and the client's value, without the server's folders.
+        The file is decoded once. Errors name the column and the client's value, without the server's folders.
         """
         column = self.served.media
         try:
             source = self.access.find(media)
         except ClipBertError as error:
-            raise ClipBertError(f"{column} {error}") from None
+            yield from [ClipBertError(f"{column} {error}")] * len(segments)
+            return
         try:
-            embeds: Tensor = self.pipeline.encode([source], clips)
+            frames = decode_input(source, self.pipeline.frames)
         except (ClipBertError, ValueError, MemoryError) as error:
-            reason = first_line(error)
-            if isinstance(source, Path):
-                reason = reason.replace(repr(str(source)), "the file").replace(str(source), "the file")
-            logger.warning("%s %s: %s", column, quoted(media), error)
-            raise ClipBertError(f"{column} {quoted(media)}: {reason}") from None
-        return embeds
+            yield from [self._for_client(error, media, source)] * len(segments)
+            return
+        for segment in segments:
+            try:
+                images = frames.images if segment is None else frames_inside(frames, segment, input_name(source))
+                embeds: Tensor = self.pipeline.encode([images], clips)
+            except (ClipBertError, ValueError, MemoryError) as error:
+                yield self._for_client(error, media, source)
+            else:
+                yield embeds
+
+    def _for_client(self, error: Exception, media: Any, source: Path | bytes) -> ClipBertError:
+        """Log an error about a file, and return it as the client may see it."""
+        reason = first_line(error)
+        if isinstance(source, Path):
+            reason = reason.replace(repr(str(source)), "the file").replace(str(source), "the file")
+        logger.warning("%s %s: %s", self.served.media, quoted(media), error)
+        return ClipBertError(f"{self.served.media} {quoted(media)}: {reason}")
 
     def _answer_rows(self, embeds: Tensor, rows: list[Row], params: dict[str, Any]) -> list[Row]:
         """Return the answers to rows about one video (1, K, V, hidden)."""
@@ -186,7 +205,7 @@ def max_rows_from_environment() -> int:
     return int(text)
 
 
-def _input_table(given: Any, columns: Mapping[str, Any]) -> pd.DataFrame:
+def _input_table(given: Any, served: Serving) -> pd.DataFrame:
     """Return the rows of a request; MLflow passes `inputs` and `instances` as one row with a whole column per cell.
 
     Raises:
@@ -194,8 +213,9 @@ def _input_table(given: Any, columns: Mapping[str, Any]) -> pd.DataFrame:
     """
     if not isinstance(given, pd.DataFrame):
         raise ClipBertError(f"the request is of type {type(given).__name__}: expected a table.")
-    if missing := [name for name in columns if name not in given]:
-        raise ClipBertError(f"column {missing[0]} is missing: expected {', '.join(columns)}.")
+    if missing := [name for name in served.inputs if name not in given]:
+        raise ClipBertError(f"column {missing[0]} is missing: expected {', '.join(served.inputs)}.")
+    columns = [*served.inputs, *(name for name in served.segment_columns if name in given)]
     if len(given) != 1 or not all(isinstance(given[name].iloc[0], np.ndarray | list) for name in columns):
         return given
     cells = {name: list(given[name].iloc[0]) for name in columns}
@@ -203,6 +223,20 @@ def _input_table(given: Any, columns: Mapping[str, Any]) -> pd.DataFrame:
     if len(set(lengths.values())) > 1:
         raise ClipBertError(f"the columns have the lengths {lengths}: expected the same for all.")
     return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in cells.items()})
+
+
+def _segment_of(row: Row, columns: Collection[str]) -> Segment | None:
+    """Return the segment that a row asks about; None for the whole file.
+
+    Raises:
+        ValueError: a value is not a time in seconds, or the segment does not end after it starts.
+    """
+    return Segment.given(*(_given(row.get(name)) for name in columns)) if columns else None
+
+
+def _given(value: Any) -> Any:
+    """Return a cell of a table, None if it is missing."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _media_key(media: Any) -> Any:

@@ -154,3 +154,8 @@ class Serving:
     def media(self) -> str:
         """The name of the column that names the file."""
         return next(iter(self.inputs))
+
+    @property
+    def segment_columns(self) -> tuple[str, ...]:
+        """The columns that a request may have for a segment of a video, in seconds; images have none."""
+        return ("start_s", "end_s") if self.media == "video" else ()
