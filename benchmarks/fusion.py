@@ -29,7 +29,8 @@ from clipbert.tasks.examples import texts_with_frames
 from clipbert.tasks.predict import predict
 from clipbert.training.checkpoint import Checkpoints
 from clipbert.training.setup import build_model
-from clipbert.training.trainer import NoOpTracker, Trainer
+from clipbert.training.tracker import NoOpTracker
+from clipbert.training.trainer import Trainer
 
 FUSIONS = ("mean", "concat", "attention")
 TEMPORAL = ("direction", "order")  # answer types that need the order of the frames

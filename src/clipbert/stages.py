@@ -92,7 +92,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.training.export import export
     from clipbert.training.history import write_history
     from clipbert.training.lock import training_lock
-    from clipbert.training.trainer import NoOpTracker
+    from clipbert.training.tracker import NoOpTracker
     from clipbert.training.training_card import training_card
 
     check_artifacts(project.root)
@@ -148,10 +148,10 @@ def _make_trainer(
     extra_texts = training_texts(texts) if task.examples.whole_vocabulary else []
     model, processor = build_model(task, examples, params.model, params.frames, params.evaluate.clips, extra_texts)
     processor.frames = cached_frames_params(cache)
-    inputs = cache
+    features = None
     if params.train.feature_cache:
         with freed_memory_kept(device):
-            inputs = open_features(project.features, model.to(device), processor, cache)
+            features = open_features(project.features, model.to(device), processor, cache)
     checkpoints = Checkpoints(
         project.checkpoints(task_name),
         fingerprint(project, params.training_parameters(task_name), params.model),
@@ -162,7 +162,7 @@ def _make_trainer(
         task=task,
         model=model,
         processor=processor,
-        cache=inputs,
+        cache=cache,
         train_examples=examples,
         val_examples=val,
         params=params.train,
@@ -171,6 +171,7 @@ def _make_trainer(
         checkpoints=checkpoints,
         device=device,
         context=context,
+        features=features,
     )
     length = None if trainer.limit else trainer.length
     min_videos = params.validate_.min_train_videos

@@ -44,6 +44,11 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
         ("vision_lr=2", " = 2: expected less than or equal to 1"),
         ("weight_decay=-1", " = -1: expected greater than or equal to 0"),
         ("freeze_vision=1", " = 1: expected a valid boolean"),
+        ("vision_lr_decay=0", " = 0: expected greater than 0 (factor of the backbone's learning rate"),
+        ("vision_lr_decay=1.1", " = 1.1: expected less than or equal to 1"),
+        ("unfreeze_at=0", " = 0: expected greater than 0 (fraction of the training after which"),
+        ("unfreeze_at=1", " = 1: expected less than 1"),
+        ("unfreeze_at=half", " = 'half': expected a valid number"),
         (
             "lr_multipliers={clipbert.vision: -1}",
             ".clipbert.vision = -1: expected greater than 0 (learning rate multipliers",
@@ -127,6 +132,14 @@ def test_a_recipe_with_multipliers_says_where_they_go(tmp_path: Path) -> None:
         dvc_arguments(tmp_path, "mine", PARAMS)
     (tmp_path / "none.yaml").write_text("# None\ntrain: {lr_multipliers: {}, lr: 0.1}")
     assert dvc_arguments(tmp_path, "none", PARAMS) == ["-S", "train.lr_multipliers={}", "-S", "train.lr=0.1"]
+
+
+def test_what_was_never_frozen_is_not_unfrozen() -> None:
+    with pytest.raises(
+        ClipBertError, match=r"unfreeze_at is 0\.5 and freeze_vision false: .*Set freeze_vision to true, or unfreeze_at"
+    ):
+        load_params(PARAMS, ["train.unfreeze_at=0.5"])
+    assert load_params(PARAMS, ["train.unfreeze_at=0.5", "train.freeze_vision=true"]).train.unfreeze_at == 0.5
 
 
 def test_features_of_a_backbone_that_learns_are_not_cached() -> None:

@@ -23,7 +23,7 @@ from clipbert.model import ClipBertModel
 from clipbert.training import checkpoint
 from clipbert.training import trainer as loop
 from clipbert.training.step import TrainStep
-from clipbert.training.trainer import NoOpTracker
+from clipbert.training.tracker import NoOpTracker
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 48}
 

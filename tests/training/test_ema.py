@@ -97,3 +97,21 @@ def test_the_mean_of_another_model_is_refused() -> None:
         match=r"belongs to another model; differing parameters: 0\.bias, 0.weight, 1.bias, 1.weight, bias, weight",
     ):
         ExponentialMovingAverage(network(), 0.9).load_state_dict(ExponentialMovingAverage(other, 0.9).state_dict())
+
+
+def test_weights_that_become_trainable_are_averaged_from_then_on() -> None:
+    model = network()
+    ema = ExponentialMovingAverage(model, 0.5)
+    for _ in range(10):
+        move(model, 1)
+        ema.update(model)
+    mean = {name: value.clone() for name, value in ema.state_dict()["mean"].items()}
+    model[2].requires_grad_(True)
+    frozen = model[2].weight.detach().clone()
+    ema.add_parameters(model)
+    found = ema.state_dict()["mean"]
+    assert all(torch.equal(found[name], value) for name, value in mean.items())
+    assert torch.equal(found["2.weight"], frozen)
+    move(model, 1)
+    ema.update(model)
+    torch.testing.assert_close(ema.state_dict()["mean"]["2.weight"], (frozen + model[2].weight.detach()) / 2)

@@ -41,7 +41,7 @@ def train(
 ) -> tuple[Trainer, Log]:
     made, log = make_trainer(project, out, task, params), Log()
     if features is not None:
-        made.cache = open_features(features, made.model, made.processor, made.cache)
+        made.features = open_features(features, made.model, made.processor, made.cache)
     finish(made, log)
     return made, log
 
@@ -92,7 +92,8 @@ def test_other_tasks_train_from_the_whole_feature_maps(tiny_project: Path, tmp_p
     made, log = train(tiny_project, tmp_path / "run", make_params(), tmp_path / "features", task="open_qa")
     expected, pixels = train(tiny_project, tmp_path / "other", make_params(), None, task="open_qa")
     assert np.allclose(losses(log), losses(pixels), atol=2e-2)
-    assert made.cache.media == FrameCache(tiny_project / "artifacts" / "frames").media
+    assert made.features is not None
+    assert made.features.media == FrameCache(tiny_project / "artifacts" / "frames").media
     assert expected.state.step == made.state.step
 
 
@@ -103,12 +104,12 @@ def test_a_killed_training_continues_from_features(
     params = make_params()
     params = params.model_copy(update={"train": params.train.model_copy(update={"checkpoint_every_steps": 1})})
     stopped = make_trainer(tiny_project, tmp_path, "retrieval", params)
-    stopped.cache = open_features(cached[2] / "features", stopped.model, stopped.processor, stopped.cache)
+    stopped.features = open_features(cached[2] / "features", stopped.model, stopped.processor, stopped.cache)
     with pytest.raises(KeyboardInterrupt):
         finish(stopped, Log(stop_at=6))
     stopped.checkpoints.finish()
     again = make_trainer(tiny_project, tmp_path, "retrieval", params)
-    again.cache = open_features(cached[2] / "features", again.model, again.processor, again.cache)
+    again.features = open_features(cached[2] / "features", again.model, again.processor, again.cache)
     finish(again, Log())
     for (name, value), other in zip(again.model.named_parameters(), cached[0].model.parameters(), strict=True):
         assert torch.equal(value, other), name

@@ -43,7 +43,20 @@ class TrainParams(Section):
         {},
         description="learning rate multipliers by prefix of the parameter name, for example {clipbert.embeddings: 0.1}",
     )
+    vision_lr_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="factor of the backbone's learning rate from each layer to the one below it; 1.0: off",
+    )
     freeze_vision: bool = Field(False, description="keep the initial weights of the backbone")
+    unfreeze_at: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="fraction of the training after which the backbone that freeze_vision freezes is trained too; "
+        "null: never",
+    )
     feature_cache: bool = Field(
         False,
         description="compute the frozen backbone's features of every cached frame once, into artifacts/features, and "
@@ -100,6 +113,15 @@ class TrainParams(Section):
         if not milestones or any(a >= b for a, b in pairwise(milestones)):
             raise ValueError("at least one fraction, each larger than the one before, as in [0.5, 0.75]")
         return milestones
+
+    @model_validator(mode="after")
+    def _check_unfreeze_at(self) -> "TrainParams":
+        if self.unfreeze_at is not None and not self.freeze_vision:
+            raise ValueError(
+                f"unfreeze_at is {self.unfreeze_at} and freeze_vision false: the backbone is trained from the start. "
+                "Set freeze_vision to true, or unfreeze_at to null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_feature_cache(self) -> "TrainParams":

@@ -55,6 +55,7 @@ class GridEncoder(nn.Module):
         self.projection = nn.Conv2d(self.channels, config.hidden_size, 3, padding=1, bias=False)
         self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
         self.backbone_frozen = False
+        self._frozen_parameters: list[nn.Parameter] = []
         self._freeze_batch_norm()
 
     @property
@@ -65,7 +66,16 @@ class GridEncoder(nn.Module):
     def freeze_backbone(self) -> None:
         """Stop training the backbone: no gradients, and evaluation mode (fixed batch norm statistics) in `train()`."""
         self.backbone_frozen = True
+        self._frozen_parameters += [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
         self.backbone.eval().requires_grad_(False)
+
+    def unfreeze_backbone(self) -> None:
+        """Train the parameters that `freeze_backbone` froze, and the statistics of batch norms that are not frozen."""
+        self.backbone_frozen = False
+        for parameter in self._frozen_parameters:
+            parameter.requires_grad_(True)
+        self._frozen_parameters = []
+        self.train(self.training)
 
     def _freeze_batch_norm(self) -> None:
         if self.freeze_batch_norm:

@@ -115,6 +115,11 @@ class BudgetTracker:
         """Record the cost of a validation."""
         self._validation_cost = self.used(after) - self.used(before)
 
+    def forget_costs(self) -> None:
+        """Discard the recorded costs, when the following steps and validations cost something else."""
+        self._step_costs.clear()
+        self._validation_cost = None
+
     def state_dict(self) -> dict[str, Any]:
         """Return the recorded costs, for a checkpoint."""
         return {"steps": list(self._step_costs), "validation": self._validation_cost}

@@ -254,6 +254,11 @@ class Batches:
         with _preserve_handler(signal.SIGCHLD):
             self._iterator = iter(loader)
 
+    def read_from(self, cache: FrameCache) -> None:
+        """Take the following batches from another cache of the same media."""
+        self.dataset.cache = cache
+        self.start_at(self.position)
+
     def __next__(self) -> Batch:
         """Return the next batch.
 

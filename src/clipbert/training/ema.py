@@ -27,6 +27,13 @@ class ExponentialMovingAverage:
         self.decay, self.updates = decay, 0
         self._mean = {name: value.detach().clone() for name, value in _trainable(model).items()}
 
+    def add_parameters(self, model: nn.Module) -> None:
+        """Average parameters that have become trainable too, from their present weights on."""
+        self._mean = {
+            name: self._mean[name] if name in self._mean else value.detach().clone()
+            for name, value in _trainable(model).items()
+        }
+
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Update the average with the weights after a step."""

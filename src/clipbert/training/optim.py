@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from torch import nn
 from torch.optim import AdamW
@@ -10,17 +11,36 @@ from clipbert.config.training import TrainParams
 from clipbert.errors import ClipBertError
 from clipbert.model.pretrained_dual_encoder import PretrainedDualEncoder
 from clipbert.model.vision import GridEncoder
+from clipbert.training.layer_decay import layers_above
 
 DUAL_ENCODER_PREFIXES = ("contrast.", "clipbert.vision.backbone.")
+
+
+class _Group(NamedTuple):
+    """What the parameters of a group have in common."""
+
+    part: str
+    decayed: bool
+    prefix: str  # in `lr_multipliers`
+    above: int  # layers above it in the backbone; 0 without `vision_lr_decay`
+    late: bool  # trained from `unfreeze_at` on
+
+    @property
+    def name(self) -> str:
+        names = [self.part, "decayed" if self.decayed else "not decayed"]
+        names += [f"{self.above} layers from the top"] if self.above else []
+        names += ["unfrozen later"] if self.late else []
+        return ", ".join([*names, self.prefix] if self.prefix else names)
 
 
 def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
     """Create AdamW with parameter groups of equal learning rate and weight decay, as in the authors' code.
 
     The backbone has the learning rate `vision_lr`, both halves of a pretrained dual encoder `dual_encoder_lr`, all else
-    `lr`, each times the multiplier of the longest matching
-    prefix in `lr_multipliers`. Biases, norms and scalars have no weight decay. With `freeze_vision` the backbone is
-    frozen first. Each group has a `name` and its `peak_lr`.
+    `lr`, each times the multiplier of the longest matching prefix in `lr_multipliers`. In the backbone, each layer has
+    `vision_lr_decay` times the rate of the layer above it. Biases, norms and scalars have no weight decay. With
+    `freeze_vision` the backbone is frozen first; its parameters are in the optimizer only if `unfreeze_at` is set, in
+    groups of their own. Each group has a `name`, its `peak_lr`, and whether it is trained `late`.
 
     The step is fused: it reads `optimizer.found_inf` on the device, and where that is 1 it leaves weights, moments and
     step counters unchanged.
@@ -29,37 +49,49 @@ def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
         model: on its device, before DistributedDataParallel or torch.compile wrap it, because they change the names.
 
     Raises:
-        ClipBertError: a prefix in `lr_multipliers` matches no parameter.
+        ClipBertError: a prefix in `lr_multipliers` matches no parameter, the backbone has no layers for
+            `vision_lr_decay`, or nothing of it is trained after `unfreeze_at`.
     """
+    before = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if params.freeze_vision:
         freeze_vision(model)
+    after = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    late = before - after if params.unfreeze_at is not None else set()
+    if params.unfreeze_at is not None and not late:
+        raise ClipBertError(
+            f"train.unfreeze_at is {params.unfreeze_at}, but another parameter keeps the backbone frozen "
+            "(tasks.retrieval.freeze_dual_encoder). Set that to false, or train.unfreeze_at to null."
+        )
     _check_prefixes(params.lr_multipliers, [name for name, _ in model.named_parameters()])
     rates = {"vision": params.vision_lr or params.lr, "dual encoder": params.dual_encoder_lr, "rest": params.lr}
-    groups: dict[tuple[str, bool, str], list[nn.Parameter]] = {}
+    above = layers_above(model) if params.vision_lr_decay < 1 else {}
+    groups: dict[_Group, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            key = (_part_of(name, model), parameter.ndim > 1, _longest_prefix(name, params.lr_multipliers))
-            groups.setdefault(key, []).append(parameter)
+        if name in after | late:
+            prefix = _longest_prefix(name, params.lr_multipliers)
+            group = _Group(_part_of(name, model), parameter.ndim > 1, prefix, above.get(name, 0), name in late)
+            groups.setdefault(group, []).append(parameter)
     param_groups = []
-    for (part, decayed, prefix), parameters in groups.items():
-        rate = rates[part] * params.lr_multipliers.get(prefix, 1.0)
-        name = f"{part}, {'decayed' if decayed else 'not decayed'}"
+    for group, parameters in groups.items():
+        multiplier = params.lr_multipliers.get(group.prefix, 1.0) * params.vision_lr_decay**group.above
+        rate = rates[group.part] * multiplier
         param_groups.append(
             {
                 "params": parameters,
-                "name": f"{name}, {prefix}" if prefix else name,
+                "name": group.name,
                 "lr": rate,
                 "peak_lr": rate,
-                "weight_decay": params.weight_decay if decayed else 0.0,
+                "late": group.late,
+                "weight_decay": params.weight_decay if group.decayed else 0.0,
             }
         )
     return AdamW(param_groups, betas=(0.9, 0.98), fused=True)
 
 
-def set_learning_rate(optimizer: AdamW, factor: float) -> None:
-    """Set each group's learning rate to `factor` times its peak."""
+def set_learning_rate(optimizer: AdamW, factor: float, late: float = 1.0) -> None:
+    """Set each group's learning rate to `factor` times its peak, and times `late` where it is trained late."""
     for group in optimizer.param_groups:
-        group["lr"] = factor * group["peak_lr"]
+        group["lr"] = factor * group["peak_lr"] * (late if group["late"] else 1.0)
 
 
 def freeze_vision(model: nn.Module) -> None:
@@ -70,6 +102,13 @@ def freeze_vision(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, GridEncoder):
             module.freeze_backbone()
+
+
+def unfreeze_vision(model: nn.Module) -> None:
+    """Train the backbone that `freeze_vision` froze."""
+    for module in model.modules():
+        if isinstance(module, GridEncoder):
+            module.unfreeze_backbone()
 
 
 def check_gradients(model: nn.Module) -> None:

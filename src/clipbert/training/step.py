@@ -1,5 +1,6 @@
 """Training step: the gradient of the next batches, within the available memory, and the update of the weights."""
 
+import gc
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -21,9 +22,10 @@ from clipbert.training.batch_iterator import StopTraining, SynchronizedBatchIter
 from clipbert.training.checkpoint import restore_rng_states
 from clipbert.training.compiled import compile_module
 from clipbert.training.ema import ExponentialMovingAverage
+from clipbert.training.flops import FlopCounts
 from clipbert.training.memory import advice, is_out_of_memory, release_memory
 from clipbert.training.monitor import ThroughputMonitor
-from clipbert.training.optim import check_gradients, make_optimizer
+from clipbert.training.optim import check_gradients, make_optimizer, unfreeze_vision
 from clipbert.training.precision import Precision
 
 
@@ -141,6 +143,19 @@ class TrainStep:
                 static_graph=True,
                 broadcast_buffers=False,  # they are equal, because the batch norms share their statistics
             )
+
+    def unfreeze_vision(self) -> None:
+        """Train the backbone that `train.freeze_vision` froze, from the next step on."""
+        unfreeze_vision(self.model)
+        self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if self.ema is not None:
+            self.ema.add_parameters(self.model)
+        self.monitor.counts, self._gradients_checked = FlopCounts(), False
+        if isinstance(self.loss, DistributedDataParallel):
+            convert_sync_batchnorm(self.model)
+            self.loss = self.loss.module
+            gc.collect()  # the hooks of the old wrapper end with it
+            self.loss, self._needs_warm_up = self._data_parallel(self.loss), True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of model, optimizer, moving average and gradient scaler."""

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 import torch
@@ -24,39 +24,14 @@ from clipbert.training.data import Batches, DistributedBatchSampler, TrainingSam
 from clipbert.training.early_stopping import out_of_patience
 from clipbert.training.fault_tolerance import BAD_STEPS, NonFiniteGuard
 from clipbert.training.length import TrainingLength, training_length
-from clipbert.training.lr_schedule import lr_lambda
+from clipbert.training.lr_schedule import late_warmup, lr_lambda
 from clipbert.training.memory import freed_memory_kept, is_out_of_memory
 from clipbert.training.optim import set_learning_rate
 from clipbert.training.step import StepOutput, TrainStep
 from clipbert.training.stopping import StopRequest, stop_requests
+from clipbert.training.tracker import Tracker
 
 LOG_EVERY_STEPS = 10
-
-
-class Tracker(Protocol):
-    """Experiment tracker; release/tracking.py implements it with MLflow."""
-
-    @property
-    def run_id(self) -> str | None:
-        """The tracked run, which a resumed training continues."""
-
-    def log_metrics(self, values: dict[str, float], step: int) -> None:
-        """Record the values of a step."""
-
-    def flush(self) -> None:
-        """Write what was recorded to disk."""
-
-
-class NoOpTracker:
-    """Tracker of the processes other than the first one; records nothing."""
-
-    run_id = None
-
-    def log_metrics(self, values: dict[str, float], step: int) -> None:
-        """Do nothing."""
-
-    def flush(self) -> None:
-        """Do nothing."""
 
 
 @dataclass
@@ -66,6 +41,8 @@ class Trainer:
     Call `resume` to restore the last checkpoint, then `train`. In a training of several processes each has a Trainer.
 
     Attributes:
+        cache: the frames.
+        features: of the frozen backbone, which are read instead of the frames as long as it is frozen; None: frames.
         train_examples: of the training split, all of them in every process.
         eval_batch_size: text-video pairs per forward pass of a validation.
         state: position and curves, set by `resume`.
@@ -84,6 +61,7 @@ class Trainer:
     checkpoints: Checkpoints
     device: torch.device
     context: DistributedContext = DistributedContext()  # noqa: RUF009
+    features: FeatureCache | None = None
     state: TrainState = field(init=False)
     step: TrainStep = field(init=False)
 
@@ -99,6 +77,12 @@ class Trainer:
     def limit(self) -> str | None:
         """`train.budget`; None without one, and for a task with 0 epochs, which is not trained."""
         return self.params.budget if self.task.params.epochs else None
+
+    @property
+    def inputs(self) -> FrameCache:
+        """The cache that training and validation read."""
+        frozen = self.features is not None and self.state.unfrozen_step is None
+        return self.features if frozen and self.features is not None else self.cache
 
     def make_sampler(self, step: int = 0) -> DistributedBatchSampler:
         """Return the sampler of the batches from `step` on; it is endless where a budget ends the training."""
@@ -130,6 +114,8 @@ class Trainer:
             self.state = TrainState(microbatches=checkpoints.microbatches())
         else:
             self.state, step_state, rng = checkpoints.read(newest)
+            if self.state.unfrozen_step is not None:
+                self.step.unfreeze_vision()
             try:
                 self.step.load_state_dict(step_state)
             except (KeyError, ValueError, RuntimeError) as error:
@@ -169,6 +155,10 @@ class Trainer:
                     if self.finished():
                         break
 
+                    # train the backbone too from here on
+                    if self.should_unfreeze():
+                        self.unfreeze()
+
                     # forward, backward, update
                     self.train_step()
 
@@ -206,7 +196,7 @@ class Trainer:
         self._note = ""
 
     def _make_batches(self, stop: StopRequest) -> SynchronizedBatchIterator:
-        samples = TrainingSamples(self.cache, self.train_examples, self.task, self.model.config, self.seed)
+        samples = TrainingSamples(self.inputs, self.train_examples, self.task, self.model.config, self.seed)
         batches = Batches(samples, self.sampler, self.processor, self.params.num_workers, self.device)
 
         def stop_reason() -> BaseException:
@@ -218,8 +208,33 @@ class Trainer:
 
     def finished(self) -> bool:
         """Return whether no step follows: the epochs or the budget are used up, or early stopping applies."""
-        patience, metric = self.params.patience, self.task.evaluator.main_metric
-        return self.budget.finished(self.usage) or out_of_patience(self.state.validation, metric, patience)
+        return self.budget.finished(self.usage) or self._out_of_patience()
+
+    def _out_of_patience(self) -> bool:
+        """Return whether early stopping applies; the frozen part of a training that unfreezes is not stopped."""
+        start = 0
+        if self.params.unfreeze_at is not None:
+            if self.state.unfrozen_step is None:
+                return False
+            start = math.ceil(self.state.unfrozen_step / self.sampler.steps_per_epoch)
+        metric = self.task.evaluator.main_metric
+        return out_of_patience(self.state.validation, metric, self.params.patience, start)
+
+    def should_unfreeze(self) -> bool:
+        """Return whether the backbone, frozen so far, is trained from the next step on."""
+        if self.params.unfreeze_at is None or self.state.unfrozen_step is not None:
+            return False
+        done, total = self.budget.schedule_position(self.usage)
+        return done >= round(self.params.unfreeze_at * total)
+
+    def unfreeze(self) -> None:
+        """Train the backbone from the next step on, from pixels."""
+        state = self.state
+        state.unfrozen_step, (state.unfrozen_position, _) = state.step, self.budget.schedule_position(self.usage)
+        self.step.unfreeze_vision()
+        self.batches.batches.read_from(self.inputs)
+        self.budget.forget_costs()
+        console.print(f"{self.task.name}: the backbone is trained too from step {state.step} on, from pixels")
 
     def should_validate(self) -> bool:
         """Return whether a validation follows the current step and has not been made yet.
@@ -248,14 +263,15 @@ class Trainer:
     def validation_metrics(self) -> dict[str, float]:
         """Return the task's metrics on the validation examples, with one uniform clip per video.
 
-        Features cost nothing, so from a feature cache as many clips are taken as in evaluation.
+        Features cost nothing, so with a feature cache as many clips are taken as in evaluation. It stays that number
+        when the backbone is trained, so that the validations before and after can be compared.
 
         Each process predicts a part of the example groups.
 
         Raises:
             StopTraining: a stop was requested, or a group cannot be predicted, in this process or another.
         """
-        clips = self.processor.clips if isinstance(self.cache, FeatureCache) else 1
+        clips = 1 if self.features is None else self.processor.clips
         groups, context = self.task.evaluator.validation_groups(self.val_examples), self.context
         predictions: list[tuple[int, pd.DataFrame]] = []
         problem = None
@@ -270,7 +286,7 @@ class Trainer:
                             self.task.evaluator,
                             self.model,
                             self.processor,
-                            self.cache,
+                            self.inputs,
                             groups[index],
                             clips=clips,
                             batch_size=self.eval_batch_size,
@@ -344,8 +360,9 @@ class Trainer:
         """Update the weights with the next batches."""
         state = self.state
         before = self.timer.measure(state.step)
-        factor = lr_lambda(*self.budget.schedule_position(before), self.params)
-        set_learning_rate(self.step.optimizer, factor)
+        position = self.budget.schedule_position(before)
+        factor = lr_lambda(*position, self.params)
+        set_learning_rate(self.step.optimizer, factor, late_warmup(*position, state.unfrozen_position, self.params))
         self.lr = factor * self.params.lr
         self.output: StepOutput = self.step.run(self.batches, self.sampler.gradient_accumulation_steps, self.rng)
         self.guard.record(state.step, self.sampler.epoch_of(state.step), self.output)

@@ -40,7 +40,8 @@ from clipbert.tasks.batch import Example
 from clipbert.training.checkpoint import Checkpoints
 from clipbert.training.export import export
 from clipbert.training.fingerprint import fingerprint
-from clipbert.training.trainer import NoOpTracker, Trainer
+from clipbert.training.tracker import NoOpTracker
+from clipbert.training.trainer import Trainer
 
 WORDS = ["a red square moves left", "what color is it", "blue", "green"]
 EXAMPLE = Example("v", ["q", "r"], ["what color", "is it blue"], ["red", "blue"], ["", ""])
