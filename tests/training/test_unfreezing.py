@@ -31,6 +31,7 @@ def make_params(**train: Any) -> Params:
     """Return the parameters of 12 steps in 4 epochs, of which the last 6 train the backbone."""
     values = {"freeze_vision": True, "feature_cache": True, "unfreeze_at": 0.5, "vision_lr_decay": 0.7}
     values |= {"ema_decay": 0.9, "schedule": "cosine", "checkpoint_every_steps": 1, "keep_checkpoints": 20}
+    values["augment"] = {"min_crop_area": 0.6}
     made = params(**values | train)
     retrieval = made.tasks.retrieval.model_copy(update={"video_head": "direct", "cross_encoder": False})
     return made.model_copy(update={"tasks": made.tasks.model_copy(update={"retrieval": retrieval})})

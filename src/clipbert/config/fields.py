@@ -121,6 +121,8 @@ def describe_problem(root: type[BaseModel], known: Sequence[str], problem: Error
     field = _field(section, location[-1]) or _field_around(root, location)
     what = f" ({field.description})" if field is not None and field.description else ""
     message = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if problem["type"] == "value_error" and _section_of(field) is not None:
+        return f"{path}: {message}."  # two of its parameters contradict each other
     if isinstance(value, str) and problem["type"].startswith("float") and _is_number(value):
         message += f"; YAML reads {value} as text, write {float(value)!r}"
     return f"{path} = {value!r}: expected {message}{what}."

@@ -22,6 +22,28 @@ RUNTIME_ONLY = (
 )
 
 
+class AugmentParams(Section):
+    """Random changes of the frames of a training video; the defaults change nothing."""
+
+    min_crop_area: float = Field(
+        1.0, gt=0, le=1, description="smallest area of a random resized crop, as a share of the frame; 1.0: no crop"
+    )
+    max_crop_ratio: float = Field(
+        1.33, ge=1, le=4, description="largest factor by which a crop is wider or narrower than the frame"
+    )
+    brightness: float = Field(0.0, ge=0, le=1, description="largest relative change of the brightness")
+    contrast: float = Field(0.0, ge=0, le=1, description="largest relative change of the contrast")
+    saturation: float = Field(0.0, ge=0, le=1, description="largest relative change of the saturation")
+    flip: Fraction = Field(
+        0.0, description="probability of a horizontal flip; 0 where texts say left and right, as captions do"
+    )
+
+    @property
+    def enabled(self) -> bool:
+        """Whether frames are changed at all."""
+        return self.min_crop_area < 1 or any((self.brightness, self.contrast, self.saturation, self.flip))
+
+
 class TrainParams(Section):
     """Optimization and execution of a training."""
 
@@ -62,6 +84,7 @@ class TrainParams(Section):
         description="compute the frozen backbone's features of every cached frame once, into artifacts/features, and "
         "train from them",
     )
+    augment: AugmentParams = AugmentParams()
     weight_decay: float = Field(0.05, ge=0, le=1, description="weight decay of matrices; biases and norms have none")
     schedule: Literal["linear", "cosine", "inverse_sqrt", "multi_step", "constant"] = Field(
         "linear", description="learning rate schedule after the warm-up"
@@ -129,6 +152,11 @@ class TrainParams(Section):
             raise ValueError(
                 "feature_cache is true and freeze_vision false: the features of a backbone that learns change with "
                 "every step. Set freeze_vision to true, or feature_cache to false"
+            )
+        if self.feature_cache and self.unfreeze_at is None and self.augment.enabled:
+            raise ValueError(
+                "feature_cache is true, so no pixels are read that augment could change. Set feature_cache to false, "
+                "unfreeze_at to a fraction from which on pixels are read, or augment to its defaults"
             )
         return self
 

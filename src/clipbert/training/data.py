@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from clipbert.config.training import AugmentParams
 from clipbert.console import errors
 from clipbert.errors import ClipBertError
 from clipbert.frame_cache import FrameCache
@@ -24,10 +25,13 @@ from clipbert.tasks.base import Task
 from clipbert.tasks.batch import Batch, Example
 from clipbert.tasks.predict import ProcessorTokens, pixels
 from clipbert.tasks.scoring import CachedFrames, is_features
+from clipbert.training.augmentation import augment
 
 MAX_FAILURES = 3
 # Messages of torch's DataLoader about a worker that died, and about its thread that received half a batch from one.
 WORKER_DIED = ("DataLoader worker", "Pin memory thread")
+
+AUGMENTATION = 1  # stream of random numbers, so that augmentation changes no clip and no text
 
 Key = tuple[int, int, bool]  # epoch, index of the example, whether this process loads its frames
 
@@ -122,8 +126,17 @@ class DistributedBatchSampler(Sampler[list[Key]]):
 class TrainingSamples(Dataset[Sample | FailedSample]):
     """Sparse random clips and texts of the training examples; the same (epoch, index) always gives the same sample."""
 
-    def __init__(self, cache: FrameCache, examples: list[Example], task: Task, config: Any, seed: int) -> None:
+    def __init__(
+        self,
+        cache: FrameCache,
+        examples: list[Example],
+        task: Task,
+        config: Any,
+        seed: int,
+        augmentation: AugmentParams = AugmentParams(),  # noqa: B008
+    ) -> None:
         self.cache, self.examples, self.task, self.config, self.seed = cache, examples, task, config, seed
+        self.augmentation = augmentation
         self.captions = task.examples.uses_captions(examples)
 
     def __getitem__(self, key: Key) -> Sample | FailedSample:
@@ -145,13 +158,20 @@ class TrainingSamples(Dataset[Sample | FailedSample]):
         chosen = self.task.examples.draw(example, generator)
         return Sample(
             key=example.key,
-            images=video.read(frames.flatten()) if own else None,
+            images=self._read(video, frames, [self.seed, epoch, index, AUGMENTATION]) if own else None,
             texts=[self.task.examples.input_texts(example, i) for i in chosen],
             labels=self.task.examples.labels(example, chosen, self.config),
             ids=[example.ids[i] for i in chosen],
             caption=str(generator.choice(example.captions)) if self.captions else None,
             seed=int(generator.integers(2**63)),
         )
+
+    def _read(self, video: CachedFrames, frames: np.ndarray, seeds: list[int]) -> np.ndarray:
+        """Return the frames of clips (K, T), augmented where they are pixels, or their features."""
+        images = video.read(frames.flatten())
+        if self.augmentation.enabled and not is_features(images):
+            images = augment(images, self.augmentation, np.random.default_rng(seeds))
+        return images
 
 
 class Collate:

@@ -196,7 +196,9 @@ class Trainer:
         self._note = ""
 
     def _make_batches(self, stop: StopRequest) -> SynchronizedBatchIterator:
-        samples = TrainingSamples(self.inputs, self.train_examples, self.task, self.model.config, self.seed)
+        samples = TrainingSamples(
+            self.inputs, self.train_examples, self.task, self.model.config, self.seed, self.params.augment
+        )
         batches = Batches(samples, self.sampler, self.processor, self.params.num_workers, self.device)
 
         def stop_reason() -> BaseException:
