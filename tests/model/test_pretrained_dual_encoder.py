@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from clipbert.config.schema import Params
 from clipbert.model import ClipBertProcessor, load
 from clipbert.model.activation_checkpointing import set_activation_checkpointing, set_microbatches
+from clipbert.model.dual_tokenizer import DualTokenizer
 from clipbert.tasks import make_task
 from clipbert.tasks.batch import Example
 from clipbert.tasks.scoring import match_scores
@@ -70,6 +71,17 @@ def test_features_are_those_of_transformers(built: Built, pixels: torch.Tensor) 
     torch.testing.assert_close(built.model.contrast.text_features(ids), texts, rtol=0, atol=1e-5)
     unit = built.model.get_text_features(**built.processor(texts=TEXTS))
     torch.testing.assert_close(unit, normalize(texts, dim=-1), rtol=0, atol=1e-5)
+
+
+def test_a_text_that_is_cut_is_reported_once(built: Built, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = DualTokenizer(built.processor.dual_tokenizer.tokenizer, built.processor.dual_tokenizer.length)
+    tokenizer(TEXTS)
+    assert caplog.messages == []
+    for _ in range(2):
+        assert tokenizer([TEXTS[0], "red " * 200]).shape == (2, tokenizer.length)
+    (message,) = caplog.messages
+    assert message.startswith("texts[1] has ")
+    assert f" tokens of the dual encoder: it reads {tokenizer.length}, and longer texts are cut." in message
 
 
 @torch.no_grad()

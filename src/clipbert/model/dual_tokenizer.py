@@ -1,7 +1,8 @@
 """Tokenizer of a pretrained dual encoder: texts to ids of a fixed length."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from transformers.utils import cached_file
 
 from clipbert.errors import ClipBertError, first_line
 
+logger = logging.getLogger(__name__)
+
 FOLDER = "dual_encoder"  # of the tokenizer's files in a model folder
 
 
@@ -19,9 +22,11 @@ FOLDER = "dual_encoder"  # of the tokenizer's files in a model folder
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 
 
-@dataclass(frozen=True)
+@dataclass
 class DualTokenizer:
     """Tokenizer of CLIP (77 BPE tokens) or SigLIP (64 tokens); texts are cut and padded to `length`.
+
+    The first text that is cut is logged as a warning.
 
     Attributes:
         tokenizer: of transformers.
@@ -30,11 +35,31 @@ class DualTokenizer:
 
     tokenizer: Any
     length: int
+    _warned: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Return ids (N, length)."""
         encoded = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.length)
+        if not self._warned:
+            self._warn_of_cut_text(texts)
         return torch.tensor(encoded["input_ids"])
+
+    def _warn_of_cut_text(self, texts: Sequence[str]) -> None:
+        for number, text in enumerate(texts):
+            # a token has at least one byte, so most texts need no second look
+            if len(text.encode()) + self.tokenizer.num_special_tokens_to_add() <= self.length:
+                continue
+            tokens = len(self.tokenizer(text, truncation=False, verbose=False)["input_ids"])
+            if tokens > self.length:
+                self._warned = True
+                logger.warning(
+                    "texts[%d] has %d tokens of the dual encoder: it reads %d, and longer texts are cut. This "
+                    "warning is shown once.",
+                    number,
+                    tokens,
+                    self.length,
+                )
+                return
 
     def save(self, folder: Path) -> list[Path]:
         """Write the files of the tokenizer into the subfolder of a model folder; return their paths."""
