@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from shared_folder import shared_folder
@@ -42,6 +41,8 @@ def make_tiny_video(
         rotation, mirrored: the display matrix, degrees counter-clockwise.
         start: time stamp of the first frame in frames; a negative one hides frames behind an edit list (mp4).
     """
+    import av  # not on the GPU machine, where tests/gpu run
+
     width, height = size
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", container_options=container_options or {}) as container:

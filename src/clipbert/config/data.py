@@ -2,8 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-
+from clipbert.config.models import Field
 from clipbert.config.tasks import Fraction, Section
 
 Seconds = Annotated[float, Field(gt=0)]

@@ -2,10 +2,8 @@
 
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
-from pydantic.fields import FieldInfo
-
 from clipbert.config.data import IngestParams, Seconds, ValidateParams
+from clipbert.config.models import Field, FieldInfo, field_validator, model_validator
 from clipbert.config.tasks import Section, TaskSection, TasksParams, task_names
 from clipbert.config.training import TrainParams
 from clipbert.errors import ClipBertError

@@ -9,8 +9,7 @@ import functools
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from clipbert.config.models import BaseModel, ConfigDict, Field
 from clipbert.errors import ClipBertError, first_line
 
 ENTRY_POINTS = "clipbert.tasks"

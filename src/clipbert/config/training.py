@@ -3,9 +3,8 @@
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
-
 from clipbert.config.budget import Budget
+from clipbert.config.models import Field, field_validator, model_validator
 from clipbert.config.tasks import Fraction, Section
 
 # Parameters that change how a training runs and not what it computes: a checkpoint stays valid when they change.

@@ -41,8 +41,7 @@ class Precision:
                 "expected auto, bf16 or fp32. Set train.precision to auto."
             )
         if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")
-            torch.backends.cudnn.allow_tf32 = True
+            allow_tf32()
         best, reason = _best(device, config)
         if setting == "auto":
             name, why = best, reason
@@ -57,6 +56,16 @@ class Precision:
         """Return the context for the forward pass and the loss; the backward pass runs outside of it."""
         dtype = DTYPES[self.name]
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+
+def allow_tf32() -> None:
+    """Let matrix products and convolutions of fp32 tensors on NVIDIA GPUs use TF32, in this process.
+
+    These are the settings of torch 2.9 and later. The earlier ones (`allow_tf32`, `set_float32_matmul_precision`) must
+    not be mixed with them: torch raises an error where it reads one kind after the other was set.
+    """
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
 
 
 def has_bf16(device: torch.device) -> bool:
