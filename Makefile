@@ -13,7 +13,7 @@ export GX_ANALYTICS_ENABLED := false
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast coverage lint docs ui lock clean
+.PHONY: help install run test test-fast coverage lint docs gpu ui lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ lint: install ## ruff, mypy, spelling and prose
 docs: install ## the documentation site: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "Open site/index.html"
+
+gpu: ## tests, benchmarks and trainings that need a GPU; .venv is not needed (GPU_ARGS=--dry-run without a GPU)
+	@PYTHON=$(PYTHON) scripts/gpu.sh $(GPU_ARGS)
 
 ui: install ## the MLflow and Prefect servers on 127.0.0.1
 	@$(BIN)/python -m flows.ui

@@ -7,9 +7,9 @@ A row is one video with its text, clips x frames: 1x2, 4x2, 8x2 and 16x2 as spar
 one clip (the mean over frames comes after the convolutions, so all of them are in memory at once); forward, and forward
 and backward. Then a row in which activations are most of the memory, with activation checkpointing and in
 micro-batches. Each cell has a process of its own, with freed memory kept as `clipbert train` has it; one that runs out
-of memory says so. Memory is what tensors took at most above the model's own, gradients included: allocated on a GPU;
-on a CPU as the profiler saw it in the first step, of which the time does not count. A process as a whole, with what
-oneDNN keeps and gaps, is `resident_gb`.
+of memory says so. `--one-process` is for a GPU, whose peak can be reset between cells. Memory is what tensors took at
+most above the model's own, gradients included: allocated on a GPU; on a CPU as the profiler saw it in the first step,
+of which the time does not count. A process as a whole, with what oneDNN keeps and gaps, is `resident_gb`.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from torch.profiler import ProfilerActivity, profile
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval
 from clipbert.model.activation_checkpointing import set_activation_checkpointing, set_microbatches
 from clipbert.training.flops import FlopCounts
-from clipbert.training.memory import is_out_of_memory, keep_freed_memory
+from clipbert.training.memory import is_out_of_memory, keep_freed_memory, release_memory
 from clipbert.training.precision import Precision
 
 SPARSE = [(1, 2), (4, 2), (8, 2), (16, 2)]
@@ -67,7 +67,8 @@ def measure(options: argparse.Namespace, work: dict[str, Any]) -> dict[str, Any]
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / torch.cuda.mem_get_info()[1]))
     clips, frames = work["shape"]
     torch.manual_seed(0)
-    model = ClipBertForRetrieval(ClipBertConfig.base(clips=clips, frames_per_clip=frames)).to(device).train()
+    config = ClipBertConfig.base(clips=clips, frames_per_clip=frames, num_hidden_layers=options.layers)
+    model = ClipBertForRetrieval(config).to(device).train()
     set_activation_checkpointing(model, work.get("checkpointing", False))
     set_microbatches(model, work.get("parts", 1))
     precision = Precision.choose(options.precision, device, model.config)
@@ -127,6 +128,11 @@ def spread(values: Any) -> dict[str, float]:
 
 def run(options: argparse.Namespace, work: dict[str, Any]) -> dict[str, Any]:
     """A cell's answer; a process that the system killed ran out of memory, too."""
+    if options.one_process:
+        answers: list[dict[str, Any]] = []
+        cell(options, work, SimpleNamespace(send=answers.append))
+        release_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return answers[0]
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=cell, args=(options, work, theirs))
@@ -182,6 +188,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
     parser.add_argument("--memory-gb", type=float, default=16, help="of a cell; 0: what there is")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=12, help="of the encoder; fewer for a quick check")
+    parser.add_argument("--one-process", action="store_true", help="on a GPU: all cells here, which is faster")
     parser.add_argument("--rows", nargs="*", help="their names; default: all")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

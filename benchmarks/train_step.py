@@ -21,6 +21,7 @@ programs on the machine less.
 import argparse
 import json
 import multiprocessing
+import multiprocessing.dummy
 import platform
 import resource
 import time
@@ -44,7 +45,6 @@ from clipbert.training.peak_rates import peak_tflops
 from clipbert.training.precision import allow_tf32
 
 WANTED = {"cpu": {"fp32": 0.97, "bf16": 1.9}, "cuda": {"bf16": 2.0, "fp16": 2.0}}
-WANTED_MFU = 0.40  # on a GPU
 PLAIN, KEPT = "plain", "plain, kept"
 COMPILED, TUNED = "compile", "tune"  # names of the options
 FILLED, CONTEXT, MOST_VIDEOS = 0.85, 1e9, 32  # share of a GPU to use, bytes of a CUDA context
@@ -131,6 +131,12 @@ def make_way(name: str, options: argparse.Namespace, device: torch.device) -> Wa
 
 def serve(name: str, options: argparse.Namespace, asked: Any) -> None:
     """A process of one way: the loss at the start, then a step each time it is asked for one."""
+    with asked:
+        answer(name, options, asked)
+
+
+def answer(name: str, options: argparse.Namespace, asked: Any) -> None:
+    """What `serve` does until its pipe is closed."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name != PLAIN:
         keep_freed_memory()
@@ -223,16 +229,20 @@ def spread(values: Any) -> dict[str, float]:
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Steps in turns, each way in its own process."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.dummy if options.threads else multiprocessing.get_context("spawn")
     names = [] if options.without_plain else [KEPT if options.kept else PLAIN]
     for precision in options.precision:
         names += [precision, *(f"{precision} {way}" for way in (COMPILED, TUNED) if getattr(options, way))]
     options.videos = choose_videos(options, len(names))
-    pipes, losses = {}, {}
+    pipes, losses, processes = {}, {}, []
     for name in names:
-        pipes[name], theirs = context.Pipe()
-        context.Process(target=serve, args=(name, options, theirs), daemon=True).start()
-        theirs.close()
+        pipes[name], theirs = multiprocessing.Pipe()
+        process = context.Process(target=serve, args=(name, options, theirs))
+        process.daemon = True
+        process.start()
+        processes.append(process)
+        if not options.threads:
+            theirs.close()
         losses[name] = receive(pipes[name], name)
 
     def step(name: str) -> tuple[float, float, float]:
@@ -271,6 +281,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             "first_step_s": round(first[name], 3),
             "wanted": None if options.without_plain else WANTED[device.type].get(name),
         }
+    for process in processes:
+        process.join()
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else processor_name(),
         "type": device.type,
@@ -311,6 +323,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="each precision with train.compile, too")
     parser.add_argument("--tune", action="store_true", help="each precision with torch.backends.cudnn.benchmark, too")
     parser.add_argument("--videos", type=int, default=1, help="0: as many as a GPU has room for")
+    parser.add_argument("--threads", action="store_true", help="threads of this process instead, for a quick check")
     parser.add_argument("--layers", type=int, default=12, help="of the encoder; fewer for a quick check")
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--frames", type=int, default=2)

@@ -100,7 +100,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     device = device_of_this_process()
     with init_distributed(device) as context:
         console.quiet = not context.first
-        trainer = _make_trainer(project, task_name, params, device, context)
+        trainer = make_trainer(project, task_name, params, device, context)
         if not context.first:
             trainer.resume()
             trainer.train(NoOpTracker())
@@ -121,7 +121,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     )
 
 
-def _make_trainer(
+def make_trainer(
     project: Project, task_name: str, params: Params, device: Any, context: "DistributedContext"
 ) -> "Trainer":
     """Read the training data and build the model."""

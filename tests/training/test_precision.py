@@ -56,7 +56,14 @@ def test_flags_are_those_of_this_machine():
     [
         ("NVIDIA A100-SXM4-80GB", "bf16", 312.0),
         ("NVIDIA H100 80GB HBM3", "bf16", 989.4),
-        ("NVIDIA H100 PCIe", "fp16", 756.0),
+        ("NVIDIA H100 PCIe", "fp16", 756.5),
+        ("NVIDIA H100 NVL", "bf16", 835.5),
+        ("NVIDIA H200", "fp16", 989.4),
+        ("NVIDIA H200", "fp32", 494.7),
+        ("NVIDIA H200 NVL", "fp32", 417.5),
+        ("NVIDIA GH200 480GB", "bf16", 989.4),
+        ("NVIDIA H20", "bf16", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bf16", None),
         ("NVIDIA L40S", "bf16", 362.1),
         ("NVIDIA L4", "fp32", 60.0),
         ("Tesla V100-SXM2-16GB", "bf16", None),
@@ -69,3 +76,15 @@ def test_published_rates(name, precision, rate):
 
 def test_rate_of_this_cpu():
     assert 0.001 < peak_tflops(CPU, "fp32") < 1000
+
+
+def test_fp32_on_a_gpu_uses_tf32_in_products_and_convolutions():
+    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    try:
+        module.allow_tf32()
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+        assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+        # what torch.compile reads must not raise, as it does after a mix of earlier and later settings
+        torch.compile(lambda x: x @ x, backend="eager")(torch.ones(2, 2))
+    finally:
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before

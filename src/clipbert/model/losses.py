@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from clipbert.model.inputs import can_read_values
+
 IGNORED = -100
 
 
@@ -88,9 +90,11 @@ def ranking_loss(scores: Tensor, labels: Tensor, owner: Tensor, margin: float) -
         ValueError: no video has both a matched and an unmatched text.
     """
     pairs = (owner[:, None] == owner[None, :]) & (labels[:, None] == 1) & (labels[None, :] == 0)
-    if not bool(pairs.any()):
+    if can_read_values(pairs) and not bool(pairs.any()):
         raise ValueError("labels: the ranking loss needs a video with both a matched and an unmatched text.")
-    return torch.relu(margin + scores[None, :] - scores[:, None])[pairs].mean()
+    # a sum over all cells, because a choice of them would wait for a GPU to know how many there are
+    hinge = torch.relu(margin + scores[None, :] - scores[:, None]).masked_fill(~pairs, 0)
+    return hinge.sum() / pairs.sum().clamp(min=1)
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

@@ -11,12 +11,14 @@ from torch.nn.functional import conv2d
 from clipbert.training.precision import DTYPES
 
 # Dense (not sparse) TFLOP/s of tensor cores with fp32 accumulation, by a part of the device name in CUDA; the longest
-# matching part is used. fp32 stands for TF32. From the vendor's data sheets and architecture papers, not measured
-# (docs/concepts/performance.md).
+# matching part is used. fp32 stands for TF32. From the vendor's data sheets and architecture papers, which give most
+# rates with sparsity: half of these. Not measured (docs/concepts/performance.md).
 PUBLISHED = {
+    "GH200": {"bf16": 989.4, "fp16": 989.4, "fp32": 494.7},
     "H200": {"bf16": 989.4, "fp16": 989.4, "fp32": 494.7},
+    "H200 NVL": {"bf16": 835.5, "fp16": 835.5, "fp32": 417.5},
     "H100": {"bf16": 989.4, "fp16": 989.4, "fp32": 494.7},
-    "H100 PCIe": {"bf16": 756.0, "fp16": 756.0, "fp32": 378.0},
+    "H100 PCIe": {"bf16": 756.5, "fp16": 756.5, "fp32": 378.0},
     "H100 NVL": {"bf16": 835.5, "fp16": 835.5, "fp32": 417.5},
     "A100": {"bf16": 312.0, "fp16": 312.0, "fp32": 156.0},
     "A30": {"bf16": 165.0, "fp16": 165.0, "fp32": 82.0},
@@ -47,8 +49,10 @@ def peak_tflops(device: torch.device, precision: str) -> float | None:
 
 
 def published(name: str, precision: str) -> float | None:
-    """Return the published rate of a GPU by its device name; None if unknown."""
+    """Return the published rate of a GPU by its device name; None if unknown, as of a part of a GPU (MIG)."""
     words = name.replace("-", " ").split()
+    if "MIG" in words:
+        return None
     known = [part for part in PUBLISHED if all(word in words for word in part.split())]
     return PUBLISHED[max(known, key=len)].get(precision) if known else None
 
