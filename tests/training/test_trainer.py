@@ -81,6 +81,13 @@ def test_training_ends_when_patience_does_also_after_a_resume(tiny_project: Path
     assert again.step == 9
 
 
+def test_patience_grows_with_the_epochs_that_min_steps_adds(tiny_project: Path, tmp_path: Path) -> None:
+    settings = params(patience=2, lr=1e-9, vision_lr=1e-9, min_steps=24)
+    state = finish(make_trainer(tiny_project, tmp_path, "open_qa", settings), Log())
+    assert [row["epoch"] for row in state.validation] == [2, 4, 6]  # 8 epochs, of which every second is validated
+    assert (state.step, state.best_epoch) == (18, 2)
+
+
 def test_small_batches_make_the_gradient_of_the_large_one(tiny_project: Path, tmp_path: Path) -> None:
     gradients, losses = [], []
     for batch_size, gradient_accumulation_steps in ((8, 1), (2, 4)):

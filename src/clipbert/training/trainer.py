@@ -181,8 +181,8 @@ class Trainer:
         state, monitor = self.state, self.step.monitor
         self.tracker, state.run_id = tracker, tracker.run_id
         self.sampler = self.make_sampler(state.step)
-        epochs_per_validation = 1 if self.limit else self.length.epochs_per_validation
-        self.steps_per_validation = self.sampler.steps_per_epoch * epochs_per_validation
+        self.epochs_per_validation = 1 if self.limit else self.length.epochs_per_validation
+        self.steps_per_validation = self.sampler.steps_per_epoch * self.epochs_per_validation
         self.budget = make_budget_tracker(self.limit, self.sampler.steps or 0, monitor, state.budget)
         self.guard = NonFiniteGuard(
             self.task.name, self.checkpoints.folder, self.params.max_bad_steps, self.context, state.bad_steps
@@ -213,14 +213,19 @@ class Trainer:
         return self.budget.finished(self.usage) or self._out_of_patience()
 
     def _out_of_patience(self) -> bool:
-        """Return whether early stopping applies; the frozen part of a training that unfreezes is not stopped."""
+        """Return whether early stopping applies; the frozen part of a training that unfreezes is not stopped.
+
+        Where `train.min_steps` raises the number of epochs, the patience is raised by the same factor.
+        """
+        if self.params.patience is None:
+            return False
         start = 0
         if self.params.unfreeze_at is not None:
             if self.state.unfrozen_step is None:
                 return False
             start = math.ceil(self.state.unfrozen_step / self.sampler.steps_per_epoch)
-        metric = self.task.evaluator.main_metric
-        return out_of_patience(self.state.validation, metric, self.params.patience, start)
+        patience, metric = self.params.patience * self.epochs_per_validation, self.task.evaluator.main_metric
+        return out_of_patience(self.state.validation, metric, patience, start)
 
     def should_unfreeze(self) -> bool:
         """Return whether the backbone, frozen so far, is trained from the next step on."""
