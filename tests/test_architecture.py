@@ -86,6 +86,12 @@ def test_what_runs_on_a_gpu_machine_needs_no_driver_store_or_decoder(room: str) 
     assert importers(PACKAGE / room, *forbidden) == {}
 
 
+def test_parameters_alone_know_pydantic_which_a_gpu_machine_may_lack() -> None:
+    # config/models.py gives the same names without it
+    found = importers(PACKAGE, "pydantic", "pydantic_core")
+    assert set(found) == {"config/models.py", "config/fields.py", "config/load.py"}
+
+
 def test_the_folder_called_mlflow_is_no_package() -> None:
     assert list((REPOSITORY / "mlflow").glob("*.py")) == []
     assert not (REPOSITORY / "mlflow" / "__init__.py").exists()

@@ -5,7 +5,7 @@
 PROJECT has a manifest, a frame cache and the parts of the recipe `small` in models/, as `RECIPE=small make run` or
 `python -m benchmarks.real_videos ... --work PROJECT` leave them. The pack has up to 4 frames of each video as smaller
 JPEG files, the texts, and the weights in 16 bits; word vectors that no text needs are zero, so that they compress.
-Without a pack the kit draws pictures of colored shapes with captions and trains from random weights.
+Without a pack the kit draws pictures of colored shapes with captions and questions, and trains from random weights.
 """
 
 import argparse
@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
 
 from clipbert.config.schema import FramesParams
 from clipbert.data.manifest import TEXTS_FILE, TEXTS_SCHEMA, read_texts, sign, write_table
@@ -142,6 +141,8 @@ def pack_part(source: Path, out: Path, texts: list[str] | None) -> None:
     shutil.copytree(source, out, ignore=shutil.ignore_patterns("*.safetensors", "checksums.sha256"))
     weights = load_file(source / "model.safetensors")
     if texts is not None:
+        from transformers import AutoTokenizer  # which the kit itself does not wait for
+
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
         kept = {*tokenizer.all_special_ids, *(word for ids in tokenizer(texts)["input_ids"] for word in ids)}
         name = next(name for name in weights if name.endswith(WORD_VECTORS))
@@ -153,11 +154,28 @@ def pack_part(source: Path, out: Path, texts: list[str] | None) -> None:
     write_checksums(out, sorted(path for path in out.iterdir() if path.is_file()))
 
 
-def draw(number: int, frame: int, size: int) -> tuple[np.ndarray, str]:
-    """Return the picture (size, size, 3) of a drawn video at a frame, and the video's caption."""
+def content(number: int) -> tuple[str, str, str]:
+    """Return the color and shape of what a drawn video shows, and the color behind it."""
     colors = list(COLORS)
-    color, ground = colors[number % 4], colors[(number // 4 + 1 + number) % 4]
-    shape = SHAPES[number // 16 % 4]
+    return colors[number % 4], SHAPES[number // 16 % 4], colors[(number // 4 + 1 + number) % 4]
+
+
+def texts_of(number: int, media: str, split: str) -> list[dict[str, Any]]:
+    """Return the rows of a drawn video in the manifest: a caption and a question of each kind."""
+    color, shape, ground = content(number)
+    shared = {"media": media, "split": split, "media_kind": "video"}
+    question = {"text": f"what color is the {shape}?", "answer_type": "color"}
+    options = {"options": list(COLORS), "answer_index": list(COLORS).index(color)}
+    return [
+        {"id": f"{number} c", "kind": "caption", "text": f"a {color} {shape} on {ground}, number {number}", **shared},
+        {"id": f"{number} q", "kind": "open_qa", "answer": color, **question, **shared},
+        {"id": f"{number} m", "kind": "multiple_choice", **options, **question, **shared},
+    ]
+
+
+def draw(number: int, frame: int, size: int) -> np.ndarray:
+    """Return the picture (size, size, 3) of a drawn video at a frame."""
+    color, shape, ground = content(number)
     noise = np.random.default_rng([number, frame]).integers(0, 40, (size, size, 3), dtype=np.uint8)
     image = Image.fromarray(noise + np.array(COLORS[ground], np.uint8) // 2)
     pen, center, half = ImageDraw.Draw(image), size * (0.3 + 0.1 * (frame % 4)), size / 5
@@ -171,7 +189,7 @@ def draw(number: int, frame: int, size: int) -> tuple[np.ndarray, str]:
     else:
         pen.line((*box[:2], *box[2:]), fill=COLORS[color], width=size // 12)
         pen.line((box[0], box[3], box[2], box[1]), fill=COLORS[color], width=size // 12)
-    return np.asarray(image), f"a {color} {shape} on {ground}, number {number}"
+    return np.asarray(image)
 
 
 def draw_project(root: Path, splits: dict[str, int], size: int, frames: int = FRAMES) -> Project:
@@ -188,16 +206,15 @@ def draw_project(root: Path, splits: dict[str, int], size: int, frames: int = FR
     kept = {name: getattr(decoding, name) for name in ("fps", "size", "quality", "max_frames", "sampling")}
 
     def pictures(name: str) -> tuple[np.ndarray, list[bytes], tuple[int, int]]:
-        drawn = [jpeg(draw(numbers[name], frame, size)[0], decoding.quality) for frame in range(frames)]
+        drawn = [jpeg(draw(numbers[name], frame, size), decoding.quality) for frame in range(frames)]
         return np.arange(frames, dtype=np.float64), drawn, (size, size)
 
     write_cache(project.frames, contents, kept, pictures)
     project.manifest.mkdir(parents=True, exist_ok=True)
     with write_table(project.manifest / TEXTS_FILE, TEXTS_SCHEMA) as writer:
         for name, split in zip(media, names, strict=True):
-            caption = draw(numbers[name], 0, 16)[1]
-            row = {"id": name, "kind": "caption", "media": name, "text": caption, "split": split, "media_kind": "video"}
-            writer.add(row)
+            for row in texts_of(numbers[name], name, split):
+                writer.add(row)
     sign(project.manifest)
     return project
 

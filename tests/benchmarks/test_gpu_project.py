@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from benchmarks.gpu.project import PARTS, draw, draw_project, open_project, pack, pack_part
+from benchmarks.gpu.project import PARTS, draw, draw_project, open_project, pack, pack_part, texts_of
 from benchmarks.train_step import fitting_videos
 from clipbert.data.manifest import read_texts
 from clipbert.files.checksums import check_files
@@ -44,6 +44,8 @@ def source(tmp_path: Path) -> Path:
 def test_a_drawn_project_has_frames_and_captions(tmp_path: Path) -> None:
     project = draw_project(tmp_path, SPLITS, 32)
     texts, cache = read_texts(project.manifest), FrameCache(project.frames)
+    assert set(texts["kind"]) == {"caption", "open_qa", "multiple_choice"}
+    texts = texts[texts["kind"] == "caption"]
     assert texts["split"].tolist() == ["train"] * 3 + ["val"] + ["test"] * 2
     assert cache.media == texts["media"].tolist()
     assert cache.read(texts["media"][0], [0, 3]).shape == (2, 32, 32, 3)
@@ -51,12 +53,14 @@ def test_a_drawn_project_has_frames_and_captions(tmp_path: Path) -> None:
     assert texts["text"].is_unique
 
 
-def test_pictures_show_their_caption_and_move() -> None:
-    image, caption = draw(0, 0, 64)
-    assert caption == "a red circle on green, number 0"
+def test_pictures_show_their_texts_and_move() -> None:
+    image = draw(0, 0, 64)
+    caption, question, choice = texts_of(0, "0.mp4", "train")
+    assert caption["text"] == "a red circle on green, number 0"
+    assert question["answer"] == choice["options"][choice["answer_index"]] == "red"
     assert np.abs(image.reshape(-1, 3).astype(int) - (200, 40, 40)).sum(axis=1).min() < 10
-    assert not np.array_equal(image, draw(0, 1, 64)[0])
-    assert np.array_equal(image, draw(0, 0, 64)[0])
+    assert not np.array_equal(image, draw(0, 1, 64))
+    assert np.array_equal(image, draw(0, 0, 64))
 
 
 def test_a_pack_has_fewer_frames_and_weights_in_16_bits(source: Path, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """A training step on the GPU: the step the CPU makes, no wait for the device, parts of a batch in less memory."""
 
+import gc
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional
 
 from clipbert.config.tasks import RetrievalParams
 from clipbert.config.training import TrainParams
@@ -23,10 +25,10 @@ pytestmark = [
 ]
 
 
-def batch(videos: int = 4) -> Batch:
+def batch(videos: int = 4, size: int = 96) -> Batch:
     generator = torch.Generator().manual_seed(0)
     return Batch(
-        pixel_values=torch.randint(0, 256, (videos, 2, 2, 3, 96, 96), dtype=torch.uint8, generator=generator),
+        pixel_values=torch.randint(0, 256, (videos, 2, 2, 3, size, size), dtype=torch.uint8, generator=generator),
         input_ids=torch.randint(5, 100, (videos, 16), generator=generator),
         attention_mask=torch.ones(videos, 16, dtype=torch.long),
         texts_per_video=torch.ones(videos, dtype=torch.long),
@@ -154,3 +156,64 @@ def test_parts_of_a_batch_need_less_memory() -> None:
         model(pixel_values=pixels, input_ids=ids, labels=labels).loss.backward()
         peaks.append(torch.cuda.max_memory_allocated() - start)
     assert peaks[1] < 0.6 * peaks[0]
+
+
+def test_out_of_memory_is_answered_by_parts_with_the_same_loss() -> None:
+    """The allocator may take 70 % of what the step took whole."""
+    some = batch(videos=16, size=224)
+
+    def base_step() -> TrainStep:
+        torch.manual_seed(0)
+        config = ClipBertConfig.base(vocab_size=128, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        params = TrainParams.model_validate({"precision": "bf16"})
+        task, context = Retrieval(RetrievalParams(negatives=3)), DistributedContext()
+        return TrainStep(task, ClipBertForRetrieval(config), params, torch.device("cuda"), context)
+
+    def run(step: TrainStep) -> float:
+        batches = RepeatedBatch(some.to(torch.device("cuda")))
+        return step.run(batches, 1, rng_states()).losses["loss"].item()  # type: ignore[arg-type]
+
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    whole = base_step()
+    expected = run(whole)
+    peak = torch.cuda.max_memory_reserved()
+    assert whole.microbatches == 1
+    del whole
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.7 * peak / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        step = base_step()
+        assert run(step) == pytest.approx(expected, rel=1e-2)
+        assert step.microbatches > 1
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0), reason="this GPU has no TF32"
+)
+@pytest.mark.parametrize("what", ["product", "convolution"])
+def test_fp32_is_tf32_after_the_choice_of_a_precision(what: str) -> None:
+    def error() -> float:
+        """Relative to float64."""
+        generator = torch.Generator().manual_seed(0)
+        if what == "product":
+            pair = [torch.randn(512, 512, generator=generator).cuda() for _ in range(2)]
+            out, exact = pair[0] @ pair[1], pair[0].double() @ pair[1].double()
+        else:
+            maps, kernel = (
+                torch.randn(*shape, generator=generator).cuda() for shape in ((8, 64, 28, 28), (64, 64, 3, 3))
+            )
+            out, exact = functional.conv2d(maps, kernel), functional.conv2d(maps.double(), kernel.double())
+        return float((out - exact).norm() / exact.norm())
+
+    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    try:
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"
+        assert error() < 1e-5
+        Precision.choose("fp32", torch.device("cuda"), ClipBertConfig.tiny())
+        assert 1e-5 < error() < 2e-3
+    finally:
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before

@@ -100,10 +100,10 @@ def finish(trainer: Trainer, log: Log) -> TrainState:
         trainer.checkpoints.finish()
 
 
-def batches_of(trainer: Trainer) -> SynchronizedBatchIterator:
+def batches_of(trainer: Trainer, num_workers: int = 0) -> SynchronizedBatchIterator:
     """Return the batches of a resumed training from step 0 on."""
     samples = TrainingSamples(trainer.cache, trainer.train_examples, trainer.task, trainer.model.config, trainer.seed)
-    batches = Batches(samples, trainer.make_sampler(), trainer.processor, 0, trainer.device)
+    batches = Batches(samples, trainer.make_sampler(), trainer.processor, num_workers, trainer.device)
     stop = StopRequest(0, bound=False)
     return SynchronizedBatchIterator(
         batches, DistributedContext(), stop, lambda: False, lambda: SystemExit(0), trainer.step.monitor

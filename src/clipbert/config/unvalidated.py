@@ -12,6 +12,14 @@ from typing import Any, ClassVar, get_origin, get_type_hints
 MISSING: Any = object()
 
 
+class ValidationError(ValueError):
+    """Raised by pydantic alone: no value is checked here."""
+
+    def errors(self) -> list[dict[str, Any]]:
+        """Return no problems."""
+        return []
+
+
 class FieldInfo:
     """A parameter: its type, default, bounds, and the name that it has in params.yaml."""
 

@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from clipbert.config.fields import allowed_in_words
+from clipbert.config.models import BaseModel, ValidationError
 from clipbert.config.schema import FramesParams
 from clipbert.config.tasks import CaptioningParams
 from clipbert.errors import ModelFolderError
@@ -79,6 +77,8 @@ def _checked(path: Path, section: str, kind: type[BaseModel], values: dict[str, 
     try:
         return kind.model_validate(values)
     except ValidationError as error:
+        from clipbert.config.fields import allowed_in_words  # needs pydantic, as such an error does
+
         name = str(error.errors()[0]["loc"][0])
         expected = allowed_in_words(kind.model_fields[name])
         raise _wrong(path, f"{section}.{name}", values.get(name), expected) from error
