@@ -31,7 +31,8 @@ from clipbert.frame_cache import FrameCache
 from clipbert.project import Project
 from clipbert.stages import make_trainer
 from clipbert.tasks.predict import predict
-from clipbert.training.trainer import NoOpTracker, Trainer
+from clipbert.training.tracker import NoOpTracker
+from clipbert.training.trainer import Trainer
 
 REPOSITORY = Path(__file__).parents[2]
 MEASURES = ("r1", "r5", "r10", "median_rank", "chance_r1")
