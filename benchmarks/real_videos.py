@@ -67,8 +67,11 @@ class Work:
             shutil.copy(REPOSITORY / name, root)
         shutil.copytree(REPOSITORY / "recipes", root / "recipes", dirs_exist_ok=True)
         apply_recipe(root, "small")
-        self.run("import", "msrvtt", str(annotations), str(videos), "--captions-per-test-video", "1")
-        self.captions = (root / "data" / "captions.jsonl").read_text().splitlines()
+        captions = root / "all_captions.jsonl"  # `keep` reduces data/captions.jsonl
+        if not captions.is_file():
+            self.run("import", "msrvtt", str(annotations), str(videos), "--captions-per-test-video", "1")
+            shutil.copy(root / "data" / "captions.jsonl", captions)
+        self.captions = captions.read_text().splitlines()
 
     def run(self, *command: str) -> None:
         """Run a `clipbert` command; its output goes to `log.txt`.
@@ -137,7 +140,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--split", choices=("val", "test"), default="test")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--work", type=Path, help="the project's folder; default: a temporary one")
+    parser.add_argument("--work", type=Path, help="the project's folder, which stays; default: a temporary one")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
