@@ -98,6 +98,19 @@ def test_other_tasks_train_from_the_whole_feature_maps(tiny_project: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["open_qa", "retrieval"])
+def test_whole_feature_maps_train_and_validate_in_bf16(tiny_project: Path, tmp_path: Path, task: str) -> None:
+    params = make_params(video_head="encoder", cross_encoder=True)
+    params = params.model_copy(update={"train": params.train.model_copy(update={"precision": "bf16"})})
+    made, log = train(tiny_project, tmp_path / "run", params, tmp_path / "features", task=task)
+    assert made.step.precision.name == "bf16"
+    assert np.isfinite(losses(log)).all()
+    assert len(made.state.validation) > 0
+    assert made.features is not None
+    assert made.features.shape[0] == made.model.clipbert.vision.channels
+
+
+@pytest.mark.slow
 def test_a_killed_training_continues_from_features(
     tiny_project: Path, tmp_path: Path, cached: tuple[Trainer, Log, Path]
 ) -> None:

@@ -104,7 +104,9 @@ def encode_clips(
     device = next(model.parameters()).device
     embeds: list[Tensor] = []
     for start in range(0, len(videos), VIDEOS_AT_ONCE):
-        shown = torch.stack([clip_pixels(processor, video, clips) for video in videos[start : start + VIDEOS_AT_ONCE]])
+        # numpy stacks: torch.stack refuses float16 features under a CPU's bf16 autocast
+        some = [clip_pixels(processor, video, clips).numpy() for video in videos[start : start + VIDEOS_AT_ONCE]]
+        shown = torch.from_numpy(np.stack(some))
         if not shown.is_floating_point():
             embeds += list(model.encode_video((torch.zeros_like(shown) if blank else shown).to(device)))
         elif blank:
