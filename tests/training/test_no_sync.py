@@ -13,7 +13,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clipbert.config.tasks import task_names
-from clipbert.model import ClipBertModel
 from clipbert.tasks.batch import Batch
 from clipbert.training.trainer import Trainer
 
@@ -44,9 +43,8 @@ def like_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return a function that makes decisions by device type as on a GPU."""
 
     def decide() -> None:
-        for room in ("inputs", "heads", "modeling"):
-            monkeypatch.setattr(f"clipbert.model.{room}.can_read_values", lambda values: False)
-        monkeypatch.setattr(ClipBertModel, "supports_packing", property(lambda self: False))
+        for room in ("model.inputs", "model.heads", "model.modeling", "tasks.batch"):
+            monkeypatch.setattr(f"clipbert.{room}.can_read_values", lambda values: False)
 
     return decide
 

@@ -1,9 +1,10 @@
 """Captioning: the encoder generates a text token by token under a prefix mask."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead
@@ -70,6 +71,8 @@ class ClipBertForCaptioning(LanguageModelHeadMixin):
         texts_per_video: Tensor | None = None,
         visual_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        text_lengths: Sequence[int] | None = None,
+        loss_only: bool = False,
     ) -> ClipBertCaptioningOutput:
         """Predict the next token at each position of N texts.
 
@@ -81,6 +84,8 @@ class ClipBertForCaptioning(LanguageModelHeadMixin):
             visual_embeds: (B, K, V, hidden).
             labels: (N, L), the `input_ids` themselves, -100 at ignored positions such as padding. Position i predicts
                 label i + 1; the loss is the mean negative log-probability.
+            text_lengths: as in `ClipBertModel.pool_pairs`.
+            loss_only: whether to return the loss alone, which is computed without the padding.
 
         Raises:
             ValueError: naming the argument, its shape and what was expected.
@@ -88,6 +93,10 @@ class ClipBertForCaptioning(LanguageModelHeadMixin):
         input_ids, mask, visual, _ = self.clipbert.prepare_inputs(
             pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
         )
+        if loss_only and labels is not None:
+            loss = self._packed_loss(input_ids, mask, visual, labels, text_lengths)
+            if loss is not None:
+                return ClipBertCaptioningOutput(loss=loss)
         texts, clips, tokens, _ = visual.shape
         text = self.clipbert.embeddings(input_ids=input_ids).repeat_interleave(clips, dim=0)
         seen = torch.cat([mask.new_ones(texts, tokens), mask], dim=1).repeat_interleave(clips, dim=0)
@@ -98,7 +107,21 @@ class ClipBertForCaptioning(LanguageModelHeadMixin):
         if labels is not None:
             check_labels(labels, "labels", tuple(input_ids.shape), self.config.vocab_size, ignored=IGNORED)
             loss = negative_log_likelihood(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), self.label_smoothing)
+        if loss_only:
+            return ClipBertCaptioningOutput(loss=loss)
         return ClipBertCaptioningOutput(loss=loss, logits=logits, clip_logits=clip_logits)
+
+    def _packed_loss(
+        self, input_ids: Tensor, mask: Tensor, visual: Tensor, labels: Tensor, text_lengths: Sequence[int] | None
+    ) -> Tensor | None:
+        """Return the loss from packed rows; None where texts cannot be packed."""
+        packed = self.clipbert.pack_pairs(mask, visual, text_lengths, visual_first=True)
+        if packed is None:
+            return None
+        check_labels(labels, "labels", tuple(input_ids.shape), self.config.vocab_size, ignored=IGNORED)
+        states = self.clipbert.encode_packed_pairs(input_ids, visual, packed)  # (T, K, hidden)
+        following = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten().index_select(0, packed.text.flat)
+        return negative_log_likelihood(mean_log_probabilities(self.cls(states)), following, self.label_smoothing)
 
     def encode_prefix(self, visual: Tensor, text: Tensor, seen: Tensor) -> Tensor:
         """Return encoder states (M, V + L, hidden) under a prefix mask.
@@ -181,6 +204,6 @@ class ClipBertForCaptioning(LanguageModelHeadMixin):
 
 
 def mean_log_probabilities(clip_logits: Tensor) -> Tensor:
-    """Return log-probabilities (N, L, vocabulary), averaged over the clips, of logits (N, K, L, vocabulary)."""
+    """Return log-probabilities (N, ..., vocabulary), averaged over the clips, of logits (N, K, ..., vocabulary)."""
     dtype = torch.promote_types(clip_logits.dtype, torch.float32)
     return clip_logits.log_softmax(dim=-1, dtype=dtype).mean(dim=1)

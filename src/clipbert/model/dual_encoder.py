@@ -3,14 +3,17 @@
 They come from the one BERT encoder, or in retrieval from a pretrained dual encoder (`config.dual_encoder`).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from clipbert.model.base import ClipBertPreTrainedModel
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.inputs import check_frame_features, check_text, check_visual_embeds
-from clipbert.model.modeling import ClipBertModel, ClipBertPreTrainedModel
-from clipbert.model.packing import Packing
+from clipbert.model.modeling import ClipBertModel
+from clipbert.model.packing import Packing, TextTokens
 from clipbert.model.pretrained_dual_encoder import PretrainedDualEncoder
 from clipbert.model.video_head import INITIAL_LOGIT_SCALE, MAX_SCALE, DirectVideoHead
 
@@ -175,49 +178,63 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         return head.project_video(states.view(visual_embeds.shape))
 
     def get_text_and_video_features(
-        self, input_ids: Tensor, attention_mask: Tensor | None, visual_embeds: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        visual_embeds: Tensor,
+        text_lengths: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return `get_text_features` (N, P) and `get_video_features` (B, P) from one pass over packed rows.
 
         Texts and clips share rows where that leaves fewer tokens than padding them separately; training uses this.
+
+        Args:
+            input_ids, attention_mask: (N, L).
+            visual_embeds: (B, K, V, hidden).
+            text_lengths: as in `ClipBertModel.pool_pairs`.
 
         Raises:
             ValueError: as in those two methods.
         """
         if self.pretrained is not None:
             return self.get_text_features(input_ids, attention_mask), self.get_video_features(visual_embeds)
+        mask = check_text(input_ids, attention_mask, self.config)
         if self.direct is not None:
-            return self._packed_text_features(input_ids, attention_mask), self.get_video_features(visual_embeds)
+            states = self._packed_states(input_ids, mask, None, text_lengths)
+            if states is None:
+                return self.get_text_features(input_ids, mask), self.get_video_features(visual_embeds)
+            return self.direct.project_text(states[0], mask), self.get_video_features(visual_embeds)
         head = self._shared_head()
-        mask = check_text(input_ids, attention_mask, self.config)
         check_visual_embeds(visual_embeds, self.config.hidden_size)
-        clips, tokens = visual_embeds.flatten(0, 1).shape[:2]
-        packing = None
-        if self.clipbert.supports_packing and mask.device.type == "cpu":  # reading lengths from a GPU would block
-            packing = Packing.from_lengths([*mask.sum(dim=1).tolist(), *[tokens] * clips], mask.device)
-        if packing is None or packing.sequences.numel() >= mask.numel() + clips * tokens:
+        states = self._packed_states(input_ids, mask, visual_embeds, text_lengths)
+        if states is None:
             return self.get_text_features(input_ids, mask), self.get_video_features(visual_embeds)
-        rows, columns = mask.nonzero(as_tuple=True)
-        text = self.clipbert.embeddings(input_ids=input_ids[rows, columns][None], position_ids=columns[None])[0]
-        states = self.clipbert.encode_packed(torch.cat([text, visual_embeds.flatten(0, 2)]), packing)
-        padded = states.new_zeros(*mask.shape, states.shape[-1])
-        padded = padded.index_put((rows, columns), states[: len(text)])
-        return head.project_text(padded, mask), head.project_video(states[len(text) :].view(visual_embeds.shape))
+        return head.project_text(states[0], mask), head.project_video(states[1].view(visual_embeds.shape))
 
-    def _packed_text_features(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Return `get_text_features` from packed rows, where that leaves fewer tokens."""
-        assert self.direct is not None
-        mask = check_text(input_ids, attention_mask, self.config)
-        packing = None
-        if self.clipbert.supports_packing and mask.device.type == "cpu":  # reading lengths from a GPU would block
-            packing = Packing.from_lengths(mask.sum(dim=1).tolist(), mask.device)
-        if packing is None or packing.sequences.numel() >= mask.numel():
-            return self.get_text_features(input_ids, mask)
-        rows, columns = mask.nonzero(as_tuple=True)
-        text = self.clipbert.embeddings(input_ids=input_ids[rows, columns][None], position_ids=columns[None])[0]
-        states = self.clipbert.encode_packed(text, packing)
-        padded = states.new_zeros(*mask.shape, states.shape[-1])
-        return self.direct.project_text(padded.index_put((rows, columns), states), mask)
+    def _packed_states(
+        self, input_ids: Tensor, mask: Tensor, visual_embeds: Tensor | None, text_lengths: Sequence[int] | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the states of texts (N, L, hidden), and of clips (B * K * V, hidden) that share their rows.
+
+        None where texts cannot be packed, or packed rows have as many tokens as padded ones.
+        """
+        clipbert = self.clipbert
+        lengths, exact = clipbert.known_lengths(mask, text_lengths)
+        if lengths is None:
+            return None
+        clips, tokens = (0, 0) if visual_embeds is None else visual_embeds.flatten(0, 1).shape[:2]
+        packing = Packing.from_lengths([*lengths, *[tokens] * clips], mask.device)
+        if packing.sequences.numel() >= mask.numel() + clips * tokens:
+            return None
+        text = TextTokens.of(lengths, mask.shape[1], mask.device, exact)
+        count = len(text.flat)
+        if not exact:
+            packing = packing.without(packing.slots[:count], text.hidden(mask))
+        embeds = clipbert.embed_tokens(input_ids, text)
+        if visual_embeds is not None:
+            embeds = torch.cat([embeds, visual_embeds.flatten(0, 2)])
+        states = clipbert.encode_packed(embeds, packing)
+        return text.scatter(states[:count], (mask.shape[0], mask.shape[1])), states[count:]
 
     def similarity(self, text_features: Tensor, video_features: Tensor) -> Tensor:
         """Return scaled cosine similarities (N, B) of unit vectors (N, P) and (B, P): the contrastive logits."""

@@ -1,5 +1,6 @@
 """Task heads: logits per clip, logits per text, and the loss (section 3.2 of the paper)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +77,7 @@ class _ForClassification(ClipBertDualEncoder):
         attention_mask: Tensor | None,
         texts_per_video: Tensor | None,
         visual_embeds: Tensor | None,
+        text_lengths: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return logits per clip (N, K, labels) and the visual tokens (B, K, V, hidden) of the videos."""
         if self.pretrained is not None and input_ids is not None:
@@ -97,7 +99,8 @@ class _ForClassification(ClipBertDualEncoder):
         input_ids, mask, visual, visual_embeds = self.clipbert.prepare_inputs(
             pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
         )
-        return self.classifier(self.dropout(self.clipbert.pool_pairs(input_ids, mask, visual))), visual_embeds
+        pooled = self.clipbert.pool_pairs(input_ids, mask, visual, text_lengths)
+        return self.classifier(self.dropout(pooled)), visual_embeds
 
 
 class ClipBertForRetrieval(_ForClassification):
@@ -152,6 +155,7 @@ class ClipBertForRetrieval(_ForClassification):
         texts_per_video: Tensor | None = None,
         visual_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        text_lengths: Sequence[int] | None = None,
     ) -> ClipBertOutput:
         """Score N texts against their videos.
 
@@ -162,6 +166,7 @@ class ClipBertForRetrieval(_ForClassification):
             texts_per_video: (B,).
             visual_embeds: (B, K, V, hidden).
             labels: (N,), 1 for a matched text and 0 for an unmatched one.
+            text_lengths: as in `ClipBertModel.pool_pairs`.
 
         Returns:
             `logits` (N, 2) with the ce loss, (N, 1) with the ranking loss; `match_scores` converts both to scores.
@@ -169,7 +174,9 @@ class ClipBertForRetrieval(_ForClassification):
         Raises:
             ValueError: naming the argument, its shape and what was expected.
         """
-        clip_logits, visual = self.clip_logits(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
+        clip_logits, visual = self.clip_logits(
+            pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds, text_lengths
+        )
         logits = aggregate(clip_logits, self.config.score_aggregation)
         loss = None
         if labels is not None:
@@ -213,6 +220,7 @@ class ClipBertForOpenQA(_ForClassification):
         texts_per_video: Tensor | None = None,
         visual_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        text_lengths: Sequence[int] | None = None,
     ) -> ClipBertOutput:
         """Score the answers of N questions about their videos.
 
@@ -225,11 +233,14 @@ class ClipBertForOpenQA(_ForClassification):
             labels: with `config.answer_loss` "ce", (N,) indices into `config.answers`, -100 ignored; with "bce",
                 (N, answers) soft scores from 0 to 1, for a binary cross-entropy summed over the answers and averaged
                 over the texts.
+            text_lengths: as in `ClipBertModel.pool_pairs`.
 
         Raises:
             ValueError: naming the argument, its shape and what was expected.
         """
-        clip_logits, _ = self.clip_logits(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
+        clip_logits, _ = self.clip_logits(
+            pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds, text_lengths
+        )
         logits = aggregate(clip_logits, self.config.score_aggregation)
         loss = None
         if labels is not None:
@@ -259,6 +270,7 @@ class ClipBertForMultipleChoice(_ForClassification):
         visual_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         options_per_question: Tensor | None = None,
+        text_lengths: Sequence[int] | None = None,
     ) -> ClipBertOutput:
         """Score the options of Q questions about their videos.
 
@@ -271,6 +283,7 @@ class ClipBertForMultipleChoice(_ForClassification):
             labels: (Q,) position of the right option.
             options_per_question: (Q,) number of consecutive texts that are the options of each question, all of one
                 video, which may have several questions; None: one question per video, all with as many options.
+            text_lengths: as in `ClipBertModel.pool_pairs`.
 
         Returns:
             `clip_logits` (N, K, 1) and `logits` (Q, most options), minus infinity where a question has fewer options.
@@ -288,7 +301,9 @@ class ClipBertForMultipleChoice(_ForClassification):
                 f"texts_per_video is {texts_per_video.tolist()}: expected the same number of options for each video; "
                 "where questions have different numbers, give options_per_question."
             )
-        clip_logits, visual = self.clip_logits(pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds)
+        clip_logits, visual = self.clip_logits(
+            pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds, text_lengths
+        )
         flat = aggregate(clip_logits, self.config.score_aggregation)[:, 0]
         if options_per_question is None:
             logits = flat.view(visual.shape[0], -1)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -161,6 +162,28 @@ def check_text(input_ids: Tensor, attention_mask: Tensor | None, config: ClipBer
             f"attention_mask holds {attention_mask[wrong][0].item():g}: expected 1 for a token and 0 for padding."
         )
     return attention_mask
+
+
+def check_text_lengths(text_lengths: Sequence[int], attention_mask: Tensor) -> None:
+    """Check upper bounds of the lengths of texts under a mask (N, L): texts of at least one token, padded at the right.
+
+    Raises:
+        ValueError: not N bounds from 1 to L, or a text that is longer than its bound.
+    """
+    texts, width = attention_mask.shape
+    if len(text_lengths) != texts:
+        raise ValueError(f"text_lengths holds {len(text_lengths)} lengths: expected {texts}, one per text.")
+    if not all(1 <= length <= width for length in text_lengths):
+        wrong = next(length for length in text_lengths if not 1 <= length <= width)
+        raise ValueError(f"text_lengths holds {wrong}: expected 1 to {width}, the length of input_ids.")
+    if can_read_values(attention_mask):
+        last = (attention_mask * torch.arange(1, width + 1, device=attention_mask.device)).amax(dim=1)
+        beyond = (last > torch.tensor(text_lengths, device=last.device)).nonzero().flatten().tolist()
+        if beyond:
+            raise ValueError(
+                f"text_lengths[{beyond[0]}] is {text_lengths[beyond[0]]}, but attention_mask has a token at position "
+                f"{int(last[beyond[0]]) - 1} of this text: expected at least its number of positions up to there."
+            )
 
 
 def video_index(texts_per_video: Tensor | None, videos: int, texts: int) -> Tensor | None:

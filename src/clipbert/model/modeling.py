@@ -1,21 +1,19 @@
 """ClipBERT model without a head: vision, text embeddings and the cross-modal encoder (section 3.1 of the paper)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.models.bert.modeling_bert import BertEmbeddings, BertEncoder, BertLMPredictionHead, BertPooler
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertPooler
 from transformers.utils import ModelOutput, can_return_tuple
 
-from clipbert.files.leftovers import follow_umask
 from clipbert.model.activation_checkpointing import has_trainable_batch_norm, run_in_microbatches
+from clipbert.model.base import ClipBertPreTrainedModel
 from clipbert.model.configuration import ClipBertConfig
+from clipbert.model.encoder import ClipBertEncoder
 from clipbert.model.fusion import VisualEmbeddings
 from clipbert.model.inputs import (
     can_read_values,
@@ -24,12 +22,12 @@ from clipbert.model.inputs import (
     check_pixel_values,
     check_tensors,
     check_text,
+    check_text_lengths,
     check_visual_embeds,
     video_index,
 )
-from clipbert.model.packing import Packing
-from clipbert.model.vision import GridEncoder, Normalize
-from clipbert.model.weights.checksums import check_model, sign_model
+from clipbert.model.packing import PackedPairs, Packing, TextTokens
+from clipbert.model.vision import GridEncoder
 
 
 @dataclass
@@ -45,80 +43,6 @@ class ClipBertModelOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
     visual_embeds: Tensor | None = None
-
-
-class ClipBertPreTrainedModel(PreTrainedModel):
-    """Base class of all ClipBERT models: configuration, initialization, attention backends, signed model folders."""
-
-    config_class = ClipBertConfig
-    base_model_prefix = "clipbert"
-    main_input_name = "pixel_values"
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _no_split_modules = ("BertEmbeddings", "BertLayer", "VisualEmbeddings")
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Save the model as transformers does, with the checksums that `from_pretrained` checks.
-
-        Raises:
-            ModelFolderError: the folder already holds checksums, and they are damaged.
-        """
-        super().save_pretrained(save_directory, **kwargs)
-        folder = Path(save_directory)
-        if folder.is_dir():
-            for weights in folder.glob("model*.safetensors"):
-                follow_umask(weights)  # safetensors creates files with mode 0600
-            sign_model(folder)
-
-    @property
-    def input_device(self) -> torch.device | None:
-        """Device of the inputs; None where accelerate's hooks move them, as with a `device_map`."""
-        return None if any(hasattr(module, "_hf_hook") for module in (self, *self.children())) else self.device
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load the model as transformers does, after checking every file of a local folder against its checksum.
-
-        Raises:
-            ModelFolderError: a file has changed since it was saved.
-        """
-        if isinstance(pretrained_model_name_or_path, str | Path) and Path(pretrained_model_name_or_path).is_dir():
-            check_model(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-
-    def set_attn_implementation(
-        self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False
-    ) -> None:
-        """Set the attention implementation of the encoder only; the backbone keeps its own.
-
-        The method of transformers also sets it on the backbone and raises for one without attention, such as ResNet.
-
-        Raises:
-            ValueError: unknown implementation, or one that this model does not support.
-            ImportError: the implementation needs a package that is not installed.
-        """
-        if isinstance(attn_implementation, dict):
-            attn_implementation = attn_implementation.get("", self.config._attn_implementation)
-        self.config._attn_implementation = self._check_and_adjust_attn_implementation(
-            attn_implementation, is_init_check=False, allow_all_kernels=allow_all_kernels
-        )
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, nn.Conv2d):
-            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, BertLMPredictionHead):
-            init.zeros_(module.bias)
-        elif isinstance(module, BertEmbeddings):
-            init.copy_(module.position_ids, torch.arange(module.position_ids.shape[-1]).expand((1, -1)))
-            init.zeros_(module.token_type_ids)
-        elif isinstance(module, Normalize):
-            init.copy_(module.mean, module.values("image_mean"))
-            init.copy_(module.std, module.values("image_std"))
 
 
 class ClipBertModel(ClipBertPreTrainedModel):
@@ -138,7 +62,7 @@ class ClipBertModel(ClipBertPreTrainedModel):
         self.vision = GridEncoder(config)
         self.visual_embeddings = VisualEmbeddings(config)
         self.embeddings = BertEmbeddings(config)
-        self.encoder = BertEncoder(config)
+        self.encoder = ClipBertEncoder(config)
         self.pooler = BertPooler(config)
         self.microbatches = 1  # see `set_microbatches`
         self.post_init()
@@ -245,15 +169,46 @@ class ClipBertModel(ClipBertPreTrainedModel):
 
         Only where `supports_packing`.
         """
-        rows, mask = packing.pack(tokens), packing.mask()
-        if mask is not None and self.config._attn_implementation == "eager":  # it adds its mask to the scores
-            mask = torch.zeros_like(mask, dtype=rows.dtype).masked_fill(~mask, torch.finfo(rows.dtype).min)
-        return packing.unpack(self.encode_rows(rows, mask))
+        rows = packing.pack(tokens)
+        return packing.unpack(self.encode_rows(rows, self.attention_mask(packing.mask(), rows.dtype)))
+
+    def attention_mask(self, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """Return a mask (R, 1, W, W), true where a token is attended to, in the form of the attention implementation.
+
+        Only where `supports_packing`.
+        """
+        if mask is None or self.config._attn_implementation != "eager":
+            return mask
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)  # added to the scores
 
     @property
     def supports_packing(self) -> bool:
         """Whether `encode_packed` may be used: flash attention takes no mask of its form."""
         return self.config._attn_implementation in ("eager", "sdpa")
+
+    def known_lengths(
+        self, attention_mask: Tensor, text_lengths: Sequence[int] | None
+    ) -> tuple[Sequence[int] | None, bool]:
+        """Return the lengths of texts under a mask (N, L), or upper bounds of them, and whether they are exact.
+
+        They are read from the mask where that does not wait for a GPU. They are None where texts cannot be packed:
+        their lengths are unknown, they start with padding or have gaps, or the attention takes no mask of packed rows.
+
+        Args:
+            text_lengths: upper bounds, known on the host.
+
+        Raises:
+            ValueError: `text_lengths` do not fit the mask.
+        """
+        if text_lengths is not None:
+            check_text_lengths(text_lengths, attention_mask)
+        if not self.supports_packing:
+            return None, False
+        if not can_read_values(attention_mask):
+            return text_lengths, False
+        if not bool(attention_mask[:, 0].all()) or bool((attention_mask.diff(dim=1) > 0).any()):
+            return None, False
+        return attention_mask.sum(dim=1).tolist(), True
 
     def prepare_inputs(
         self,
@@ -331,29 +286,74 @@ class ClipBertModel(ClipBertPreTrainedModel):
         states = self.encode(joint, mask.repeat_interleave(clips, dim=0))
         return states.view(texts, clips, -1, hidden)
 
-    def pool_pairs(self, input_ids: Tensor, attention_mask: Tensor, visual: Tensor) -> Tensor:
-        """Return pooler outputs (N, K, hidden), as `forward` gives; in evaluation mode from packed rows.
+    def pack_pairs(
+        self,
+        attention_mask: Tensor,
+        visual: Tensor,
+        text_lengths: Sequence[int] | None,
+        visual_first: bool = False,
+    ) -> PackedPairs | None:
+        """Return the rows of texts under a mask (N, L), each with its clips' visual tokens (N, K, V, hidden).
 
-        Training keeps padded rows, so that a run gives the same bits as before packing existed.
+        None where texts cannot be packed, see `known_lengths`.
+
+        Args:
+            text_lengths, visual_first: as in `PackedPairs.of`.
         """
-        texts, clips, tokens, hidden = visual.shape
-        packs = self.supports_packing and not self.training and can_read_values(attention_mask)
-        if not packs or not bool(attention_mask[:, 0].all()):  # the pooler reads the first position
+        lengths, exact = self.known_lengths(attention_mask, text_lengths)
+        if lengths is None:
+            return None
+        return PackedPairs.of(lengths, attention_mask, visual.shape[1], visual.shape[2], exact, visual_first)
+
+    def embed_tokens(self, input_ids: Tensor, text: TextTokens) -> Tensor:
+        """Return the embeddings (T, hidden) of some tokens of texts (N, L)."""
+        ids = input_ids.flatten().index_select(0, text.flat)
+        embeds: Tensor = self.embeddings(input_ids=ids[None], position_ids=text.columns[None])[0]
+        return embeds
+
+    def encode_packed_pairs(self, input_ids: Tensor, visual: Tensor, packed: PackedPairs) -> Tensor:
+        """Return the states (T, K, hidden) of the texts' tokens; arguments as in `pool_pairs`."""
+        rows = packed.pack(self.embed_tokens(input_ids, packed.text), visual)
+        states = self.encode_rows(rows, self.attention_mask(packed.mask(), rows.dtype))
+        return packed.text_states(states, visual.shape[1])
+
+    def encode_texts_of_pairs(
+        self, input_ids: Tensor, attention_mask: Tensor, visual: Tensor, text_lengths: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return the states (N, K, L, hidden) of the text positions, zero at padding of packed rows.
+
+        Arguments as in `pool_pairs`.
+        """
+        packed = self.pack_pairs(attention_mask, visual, text_lengths)
+        if packed is None:
+            return self.encode_pairs(input_ids, attention_mask, visual)[:, :, : input_ids.shape[1]]
+        states = self.encode_packed_pairs(input_ids, visual, packed)
+        return packed.text.scatter(states, (input_ids.shape[0], input_ids.shape[1])).transpose(1, 2)
+
+    def pool_pairs(
+        self, input_ids: Tensor, attention_mask: Tensor, visual: Tensor, text_lengths: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return pooler outputs (N, K, hidden), as `forward` gives, from packed rows where texts can be packed.
+
+        Args:
+            input_ids: (N, L).
+            attention_mask: (N, L).
+            visual: (N, K, V, hidden), the clips' visual tokens of each text.
+            text_lengths: N upper bounds of the texts' lengths; None: read from the mask where that does not wait for a
+                GPU.
+        """
+        texts, clips, _, hidden = visual.shape
+        packed = self.pack_pairs(attention_mask, visual, text_lengths)
+        if packed is None:
             states = self.encode_pairs(input_ids, attention_mask, visual)[:, :, :1].flatten(0, 1)
-            return self.pooler(states).view(texts, clips, hidden)
-        rows, columns = attention_mask.nonzero(as_tuple=True)
-        text = self.embeddings(input_ids=input_ids[rows, columns][None], position_ids=columns[None])[0]
-        # Sequence (n, k) is text n followed by clip k. `starts` are offsets in the order of the sequences, `first`
-        # the indices of the texts' first tokens in the order of `text`.
-        lengths = attention_mask.sum(dim=1)
-        first = lengths.cumsum(0) - lengths
-        per_clip = torch.arange(clips, device=visual.device)
-        starts = (first + tokens * torch.arange(texts, device=visual.device))[:, None] * clips
-        starts = starts + per_clip * (lengths + tokens)[:, None]
-        text_order = starts[rows] + (torch.arange(len(rows), device=visual.device) - first[rows])[:, None]
-        visual_order = (starts + lengths[:, None])[..., None] + torch.arange(tokens, device=visual.device)
-        packing = Packing.from_lengths((lengths + tokens).repeat_interleave(clips).tolist(), visual.device)
-        packing = packing.reorder(torch.cat([text_order.flatten(), visual_order.flatten()]))
-        states = self.encode_packed(torch.cat([text.repeat_interleave(clips, dim=0), visual.flatten(0, 2)]), packing)
-        pooled: Tensor = self.pooler(states[first[:, None] * clips + per_clip].flatten(0, 1)[:, None])
+        else:
+            rows = packed.pack(self.embed_tokens(input_ids, packed.text), visual)
+            mask = self.attention_mask(packed.mask(), rows.dtype)
+            found = run_in_microbatches(self._single_states, self.microbatches, rows, mask, packed.queries)
+            states = found.flatten(0, 1).index_select(0, packed.query)[:, None]
+        pooled: Tensor = self.pooler(states)
         return pooled.view(texts, clips, hidden)
+
+    def _single_states(self, rows: Tensor, mask: Tensor | None, queries: Tensor) -> Tensor:
+        states: Tensor = self.encoder(rows, attention_mask=mask, queries=queries)
+        return states

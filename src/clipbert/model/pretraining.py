@@ -1,5 +1,6 @@
 """Pretraining: masked language modeling and image-text matching (section 3.3 of the paper)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -22,7 +23,7 @@ class ClipBertPreTrainingOutput(ModelOutput):
         loss: (), the sum of the losses with labels.
         mlm_loss: (), masked language modeling.
         itm_loss: (), image-text matching.
-        mlm_logits: (N, K, L, vocabulary).
+        mlm_logits: (N, K, L, vocabulary), without meaning at padding; with `mlm_positions` (P, K, vocabulary).
         itm_logits: (N, K, 2), label 1 is matched.
     """
 
@@ -61,6 +62,8 @@ class ClipBertForPreTraining(LanguageModelHeadMixin):
         visual_embeds: Tensor | None = None,
         mlm_labels: Tensor | None = None,
         itm_labels: Tensor | None = None,
+        text_lengths: Sequence[int] | None = None,
+        mlm_positions: Tensor | None = None,
     ) -> ClipBertPreTrainingOutput:
         """Predict masked tokens and whether each text matches its video.
 
@@ -75,6 +78,9 @@ class ClipBertForPreTraining(LanguageModelHeadMixin):
             visual_embeds: (B, K, V, hidden).
             mlm_labels: (N, L) ids of the masked tokens, -100 elsewhere and in unmatched texts.
             itm_labels: (N,), 1 for a matched text.
+            text_lengths: as in `ClipBertModel.pool_pairs`.
+            mlm_positions: (P,) positions of all labeled tokens in the flattened `mlm_labels`. The words are then
+                predicted at these alone, which the wide output layer makes much cheaper; None: at all.
 
         Raises:
             ValueError: naming the argument, its shape and what was expected.
@@ -84,14 +90,20 @@ class ClipBertForPreTraining(LanguageModelHeadMixin):
         input_ids, mask, visual, _ = self.clipbert.prepare_inputs(
             pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
         )
-        states = self.clipbert.encode_pairs(input_ids, mask, visual)
-        pooled = self.clipbert.pooler(states.flatten(0, 1)).unflatten(0, states.shape[:2])
-        mlm_logits, itm_logits = self.cls(states[:, :, : input_ids.shape[1]], pooled)
+        states = self.clipbert.encode_texts_of_pairs(input_ids, mask, visual, text_lengths)
+        pooled = self.clipbert.pooler(states[:, :, :1].flatten(0, 1)).unflatten(0, states.shape[:2])
+        if mlm_positions is not None:
+            states = states.transpose(1, 2).flatten(0, 1).index_select(0, mlm_positions)
+        mlm_logits, itm_logits = self.cls(states, pooled)
         mlm_loss = itm_loss = loss = None
         if mlm_labels is not None:
             check_labels(mlm_labels, "mlm_labels", tuple(input_ids.shape), self.config.vocab_size, ignored=IGNORED)
-            each = mlm_labels[:, None].expand(mlm_logits.shape[:3])
-            loss = mlm_loss = cross_entropy(mlm_logits.flatten(0, 2), each.flatten(), self.label_smoothing)
+            if mlm_positions is None:
+                each = mlm_labels[:, None].expand(mlm_logits.shape[:3])
+            else:
+                each = mlm_labels.flatten().index_select(0, mlm_positions)[:, None].expand(mlm_logits.shape[:2])
+            logits = mlm_logits.reshape(-1, mlm_logits.shape[-1])
+            loss = mlm_loss = cross_entropy(logits, each.flatten(), self.label_smoothing)
         if itm_labels is not None:
             check_labels(itm_labels, "itm_labels", (input_ids.shape[0],), classes=2)
             matching = aggregate(itm_logits, self.config.score_aggregation)

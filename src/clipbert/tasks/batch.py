@@ -9,6 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from clipbert.model.inputs import can_read_values
+from clipbert.model.losses import IGNORED
 from clipbert.sampling.segments import Segment, item_key
 
 Predictions = pd.DataFrame  # one row per test item
@@ -61,10 +63,15 @@ class Batch:
     draws: Tensor | None = None  # (B, D) float64 in [0, 1): random numbers of a video's visit, equal in every process
     media: tuple[str, ...] = ()  # the keys of the B videos
     frame_features: Tensor | None = None  # (B, K, T, ...) of the feature cache, see `encode_features` of the model
+    # `with_lengths` sets these, so that a step need not read them from a GPU.
+    text_lengths: tuple[int, ...] | None = None  # (N,) tokens of each text; None: not known, or padding is in between
+    caption_lengths: tuple[int, ...] | None = None  # (B,)
+    mlm_positions: Tensor | None = None  # (P,) see `labeled_positions`
     # In a batch that several processes share, the fields above hold the videos of this process and their texts.
     videos_per_rank: tuple[int, ...] = ()
     all_input_ids: Tensor | None = None  # (N of all processes, L)
     all_attention_mask: Tensor | None = None
+    all_text_lengths: tuple[int, ...] | None = None
 
     @property
     def frames(self) -> Tensor:
@@ -87,6 +94,36 @@ class Batch:
         if self.all_input_ids is None or self.all_attention_mask is None:
             return self.input_ids, self.attention_mask
         return self.all_input_ids, self.all_attention_mask
+
+    def pair_lengths(self, unmatched: int) -> list[int] | None:
+        """Return upper bounds of the lengths of each video's own text and of `unmatched` others (B * (1 + unmatched)).
+
+        Unmatched texts are drawn on the device, so any text of the batch may be one. None where no lengths are known.
+        """
+        if self.text_lengths is None:
+            return None
+        longest = max(self.text_lengths if self.all_text_lengths is None else self.all_text_lengths)
+        return [length for own in self.text_lengths for length in (own, *[longest] * unmatched)]
+
+    def with_lengths(self, dual_text_length: int = 0) -> "Batch":
+        """Return the batch with what a step must know of its texts on the host, to which its tensors still belong.
+
+        Args:
+            dual_text_length: number of last columns that hold the tokens of a pretrained dual encoder.
+        """
+        masks = {"text": self.attention_mask, "caption": self.caption_mask, "all_text": self.all_attention_mask}
+        found: dict[str, Any] = {
+            f"{name}_lengths": None if mask is None else _lengths(mask[:, : mask.shape[1] - dual_text_length])
+            for name, mask in masks.items()
+        }
+        return replace(self, **found, mlm_positions=self.labeled_positions)
+
+    @property
+    def labeled_positions(self) -> Tensor | None:
+        """Positions (P,) of the masked tokens in the flattened `mlm_labels`; None where finding them would wait."""
+        if self.mlm_positions is not None or self.mlm_labels is None or not can_read_values(self.mlm_labels):
+            return self.mlm_positions
+        return (self.mlm_labels.flatten() != IGNORED).nonzero()[:, 0]
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on another device."""
@@ -154,3 +191,10 @@ def _rows(counts: Tensor, own: slice) -> slice:
     """Return the rows of some videos, given that each video has `counts` (B,) consecutive ones."""
     ends = [0, *counts.cumsum(0).tolist()]
     return slice(ends[own.start], ends[own.stop])
+
+
+def _lengths(mask: Tensor) -> tuple[int, ...] | None:
+    """Return the lengths of texts under a mask (N, L); None where padding is elsewhere than at their right."""
+    if not bool(mask[:, 0].all()) or bool((mask.diff(dim=1) > 0).any()):
+        return None
+    return tuple(mask.sum(dim=1).tolist())

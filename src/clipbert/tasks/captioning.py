@@ -52,11 +52,15 @@ class CaptioningObjective(Objective):
             attention_mask=batch.attention_mask,
             texts_per_video=batch.texts_per_video,
             labels=batch.input_ids.masked_fill(batch.attention_mask == 0, -100),
+            text_lengths=batch.text_lengths,
+            loss_only=True,
         ).loss
         writing = scale_loss_for_ddp(writing, batch.attention_mask[:, 1:].sum())
         if self.params.contrastive_weight == 0:
             return writing, {}
-        contrastive, _ = contrastive_loss(model, visual_embeds, batch.input_ids, batch.attention_mask, batch)
+        contrastive, _ = contrastive_loss(
+            model, visual_embeds, batch.input_ids, batch.attention_mask, batch, batch.text_lengths
+        )
         total = writing + self.params.contrastive_weight * contrastive
         return total, {"writing": writing.detach(), "contrastive": contrastive.detach()}
 

@@ -4,6 +4,7 @@ A model that is trained from scratch learns from it which parts of an image word
 cross-encoder's loss depends on the image.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +22,12 @@ def projection_size(weight: float) -> int | None:
 
 
 def contrastive_loss(
-    model: Any, visual_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor, batch: Batch
+    model: Any,
+    visual_embeds: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    batch: Batch,
+    text_lengths: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the symmetric contrastive loss of texts and their videos.
 
@@ -31,11 +37,12 @@ def contrastive_loss(
         visual_embeds: (B, K, V, hidden) of this rank's videos.
         input_ids, attention_mask: (B, L), one text per video.
         batch: the batch they come from. A video that occurs twice in it, on any rank, is not a negative of itself.
+        text_lengths: (B,) numbers of tokens of the texts, where they are known on the host.
 
     Returns:
         The loss, and the scaled similarities (B texts of all ranks, B videos of this rank).
     """
-    text, video = model.get_text_and_video_features(input_ids, attention_mask, visual_embeds)
+    text, video = model.get_text_and_video_features(input_ids, attention_mask, visual_embeds, text_lengths)
     ranks = RankRows(batch.videos_per_rank)
     similarity = model.similarity(ranks.gather(text), ranks.gather(video))
     keys = None if batch.media_keys is None else ranks.gather(batch.media_keys)
@@ -52,5 +59,7 @@ def add_caption_loss(
     """
     if batch.caption_ids is None or batch.caption_mask is None:
         return loss, {}
-    contrastive, _ = contrastive_loss(model, visual_embeds, batch.caption_ids, batch.caption_mask, batch)
+    contrastive, _ = contrastive_loss(
+        model, visual_embeds, batch.caption_ids, batch.caption_mask, batch, batch.caption_lengths
+    )
     return loss + weight * contrastive, {"contrastive": contrastive.detach()}

@@ -68,6 +68,7 @@ class MultipleChoiceObjective(Objective):
             texts_per_video=batch.texts_per_video,
             options_per_question=batch.texts_per_item,
             labels=batch.labels,
+            text_lengths=batch.text_lengths,
         )
         choosing = scale_loss_for_ddp(out.loss, len(batch.labels))
         total, captions = add_caption_loss(choosing, self.params.caption_weight, model, visual_embeds, batch)

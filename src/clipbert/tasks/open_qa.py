@@ -75,6 +75,7 @@ class OpenQAObjective(Objective):
             attention_mask=batch.attention_mask,
             texts_per_video=batch.texts_per_video,
             labels=batch.labels,
+            text_lengths=batch.text_lengths,
         )
         answering = scale_loss_for_ddp(out.loss, self.num_labeled(batch.labels))
         total, captions = add_caption_loss(answering, self.params.caption_weight, model, visual_embeds, batch)

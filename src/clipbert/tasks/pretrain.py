@@ -104,6 +104,8 @@ class PretrainObjective(Objective):
             texts_per_video=batch.texts_per_video,
             mlm_labels=batch.mlm_labels,
             itm_labels=batch.labels,
+            text_lengths=batch.text_lengths,
+            mlm_positions=batch.labeled_positions,
         )
         assert batch.mlm_labels is not None
         mlm = scale_loss_for_ddp(out.mlm_loss, (batch.mlm_labels != IGNORED).sum())

@@ -101,7 +101,7 @@ class RetrievalObjective(Objective):
         similarity = None
         if model.contrast is not None:
             parts["contrastive"], similarity = contrastive_loss(
-                model, visual_embeds, batch.input_ids, batch.attention_mask, batch
+                model, visual_embeds, batch.input_ids, batch.attention_mask, batch, batch.text_lengths
             )
         if not model.config.cross_encoder:
             return self.params.contrastive_weight * parts["contrastive"], {"contrastive": parts["contrastive"].detach()}
@@ -117,6 +117,7 @@ class RetrievalObjective(Objective):
             input_ids=input_ids[rows],
             attention_mask=attention_mask[rows],
             texts_per_video=torch.full_like(batch.texts_per_video, labels.shape[1]),
+            text_lengths=batch.pair_lengths(unmatched.shape[1]),
         )
         logits = pairs.logits.float()
         if similarity is not None:

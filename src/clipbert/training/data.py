@@ -215,10 +215,11 @@ class Collate:
         tokenize = ProcessorTokens(self.processor, torch.device("cpu"))
         batch = self.task.examples.prepare(batch, [sample.seed for sample in samples], tokenize, self.config)
         if all(own):
-            return batch
+            return batch.with_lengths(self.config.dual_text_length)
         first = own.index(True)
         batch = replace(batch, videos_per_rank=self.videos_per_rank)
-        return batch.of_videos(slice(first, first + len(frames)), torch.tensor([len(s.texts) for s in samples]))
+        batch = batch.of_videos(slice(first, first + len(frames)), torch.tensor([len(s.texts) for s in samples]))
+        return batch.with_lengths(self.config.dual_text_length)
 
 
 def media_key(key: str) -> int:
