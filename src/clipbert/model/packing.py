@@ -1,7 +1,7 @@
 """Sequence packing: several sequences share a row, with little padding and without attending to each other.
 
 Which sequence goes to which row is decided on the host, from lengths that are known there. So no step waits for a GPU,
-as long as the lengths travel beside the tensors (`Batch.text_lengths`).
+as long as the lengths travel with the batch (`Batch.text_lengths`).
 """
 
 from collections.abc import Sequence
