@@ -30,6 +30,7 @@ class Packing:
     one_per_row: bool = False
 
     @classmethod
+    @torch.compiler.disable
     def from_lengths(cls, lengths: list[int], device: torch.device) -> "Packing":
         """Pack sequences into rows; tokens are ordered sequence by sequence."""
         starts, rows, width = pack_rows(lengths)
@@ -106,6 +107,7 @@ class TextTokens:
     exact: bool
 
     @classmethod
+    @torch.compiler.disable
     def of(cls, lengths: Sequence[int], width: int, device: torch.device, exact: bool) -> "TextTokens":
         """Return the positions of the first `lengths` tokens of each text, of `width` columns."""
         counts = np.asarray(lengths)
