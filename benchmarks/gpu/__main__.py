@@ -11,6 +11,7 @@ of each is written at once. A rerun skips the parts that ended well with the sam
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -40,6 +41,8 @@ def main() -> None:
             print(f"{part.name:<18}{part.limit_s:>5.0f} s  {part.title}")
         return
     os.environ["PYTHONUNBUFFERED"] = "1"
+    # as Ctrl-C does, so that the part in progress is ended too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     budget = options.budget or (DRY_BUDGET_S if options.dry_run else BUDGET_S)
     kit = Kit(options.work.resolve(), options.dry_run, started + budget)
     parts = [part for part in PARTS if options.only is None or part.name in options.only]

@@ -26,7 +26,6 @@ from benchmarks.gpu.project import PARTS, open_project
 from clipbert.config.schema import Params
 from clipbert.data.manifest import read_texts
 from clipbert.distributed.context import DistributedContext
-from clipbert.feature_cache import FeatureCache
 from clipbert.frame_cache import FrameCache
 from clipbert.project import Project
 from clipbert.stages import make_trainer
@@ -104,7 +103,7 @@ def search(trainer: Trainer, project: Project, params: Params) -> dict[str, floa
     trainer.model.eval()
     with trainer.step.precision.autocast():
         clips, batch = params.evaluate.clips, params.evaluate.batch_size
-        items = predict(evaluator, trainer.model, trainer.processor, trainer.cache, examples, clips, batch)
+        items = predict(evaluator, trainer.model, trainer.processor, trainer.inputs, examples, clips, batch)
     metrics = evaluator.metrics(items) | evaluator.baselines(items, [])
     return {name: round(metrics[f"retrieval/{name}"], 2) for name in MEASURES}
 
@@ -130,8 +129,8 @@ def train(
     row: dict[str, Any] = {"prepare_s": round(prepared, 2), "train_s": round(state.seconds, 2), "steps": state.step}
     row |= read_rates(trainer) | {"peak_memory_gb": round(trainer.step.monitor.peak_memory_gb(), 2)}
     row |= {"precision": trainer.step.precision.name, "microbatches": trainer.step.microbatches}
-    if isinstance(trainer.cache, FeatureCache):
-        row["frames"] = sum(trainer.cache.num_frames(media) for media in trainer.cache)
+    if trainer.features is not None:
+        row["frames"] = sum(trainer.features.num_frames(media) for media in trainer.features)
     started = time.perf_counter()
     row["test"] = search(trainer, project, params)
     row["test_s"] = round(time.perf_counter() - started, 2)

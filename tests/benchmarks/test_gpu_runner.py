@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -153,3 +154,24 @@ def test_what_a_part_leaves_behind_is_ended(tmp_path: Path) -> None:
     status, _ = run_limited([sys.executable, "-c", program], tmp_path / "log", 60)
     assert status == "ok"
     _wait_for_end(int((tmp_path / "log").read_text()))
+
+
+@pytest.mark.slow
+def test_a_kit_that_is_stopped_ends_the_part_in_progress(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "from benchmarks.gpu.runner import run_limited\n"
+        "part = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'\n"
+        "run_limited([sys.executable, '-c', part], pathlib.Path(sys.argv[1]), 600)\n"
+    )
+    log = tmp_path / "log"
+    repository = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{repository}:{repository / 'src'}"}
+    kit = subprocess.Popen([sys.executable, "-c", program, str(log)], env=environment)
+    while not (log.exists() and log.read_text().endswith("\n")):
+        assert kit.poll() is None
+        time.sleep(0.05)
+    kit.terminate()
+    assert kit.wait(60) == 143
+    _wait_for_end(int(log.read_text()))
