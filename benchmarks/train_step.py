@@ -86,8 +86,11 @@ class Way:
         return time.perf_counter() - start, time.process_time() - work, loss.item()
 
 
-def make_batch(options: argparse.Namespace, device: torch.device, videos: int) -> dict[str, Tensor]:
-    """Noise for pixels, random words; half of the texts fill their length, the others half of it."""
+def make_batch(options: argparse.Namespace, device: torch.device, videos: int) -> dict[str, Any]:
+    """Noise for pixels, random words; half of the texts fill their length, the others half of it.
+
+    The lengths of the texts are known on the host, as those of a training's batches are.
+    """
     generator = torch.Generator().manual_seed(0)
     texts = videos * options.texts
     mask = torch.ones(texts, TEXT_LENGTH, dtype=torch.long)
@@ -100,7 +103,8 @@ def make_batch(options: argparse.Namespace, device: torch.device, videos: int) -
         "texts_per_video": torch.full((videos,), options.texts),
         "labels": (torch.arange(texts) % options.texts == 0).long(),
     }
-    return {name: value.to(device) for name, value in batch.items()}
+    lengths = tuple(mask.sum(dim=1).tolist())
+    return {name: value.to(device) for name, value in batch.items()} | {"text_lengths": lengths}
 
 
 def make_config(options: argparse.Namespace) -> ClipBertConfig:
