@@ -199,9 +199,11 @@ def choose_videos(options: argparse.Namespace, ways: int) -> int:
         return options.videos or 1
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    context.Process(target=probe_memory, args=(options, theirs), daemon=True).start()
+    process = context.Process(target=probe_memory, args=(options, theirs), daemon=True)
+    process.start()
     theirs.close()
     one, two = receive(ours, "the plain loop with 2 videos")
+    process.join()  # until then the memory is not free
     return fitting_videos(torch.cuda.mem_get_info()[0], ways, one, two)
 
 

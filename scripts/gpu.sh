@@ -5,7 +5,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
-if ! "$PYTHON" -c 'import torch, transformers' 2>/dev/null; then
+FIND='import importlib.util as i, sys; sys.exit(not (i.find_spec("torch") and i.find_spec("transformers")))'
+if ! "$PYTHON" -c "$FIND"; then
     echo "scripts/gpu.sh: $PYTHON has no torch or no transformers; name another: PYTHON=/path/to/python scripts/gpu.sh" >&2
     exit 2
 fi

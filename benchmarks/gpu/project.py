@@ -240,7 +240,7 @@ def open_project(work: Path, tiny: bool = False) -> tuple[Project, str]:
         elif tiny:
             draw_project(scratch, {"train": 24, "val": 8, "test": 8}, 64)
         else:
-            draw_project(scratch, {"train": 600, "val": 90, "test": 120}, 224)
+            draw_project(scratch, {"train": 400, "val": 60, "test": 80}, 224)
         scratch.rename(root)
     return Project(root), "videos of a project" if packed else "drawn pictures"
 

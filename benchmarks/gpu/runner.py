@@ -23,7 +23,7 @@ from benchmarks.gpu.project import open_project
 from clipbert.files.atomic import write_json
 
 REPOSITORY = Path(__file__).parents[2]
-CODE = ("src/clipbert", "benchmarks", "tests/gpu", "recipes")
+CODE = ("src/clipbert", "benchmarks", "tests/gpu", "tests/support", "recipes")
 VERSIONS = ("transformers", "numpy", "safetensors", "triton", "pyarrow", "pillow")
 DRY_FACTOR = 4  # of the time limits on a CPU
 LEAST_S = 10.0  # with less time left no part starts

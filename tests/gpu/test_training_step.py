@@ -26,11 +26,14 @@ pytestmark = [
 
 
 def batch(videos: int = 4, size: int = 96) -> Batch:
+    """Every other text is shorter; their lengths are known on the host, so that rows are packed."""
     generator = torch.Generator().manual_seed(0)
-    return Batch(
+    mask = torch.ones(videos, 16, dtype=torch.long)
+    mask[1::2, 9:] = 0
+    some = Batch(
         pixel_values=torch.randint(0, 256, (videos, 2, 2, 3, size, size), dtype=torch.uint8, generator=generator),
-        input_ids=torch.randint(5, 100, (videos, 16), generator=generator),
-        attention_mask=torch.ones(videos, 16, dtype=torch.long),
+        input_ids=torch.randint(5, 100, (videos, 16), generator=generator) * mask,
+        attention_mask=mask,
         texts_per_video=torch.ones(videos, dtype=torch.long),
         labels=torch.ones(videos, dtype=torch.long),
         ids=[str(i) for i in range(videos)],
@@ -38,6 +41,7 @@ def batch(videos: int = 4, size: int = 96) -> Batch:
         media=tuple(str(i) for i in range(videos)),
         draws=torch.rand(videos, 3, generator=generator, dtype=torch.float64),
     )
+    return some.with_lengths()
 
 
 def losses(device: str, precision: str) -> list[float]:
