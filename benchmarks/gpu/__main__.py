@@ -1,7 +1,7 @@
 """Everything that needs a GPU, in one command: tests, steps, loader, trainings, evaluation, torch.compile.
 
     scripts/gpu.sh                        # or make gpu; 8 minutes at most, one table, artifacts/gpu/gpu.json
-    scripts/gpu.sh                        # again: what is finished is skipped, so this goes on
+    scripts/gpu.sh                        # again: resumes, without what is finished
     scripts/gpu.sh --only train_step base --again
     scripts/gpu.sh --dry-run              # every part at tiny sizes, without a GPU
 
@@ -51,7 +51,7 @@ def main() -> None:
     print(f"{kit.file}: the same as JSON; the output of each part is in {kit.logs}")
     failed = [part["name"] for part in results["parts"] if part["status"] != "ok"]
     if failed:
-        print(f"not finished: {', '.join(failed)}. Rerun the command to go on with these.", file=sys.stderr)
+        print(f"not finished: {', '.join(failed)}. Rerun the command to continue with these.", file=sys.stderr)
         sys.exit(1)
 
 

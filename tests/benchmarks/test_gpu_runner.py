@@ -1,4 +1,4 @@
-"""The GPU kit's runner: results kept at once, a rerun that goes on, time limits, parts that fail."""
+"""The GPU kit's runner: results kept at once, a rerun that resumes, time limits, parts that fail."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
 
 
 @pytest.mark.slow
-def test_a_rerun_goes_on_with_what_is_not_finished(programs: Programs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rerun_resumes_with_what_is_not_finished(programs: Programs, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = programs.writing("good"), programs.part("bad", FAIL)
     results = programs.kit().run([good, bad])
     assert [(row["name"], row["status"]) for row in results["parts"]] == [("good", "ok"), ("bad", "failed (1)")]
@@ -77,8 +77,8 @@ def test_a_rerun_goes_on_with_what_is_not_finished(programs: Programs, capsys: p
     assert "first line" in capsys.readouterr().out
     assert json.loads((programs.work / "dry-run" / "gpu.json").read_text()) == results
 
-    mended = programs.writing("bad")
-    results = programs.kit().run([good, mended])
+    fixed = programs.writing("bad")
+    results = programs.kit().run([good, fixed])
     assert [row["status"] for row in results["parts"]] == ["ok", "ok"]
     assert (programs.runs("good"), programs.runs("bad")) == (1, 1)
 
