@@ -136,7 +136,7 @@ PARTS = (
     Part(
         "small",
         "training of the recipe small, and end to end",
-        90,
+        110,
         ("benchmarks.gpu.training", "small", *WORK),
         ("benchmarks.gpu.training", "small", "--tiny", *WORK),
         of_training,

@@ -8,6 +8,7 @@ The section is what stands between two marker comments, which stay.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 BEGIN, END = "<!-- gpu kit: begin -->", "<!-- gpu kit: end -->"
-NOT_RUN = "not run"
+LOG_WIDTH = 130
 
 
 def number(value: float) -> str:
@@ -51,7 +52,8 @@ def described(results: dict[str, Any]) -> str:
 
 def print_table(results: dict[str, Any], console: Console | None = None) -> None:
     """Print one table of all parts."""
-    console = console or Console()
+    # a log has no width of its own
+    console = console or Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     table = Table("part", "measure", "result", "target", "met")
     last = None
     for part, *cells in rows(results):

@@ -74,6 +74,7 @@ LONGEST = (
     "tests/training/test_fault_tolerance.py",
     "tests/distributed/test_launch.py",
     "tests/training/test_kills.py",
+    "tests/benchmarks/test_gpu_parts.py",
     "tests/pipeline/test_recipe_runs.py",
     "tests/pipeline/test_moved.py",
     "tests/pipeline/test_notebook.py",
