@@ -19,7 +19,7 @@ from clipbert.config.schema import Params
 from clipbert.console import console, errors
 from clipbert.distributed.context import device_of_this_process, init_distributed
 from clipbert.errors import ClipBertError
-from clipbert.model import ClipBertModel
+from clipbert.model.encoder import ClipBertEncoder
 from clipbert.training import checkpoint
 from clipbert.training import trainer as loop
 from clipbert.training.step import TrainStep
@@ -45,14 +45,14 @@ class Recorded(TrainStep):
 
 def little_memory(rows: int) -> None:
     """Let more than `rows` rows in a training forward pass of the encoder run out of memory."""
-    real = ClipBertModel._encoder_states
+    real = ClipBertEncoder.forward
 
-    def checked(self: ClipBertModel, embeds: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        if len(embeds) > rows and torch.is_grad_enabled():
+    def checked(self: ClipBertEncoder, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(hidden_states) > rows and torch.is_grad_enabled():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-        return real(self, embeds, mask)
+        return real(self, hidden_states, *args, **kwargs)
 
-    ClipBertModel._encoder_states = checked  # type: ignore[method-assign]
+    ClipBertEncoder.forward = checked  # type: ignore[method-assign]
 
 
 def full_disk(*given: Any) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from clipbert.errors import ClipBertError
 from clipbert.frame_cache import FrameCache
-from clipbert.model import ClipBertModel
+from clipbert.model.encoder import ClipBertEncoder
 from clipbert.tasks.batch import Batch
 from clipbert.tasks.open_qa import OpenQA, OpenQAObjective
 from clipbert.training.checkpoint import Checkpoints, rng_states, snapshot
@@ -334,14 +334,14 @@ def test_a_stop_writes_again_what_a_full_disk_did_not_take(
 
 def little_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """Let more than `rows` rows in a training forward pass of the encoder run out of memory."""
-    real = ClipBertModel._encoder_states
+    real = ClipBertEncoder.forward
 
-    def checked(self: ClipBertModel, embeds: Tensor, mask: Tensor | None) -> Tensor:
-        if len(embeds) > rows and torch.is_grad_enabled():
+    def checked(self: ClipBertEncoder, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(hidden_states) > rows and torch.is_grad_enabled():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-        return real(self, embeds, mask)
+        return real(self, hidden_states, *args, **kwargs)
 
-    monkeypatch.setattr(ClipBertModel, "_encoder_states", checked)
+    monkeypatch.setattr(ClipBertEncoder, "forward", checked)
 
 
 def test_out_of_memory_cuts_the_step_and_goes_on_with_the_same_gradient(
