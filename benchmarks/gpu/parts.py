@@ -114,7 +114,7 @@ def of_training(result: dict[str, Any]) -> list[Measure]:
         found += [Measure(f"{name}: {key}", row[key], unit) for key, unit in shown.items() if key in row]
         if "frames" in row:
             found.append(Measure(f"{name}: preparation with features of {row['frames']} frames", row["prepare_s"], "s"))
-        found += [Measure(f"{name}: test {key}", value) for key, value in row["test"].items()]
+        found += [Measure(f"{name}: val {key}", value) for key, value in row["val"].items()]
     return found
 
 

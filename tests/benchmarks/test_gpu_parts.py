@@ -65,4 +65,4 @@ def test_training_goes_on_end_to_end_from_what_was_trained(results: dict[str, Pa
     assert frozen["frames"] == 40 * 4
     assert "frames" not in whole
     assert (frozen["steps"], whole["steps"]) == (3, 2)
-    assert 0 <= whole["test"]["r1"] <= 100
+    assert 0 <= whole["val"]["r1"] <= 100
