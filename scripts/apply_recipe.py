@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import BaseRepresenter
 
 from clipbert.config.recipes import dvc_arguments
-from clipbert.config.yaml_io import parse_yaml
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import atomic_write
 
@@ -37,12 +38,18 @@ def apply_recipe(root: Path, name: str) -> int:
     dvc_arguments(root / "recipes", name, path)  # checks the recipe on top of the file
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 4096
+    yaml.representer.add_representer(type(None), _represent_null)
     values = yaml.load(path.read_text(encoding="utf-8"))
-    changed = _merge(values, parse_yaml((root / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")))
+    # loaded by the same parser, numbers and lists keep the form that they have in the recipe
+    changed = _merge(values, yaml.load((root / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")))
     if changed:
         with atomic_write(path, "w") as file:
             yaml.dump(values, file)
     return changed
+
+
+def _represent_null(representer: BaseRepresenter, value: None) -> ScalarNode:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 def _merge(values: dict[str, Any], overlay: dict[str, Any]) -> int:

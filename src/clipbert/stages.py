@@ -175,7 +175,8 @@ def make_trainer(
     )
     length = None if trainer.limit else trainer.length
     min_videos = params.validate_.min_train_videos
-    _print(length_lines(task_name, len(examples), length, params.train.min_steps, min_videos))
+    starts_trained = params.model.is_pretrained
+    _print(length_lines(task_name, len(examples), length, params.train.min_steps, min_videos, starts_trained))
     return trainer
 
 

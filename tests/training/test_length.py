@@ -48,6 +48,9 @@ def test_a_training_makes_the_steps_and_validates_as_often_as_asked(tiny_project
 def test_what_is_said() -> None:
     raised = TrainingLength(250, 8, 1, 31)
     small, more = length_lines("retrieval", 22, raised, 250, 400)
-    assert "22 training videos are fewer than validate.min_train_videos = 400" in small
+    fewer = "retrieval: warning: 22 training videos are fewer than validate.min_train_videos = 400"
+    expect = "What to expect: `clipbert recommend`"
+    assert small == f"{fewer}; a model that starts from random weights stays near chance. {expect}"
+    assert length_lines("retrieval", 22, raised, 250, 400, pretrained=True) == [f"{fewer}. {expect}", more]
     assert "250 epochs instead of tasks.retrieval.epochs = 8, for train.min_steps = 250" in more
     assert length_lines("retrieval", 1100, TrainingLength(8, 8, 34, 1), 250, 400) == []

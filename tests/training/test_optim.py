@@ -97,6 +97,14 @@ def test_the_longest_prefix_multiplies_the_rate_and_ends_at_a_dot() -> None:
     assert "rest, decayed, clipbert.encoder.1" in {group["name"] for group in optimizer.param_groups}
 
 
+def test_a_multiplier_of_a_part_that_only_other_tasks_have_is_no_error() -> None:
+    model = Small()
+    optimizer = make_optimizer(model, TrainParams(lr=0.01, lr_multipliers={"contrast": 10.0}))
+    assert groups(optimizer, model)["norm.weight"]["peak_lr"] == 0.01
+    with pytest.raises(ClipBertError, match=r"no parameter's name starts with 'contrasts'"):
+        make_optimizer(model, TrainParams(lr_multipliers={"contrasts": 10.0}))
+
+
 @pytest.mark.parametrize(
     ("prefix", "hint"),
     [

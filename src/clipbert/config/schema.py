@@ -134,6 +134,11 @@ class ModelParams(Section):
         """Folder or hub id of the pretrained dual encoder; None: none."""
         return None if self.dual_encoder == SCRATCH else self.dual_encoder
 
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether a part of the model starts from trained weights."""
+        return any((self.start_from, self.vision_from, self.text_from, self.dual_encoder_from))
+
     def resolve_init_from(self, task: str, project: Project) -> "ModelParams":
         """Return the parameters for a task when `init_from` names the model that pretraining writes.
 

@@ -50,7 +50,9 @@ def training_length(
     return TrainingLength(epochs, requested_epochs, steps_per_epoch, max(1, epochs // requested_epochs))
 
 
-def length_lines(task: str, videos: int, length: TrainingLength | None, min_steps: int, min_videos: int) -> list[str]:
+def length_lines(
+    task: str, videos: int, length: TrainingLength | None, min_steps: int, min_videos: int, pretrained: bool = False
+) -> list[str]:
     """Return the messages about a training on a small split.
 
     Args:
@@ -59,15 +61,15 @@ def length_lines(task: str, videos: int, length: TrainingLength | None, min_step
         length: number of epochs; None when `train.budget` ends the training.
         min_steps: `train.min_steps`.
         min_videos: `validate.min_train_videos`.
+        pretrained: whether a part of the model starts from trained weights.
     """
     if length is not None and length.epochs == 0:
         return [f"{task}: tasks.{task}.epochs = 0: the initial weights are evaluated without training"]
     lines = []
     if videos < min_videos:
-        lines.append(
-            f"{task}: warning: {videos} training videos are fewer than validate.min_train_videos = {min_videos}; a "
-            "model that starts from random weights stays near chance. What to expect: docs/tutorial/own-data.md"
-        )
+        fewer = f"{task}: warning: {videos} training videos are fewer than validate.min_train_videos = {min_videos}"
+        scratch = "" if pretrained else "; a model that starts from random weights stays near chance"
+        lines.append(f"{fewer}{scratch}. What to expect: `clipbert recommend`")
     if length is not None and length.epochs > length.requested_epochs:
         lines.append(
             f"{task}: {length.epochs} epochs instead of tasks.{task}.epochs = {length.requested_epochs}, for "

@@ -14,6 +14,7 @@ from clipbert.model.vision import GridEncoder
 from clipbert.training.layer_decay import layers_above
 
 DUAL_ENCODER_PREFIXES = ("contrast.", "clipbert.vision.backbone.")
+OPTIONAL_PARTS = ("contrast",)  # that some tasks' models lack; `lr_multipliers` are the same for all tasks
 
 
 class _Group(NamedTuple):
@@ -147,7 +148,7 @@ def _has_prefix(name: str, prefix: str) -> bool:
 
 def _check_prefixes(prefixes: Iterable[str], names: list[str]) -> None:
     for prefix in prefixes:
-        if not any(_has_prefix(name, prefix) for name in names):
+        if not any(_has_prefix(name, prefix) for name in (*names, *OPTIONAL_PARTS)):
             parts = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
             nearest = difflib.get_close_matches(prefix, sorted(parts), n=3)
             hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"they start with {_starts(names)}."

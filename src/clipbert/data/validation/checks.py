@@ -211,8 +211,8 @@ def _texts(params: ValidateParams) -> Iterator[Rule]:
         "sizes",
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="train_media", column_B="needed", or_equal=True),
         f"Fewer training media than validate.min_train_videos = {params.min_train_videos}: a model that starts from "
-        "random weights stays near chance (see docs/tutorial/own-data.md). Add videos, or start from trained "
-        "parts (model.text, model.vision, model.init_from).",
+        "random weights stays near chance. Add videos, or start from pretrained parts: `clipbert recommend` says "
+        "which, and what to expect.",
     )
     yield (
         "text_duplicates",
