@@ -28,6 +28,7 @@ LEVELS = [
     {"feature_cache"},
     {"tasks"},
     {"training"},
+    {"recommend"},
     {"evaluation"},
     {"inference"},
     {"release"},

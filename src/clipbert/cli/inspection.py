@@ -53,6 +53,30 @@ def recipe(
         console.print(f"{known:<24} {description}")
 
 
+@inspection.command(epilog="Example: `clipbert recommend`", rich_help_panel=PANEL)
+def recommend(
+    params: ParamsFile = DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Recommend a recipe for the manifest and this machine, with the expected time and quality.
+
+    Run `clipbert ingest` first. Nothing is changed.
+    """
+    import json
+
+    from clipbert.recommend.machine import probe_machine
+    from clipbert.recommend.recommendation import find_parts, recommend
+    from clipbert.recommend.text import lines
+
+    here = project()
+    advice = recommend(here, params, probe_machine(), find_parts(here.root))
+    if as_json:
+        typer.echo(json.dumps(advice.as_json(), indent=2))
+        return
+    for line in lines(advice):
+        console.print(line)
+
+
 @inspection.command(epilog="Example: `clipbert summary`", rich_help_panel=PANEL)
 def summary(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
     """Show the metrics of the pipeline's tasks, their registered versions, and where to look next."""

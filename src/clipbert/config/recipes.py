@@ -33,15 +33,28 @@ def dvc_arguments(folder: Path, name: str, params: Path) -> list[str]:
     Raises:
         ClipBertError: the recipe does not exist, is not valid YAML, or gives invalid parameters on top of `params`.
     """
+    given = _words(folder, name)
+    load_params(params, [f"{key}={value}" for key, value in given.items()], source=f"{folder / name}.yaml:")
+    there = {key for key, _ in leaves(_read(params))}
+    return [word for key, value in given.items() for word in ("-S", f"{'' if key in there else '+'}{key}={value}")]
+
+
+def overrides_of(folder: Path, name: str) -> list[str]:
+    """Return a recipe as overrides KEY=VALUE of `load_params`.
+
+    Raises:
+        ClipBertError: the recipe does not exist, or is not valid YAML.
+    """
+    return [f"{key}={value}" for key, value in _words(folder, name).items()]
+
+
+def _words(folder: Path, name: str) -> dict[str, str]:
+    """Return {dotted name: value in a form that Hydra and YAML both read} of a recipe."""
     recipes = list_recipes(folder)
     if name not in recipes:
         raise ClipBertError(f"{name}: no such recipe in {folder}; expected one of {', '.join(recipes)}.")
     path = folder / f"{name}.yaml"
-    overlay = _read(path)
-    given = {key: _word(path, key, value) for key, value in leaves(overlay)}
-    load_params(params, [f"{key}={value}" for key, value in given.items()], source=f"{path}:")
-    there = {key for key, _ in leaves(_read(params))}
-    return [word for key, value in given.items() for word in ("-S", f"{'' if key in there else '+'}{key}={value}")]
+    return {key: _word(path, key, value) for key, value in leaves(_read(path))}
 
 
 def _read(path: Path) -> dict[str, Any]:

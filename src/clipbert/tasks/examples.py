@@ -35,19 +35,26 @@ class Examples(ABC):
         """Args: `name` of the task, for messages; `params`: the task's section of params.yaml."""
         self.name, self.params = name, params
 
-    def read(self, texts: pd.DataFrame, split: str) -> list[Example]:
-        """Return the texts of one split, grouped by video and segment, in the manifest's order.
+    @classmethod
+    def texts_of_task(cls, texts: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+        """Return the texts that the task reads, and words about their media for messages (empty: of all media).
 
         Where training texts are about media of `media_kind`, only such texts count, in every split.
+        """
+        rows = texts[texts["kind"] == cls.kind]
+        if "media_kind" in rows:
+            preferred = rows[rows["media_kind"] == cls.media_kind]
+            if (preferred["split"] == "train").any():
+                return preferred, "" if len(preferred) == len(rows) else f" about {cls.media_kind}s"
+        return rows, ""
+
+    def read(self, texts: pd.DataFrame, split: str) -> list[Example]:
+        """Return the task's texts of one split, grouped by video and segment, in the manifest's order.
 
         Raises:
             ClipBertError: the split has no texts of the task.
         """
-        rows, about = texts[texts["kind"] == self.kind], ""
-        if "media_kind" in rows:
-            preferred = rows[rows["media_kind"] == self.media_kind]
-            if (preferred["split"] == "train").any():
-                rows, about = preferred, "" if len(preferred) == len(rows) else f" about {self.media_kind}s"
+        rows, about = self.texts_of_task(texts)
         rows = rows[rows["split"] == split]
         if rows.empty:
             raise ClipBertError(

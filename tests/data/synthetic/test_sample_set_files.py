@@ -49,6 +49,12 @@ def small(tmp_path_factory) -> Path:
     return out
 
 
+def test_its_media_are_told_by_name_and_size(small: Path) -> None:
+    media = {path.relative_to(small).as_posix() for path in small.rglob("*.*") if path.suffix != ".jsonl"}
+    assert {name for name in media if not sample.is_sample_media(name, SIDE, SIDE)} == BROKEN
+    assert not sample.is_sample_media("videos/clip_0001.mp4", 640, 360)
+
+
 @pytest.fixture(scope="module")
 def plan() -> list[sample.Video]:
     return sample._plan(0, {"test": sample.TEST, "val": sample.VAL, "train": sample.TRAIN})

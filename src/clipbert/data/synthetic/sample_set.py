@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +22,7 @@ from clipbert.data.synthetic.encode import FORMATS, encode
 from clipbert.data.synthetic.pictures import Picture, encode_picture, plan_pictures
 from clipbert.data.synthetic.questions import Question, open_questions
 from clipbert.data.synthetic.render import render
-from clipbert.data.synthetic.scene import Scene, draw_scene
+from clipbert.data.synthetic.scene import SIDE, Scene, draw_scene
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import atomic_directory, write_errors
 
@@ -34,6 +35,7 @@ INLINE_BELOW = 64  # up to this many videos are made without worker processes
 MAX_WORKERS = 8
 CHUNK = 8  # videos a worker takes at once
 TRUNCATED = "videos/broken_truncated.mp4"
+MEDIA_NAME = re.compile(r"videos/clip_\d{4}\.\w+|images/picture_\d{4}\.jpg")
 
 Row = dict[str, Any]
 
@@ -48,6 +50,11 @@ class Video:
     captions: tuple[str, ...]
     form: int  # index into FORMATS
     rng: random.Random  # continues the numbers from which the scene was drawn
+
+
+def is_sample_media(media: str, width: int, height: int) -> bool:
+    """Return whether a file has the name and the size in pixels of those of the sample set."""
+    return MEDIA_NAME.fullmatch(media) is not None and (width, height) == (SIDE, SIDE)
 
 
 def make_sample_data(out: Path, seed: int = 0, train: int = TRAIN, val: int = VAL, test: int = TEST) -> None:
