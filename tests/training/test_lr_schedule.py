@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from clipbert.config.training import TrainParams
-from clipbert.training.lr_schedule import late_warmup, lr_lambda
+from clipbert.training.lr_schedule import lr_lambda
 
 SCHEDULES = ("linear", "cosine", "inverse_sqrt", "multi_step", "constant")
 
@@ -66,11 +66,3 @@ def test_between_steps_and_at_the_very_end_it_is_a_share(schedule: str, warmup_f
     params = TrainParams.model_validate({"schedule": schedule, "warmup_fraction": warmup_fraction})
     shares = [lr_lambda(10_000 * part / 997, 10_000, params) for part in range(998)]
     assert all(0 <= share <= 1 for share in shares)
-
-
-def test_what_trains_late_has_a_warm_up_of_its_own() -> None:
-    params = TrainParams(warmup_fraction=0.1)
-    factors = [late_warmup(step, 100, 60, params) for step in range(60, 66)]
-    assert factors == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert late_warmup(59.5, 100, 60, params) == 0.25  # the position in a budget of time may fall a little
-    assert late_warmup(99, 100, 99, TrainParams(warmup_fraction=0.0)) == 1.0

@@ -22,6 +22,7 @@ from clipbert.training.budget import BudgetTracker, ResourceUsage
 from clipbert.training.checkpoint import Checkpoints
 from clipbert.training.early_stopping import out_of_patience
 from clipbert.training.export import export
+from clipbert.training.lr_schedule import lr_lambda
 from clipbert.training.trainer import Trainer
 
 SWITCH, STEPS = 6, 12
@@ -92,6 +93,10 @@ def test_the_backbone_trains_from_its_step_on_and_no_feature_is_read_after_it(st
     first, switch, last = (backbone_of(straight.checkpoints.read(step)[1]["model"]) for step in (1, SWITCH, STEPS))
     assert same(first, switch)
     assert all(not torch.equal(last[name], value) for name, value in switch.items())
+    rates = {group["late"]: group["lr"] / group["peak_lr"] for group in straight.step.optimizer.param_groups}
+    assert rates[False] == pytest.approx(lr_lambda(STEPS - 1, STEPS, straight.params))
+    assert rates[True] == pytest.approx(lr_lambda(STEPS - 1 - SWITCH, STEPS - SWITCH, straight.params))
+    assert rates[True] > rates[False]
     _, state, _ = straight.checkpoints.read(SWITCH)
     assert not any(".vision.backbone." in name for name in state["ema"]["mean"])
     _, state, _ = straight.checkpoints.read(STEPS)

@@ -32,17 +32,3 @@ def lr_lambda(done: float, total: float, params: TrainParams) -> float:
     if params.schedule == "multi_step":
         return math.prod(params.gamma for milestone in params.milestones if done >= round(milestone * total))
     return 1.0
-
-
-def late_warmup(done: float, total: float, start: float, params: TrainParams) -> float:
-    """Return the factor of the learning rate, in [0, 1], of parameters that are trained from `start` on.
-
-    It rises linearly to 1 during the first `warmup_fraction` of what is left at `start`, because the moments of the
-    optimizer are new.
-
-    Args:
-        done, total: as in `lr_lambda`.
-        start: `done` of their first step.
-    """
-    warmup = max(1, round(params.warmup_fraction * (total - start)))
-    return min(1.0, (max(0.0, done - start) + 1) / warmup)

@@ -89,10 +89,10 @@ def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
     return AdamW(param_groups, betas=(0.9, 0.98), fused=True)
 
 
-def set_learning_rate(optimizer: AdamW, factor: float, late: float = 1.0) -> None:
-    """Set each group's learning rate to `factor` times its peak, and times `late` where it is trained late."""
+def set_learning_rate(optimizer: AdamW, factor: float, late: float = 0.0) -> None:
+    """Set each group's learning rate to `factor` times its peak, or to `late` times it where it is trained late."""
     for group in optimizer.param_groups:
-        group["lr"] = factor * group["peak_lr"] * (late if group["late"] else 1.0)
+        group["lr"] = (late if group["late"] else factor) * group["peak_lr"]
 
 
 def freeze_vision(model: nn.Module) -> None:

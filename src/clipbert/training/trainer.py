@@ -24,7 +24,7 @@ from clipbert.training.data import Batches, DistributedBatchSampler, TrainingSam
 from clipbert.training.early_stopping import out_of_patience
 from clipbert.training.fault_tolerance import BAD_STEPS, NonFiniteGuard
 from clipbert.training.length import TrainingLength, training_length
-from clipbert.training.lr_schedule import late_warmup, lr_lambda
+from clipbert.training.lr_schedule import lr_lambda
 from clipbert.training.memory import freed_memory_kept, is_out_of_memory
 from clipbert.training.optim import set_learning_rate
 from clipbert.training.step import StepOutput, TrainStep
@@ -367,9 +367,11 @@ class Trainer:
         """Update the weights with the next batches."""
         state = self.state
         before = self.timer.measure(state.step)
-        position = self.budget.schedule_position(before)
-        factor = lr_lambda(*position, self.params)
-        set_learning_rate(self.step.optimizer, factor, late_warmup(*position, state.unfrozen_position, self.params))
+        done, total = self.budget.schedule_position(before)
+        factor, start = lr_lambda(done, total, self.params), state.unfrozen_position
+        # a backbone that is trained late has warm-up and schedule in its own part of the training
+        late = lr_lambda(max(0.0, done - start), total - start, self.params)
+        set_learning_rate(self.step.optimizer, factor, late)
         self.lr = factor * self.params.lr
         self.output: StepOutput = self.step.run(self.batches, self.sampler.gradient_accumulation_steps, self.rng)
         self.guard.record(state.step, self.sampler.epoch_of(state.step), self.output)
