@@ -40,7 +40,7 @@ def batch(videos: int = 4, size: int = 96) -> Batch:
         texts_per_item=torch.ones(videos, dtype=torch.long),
         media=tuple(str(i) for i in range(videos)),
         draws=torch.rand(videos, 3, generator=generator, dtype=torch.float64),
-    )
+    ).with_lengths()
     return some.with_lengths()
 
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clipbert.model import ClipBertConfig, ClipBertForRetrieval
+from clipbert.model.activation_checkpointing import set_microbatches
 from clipbert.tasks.batch import Batch
 from clipbert.tasks.contrastive import contrastive_loss
 
@@ -21,6 +22,7 @@ class Case:
 
     keys: list[int]
     shares: tuple[int, int]
+    parts: int = 1  # in which each rank computes its rows
 
     def rows(self, rank: int) -> slice:
         return slice(0, self.shares[0]) if rank == 0 else slice(self.shares[0], len(self.keys))
@@ -30,6 +32,7 @@ CASES = {
     "even": Case([1, 2, 3, 4], (2, 2)),
     "uneven": Case([1, 2, 3, 4, 5], (4, 1)),
     "a video on both ranks": Case([1, 2, 3, 2, 5], (2, 3)),
+    "in parts": Case([1, 2, 3, 4, 5], (3, 2), parts=2),
 }
 
 
@@ -70,6 +73,7 @@ def computed(case: Case, rows: slice) -> dict[str, Any]:
     """Loss, similarity and every parameter's gradient of these rows of the joined batch."""
     some = {name: value[rows] for name, value in joined(len(case.keys)).items()}
     judge = model()
+    set_microbatches(judge, case.parts)
     loss, similarity = contrastive_loss(
         judge,
         judge.encode_video(some["pixel_values"]),

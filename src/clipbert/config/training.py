@@ -16,6 +16,7 @@ RUNTIME_ONLY = (
     "keep_checkpoints",
     "max_bad_steps",
     "max_restarts",
+    "microbatch_size",
     "num_workers",
     "processes",
 )
@@ -122,6 +123,12 @@ class TrainParams(Section):
     auto_microbatch: bool = Field(
         True, description="split the batch when memory runs out, and make the same step in parts"
     )
+    microbatch_size: int | None = Field(
+        None,
+        ge=1,
+        description="videos of one part of a step, per process: the losses still compare the whole batch; null: all, "
+        "unless memory runs out",
+    )
     max_bad_steps: int = Field(10, ge=0, description="tolerated number of steps with a non-finite loss or gradient")
     checkpoint_every_steps: int = Field(100, ge=1, description="steps between checkpoints, in addition to each epoch's")
     keep_checkpoints: int = Field(2, ge=1, le=1000, description="recent checkpoints to keep, besides the best epoch's")
@@ -135,6 +142,15 @@ class TrainParams(Section):
         if not milestones or any(a >= b for a, b in pairwise(milestones)):
             raise ValueError("at least one fraction, each larger than the one before, as in [0.5, 0.75]")
         return milestones
+
+    @model_validator(mode="after")
+    def _check_microbatch_size(self) -> "TrainParams":
+        if self.microbatch_size is not None and self.microbatch_size > self.batch_size:
+            raise ValueError(
+                f"microbatch_size is {self.microbatch_size}, more than batch_size, {self.batch_size}: expected at most "
+                "the whole batch. Set microbatch_size lower, or to null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_unfreeze_at(self) -> "TrainParams":

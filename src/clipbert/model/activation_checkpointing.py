@@ -35,6 +35,23 @@ def run_in_microbatches(function: Callable[..., Any], parts: int, rows: Tensor, 
     return torch.cat(results)
 
 
+def run_slices(function: Callable[[slice], Tensor], rows: int, parts: int) -> Tensor:
+    """Return the rows of `function(slice)` for slices of `rows` rows, in `parts` parts that backward recomputes.
+
+    A part keeps only what the function returns, here a vector per row, so the memory of a loss over all rows hardly
+    grows with their number: gradient caching (GradCache, Gao et al. 2021). The first forward pass makes the vectors,
+    the loss their gradients, and backward computes each part again, with the same random numbers, to pass these on.
+
+    Args:
+        function: returns (m, ...) for a slice of m rows; tensors it uses besides may need gradients.
+    """
+    if parts <= 1 or not torch.is_grad_enabled():
+        return function(slice(0, rows))
+    size = -(-rows // parts)
+    slices = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+    return torch.cat([checkpoint_activations(function, part) for part in slices])
+
+
 def has_trainable_batch_norm(module: nn.Module) -> bool:
     """Return whether a batch norm updates its statistics: chunks and a second forward pass would change them."""
     return any(
@@ -67,7 +84,7 @@ def set_microbatches(model: nn.Module, parts: int) -> str | None:
         encoder.microbatches = parts
     for module in _without_head(model):
         module.microbatches = parts
-        if parts > 1 and not module.config.freeze_batch_norm and _has_batch_norm(module.vision):
+        if parts > 1 and not module.config.freeze_batch_norm and has_batch_norm(module.vision):
             remark = "The vision half stays in one piece: its batch norms need the statistics of the whole batch."
     return remark
 
@@ -89,7 +106,7 @@ def set_activation_checkpointing(model: nn.Module, on: bool) -> str | None:
     for encoder in _pretrained_dual_encoders(model):
         _checkpoint_layers(encoder, on)
     for module in _without_head(model):
-        live = not module.config.freeze_batch_norm and _has_batch_norm(module.vision)
+        live = not module.config.freeze_batch_norm and has_batch_norm(module.vision)
         kept = set(module.vision.modules()) if live else set()
         _checkpoint_layers(module, on, kept)
         module.vision.checkpointing = on and not live
@@ -116,5 +133,6 @@ def _without_head(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if hasattr(module, "microbatches") and hasattr(module, "vision")]
 
 
-def _has_batch_norm(module: nn.Module) -> bool:
+def has_batch_norm(module: nn.Module) -> bool:
+    """Return whether a module has batch norms, trained or not."""
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from clipbert.model.activation_checkpointing import run_slices
 from clipbert.model.base import ClipBertPreTrainedModel
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.inputs import check_frame_features, check_text, check_visual_embeds
@@ -119,6 +120,11 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         Raises:
             ValueError: another shape than that of this model's features.
         """
+        return run_slices(
+            lambda part: self._encode_features(frame_features[part]), len(frame_features), self.clipbert.microbatches
+        )
+
+    def _encode_features(self, frame_features: Tensor) -> Tensor:
         if self.direct is None:
             return self.clipbert.encode_features(frame_features)
         maps = self.config.cross_encoder
@@ -199,6 +205,8 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         if self.pretrained is not None:
             return self.get_text_features(input_ids, attention_mask), self.get_video_features(visual_embeds)
         mask = check_text(input_ids, attention_mask, self.config)
+        if self.clipbert.microbatches > 1 and torch.is_grad_enabled():
+            return self._features_in_microbatches(input_ids, mask, visual_embeds, text_lengths)
         if self.direct is not None:
             states = self._packed_states(input_ids, mask, None, text_lengths)
             if states is None:
@@ -210,6 +218,30 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         if states is None:
             return self.get_text_features(input_ids, mask), self.get_video_features(visual_embeds)
         return head.project_text(states[0], mask), head.project_video(states[1].view(visual_embeds.shape))
+
+    def _features_in_microbatches(
+        self, input_ids: Tensor, mask: Tensor, visual_embeds: Tensor, text_lengths: Sequence[int] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the vectors of texts and videos, of which backward computes one part of the rows at a time again."""
+        clipbert, parts = self.clipbert, self.clipbert.microbatches
+        head = self.direct or self._shared_head()
+
+        def texts(part: slice) -> Tensor:
+            lengths = None if text_lengths is None else text_lengths[part]
+            packed = self._packed_states(input_ids[part], mask[part], None, lengths)
+            if packed is None:
+                embeds = clipbert.embeddings(input_ids=input_ids[part])
+                return head.project_text(clipbert.encode(embeds, mask[part], whole=True), mask[part])
+            return head.project_text(packed[0], mask[part])
+
+        def videos(part: slice) -> Tensor:
+            some = visual_embeds[part]
+            if isinstance(head, DirectVideoHead):
+                return head.video_features(head.split_embeddings(some)[1])
+            check_visual_embeds(some, self.config.hidden_size)
+            return head.project_video(clipbert.encode(some.flatten(0, 1), None, whole=True).view(some.shape))
+
+        return run_slices(texts, len(input_ids), parts), run_slices(videos, len(visual_embeds), parts)
 
     def _packed_states(
         self, input_ids: Tensor, mask: Tensor, visual_embeds: Tensor | None, text_lengths: Sequence[int] | None
@@ -233,7 +265,7 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         embeds = clipbert.embed_tokens(input_ids, text)
         if visual_embeds is not None:
             embeds = torch.cat([embeds, visual_embeds.flatten(0, 2)])
-        states = clipbert.encode_packed(embeds, packing)
+        states = clipbert.encode_packed(embeds, packing, whole=True)
         return text.scatter(states[:count], (mask.shape[0], mask.shape[1])), states[count:]
 
     def similarity(self, text_features: Tensor, video_features: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertPooler
 from transformers.utils import ModelOutput, can_return_tuple
 
-from clipbert.model.activation_checkpointing import has_trainable_batch_norm, run_in_microbatches
+from clipbert.model.activation_checkpointing import has_trainable_batch_norm, run_in_microbatches, run_slices
 from clipbert.model.base import ClipBertPreTrainedModel
 from clipbert.model.configuration import ClipBertConfig
 from clipbert.model.encoder import ClipBertEncoder
@@ -139,8 +139,12 @@ class ClipBertModel(ClipBertPreTrainedModel):
         grids = grids.view(videos * clips, frames, *grids.shape[1:])
         return self.visual_embeddings(grids, keep).view(videos, clips, -1, self.config.hidden_size), tuple(others)
 
-    def encode(self, embeds: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Return encoder states (M, S, hidden) of token embeddings (M, S, hidden); the mask (M, S) is 0 at padding."""
+    def encode(self, embeds: Tensor, attention_mask: Tensor | None, whole: bool = False) -> Tensor:
+        """Return encoder states (M, S, hidden) of token embeddings (M, S, hidden); the mask (M, S) is 0 at padding.
+
+        Args:
+            whole: as in `encode_rows`.
+        """
         if (
             attention_mask is not None
             and self.config._attn_implementation == "sdpa"
@@ -148,29 +152,33 @@ class ClipBertModel(ClipBertPreTrainedModel):
         ):
             # create_bidirectional_mask reads the mask to find out whether there is padding: on a GPU, that blocks
             own = attention_mask.bool()[:, None, None].expand(-1, 1, embeds.shape[1], -1)
-            return self.encode_rows(embeds, own)
+            return self.encode_rows(embeds, own, whole)
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
-        return self.encode_rows(embeds, mask)
+        return self.encode_rows(embeds, mask, whole)
 
-    def encode_rows(self, embeds: Tensor, mask: Tensor | None) -> Tensor:
+    def encode_rows(self, embeds: Tensor, mask: Tensor | None, whole: bool = False) -> Tensor:
         """Return encoder states (M, S, hidden) under a mask in the form that the attention implementation takes.
 
-        Runs in `microbatches` parts, see `set_microbatches`.
+        Args:
+            embeds: (M, S, hidden).
+            mask: (M, 1, S, S).
+            whole: whether to run in one part; if not, it runs in `microbatches`, see `set_microbatches`.
         """
-        states: Tensor = run_in_microbatches(self._encoder_states, self.microbatches, embeds, mask)
+        parts = 1 if whole else self.microbatches
+        states: Tensor = run_in_microbatches(self._encoder_states, parts, embeds, mask)
         return states
 
     def _encoder_states(self, embeds: Tensor, mask: Tensor | None) -> Tensor:
         states: Tensor = self.encoder(embeds, attention_mask=mask).last_hidden_state
         return states
 
-    def encode_packed(self, tokens: Tensor, packing: Packing) -> Tensor:
+    def encode_packed(self, tokens: Tensor, packing: Packing, whole: bool = False) -> Tensor:
         """Return encoder states (tokens, hidden) of packed sequences, none of which attends to another.
 
-        Only where `supports_packing`.
+        Only where `supports_packing`; `whole` as in `encode_rows`.
         """
         rows = packing.pack(tokens)
-        return packing.unpack(self.encode_rows(rows, self.attention_mask(packing.mask(), rows.dtype)))
+        return packing.unpack(self.encode_rows(rows, self.attention_mask(packing.mask(), rows.dtype), whole))
 
     def attention_mask(self, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         """Return a mask (R, 1, W, W), true where a token is attended to, in the form of the attention implementation.
@@ -277,13 +285,17 @@ class ClipBertModel(ClipBertPreTrainedModel):
         pooled = self.pooler(states.flatten(0, 1)).unflatten(0, states.shape[:2])
         return ClipBertModelOutput(last_hidden_state=states, pooler_output=pooled, visual_embeds=visual_embeds)
 
-    def encode_pairs(self, input_ids: Tensor, attention_mask: Tensor, visual: Tensor) -> Tensor:
-        """Return states (N, K, L + V, hidden) of texts (N, L), each with its clips' visual tokens (N, K, V, hidden)."""
+    def encode_pairs(self, input_ids: Tensor, attention_mask: Tensor, visual: Tensor, whole: bool = False) -> Tensor:
+        """Return states (N, K, L + V, hidden) of texts (N, L), each with its clips' visual tokens (N, K, V, hidden).
+
+        Args:
+            whole: as in `encode_rows`.
+        """
         texts, clips, tokens, hidden = visual.shape
         text = self.embeddings(input_ids=input_ids)[:, None].expand(texts, clips, -1, hidden)
         joint = torch.cat([text, visual], dim=2).flatten(0, 1)
         mask = torch.cat([attention_mask, attention_mask.new_ones(texts, tokens)], dim=1)
-        states = self.encode(joint, mask.repeat_interleave(clips, dim=0))
+        states = self.encode(joint, mask.repeat_interleave(clips, dim=0), whole)
         return states.view(texts, clips, -1, hidden)
 
     def pack_pairs(
@@ -342,18 +354,24 @@ class ClipBertModel(ClipBertPreTrainedModel):
             text_lengths: N upper bounds of the texts' lengths; None: read from the mask where that does not wait for a
                 GPU.
         """
+
+        def pooled(part: slice) -> Tensor:
+            lengths = None if text_lengths is None else text_lengths[part]
+            return self._pool_pairs(input_ids[part], attention_mask[part], visual[part], lengths)
+
+        return run_slices(pooled, len(input_ids), self.microbatches)
+
+    def _pool_pairs(
+        self, input_ids: Tensor, attention_mask: Tensor, visual: Tensor, text_lengths: Sequence[int] | None
+    ) -> Tensor:
         texts, clips, _, hidden = visual.shape
         packed = self.pack_pairs(attention_mask, visual, text_lengths)
         if packed is None:
-            states = self.encode_pairs(input_ids, attention_mask, visual)[:, :, :1].flatten(0, 1)
+            states = self.encode_pairs(input_ids, attention_mask, visual, whole=True)[:, :, :1].flatten(0, 1)
         else:
             rows = packed.pack(self.embed_tokens(input_ids, packed.text), visual)
             mask = self.attention_mask(packed.mask(), rows.dtype)
-            found = run_in_microbatches(self._single_states, self.microbatches, rows, mask, packed.queries)
+            found: Tensor = self.encoder(rows, attention_mask=mask, queries=packed.queries)
             states = found.flatten(0, 1).index_select(0, packed.query)[:, None]
         pooled: Tensor = self.pooler(states)
         return pooled.view(texts, clips, hidden)
-
-    def _single_states(self, rows: Tensor, mask: Tensor | None, queries: Tensor) -> Tensor:
-        states: Tensor = self.encoder(rows, attention_mask=mask, queries=queries)
-        return states

@@ -1,6 +1,7 @@
 """Training step: the gradient of the next batches, within the available memory, and the update of the weights."""
 
 import gc
+import math
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +16,7 @@ from clipbert.config.training import TrainParams
 from clipbert.console import console, errors
 from clipbert.distributed.context import DistributedContext, convert_sync_batchnorm
 from clipbert.errors import OUR_ERROR, ClipBertError, first_line
-from clipbert.model.activation_checkpointing import set_activation_checkpointing, set_microbatches
+from clipbert.model.activation_checkpointing import has_batch_norm, set_activation_checkpointing, set_microbatches
 from clipbert.tasks.base import Task
 from clipbert.tasks.batch import Batch
 from clipbert.training.batch_iterator import StopTraining, SynchronizedBatchIterator
@@ -124,7 +125,7 @@ class TrainStep:
         self.loss: Any = compile_module(TaskLoss(task, model), params.compile)
         if context.world > 1:
             self.loss = self._data_parallel(self.loss)
-        self.microbatches = 1
+        self.microbatches, self._least_microbatches = 1, self._wanted_microbatches()
         self._save_microbatches = save_microbatches
         self._needs_warm_up, self._gradients_checked, self._rows = context.world > 1, False, 1
         for remark in remarks:
@@ -180,8 +181,27 @@ class TrainStep:
         """Give the model its averaged weights, if there is a moving average, for the duration of the context."""
         return nullcontext() if self.ema is None else self.ema.swapped(self.model)
 
+    def _wanted_microbatches(self) -> int:
+        """Return the number of micro-batches for `train.microbatch_size`.
+
+        Raises:
+            ClipBertError: the backbone has batch norms that need the whole batch.
+        """
+        size, params = self.params.microbatch_size, self.params
+        if size is None:
+            return 1
+        trained = not params.freeze_vision or params.unfreeze_at is not None
+        if trained and not self.model.config.freeze_batch_norm and has_batch_norm(self.model.clipbert.vision):
+            raise ClipBertError(
+                f"train.microbatch_size is {size}, but the batch norms of this backbone are trained and need the "
+                "statistics of the whole batch. Set train.freeze_vision to true without train.unfreeze_at, or "
+                "train.microbatch_size to null."
+            )
+        return math.ceil(math.ceil(params.batch_size / self.context.world) / size)
+
     def set_microbatches(self, count: int) -> None:
-        """Split the batches of each following step into `count` micro-batches."""
+        """Split the batches of each following step into `count` micro-batches, or as `train.microbatch_size` wants."""
+        count = max(count, self._least_microbatches)
         if count != self.microbatches:
             remark, self.microbatches = set_microbatches(self.model, count), count
             console.print(f"{self.task.name}: a step in {count} parts. {remark or ''}".rstrip())
