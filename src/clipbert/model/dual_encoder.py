@@ -195,7 +195,8 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
         Texts and clips share rows where that leaves fewer tokens than padding them separately; training uses this.
 
         Args:
-            input_ids, attention_mask: (N, L).
+            input_ids: (N, L).
+            attention_mask: (N, L).
             visual_embeds: (B, K, V, hidden).
             text_lengths: as in `ClipBertModel.pool_pairs`.
 

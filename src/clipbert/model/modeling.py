@@ -310,7 +310,10 @@ class ClipBertModel(ClipBertPreTrainedModel):
         None where texts cannot be packed, see `known_lengths`.
 
         Args:
-            text_lengths, visual_first: as in `PackedPairs.of`.
+            attention_mask: (N, L).
+            visual: (N, K, V, hidden).
+            text_lengths: N upper bounds of the texts' lengths, known on the host.
+            visual_first: as in `PackedPairs.of`.
         """
         lengths, exact = self.known_lengths(attention_mask, text_lengths)
         if lengths is None:
