@@ -187,8 +187,9 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     from clipbert.evaluation.predictions_file import write_predictions
     from clipbert.evaluation.report import write_pictures, write_report
     from clipbert.evaluation.run import evaluate_model
+    from clipbert.evaluation.verdict import verdict
     from clipbert.frame_cache import FrameCache
-    from clipbert.release.provenance import lineage
+    from clipbert.release.provenance import changed_data, lineage
     from clipbert.release.tracking import log_evaluation
     from clipbert.tasks import make_task
     from clipbert.training.history import read_history
@@ -199,6 +200,8 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
         read_texts(project.manifest)  # raises the error that names the missing command
     _check_trained(project, task_name)
     training, validation = read_history(project.history(task_name), task_name)
+    if line := changed_data(project.root, project.run(task_name)):
+        console.print(f"{task_name}: {line}")
     evaluation = evaluate_model(
         project.model(task_name),
         task,
@@ -210,7 +213,7 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     )
     cache = FrameCache(project.frames)
     metrics = {name: round(value, 4) for name, value in evaluation.metrics.items()}
-    write_json(project.metrics(task_name), metrics)
+    write_json(project.metrics(task_name), metrics, sort_keys=False)
     write_predictions(project.predictions(task_name), evaluation.items, metrics)
     with atomic_directory(project.plots(task_name)) as folder:
         write_tables(evaluation, folder)
@@ -228,7 +231,8 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
         pictures = write_pictures(task_name, evaluation.items, cache, folder)
         files = [project.metrics(task_name), project.report(task_name)]
         log_evaluation(project.root, project.run(task_name), evaluation.metrics, files, pictures, params.release.name)
-    _print(f"  {name:<40} {value:8.2f}" for name, value in sorted(evaluation.metrics.items()))
+    _print(f"  {name:<40} {value:8.2f}" for name, value in evaluation.metrics.items())
+    _print(f"  {finding.text}" for finding in verdict(task_name, evaluation.items))
 
 
 def register(project: Project, task_name: str, params: Params) -> None:

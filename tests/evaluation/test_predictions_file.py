@@ -63,3 +63,10 @@ def test_edited_metrics_are_refused(tmp_path: Path) -> None:
     check_metrics(tmp_path / "retrieval.json", METRICS, None)
     with pytest.raises(ClipBertError, match=r"retrieval/r1 is 43\.0, but the evaluation computed 42\.0 from its pred"):
         check_metrics(tmp_path / "retrieval.json", METRICS | {"retrieval/r1": 43.0}, METRICS)
+
+
+def test_predictions_of_another_task_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "open_qa.parquet"
+    write_predictions(path, items(), METRICS)
+    with pytest.raises(ClipBertError, match=r"open_qa\.parquet: expected predictions of open_qa, found those of r"):
+        read_predictions_file(path, "open_qa")

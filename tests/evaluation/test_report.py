@@ -18,7 +18,6 @@ from clipbert.frame_cache import FrameCache
 from clipbert.sampling.segments import Segment
 from clipbert.tasks import make_task, task_class
 from clipbert.tasks.batch import Example
-from clipbert.tasks.retrieval import rank_metrics
 
 MEDIA = "videos/clip_0000.mp4"
 
@@ -40,7 +39,7 @@ def retrieval() -> Evaluation:
         )
 
     own, blank = items([1, 1, 2, 4]), items([4, 4, 4, 4])
-    metrics = rank_metrics(own["rank"].to_numpy(), 4) | {
+    metrics = make_task("retrieval", Params().tasks).evaluator.metrics(own) | {
         "retrieval/chance_r1": 25.0,
         "retrieval/chance_r5": 100.0,
         "retrieval/chance_r10": 100.0,
@@ -62,6 +61,7 @@ def open_qa() -> Evaluation:
             "predicted": ["red", "red", "two"],
             "confidence": [0.9, 0.4, 0.8],
             "in_vocabulary": True,
+            "answer_rank": [1.0, 3.0, 1.0],
             "media": MEDIA,
         }
     )
@@ -251,6 +251,7 @@ def test_the_page_shows_how_many_videos_were_reranked() -> None:
     assert card == {
         "name": "reranked videos per text",
         "value": "2",
+        "interval": "",
         "compared_with": [("of", "4"), ("texts with their own video among them, %", "75")],
     }
 

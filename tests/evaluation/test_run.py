@@ -33,9 +33,17 @@ from clipbert.tasks import make_task, task_class
 from clipbert.tasks.batch import Example
 
 
-def evaluated(project: Path, folder: Path, contrastive_weight: float, rerank: int | None) -> Evaluation:
+def evaluated(
+    project: Path,
+    folder: Path,
+    contrastive_weight: float,
+    rerank: int | None,
+    clips: int = 1,
+    model: dict[str, Any] | None = None,
+) -> Evaluation:
     tasks = {"retrieval": {"contrastive_weight": contrastive_weight}}
-    params = Params.model_validate({"tasks": tasks, "evaluate": {"clips": 1, "batch_size": 5, "rerank_top_k": rerank}})
+    evaluate = {"clips": clips, "batch_size": 5, "rerank_top_k": rerank}
+    params = Params.model_validate({"tasks": tasks, "evaluate": evaluate, "model": model or {}})
     artifacts = project / "artifacts"
     task = make_task("retrieval", params.tasks)
     if not folder.exists():
@@ -61,6 +69,36 @@ def test_reranking_every_video_gives_exactly_the_exhaustive_ranks(tiny_project: 
         pd.testing.assert_frame_equal(seen.blank_items.drop(columns="reranked"), exhaustive.blank_items)
         assert seen.metrics["retrieval/reranked_pairs"] == gallery * len(exhaustive.items)
         assert {name: seen.metrics[name] for name in exhaustive.metrics} == exhaustive.metrics
+
+
+def test_headlines_come_first_with_their_intervals(tiny_project: Path, tmp_path: Path) -> None:
+    seen = evaluated(tiny_project, tmp_path / "model", 1.0, None)
+    names = list(seen.metrics)
+    assert names[:5] == [f"retrieval/{n}" for n in ("r1", "r1_ci_low", "r1_ci_high", "chance_r1", "blank_frames_r1")]
+    for name in ("r1", "r5", "median_rank", "video_to_text_r1"):
+        low, value, high = (seen.metrics[f"retrieval/{name}{end}"] for end in ("_ci_low", "", "_ci_high"))
+        assert low <= value <= high
+        assert (low, high) == (seen.intervals[f"retrieval/{name}"].low, seen.intervals[f"retrieval/{name}"].high)
+    assert seen.intervals.keys() >= {"retrieval/mrr", "retrieval/video_to_text_ndcg"}
+    assert "retrieval/mrr_ci_low" not in seen.metrics  # not a headline
+
+
+def test_one_clip_of_one_frame_is_a_single_frame_in_any_order(tiny_project: Path, tmp_path: Path) -> None:
+    items = evaluated(tiny_project, tmp_path / "model", 1.0, None).items
+    assert items["single_frame_score"].tolist() == items["shuffled_frames_score"].tolist() == items["score"].tolist()
+
+
+@pytest.mark.parametrize("contrastive_weight", [1.0, 0.0])
+def test_other_frames_are_scored_by_the_same_model(
+    tiny_project: Path, tmp_path: Path, contrastive_weight: float
+) -> None:
+    several = {"frames_per_clip": 3, "frame_fusion": "attention"}
+    seen = evaluated(tiny_project, tmp_path / "model", contrastive_weight, None, clips=2, model=several)
+    for name in ("single_frame", "shuffled_frames"):
+        scores = seen.items[f"{name}_score"]
+        # without a dual encoder every tenth text is scored, of fewer than ten one
+        assert scores.notna().sum() == (len(scores) if contrastive_weight else -(-len(scores) // 10))
+        assert seen.metrics[f"retrieval/{name}_r1"] == pytest.approx(100 * scores.mean())
 
 
 def test_items_have_the_trivial_baselines_and_say_how_they_were_made(tiny_project: Path, tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ def test_champion_is_evaluated_again_when_the_scoring_code_or_the_frames_changed
         promote(champion, "retrieval", GATE, evaluate_champion=evaluate)
     release_embedded(1, predictions(45), params=Params.model_validate({"frames": {"fps": 4.0}}))
     promote(champion, "retrieval", GATE, evaluate_champion=evaluate)
-    assert [(asked["scoring"], asked["frames.fps"]) for asked in evaluate.asked] == [(2, 2.0), (1, 4.0)]
+    now, later = conditions.SCORING_VERSION, conditions.SCORING_VERSION + 1
+    assert [(asked["scoring"], asked["frames.fps"]) for asked in evaluate.asked] == [(later, 2.0), (now, 4.0)]
 
 
 def test_a_reevaluation_under_other_conditions_is_refused(champion, release_embedded, predictions):

@@ -5,7 +5,8 @@ import yaml
 
 from clipbert import __version__
 from clipbert.files.atomic import sha256_file
-from clipbert.release.provenance import provenance
+from clipbert.files.signed_json import write_signed_json
+from clipbert.release.provenance import changed_data, provenance
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 
@@ -69,3 +70,16 @@ def test_broken_dvc_files_say_none(tmp_path):
     (tmp_path / "data.dvc").write_text("- just\n- a list\n")
     (tmp_path / "dvc.lock").write_text("stages: {ingest: [")
     assert provenance(tmp_path)["clipbert.data_digest"] == "none"
+
+
+def test_data_that_changed_since_the_training_are_named(tmp_path):
+    (tmp_path / "data.dvc").write_text(yaml.safe_dump({"outs": [{"md5": MD5, "path": "data", "hash": "md5"}]}))
+    run = tmp_path / "retrieval.json"
+    assert changed_data(tmp_path, run) is None  # no run
+    for trained in (MD5, "none"):
+        write_signed_json(run, {"task": "retrieval", "tags": {"clipbert.data_digest": trained}})
+        assert changed_data(tmp_path, run) is None
+    write_signed_json(run, {"task": "retrieval", "tags": {"clipbert.data_digest": "f" * 32}})
+    assert changed_data(tmp_path, run).startswith(
+        "the data changed since the training (DVC's hash was ffffffffffff and is 0123456789ab)"
+    )

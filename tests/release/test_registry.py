@@ -18,13 +18,15 @@ from small_releases import register_sections
 from clipbert import pipeline
 from clipbert.config.schema import EvaluateParams, Params
 from clipbert.errors import ClipBertError
-from clipbert.files.signed_json import read_signed_json
+from clipbert.evaluation.item_checks import check_predictions
+from clipbert.files.signed_json import read_signed_json, write_signed_json
 from clipbert.model import load
 from clipbert.model.weights.card import CARD, model_card, write_card
 from clipbert.release import registry
 from clipbert.release.aliases import aliases
 from clipbert.release.connection import open_store
 from clipbert.release.registry import download_model, model_digest, predictions_path, register
+from clipbert.release.runs import find_run
 from clipbert.tasks import task_class
 
 NAME = "clipbert-retrieval"
@@ -225,10 +227,16 @@ def test_missing_model_and_doubled_items_are_named(root, make_model, predictions
     with pytest.raises(ClipBertError, match=r"nowhere: no model here \(config.json is missing\)"):
         model_digest(tmp_path / "nowhere")
     doubled = pd.concat([predictions(3), predictions(3)])
-    with pytest.raises(ClipBertError, match=r"found 120 rows\. Evaluate again: `clipbert evaluate retrieval`"):
-        registry.check_predictions(doubled, "here", "retrieval")
+    with pytest.raises(
+        ClipBertError, match=r"found 120 rows, and \S+ twice or more\. Evaluate again: `clipbert evaluate"
+    ):
+        check_predictions(doubled, "here", "retrieval")
     with pytest.raises(ClipBertError, match=r"lack the column\(s\) chance"):
-        registry.check_predictions(predictions(3).drop(columns="chance"), "here", "retrieval")
+        check_predictions(predictions(3).drop(columns="chance"), "here", "retrieval")
+    broken = predictions(3)
+    broken.loc[1, "score"] = float("nan")
+    with pytest.raises(ClipBertError, match=rf"here: the score of {broken['item_id'].iloc[1]} is not a finite number"):
+        check_predictions(broken, "here", "retrieval")
 
 
 def test_failed_upload_leaves_no_version(root, release_embedded, predictions, monkeypatch):
@@ -258,3 +266,10 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def test_a_run_of_another_task_is_refused(root, make_model, predictions, tmp_path):
+    run = tmp_path / "open_qa.json"
+    write_signed_json(run, {"task": "retrieval", "run_id": "0" * 32})
+    with pytest.raises(ClipBertError, match=r"open_qa\.json: expected the run of open_qa, found a run of retrieval"):
+        find_run(open_store(root, "clipbert"), run)

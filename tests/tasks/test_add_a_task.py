@@ -25,6 +25,7 @@ from clipbert.config.tasks import TaskSection, check_task, load_installed_tasks,
 from clipbert.config.yaml_io import dump_yaml
 from clipbert.distributed.collectives import scale_loss_for_ddp
 from clipbert.errors import ClipBertError
+from clipbert.evaluation.metrics.answers import accuracy_by_type
 from clipbert.model import ClipBertForOpenQA
 from clipbert.model.weights.card import CardText
 from clipbert.project import Project
@@ -34,7 +35,6 @@ from clipbert.tasks.base import Evaluator, Objective, Task
 from clipbert.tasks.batch import Batch, Encoded, Example, Predictions, Tokenize
 from clipbert.tasks.examples import Examples
 from clipbert.tasks.presentation import BLANK, CLIPS, TOP, BarPlot, Headline, Report, Serving
-from clipbert.tasks.questions import accuracy_by_type
 from clipbert.tasks.scoring import answer_probabilities
 
 COLORS = ("red", "green", "blue", "yellow", "white", "purple", "orange", "cyan", "other")

@@ -75,7 +75,9 @@ def test_vqa_accuracy_is_what_the_predicted_answers_are_worth() -> None:
     assert metrics == {
         "image_qa/accuracy": pytest.approx(40.0),
         "image_qa/exact": pytest.approx(100 / 3),
+        "image_qa/top5_accuracy": pytest.approx(200 / 3),
         "image_qa/answer_coverage": pytest.approx(200 / 3),
+        "image_qa/out_of_vocabulary": pytest.approx(100 / 3),
         "image_qa/questions": 3.0,
     }
 

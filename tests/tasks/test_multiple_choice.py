@@ -96,11 +96,14 @@ def test_metrics_and_baselines() -> None:
     assert baselines == {
         "multiple_choice/chance_accuracy": pytest.approx(100 * (1 / 2 + 1 / 3 + 1 / 4) / 3),
         "multiple_choice/majority_accuracy": pytest.approx(100 / 3),
+        # the training answers are blue, one and y; of the four unknown shapes a random one is chosen
+        "multiple_choice/frequent_option_accuracy": pytest.approx(100 * (1 + 1 + 1 / 4) / 3),
+        "multiple_choice/question_only_accuracy": pytest.approx(100 * (1 + 1 + 1 / 4) / 3),
     }
 
 
 def test_the_option_that_is_right_most_often_in_training_scores_by_item() -> None:
-    items = pd.DataFrame({"options": [["x", "y"], ["y", "z", "w"], ["p", "q"]], "right": [1, 0, 0]})
+    items = pd.DataFrame({"options": [["x", "y"], ["y", "z", "w"], ["p", "q"]], "right": [1, 0, 0], "question": "?"})
     train = [example("a", ("?", ["x", "y"], 1)), example("b", ("?", ["y", "x"], 0)), example("c", ("?", ["x", "z"], 0))]
     scores = MultipleChoice(MultipleChoiceParams()).evaluator.baseline_scores(items, train)
     assert scores["frequent_option"].tolist() == [1.0, 1.0, 0.5]  # of options never seen, a random one
@@ -108,7 +111,7 @@ def test_the_option_that_is_right_most_often_in_training_scores_by_item() -> Non
 
 
 def test_a_type_becomes_the_name_of_a_metric_that_a_tracker_takes() -> None:
-    items = pd.DataFrame({"answer_type": ["yes/no?", "other"], "score": [1.0, 0.0], "chance": [0.5, 0.5]})
+    items = pd.DataFrame({"answer_type": ["yes/no?", "other"], "score": [1.0, 0.0], "media": ["a", "b"]})
     assert "multiple_choice/accuracy_yes_no_" in MultipleChoice(MultipleChoiceParams()).evaluator.metrics(items)
     alone = items.assign(answer_type="all")
     assert set(MultipleChoice(MultipleChoiceParams()).evaluator.metrics(alone)) == {
@@ -122,6 +125,7 @@ def test_kinds_of_questions_in_any_script_have_a_metric_each() -> None:
         {
             "answer_type": ["\u6570\u91cf", "\u989c\u8272", "\u989c\u8272", "a b", "a-b"],
             "score": [1.0, 0.0, 1.0, 1.0, 0.0],
+            "media": ["a", "a", "b", "b", "c"],
         }
     )
     found = MultipleChoice(MultipleChoiceParams()).evaluator.metrics(items)

@@ -39,7 +39,7 @@ def test_spellings_of_an_answer_are_one_answer() -> None:
     ]
     assert task.evaluator.score(example(decomposed), 0, composed, answers)["score"] == 1.0
     assert task.evaluator.score(example("lowe"), 0, composed, answers)["score"] == 0.0
-    items = pd.DataFrame({"answer": [decomposed, "Strasse"], "chance": [0.5, 0.5]})
+    items = pd.DataFrame({"answer": [decomposed, "Strasse"], "chance": [0.5, 0.5], "question": "?"})
     assert task.evaluator.baselines(items, train)["open_qa/majority_accuracy"] == 50.0
 
 
@@ -70,11 +70,22 @@ def test_a_step_draws_at_most_the_asked_number_of_questions_and_never_one_twice(
 
 
 def test_baselines_use_the_training_majority() -> None:
-    items = pd.DataFrame({"answer": ["red", "red", "blue", "green"], "chance": [0.25] * 4})
+    items = pd.DataFrame({"answer": ["red", "red", "blue", "green"], "chance": [0.25] * 4, "question": "another one"})
     task, train = OpenQA(OpenQAParams()), [example("red", "red", "blue")]
     assert task.evaluator.baselines(items, train) == {
         "open_qa/chance_accuracy": 25.0,
         "open_qa/majority_accuracy": 50.0,
+        "open_qa/question_only_accuracy": 50.0,
     }
-    (majority,) = task.evaluator.baseline_scores(items, train).values()
-    assert majority.tolist() == [1.0, 1.0, 0.0, 0.0]
+    assert task.evaluator.baseline_scores(items, train)["majority"].tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_a_question_alone_is_answered_as_the_same_question_in_training() -> None:
+    questions = ["which tone?", "what now?", "how is it?", "how is it?"]
+    asked = replace(example("red", "red", "blue", "blue"), texts=questions)
+    items = pd.DataFrame(
+        {"answer": ["blue", "red", "Blue"], "chance": 0.5, "question": ["how is it?", "what now?", "which tone?"]}
+    )
+    scores = OpenQA(OpenQAParams()).evaluator.baseline_scores(items, [asked])
+    assert scores["question_only"].tolist() == [1.0, 1.0, 0.0]
+    assert scores["majority"].tolist() == [1.0, 0.0, 1.0]

@@ -160,6 +160,7 @@ def test_metrics_and_baselines() -> None:
             "mlm_right": [2, 1, 0],
             "itm_score": [1.0, 0.5, 0.0],
             "score": [1.0, 0.7, 0.0],
+            "media": ["a", "b", "c"],
         }
     )
     task = Pretrain(PretrainParams())

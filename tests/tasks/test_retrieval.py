@@ -15,7 +15,7 @@ from clipbert.model import ClipBertConfig
 from clipbert.sampling.segments import Segment
 from clipbert.tasks import make_task
 from clipbert.tasks.batch import Encoded, Example
-from clipbert.tasks.retrieval import Retrieval, rank_metrics
+from clipbert.tasks.retrieval import Retrieval
 
 
 def example(index: int) -> Example:
@@ -83,8 +83,54 @@ def test_the_rank_counts_the_videos_that_score_at_least_as_high() -> None:
     assert ranks_of([[9, 1, 5], [1, 2, 3], [4, 3, 2]]) == [1, 2, 3]
 
 
-def test_ties_count_against_the_model() -> None:
-    assert ranks_of([[0, 0, 0], [0, 0, 0], [0, 0, 0]]) == [3, 3, 3]
+def test_equal_scores_share_their_mean_rank() -> None:
+    assert ranks_of([[0, 0, 0], [0, 0, 0], [0, 0, 0]]) == [2, 2, 2]
+    assert ranks_of([[1, 1, 0], [0, 2, 2], [0, 0, 0]]) == [1.5, 1.5, 2]
+
+
+def test_a_videos_texts_are_ranked_too() -> None:
+    rows = rows_of(TableModel([[5, 0, 1], [6, 4, 1], [0, 4, 0]]), 3)
+    assert [row["rank"] for row in rows] == [1, 2, 2.5]
+    # video 0 prefers text 1 to its own; video 1 has its text tied with text 2; video 2 prefers both others
+    assert [row["text_rank"] for row in rows] == [2, 1.5, 3]
+    assert [row["other_texts"] for row in rows] == [2, 2, 2]
+    evaluator = Retrieval(RetrievalParams()).evaluator
+    metrics = evaluator.metrics(pd.DataFrame(rows))
+    assert metrics["retrieval/video_to_text_r1"] == 0.0
+    assert metrics["retrieval/video_to_text_r5"] == 100.0
+    assert metrics["retrieval/video_to_text_median_rank"] == 2.0
+    assert metrics["retrieval/video_to_text_mrr"] == pytest.approx(100 * (1 / 2 + 2 / 3 + 1 / 3) / 3)
+    assert metrics["retrieval/video_to_text_queries"] == 3.0
+    assert evaluator.baselines(pd.DataFrame(rows), [])["retrieval/chance_video_to_text_r1"] == pytest.approx(100 / 3)
+
+
+def test_a_video_with_several_captions_counts_by_the_best_of_them() -> None:
+    examples = [Example("v0", ["a", "b"], ["0", "1"], [""] * 2, [""] * 2), Example("v1", ["c"], ["2"], [""], [""])]
+    videos = Encoded(["v0", "v1"], [torch.full((1, 1, 1), float(i)) for i in range(2)])
+
+    def tokenize(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = torch.tensor([[int(text)] for text in texts])
+        return ids, torch.ones_like(ids)
+
+    # of each text (row) with both videos: video 0 ranks b, c, a and video 1 ranks c first
+    model = TableModel([[1, 0], [9, 8], [5, 9]])
+    evaluator = Retrieval(RetrievalParams()).evaluator
+    items = pd.DataFrame(evaluator.predict(model, videos, examples, tokenize, 2))
+    assert items["text_rank"].tolist() == [2, 1, 1]
+    assert items["other_texts"].tolist() == [1, 1, 2]
+    metrics = evaluator.metrics(items)
+    assert metrics["retrieval/queries"] == 3.0
+    assert metrics["retrieval/video_to_text_queries"] == 2.0
+    assert metrics["retrieval/video_to_text_r1"] == 100.0
+    ideal = 1 + 1 / np.log2(3)
+    assert metrics["retrieval/video_to_text_ndcg"] == pytest.approx(100 * ((1 + 1 / np.log2(4)) / ideal + 1) / 2)
+    chance = evaluator.baselines(items, [])
+    assert chance["retrieval/chance_video_to_text_r1"] == pytest.approx(100 * (2 / 3 + 1 / 3) / 2)
+
+
+def test_a_score_that_is_not_a_number_names_the_text() -> None:
+    with pytest.raises(ClipBertError, match=r"retrieval: a score of the text \S+ \('1', v1\) is not a number"):
+        ranks_of([[1, 0], [float("nan"), 0]])
 
 
 SIMILARITY = [[5, 4, 3, 2], [4, 3, 2, 1], [4, 3, 1, 2], [1, 0, 0, 0]]
@@ -95,9 +141,10 @@ def test_only_the_best_of_the_first_stage_are_reranked_and_the_rest_stays_below(
     model = TwoStages(SCORES, SIMILARITY)
     rows = rows_of(model, 4, rerank=2)
     assert model.pairs == 8
-    # Text 0: its video, 5 + 0, loses to 4 + 9. Text 1: 3 + 5 wins. Texts 2 and 3: their video was never reranked.
-    assert [row["rank"] for row in rows] == [2, 1, 4, 4]
-    assert [row["dual_encoder_rank"] for row in rows] == [1, 2, 4, 4]
+    # Text 0: its video, 5 + 0, loses to 4 + 9. Text 1: 3 + 5 wins. Texts 2 and 3: their video was never reranked, and
+    # that of text 3 ties with video 2 in the dual encoder's order.
+    assert [row["rank"] for row in rows] == [2, 1, 4, 3.5]
+    assert [row["dual_encoder_rank"] for row in rows] == [1, 2, 4, 3]
     assert [row["reranked"] for row in rows] == [2, 2, 2, 2]
     assert rows[0]["top_media"] == ["v1", "v0"]
     assert rows[0]["top_scores"] == [13, 5]
@@ -129,14 +176,16 @@ def test_reranking_needs_a_dual_encoder() -> None:
 
 
 def test_metrics_of_known_ranks() -> None:
-    metrics = rank_metrics(np.array([1, 2, 10, 40]), gallery=50)
-    assert metrics == {
+    items = pd.DataFrame({"rank": [1, 2, 10, 40], "gallery": 50, "media": ["a", "a", "b", "c"]})
+    assert Retrieval(RetrievalParams()).evaluator.metrics(items) == {
         "retrieval/r1": 25.0,
         "retrieval/r5": 50.0,
         "retrieval/r10": 75.0,
+        "retrieval/r50": 100.0,
         "retrieval/median_rank": 6.0,
         "retrieval/mean_rank": 13.25,
         "retrieval/mrr": pytest.approx(100 * (1 + 1 / 2 + 1 / 10 + 1 / 40) / 4),
+        "retrieval/ndcg": pytest.approx(100 * sum(1 / np.log2(1 + rank) for rank in (1, 2, 10, 40)) / 4),
         "retrieval/gallery": 50.0,
         "retrieval/queries": 4.0,
     }
@@ -229,8 +278,8 @@ def test_a_gallery_of_one_repeated_video_is_scored_once_and_ties_everywhere(rera
     evaluator = Retrieval(RetrievalParams()).evaluator.with_settings(EvaluateParams(rerank_top_k=rerank))
     rows = list(evaluator.predict(reranker, blank, [example(i) for i in range(4)], tokenize, 2))
     assert reranker.pairs == 4  # one a text
-    assert [row["rank"] for row in rows] == [4] * 4
-    assert [row["dual_encoder_rank"] for row in rows] == [4] * 4
+    assert [row["rank"] for row in rows] == [2.5] * 4
+    assert [row["dual_encoder_rank"] for row in rows] == [2.5] * 4
     assert [row["gallery"] for row in rows] == [4] * 4
 
 
@@ -245,8 +294,8 @@ def test_segments_of_one_video_are_different_items() -> None:
 
     model = TableModel([[9, 1, 5], [4, 3, 2], [1, 7, 7]])
     rows = list(Retrieval(RetrievalParams()).evaluator.predict(model, videos, examples, tokenize, 4))
-    # text 1 ranks the other segment of its video first; text 2 ties with it, which counts against the model
-    assert [row["rank"] for row in rows] == [1, 2, 2]
+    # text 1 ranks the other segment of its video first; text 2 ties with it
+    assert [row["rank"] for row in rows] == [1, 2, 1.5]
     assert [(row["media"], row.get("start_s"), row.get("end_s")) for row in rows] == [
         ("v", 0.0, 4.0),
         ("v", 4.0, None),
@@ -277,7 +326,7 @@ def test_a_dual_encoder_alone_ranks_texts_in_batches_by_its_similarity(rerank: i
     table = [[3.0, 1.0, 2.0], [2.0, 2.0, 1.0], [1.0, 5.0, 0.0]]
     model = DualOnly(table, table)
     rows = rows_of(model, 3, rerank=rerank, batch_size=2)
-    assert [row["rank"] for row in rows] == [row["dual_encoder_rank"] for row in rows] == [1, 2, 3]
+    assert [row["rank"] for row in rows] == [row["dual_encoder_rank"] for row in rows] == [1, 1.5, 3]
     assert rows[0]["top_scores"][:2] == [3.0, 2.0]
     assert model.pairs == 0
 

@@ -1,4 +1,4 @@
-"""Summary of a project: metrics compared with trivial baselines, registered versions, and where to look next."""
+"""Summary of a project: metrics with intervals and baselines, verdicts, registered versions, where to look next."""
 
 import json
 from pathlib import Path
@@ -25,18 +25,23 @@ def print_summary(project: Project, params: Params) -> None:
     if not tasks:
         raise ClipBertError(f"{project.artifacts / 'metrics'}: nothing was evaluated yet; run `dvc repro` first.")
     table = Table(title="Test split", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     table.add_column("this model", justify="right", style="bold")
+    table.add_column("95 % interval", justify="right")
     table.add_column("chance or majority", justify="right")
     table.add_column("blank frames", justify="right")
     for task in tasks:
         metrics = _metrics(project, task)
         for shown in task_class(task).report.headlines:
-            if shown.row is not None:
+            if shown.row is not None and not (shown.optional and f"{task}/{shown.metric}" not in metrics):
                 keys = [shown.metric, *(metric for _, metric in shown.compared_with[:2])]
                 numbers = [_number(project, task, metrics, f"{task}/{key}") for key in keys]
-                table.add_row(shown.row, *(f"{number:.1f}" for number in numbers))
+                interval = _interval(project, task, metrics, f"{task}/{shown.metric}")
+                own, *others = (f"{number:.1f}" for number in numbers)
+                table.add_row(shown.row, own, interval, *others)
     console.print(table)
+    for task in tasks:
+        _print_verdict(project, task)
     if missing := [task for task in pipeline if task not in tasks]:
         console.print(f"Not evaluated yet: {', '.join(missing)}. Run `dvc repro`.\n")
     _print_versions(project, params, tasks)
@@ -50,6 +55,23 @@ def print_summary(project: Project, params: Params) -> None:
     width = max(len(name) for name, _ in places)
     for name, place in places:
         console.print(f"  {name:<{width}}  {place}")
+
+
+def _print_verdict(project: Project, task: str) -> None:
+    """Print what the predictions of a task show, in sentences."""
+    from clipbert.evaluation.predictions_file import read_predictions_file
+    from clipbert.evaluation.verdict import verdict
+
+    path = project.predictions(task)
+    if not path.exists():
+        console.print(
+            f"{task}: no verdict without {_relative(project, path)}. Evaluate again: clipbert evaluate {task}\n"
+        )
+        return
+    console.print(f"{task}", style="bold")
+    for finding in verdict(task, read_predictions_file(path, task)[0]):
+        console.print(f"  {finding.text}")
+    console.print()
 
 
 def _print_versions(project: Project, params: Params, tasks: list[str]) -> None:
@@ -120,6 +142,15 @@ def _number(project: Project, task: str, metrics: dict[str, Any], name: str) -> 
         found = "is missing" if name not in metrics else f"is {str(value)[:40]!r}, expected a number"
         raise ClipBertError(f"{project.metrics(task)}: {name} {found}. {_remedy(project, task)}")
     return value
+
+
+def _interval(project: Project, task: str, metrics: dict[str, Any], name: str) -> str:
+    """Return the confidence interval of a metric; empty where an evaluation has none."""
+    ends = f"{name}_ci_low", f"{name}_ci_high"
+    if not any(end in metrics for end in ends):
+        return ""
+    low, high = (_number(project, task, metrics, end) for end in ends)
+    return f"{low:.1f} to {high:.1f}"
 
 
 def _remedy(project: Project, task: str) -> str:

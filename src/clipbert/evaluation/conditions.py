@@ -16,7 +16,7 @@ from clipbert.tasks import task_class
 
 # Increase it with every change of the code that gives the same model other scores: frame choice, preprocessing,
 # ranking, decoding of captions, metrics of one item, trivial baselines.
-SCORING_VERSION = 1
+SCORING_VERSION = 2
 ATTRIBUTE = "evaluation"  # of the table of predictions (DataFrame.attrs)
 FRAMES = ("fps", "size", "quality", "max_frames", "sampling")  # settings of the frame cache that change its frames
 AnySection = TypeVar("AnySection", bound=Section)

@@ -42,7 +42,7 @@ def read_predictions_file(path: Path, task: str | None = None) -> tuple["pd.Data
         task: its name for the messages; None: that of the file.
 
     Raises:
-        ClipBertError: the file is missing, unreadable or damaged.
+        ClipBertError: the file is missing, unreadable, damaged, or of another task.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -55,7 +55,14 @@ def read_predictions_file(path: Path, task: str | None = None) -> tuple["pd.Data
         if DIGEST in metadata:
             if _digest(table, metadata).encode() != metadata[DIGEST]:
                 raise ValueError("its content does not match its checksum")
-            return table.to_pandas(), json.loads(metadata[METRICS])
+            metrics = json.loads(metadata[METRICS])
+            other = next((name for name in metrics if task and not name.startswith(f"{task}/")), None)
+            if other is not None:
+                raise ClipBertError(
+                    f"{path}: expected predictions of {task}, found those of {other.partition('/')[0]} (its metrics "
+                    f"have {other}). {remedy}"
+                )
+            return table.to_pandas(), metrics
         if unknown := metadata.keys() - WRITTEN_BY_PANDAS:
             raise ValueError(f"unexpected metadata {sorted(unknown)[0]!r}")
         return table.to_pandas(), None

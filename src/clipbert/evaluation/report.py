@@ -12,11 +12,13 @@ from PIL import Image, ImageDraw
 from clipbert.evaluation.pictures import data_url, frame_strip
 from clipbert.evaluation.plots import task_figure, training_figure
 from clipbert.evaluation.run import Evaluation
+from clipbert.evaluation.verdict import verdict
 from clipbert.files.atomic import atomic_write
 from clipbert.frame_cache import FrameCache
 from clipbert.sampling.clips import uniform_clips
 from clipbert.sampling.segments import Segment
 from clipbert.tasks import task_class
+from clipbert.tasks.presentation import Headline
 from clipbert.tasks.scoring import CachedFrames
 
 SHOWN = 4
@@ -41,6 +43,7 @@ def write_report(
         task=task,
         title=task_class(task).report.title,
         headlines=headlines(task, evaluation.metrics),
+        verdict=verdict(task, evaluation.items),
         figures=[
             task_figure(evaluation),
             ("Training", training_figure(history, validation, main_metric)),
@@ -49,7 +52,7 @@ def write_report(
             (name, [_shown(task, row, cache) for row in rows])
             for name, rows in sample_rows(task, evaluation.items).items()
         ],
-        metrics=sorted(evaluation.metrics.items()),
+        metrics=_all_metrics(evaluation),
         lineage=lineage,
         params=sorted(params.items()),
     )
@@ -58,11 +61,12 @@ def write_report(
 
 
 def headlines(task: str, metrics: dict[str, float]) -> list[dict[str, Any]]:
-    """Return the cards of the report, {name, value, compared_with: [(words, value)]}, of the metrics that exist."""
+    """Return the cards of the report, {name, value, interval, compared_with: [(words, value)]}, of existing metrics."""
     return [
         {
             "name": shown.card,
             "value": shown.format(task, metrics, shown.metric),
+            "interval": _interval(shown, task, metrics),
             "compared_with": [
                 (words, shown.format(task, metrics, metric))
                 for words, metric in shown.compared_with
@@ -72,6 +76,25 @@ def headlines(task: str, metrics: dict[str, float]) -> list[dict[str, Any]]:
         for shown in task_class(task).report.headlines
         if f"{task}/{shown.metric}" in metrics
     ]
+
+
+def _interval(shown: Headline, task: str, metrics: dict[str, float]) -> str:
+    """Return the 95 % interval of a headline, "LOW to HIGH"; empty where it has none."""
+    ends = f"{shown.metric}_ci_low", f"{shown.metric}_ci_high"
+    if f"{task}/{ends[0]}" not in metrics:
+        return ""
+    return " to ".join(shown.format(task, metrics, end) for end in ends)
+
+
+def _all_metrics(evaluation: Evaluation) -> list[tuple[str, float, str]]:
+    """Return the name, the value and the interval of all metrics, without the ends of the intervals as such."""
+    found = []
+    for name, value in evaluation.metrics.items():
+        interval = evaluation.intervals.get(name)
+        words = "" if interval is None else f"{interval.low:.2f} to {interval.high:.2f}"
+        if not name.endswith(("_ci_low", "_ci_high")):
+            found.append((name, value, words))
+    return found
 
 
 def sample_rows(task: str, items: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:

@@ -1,21 +1,27 @@
 """Evaluation of a trained model on a split: predictions, metrics, baselines, and the predictions from blank frames."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from clipbert.config.schema import EvaluateParams, FramesParams
 from clipbert.console import console
 from clipbert.data.manifest import read_texts, read_video_columns
 from clipbert.evaluation.conditions import ATTRIBUTE, conditions, items_digest
+from clipbert.evaluation.frame_conditions import condition_scores
+from clipbert.evaluation.item_checks import check_items
+from clipbert.evaluation.metrics.intervals import Interval, bootstrap
 from clipbert.feature_cache.build import find_features
 from clipbert.frame_cache import FrameCache
 from clipbert.model import ClipBertProcessor, load
+from clipbert.tasks import task_class
 from clipbert.tasks.base import Task
 from clipbert.tasks.batch import Predictions
 from clipbert.tasks.examples import texts_with_frames
-from clipbert.tasks.predict import predict
+from clipbert.tasks.predict import encode_videos, predict
 
 
 @dataclass(frozen=True)
@@ -24,16 +30,19 @@ class Evaluation:
 
     Attributes:
         task: its name.
-        metrics: of the model, of the baselines, and of the model on blank frames.
+        metrics: of the model, of the baselines, and of the model on blank frames, the headlines first. The ends of
+            the 95 % interval of a headline are in `METRIC_ci_low` and `METRIC_ci_high`.
         items: one row per test item with its score and the baselines' scores; `attrs["evaluation"]` holds the
             conditions.
         blank_items: the predictions of the same items from black frames, which show what the texts alone give away.
+        intervals: the 95 % confidence interval of each metric that has one (`metrics.intervals`).
     """
 
     task: str
     metrics: dict[str, float]
     items: Predictions
     blank_items: Predictions
+    intervals: dict[str, Interval] = field(default_factory=dict)
 
 
 def evaluate_model(
@@ -72,13 +81,28 @@ def evaluate_model(
             f"{processor.clips} clips stored there. Train again to store another number.",
         )
     batch, title = evaluate.batch_size, f"evaluate {task.name}"
-    items = predict(evaluator, model, processor, inputs, examples, evaluate.clips, batch, title=title)
+    encoded = encode_videos(model, processor, inputs, examples, evaluate.clips)
+    items = predict(evaluator, model, processor, inputs, examples, evaluate.clips, batch, title=title, videos=encoded)
     # All clips of a black video are the same clip: one is enough.
     title = f"{title} (blank frames)"
     blank = predict(evaluator, model, processor, cache, examples, 1, batch, blank=True, title=title)
+    expected = evaluator.item_ids(examples)
+    check_items(task.name, items, expected)
+    check_items(task.name, blank, expected, "the predictions of blank frames")
     metrics = evaluator.metrics(items) | evaluator.baselines(items, train)
     blank_metrics = evaluator.metrics(blank)
-    metrics |= {name.replace("/", "/blank_frames_"): blank_metrics[name] for name in evaluator.blank_frame_metrics}
+    metrics |= {
+        name.replace("/", "/blank_frames_"): blank_metrics[name]
+        for name in evaluator.blank_frame_metrics
+        if name in blank_metrics
+    }
+    metrics |= evaluator.test_metrics(items, blank, train)
+    if evaluator.frame_conditions:
+        others = condition_scores(evaluator, model, processor, inputs, examples, encoded, items, batch, evaluate.clips)
+        metrics |= {f"{task.name}/{name}_{evaluator.score_metric}": _mean(scores) for name, scores in others.items()}
+        items = items.assign(**{f"{name}_score": scores for name, scores in others.items()})
+    intervals = bootstrap(evaluator.statistics(items))
+    metrics = with_intervals(task.name, metrics, intervals)
     baselines = {"blank_frames": blank.set_index("item_id")["score"].reindex(items["item_id"]).to_numpy()}
     baselines |= evaluator.baseline_scores(items, train)
     items = items.assign(**{f"{name}_score": scores for name, scores in baselines.items()})
@@ -86,4 +110,24 @@ def evaluate_model(
     checksums = dict(zip(videos["media"], videos["sha256"], strict=True))
     recorded = conditions(task.name, task.params, evaluate, frames)
     items.attrs[ATTRIBUTE] = {**recorded, "test_items": items_digest(examples, checksums)}
-    return Evaluation(task.name, metrics, items, blank)
+    return Evaluation(task.name, metrics, items, blank, intervals)
+
+
+def _mean(scores: NDArray[np.float64]) -> float:
+    """Return the mean in percent of the items that were measured."""
+    return 100 * float(np.nanmean(scores))
+
+
+def with_intervals(task: str, metrics: dict[str, float], intervals: dict[str, Interval]) -> dict[str, float]:
+    """Return the metrics with the ends of the headlines' intervals, in the order of the report."""
+    found: dict[str, float] = {}
+    for shown in task_class(task).report.headlines:
+        name = f"{task}/{shown.metric}"
+        if name not in metrics:
+            continue
+        found[name] = metrics[name]
+        if name in intervals:
+            found |= {f"{name}_ci_low": intervals[name].low, f"{name}_ci_high": intervals[name].high}
+        compared = [f"{task}/{metric}" for _, metric in shown.compared_with]
+        found |= {name: metrics[name] for name in compared if name in metrics and name not in found}
+    return found | {name: metrics[name] for name in sorted(metrics) if name not in found}

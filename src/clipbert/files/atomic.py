@@ -152,10 +152,10 @@ def create_with_umask(path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys, atomically."""
+def write_json(path: Path, value: Any, sort_keys: bool = True) -> None:
+    """Write `value` as indented JSON, atomically."""
     with atomic_write(path, "w") as file:
-        json.dump(value, file, indent=2, sort_keys=True, ensure_ascii=False)
+        json.dump(value, file, indent=2, sort_keys=sort_keys, ensure_ascii=False)
         file.write("\n")
 
 

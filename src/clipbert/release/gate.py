@@ -14,10 +14,11 @@ from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.evaluation.compare import Comparison, paired_bootstrap
 from clipbert.evaluation.conditions import ATTRIBUTE, differences, from_tags
+from clipbert.evaluation.item_checks import check_predictions, read_predictions
 from clipbert.files.atomic import sha256_file
 from clipbert.release.decisions import Decision
 from clipbert.release.provenance import data_digest
-from clipbert.release.registry import check_predictions, download_model, predictions_path, read_predictions
+from clipbert.release.registry import download_model, predictions_path
 from clipbert.release.store import Store
 from clipbert.tasks import task_class
 

@@ -13,7 +13,9 @@ import psutil
 import yaml
 
 from clipbert import __version__
+from clipbert.errors import ClipBertError
 from clipbert.files.atomic import sha256_file
+from clipbert.files.signed_json import read_signed_json
 from clipbert.redact import redact_arguments
 
 NONE = "none"
@@ -45,6 +47,25 @@ def lineage(root: Path) -> dict[str, str]:
     hashes = {"data": "data_digest", "git commit": "git_commit", "dvc.lock": "dvc_lock"}
     shown = {name: origin[f"clipbert.{key}"][:12] for name, key in hashes.items()}
     return {**shown, "device": origin["clipbert.device"], "clipbert": origin["clipbert.version"]}
+
+
+def changed_data(root: Path, run_json: Path) -> str | None:
+    """Return a sentence if the data differ from those of the training that `run_json` describes; None if not.
+
+    A run that cannot be read or recorded no data, as without DVC, gives None.
+    """
+    try:
+        tags = read_signed_json(run_json, "").get("tags")
+    except ClipBertError:
+        return None
+    trained = tags.get("clipbert.data_digest", NONE) if isinstance(tags, dict) else NONE
+    now = data_digest(root)
+    if NONE in (trained, now) or trained == now:
+        return None
+    return (
+        f"the data changed since the training (DVC's hash was {trained[:12]} and is {now[:12]}): test items may be "
+        "new, or may have been training items. Train again to compare models on them."
+    )
 
 
 def process_tags() -> dict[str, str]:

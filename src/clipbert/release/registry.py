@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import pandas as pd
 from mlflow.entities import LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
@@ -24,6 +23,7 @@ from clipbert.config.tasks import TaskSection, task_names
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.evaluation.conditions import ATTRIBUTE, to_tags
+from clipbert.evaluation.item_checks import check_predictions
 from clipbert.evaluation.predictions_file import check_metrics, read_predictions_file
 from clipbert.files.atomic import sha256_file
 from clipbert.files.signed_json import write_signed_json
@@ -52,7 +52,6 @@ from clipbert.release.store import (
 )
 from clipbert.tasks import task_class
 
-REQUIRED = ("item_id", "score", "chance")
 PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "pandas", "pillow", "decord", "av", "rich")
 
 
@@ -195,32 +194,6 @@ def model_digest(model_dir: Path) -> str:
     files = sorted(path for path in model_dir.rglob("*") if path.is_file() and path != model_dir / CARD)
     lines = [f"{path.relative_to(model_dir).as_posix()} {sha256_file(path)}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def read_predictions(path: Path, task: str) -> pd.DataFrame:
-    """Return the test items of a task's model: item_id, score, chance and other columns, indexed by item_id.
-
-    Raises:
-        ClipBertError: the file is missing or damaged, a column is missing, or an item occurs twice.
-    """
-    return check_predictions(read_predictions_file(path, task)[0], str(path), task)
-
-
-def check_predictions(items: pd.DataFrame, origin: str, task: str) -> pd.DataFrame:
-    """Return the test items of a task indexed by item_id, after a check.
-
-    Args:
-        origin: where the items come from, for messages.
-
-    Raises:
-        ClipBertError: a column is missing, there are no items, or an item occurs twice.
-    """
-    again = f"Evaluate again: `clipbert evaluate {task}`."
-    if missing := [column for column in REQUIRED if column not in items.columns]:
-        raise ClipBertError(f"{origin}: the predictions lack the column(s) {', '.join(missing)}. {again}")
-    if items.empty or not items["item_id"].is_unique:
-        raise ClipBertError(f"{origin}: expected test items, each once; found {len(items)} rows. {again}")
-    return items.set_index("item_id", drop=False)
 
 
 def predictions_path(task: str, digest: str) -> str:

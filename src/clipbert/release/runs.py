@@ -10,6 +10,7 @@ import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 
+from clipbert.config.tasks import task_names
 from clipbert.errors import ClipBertError
 from clipbert.files.signed_json import read_signed_json
 from clipbert.redact import redact, redact_values
@@ -75,6 +76,8 @@ def find_run(store: Store, run_json: Path) -> str:
     if missing := [name for name in ("task", "run_id") if name not in described]:
         raise ClipBertError(f"{run_json}: expected {RUN_DESCRIPTION}; {missing[0]} is missing. {remedy}")
     task, old_id = str(described["task"]), str(described["run_id"])
+    if run_json.stem in task_names() and task != run_json.stem:
+        raise ClipBertError(f"{run_json}: expected the run of {run_json.stem}, found a run of {task}. {remedy}")
     with store_errors(store.uri, "cannot be read"):
         if active_run(store, old_id) is not None:
             return old_id

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,12 +10,35 @@ from torch import Tensor
 
 from clipbert.config.schema import EvaluateParams
 from clipbert.config.tasks import TaskSection
+from clipbert.evaluation.metrics.intervals import Statistic
 from clipbert.model.weights.card import CardText
 from clipbert.tasks.batch import Batch, Encoded, Example, Predictions, Tokenize
 from clipbert.tasks.examples import Examples
 from clipbert.tasks.presentation import Report, Serving
 
 VALIDATION_GROUP = 64  # examples
+CONDITION_ITEMS = 200  # texts with which single and shuffled frames are measured
+
+
+def thinned(examples: list[Example], texts: int, keep_empty: bool = False) -> list[Example]:
+    """Return examples with at most `texts` texts in all, evenly spaced.
+
+    Args:
+        keep_empty: whether examples that lose all their texts stay, as the videos of a gallery do.
+    """
+    total = sum(len(example.texts) for example in examples)
+    chosen = set(np.linspace(0, total - 1, min(texts, total)).round().astype(int).tolist())
+    found, start = [], 0
+    for example in examples:
+        own = [i for i in range(len(example.texts)) if start + i in chosen]
+        start += len(example.texts)
+        if own or keep_empty:
+            fields = ("ids", "texts", "answers", "answer_types", "options", "right", "scores")
+            lists: dict[str, Any] = {
+                name: [values[i] for i in own] for name in fields if (values := getattr(example, name))
+            }
+            found.append(replace(example, **lists))
+    return found
 
 
 class Objective(ABC):
@@ -62,6 +86,8 @@ class Evaluator(ABC):
     Attributes:
         main_metric: chooses the best epoch; higher is better.
         blank_frame_metrics: metrics that are also reported for blank frames, as `TASK/blank_frames_...`.
+        frame_conditions: whether the model is also evaluated on a single frame and on frames in a random order.
+        score_metric: the name after `TASK/` of the mean score of the items, in percent.
         task_settings: the parameters of the task's section that change predictions or scores; two evaluations are
             comparable only if they are equal.
         evaluate_settings: the same of the section `evaluate`, besides `clips`.
@@ -69,6 +95,8 @@ class Evaluator(ABC):
 
     main_metric: ClassVar[str]
     blank_frame_metrics: ClassVar[tuple[str, ...]]
+    frame_conditions: ClassVar[bool] = False
+    score_metric: ClassVar[str] = "accuracy"
     task_settings: ClassVar[tuple[str, ...]] = ()
     evaluate_settings: ClassVar[tuple[str, ...]] = ()
 
@@ -80,9 +108,17 @@ class Evaluator(ABC):
         """Return the evaluator that follows the parameters of section `evaluate`; training's validation does not."""
         return self
 
+    def for_conditions(self, model: Any, examples: list[Example]) -> tuple["Evaluator", list[Example]]:
+        """Return the evaluator and the examples that measure another choice of frames at a fraction of the cost."""
+        return self, thinned(examples, CONDITION_ITEMS)
+
+    def item_ids(self, examples: list[Example]) -> list[str]:
+        """Return the `item_id` of each row that `predict` yields for these examples: one per text."""
+        return [text_id for example in examples for text_id in example.ids]
+
     def count(self, examples: list[Example]) -> int:
         """Return how many rows `predict` yields for these examples."""
-        return sum(len(example.texts) for example in examples)
+        return len(self.item_ids(examples))
 
     def validation_groups(self, examples: list[Example]) -> list[list[Example]]:
         """Return groups of validation examples, each to be predicted by one process on its own."""
@@ -102,6 +138,14 @@ class Evaluator(ABC):
     @abstractmethod
     def metrics(self, items: Predictions) -> dict[str, float]:
         """Return metrics under `TASK/...`, percentages as 0 to 100."""
+
+    def statistics(self, items: Predictions) -> dict[str, Statistic]:
+        """Return the metrics that get a confidence interval, by name, as functions of the drawn videos."""
+        return {}
+
+    def test_metrics(self, items: Predictions, blank_items: Predictions, train: list[Example]) -> dict[str, float]:
+        """Return metrics that take too long for the validation of a training."""
+        return {}
 
     @abstractmethod
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:

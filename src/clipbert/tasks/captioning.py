@@ -9,13 +9,23 @@ import pandas as pd
 from torch import Tensor
 
 from clipbert.config.tasks import CaptioningParams
+from clipbert.console import console
 from clipbert.distributed.collectives import scale_loss_for_ddp
+from clipbert.evaluation.metrics.captions import (
+    MeteorUnavailable,
+    best_constant,
+    bleu4,
+    bleu4_counts,
+    cider,
+    meteor,
+    rouge_l,
+)
+from clipbert.evaluation.metrics.intervals import OfSums, Ratio, Statistic
 from clipbert.model import ClipBertForCaptioning
 from clipbert.model.weights.card import CardText
 from clipbert.tasks import register_task
 from clipbert.tasks.base import Evaluator, Objective, Task
 from clipbert.tasks.batch import Batch, Encoded, Example, Predictions, Tokenize
-from clipbert.tasks.caption_metrics import best_constant, bleu4_and_rouge, cider
 from clipbert.tasks.contrastive import contrastive_loss, projection_size
 from clipbert.tasks.examples import Examples
 from clipbert.tasks.presentation import BLANK, CLIPS, GENERATION, Headline, LinePlot, Report, Serving
@@ -72,8 +82,8 @@ class CaptioningEvaluator(Evaluator):
     blank_frame_metrics = ("captioning/cider", "captioning/bleu4", "captioning/rouge_l")
     task_settings = tuple(CaptioningParams().generation())
 
-    def count(self, examples: list[Example]) -> int:
-        return len(examples)
+    def item_ids(self, examples: list[Example]) -> list[str]:
+        return [example.key for example in examples]
 
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
@@ -104,29 +114,52 @@ class CaptioningEvaluator(Evaluator):
 
     def metrics(self, items: Predictions) -> dict[str, float]:
         """Return CIDEr-D, BLEU-4 and ROUGE-L times 100, as papers report them (CIDEr-D: 0 to 1000)."""
-        bleu4, rouge = bleu4_and_rouge(items["predicted"].tolist(), [list(some) for some in items["references"]])
-        return {
-            "captioning/cider": 1000 * float(items["score"].mean()),
-            "captioning/bleu4": 100 * bleu4,
-            "captioning/rouge_l": 100 * rouge,
+        found = {name: statistic.value() for name, statistic in self.statistics(items).items()}
+        return found | {
             "captioning/different": float(items["predicted"].nunique()),
             "captioning/videos": float(len(items)),
         }
 
+    def statistics(self, items: Predictions) -> dict[str, Statistic]:
+        captions, references = items["predicted"].tolist(), _references(items)
+        media = items["media"].to_numpy()
+        return {
+            "captioning/cider": Ratio(items["score"], media, scale=1000),
+            "captioning/bleu4": OfSums(bleu4_counts(captions, references), media, bleu4),
+            "captioning/rouge_l": Ratio(rouge_l(captions, references), media),
+        }
+
+    def test_metrics(self, items: Predictions, blank_items: Predictions, train: list[Example]) -> dict[str, float]:
+        """Return METEOR of the model, of the best constant caption and of blank frames, where there is Java."""
+        references = _references(items)
+        constant = [self._best_constant(items, train)[0]] * len(items)
+        blank = blank_items.set_index("item_id").loc[items["item_id"], "predicted"].tolist()
+        try:
+            own, fixed, unseen = meteor([items["predicted"].tolist(), constant, blank], references)
+        except MeteorUnavailable as error:
+            console.print(f"{self.name}: {error}; the metrics lack captioning/meteor.")
+            return {}
+        return {
+            "captioning/meteor": 100 * own,
+            "captioning/constant_meteor": 100 * fixed,
+            "captioning/blank_frames_meteor": 100 * unseen,
+        }
+
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
         """Return the metrics of the training caption with the highest mean CIDEr-D, given to every video."""
-        references = [list(some) for some in items["references"]]
+        references = _references(items)
         constant, score = self._best_constant(items, train)
-        bleu4, rouge = bleu4_and_rouge([constant] * len(references), references)
+        captions = [constant] * len(references)
         return {
             "captioning/constant_cider": 100 * score,
-            "captioning/constant_bleu4": 100 * bleu4,
-            "captioning/constant_rouge_l": 100 * rouge,
+            "captioning/constant_bleu4": 100
+            * float(bleu4(bleu4_counts(captions, references).sum(0, keepdims=True))[0]),
+            "captioning/constant_rouge_l": 100 * float(rouge_l(captions, references).mean()),
         }
 
     def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
         """Return the scores of the best constant caption, given to every video."""
-        references = [list(some) for some in items["references"]]
+        references = _references(items)
         constant, _ = self._best_constant(items, train)
         return {"constant": cider([constant] * len(references), references) / 10}
 
@@ -134,6 +167,11 @@ class CaptioningEvaluator(Evaluator):
         """Return the best constant caption of the training split for these items, and its mean CIDEr-D."""
         texts = tuple(text for example in train for text in example.texts)
         return _best_constant(texts, tuple(tuple(some) for some in items["references"]))
+
+
+def _references(items: Predictions) -> list[list[str]]:
+    """Return the reference captions of each row; in a file they are arrays."""
+    return [list(some) for some in items["references"]]
 
 
 @lru_cache(maxsize=1)  # metrics and item scores need the same one
@@ -157,6 +195,12 @@ class CaptioningReport(Report):
         Headline(
             "ROUGE-L", "rouge_l", (("best constant caption", "constant_rouge_l"), (BLANK, "blank_frames_rouge_l"))
         ),
+        Headline(
+            "METEOR",
+            "meteor",
+            (("best constant caption", "constant_meteor"), (BLANK, "blank_frames_meteor")),
+            optional=True,
+        ),
         Headline("different captions", "different", (("videos", "videos"),), percent=False),
     )
     baselines: ClassVar = {"constant_score": "best constant caption"}
@@ -169,6 +213,7 @@ class CaptioningReport(Report):
         ylabel="CIDEr",
     )
     groups = ("Upper half by CIDEr", "Lower half by CIDEr")
+    score_scale, score_unit = 10.0, " CIDEr"
 
     def tables(self, items: pd.DataFrame, blank_items: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Return rank, cider and blank_frames: CIDEr-D times 100 of each video's caption, each column sorted."""

@@ -1,6 +1,5 @@
 """Visual question answering about images: several answers may be right, each with a score (VQA 2.0; paper, 4.1)."""
 
-from collections import Counter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,11 +7,12 @@ import pandas as pd
 from torch import Tensor
 
 from clipbert.config.tasks import ImageQAParams
+from clipbert.evaluation.metrics.intervals import Ratio, Statistic
 from clipbert.model.weights.card import CardText
 from clipbert.tasks import register_task
 from clipbert.tasks.base import Task
 from clipbert.tasks.batch import Example, Predictions
-from clipbert.tasks.open_qa import ANSWER_COLUMNS, OpenQAEvaluator, OpenQAExamples, OpenQAObjective
+from clipbert.tasks.open_qa import ANSWER_COLUMNS, COMPARED_WITH, OpenQAEvaluator, OpenQAExamples, OpenQAObjective
 from clipbert.tasks.presentation import BLANK, CLIPS, TOP, Headline, Serving
 from clipbert.tasks.questions import QuestionReport
 from clipbert.text_normalization import normalize_text
@@ -55,6 +55,7 @@ class ImageQAEvaluator(OpenQAEvaluator):
     """VQA accuracy: the mean score of the predicted answers."""
 
     main_metric = "image_qa/accuracy"
+    frame_conditions = False
     blank_frame_metrics: ClassVar[tuple[str, ...]] = ("image_qa/accuracy", "image_qa/exact")
 
     def score(self, example: Example, item: int, predicted: str, answers: list[str]) -> dict[str, Any]:
@@ -67,20 +68,17 @@ class ImageQAEvaluator(OpenQAEvaluator):
             "right_scores": list(scores.values()),
         }
 
-    def metrics(self, items: Predictions) -> dict[str, float]:
+    def statistics(self, items: Predictions) -> dict[str, Statistic]:
         """Return the metrics of open QA, and as `exact` the percentage of questions with the best answer."""
-        return super().metrics(items) | {"image_qa/exact": 100 * float(items["exact"].mean())}
+        return super().statistics(items) | {"image_qa/exact": Ratio(items["exact"], items["media"])}
 
-    def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
-        """Return the scores of the answer with the highest total score in training, given to every question."""
-        totals: Counter[str] = Counter()
-        for example in train:
-            for scores in example.scores:
-                totals.update(scores)
-        majority = min(totals, key=lambda answer: (-totals[answer], answer))
-        columns = zip(items["right_answers"], items["right_scores"], strict=True)
-        gained = [dict(zip(answers, values, strict=True)).get(majority, 0.0) for answers, values in columns]
-        return {"majority": np.asarray(gained, dtype=float)}
+    def training_answers(self, example: Example, item: int) -> dict[str, float]:
+        return example.scores[item]
+
+    def scores_of_answers(self, items: Predictions, given: list[str | None]) -> np.ndarray:
+        columns = zip(items["right_answers"], items["right_scores"], given, strict=True)
+        found = [dict(zip(answers, scores, strict=True)).get(answer, 0.0) for answers, scores, answer in columns]
+        return np.asarray(found, dtype=float)
 
 
 def _scores(answers: list[str], scores: list[float]) -> dict[str, float]:
@@ -100,7 +98,7 @@ class ImageQAReport(QuestionReport):
         Headline(
             "VQA accuracy",
             "accuracy",
-            (("majority answer", "majority_accuracy"), (BLANK, "blank_frames_accuracy"), ("chance", "chance_accuracy")),
+            COMPARED_WITH,
             row="image QA accuracy, %",
         ),
         Headline("best answer", "exact", ((BLANK, "blank_frames_exact"),)),

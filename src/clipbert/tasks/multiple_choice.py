@@ -1,29 +1,26 @@
 """Multiple-choice video question answering: each option is read with its question (paper, section 4.1)."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import regex
 import torch
 from torch import Tensor
 
 from clipbert.config.tasks import MultipleChoiceParams
 from clipbert.distributed.collectives import scale_loss_for_ddp
+from clipbert.evaluation.metrics.answers import PriorAnswers
 from clipbert.model import ClipBertForMultipleChoice
 from clipbert.model.weights.card import CardText
 from clipbert.tasks import register_task
-from clipbert.tasks.base import Evaluator, Objective, Task
+from clipbert.tasks.base import Objective, Task
 from clipbert.tasks.batch import Batch, Encoded, Example, Predictions, Tokenize
 from clipbert.tasks.contrastive import add_caption_loss, projection_size
-from clipbert.tasks.presentation import BLANK, CLIPS, Headline, Serving
-from clipbert.tasks.questions import QuestionExamples, QuestionReport, uses_captions
+from clipbert.tasks.presentation import BLANK, CLIPS, QUESTION_ONLY, SHUFFLED, SINGLE_FRAME, Headline, Serving
+from clipbert.tasks.questions import QuestionEvaluator, QuestionExamples, QuestionReport, uses_captions
 from clipbert.tasks.scoring import option_probabilities, option_texts
-
-MAX_TYPES = 20  # the most frequent answer types have a metric each
-NOT_IN_A_NAME = regex.compile(r"[^\p{L}\p{N}]+")  # MLflow's names of metrics allow letters of any script, no marks
 
 
 class MultipleChoiceExamples(QuestionExamples):
@@ -75,7 +72,7 @@ class MultipleChoiceObjective(Objective):
         return total, {"choosing": choosing.detach(), **captions} if captions else {}
 
 
-class MultipleChoiceEvaluator(Evaluator):
+class MultipleChoiceEvaluator(QuestionEvaluator):
     """Accuracy, over all questions and by answer type."""
 
     main_metric = "multiple_choice/accuracy"
@@ -107,40 +104,39 @@ class MultipleChoiceEvaluator(Evaluator):
                     **example.place,
                 }
 
-    def metrics(self, items: Predictions) -> dict[str, float]:
-        """Return `accuracy` over all questions, and `accuracy_TYPE` by answer type if there are several types."""
-        kinds = items["answer_type"].value_counts().head(MAX_TYPES).index
-        by_kind = items.groupby("answer_type")["score"].mean()
-        found = {
-            "multiple_choice/accuracy": 100 * float(items["score"].mean()),
-            "multiple_choice/questions": float(len(items)),
-        }
-        for number, kind in enumerate(kinds if len(kinds) > 1 else [], start=1):
-            name = f"multiple_choice/accuracy_{NOT_IN_A_NAME.sub('_', kind)}"
-            found[f"{name}_{number}" if name in found else name] = 100 * float(by_kind[kind])
-        return found
-
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
-        """Return the accuracy of a random option, and of the position that is right most often in training."""
+        """Return the accuracy of a random option, and of those that `baseline_scores` describes."""
+        scores = self.baseline_scores(items, train)
         return {
             "multiple_choice/chance_accuracy": 100 * float(items["chance"].mean()),
-            "multiple_choice/majority_accuracy": 100 * float(self.baseline_scores(items, train)["majority"].mean()),
+            **{f"multiple_choice/{name}_accuracy": 100 * float(found.mean()) for name, found in scores.items()},
         }
 
     def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
-        """Return the scores of the position that is right most often in training, and of the option that is."""
+        """Return the scores of the position that is right most often in training, of the option that is, and of the
+        option that is right most often for similar questions.
+        """
         positions = Counter(right for example in train for right in example.right)
         majority = min(positions, key=lambda position: (-positions[position], position))
         answers = Counter(answer for example in train for answer in example.answers)
-        frequent = []
-        for options, right in zip(items["options"], items["right"], strict=True):
-            counts = [answers[option] for option in options]
-            best = [position for position, count in enumerate(counts) if count == max(counts)]
-            frequent.append((right in best) / len(best))  # of equally frequent options, a random one
+        questions = [question for example in train for question in example.texts]
+        prior = PriorAnswers(questions, [{answer: 1.0} for example in train for answer in example.answers])
+        frequent, suggested = [], []
+        for question, options, right in zip(items["question"], items["options"], items["right"], strict=True):
+            frequent.append(_chosen(options, right, answers))
+            suggested.append(_chosen(options, right, prior.totals(question)))
         return {
             "majority": (items["right"] == majority).to_numpy(dtype=float),
             "frequent_option": np.asarray(frequent, dtype=float),
+            "question_only": np.asarray(suggested, dtype=float),
         }
+
+
+def _chosen(options: Sequence[str], right: int, counts: Mapping[str, float]) -> float:
+    """Return the score of the most frequent option; of equally frequent ones a random one is chosen."""
+    found = [counts.get(option, 0.0) for option in options]
+    best = [position for position, count in enumerate(found) if count == max(found)]
+    return (right in best) / len(best)
 
 
 def _batches(examples: list[Example], batch_size: int) -> Iterator[list[tuple[Example, int]]]:
@@ -170,6 +166,9 @@ class MultipleChoiceReport(QuestionReport):
                 ("chance", "chance_accuracy"),
                 (BLANK, "blank_frames_accuracy"),
                 ("most frequent position", "majority_accuracy"),
+                (QUESTION_ONLY, "question_only_accuracy"),
+                (SINGLE_FRAME, "single_frame_accuracy"),
+                (SHUFFLED, "shuffled_frames_accuracy"),
             ),
             row="multiple choice accuracy, %",
         ),

@@ -5,23 +5,44 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
 from clipbert.config.tasks import OpenQAParams
 from clipbert.distributed.collectives import scale_loss_for_ddp
 from clipbert.errors import ClipBertError
+from clipbert.evaluation.metrics.answers import PriorAnswers, answer_ranks, most_frequent
+from clipbert.evaluation.metrics.intervals import Ratio, Statistic
 from clipbert.model import ClipBertForOpenQA
 from clipbert.model.losses import IGNORED
 from clipbert.model.weights.card import CardText
 from clipbert.tasks import register_task
-from clipbert.tasks.base import Evaluator, Objective, Task
+from clipbert.tasks.base import Objective, Task
 from clipbert.tasks.batch import Batch, Encoded, Example, Predictions, Tokenize
 from clipbert.tasks.contrastive import add_caption_loss, projection_size
-from clipbert.tasks.presentation import BLANK, CLIPS, TOP, Headline, Serving
-from clipbert.tasks.questions import QuestionExamples, QuestionReport, uses_captions
+from clipbert.tasks.presentation import (
+    BLANK,
+    CLIPS,
+    QUESTION_ONLY,
+    SHUFFLED,
+    SINGLE_FRAME,
+    TOP,
+    TOP_K,
+    Headline,
+    Serving,
+)
+from clipbert.tasks.questions import QuestionEvaluator, QuestionExamples, QuestionReport, uses_captions
 from clipbert.tasks.scoring import answer_probabilities
 from clipbert.text_normalization import normalize_text
 
+COMPARED_WITH = (
+    ("majority answer", "majority_accuracy"),
+    (BLANK, "blank_frames_accuracy"),
+    ("chance", "chance_accuracy"),
+    (QUESTION_ONLY, "question_only_accuracy"),
+    (SINGLE_FRAME, "single_frame_accuracy"),
+    (SHUFFLED, "shuffled_frames_accuracy"),
+)
 ANSWER_COLUMNS = {
     "answer": "string",
     "confidence": "double",
@@ -86,10 +107,11 @@ class OpenQAObjective(Objective):
         return (labels != IGNORED).sum()
 
 
-class OpenQAEvaluator(Evaluator):
-    """Accuracy; an answer outside the vocabulary counts as wrong.
+class OpenQAEvaluator(QuestionEvaluator):
+    """Accuracy, also by answer type and of the five most probable answers.
 
-    Answers are compared after `normalize_text`: upper case, spacing and decomposed characters do not matter.
+    An answer outside the vocabulary counts as wrong. Answers are compared after `normalize_text`: upper case, spacing
+    and decomposed characters do not matter.
     """
 
     main_metric = "open_qa/accuracy"
@@ -101,14 +123,17 @@ class OpenQAEvaluator(Evaluator):
         """Yield the most probable answer to each question."""
         flat = [(example, i) for example in examples for i in range(len(example.texts))]
         answers = model.config.answers
-        known = {normalize_text(answer) for answer in answers}
+        known = {normalize_text(answer): label for label, answer in enumerate(answers)}
         for start in range(0, len(flat), batch_size):
             some = flat[start : start + batch_size]
             input_ids, attention_mask = tokenize([example.texts[i] for example, i in some])
             visual_embeds = videos.of(example.key for example, _ in some)
             probabilities = answer_probabilities(model, visual_embeds, input_ids, attention_mask)
             confidences, choices = probabilities.max(dim=1)
-            for (example, i), choice, confidence in zip(some, choices.tolist(), confidences.tolist(), strict=True):
+            right = [known.get(normalize_text(example.answers[i]), -1) for example, i in some]
+            ranks = answer_ranks(probabilities.cpu().numpy(), right).tolist()
+            found = zip(some, choices.tolist(), confidences.tolist(), ranks, strict=True)
+            for (example, i), choice, confidence, rank in found:
                 yield {
                     "item_id": example.ids[i],
                     "answer_type": example.answer_types[i] or "all",
@@ -117,6 +142,7 @@ class OpenQAEvaluator(Evaluator):
                     "predicted": answers[choice],
                     "confidence": confidence,
                     "in_vocabulary": normalize_text(example.answers[i]) in known,
+                    "answer_rank": rank,
                     **example.place,
                     **self.score(example, i, answers[choice], answers),
                 }
@@ -126,24 +152,44 @@ class OpenQAEvaluator(Evaluator):
         right = normalize_text(predicted) == normalize_text(example.answers[item])
         return {"score": float(right), "chance": 1 / len(answers)}
 
-    def metrics(self, items: Predictions) -> dict[str, float]:
-        return {
-            f"{self.name}/accuracy": 100 * float(items["score"].mean()),
-            f"{self.name}/answer_coverage": 100 * float(items["in_vocabulary"].mean()),
-            f"{self.name}/questions": float(len(items)),
+    def statistics(self, items: Predictions) -> dict[str, Statistic]:
+        """Return the accuracies, the share of answers among the five most probable, and that in the vocabulary."""
+        media, known = items["media"].to_numpy(), items["in_vocabulary"].to_numpy(dtype=bool)
+        return super().statistics(items) | {
+            f"{self.name}/top{TOP_K}_accuracy": Ratio(items["answer_rank"] <= TOP_K, media),
+            f"{self.name}/answer_coverage": Ratio(known, media),
+            f"{self.name}/out_of_vocabulary": Ratio(~known, media),
         }
 
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:
+        scores = self.baseline_scores(items, train)
         return {
             f"{self.name}/chance_accuracy": 100 * float(items["chance"].mean()),
-            f"{self.name}/majority_accuracy": 100 * float(self.baseline_scores(items, train)["majority"].mean()),
+            **{f"{self.name}/{name}_accuracy": 100 * float(found.mean()) for name, found in scores.items()},
         }
 
     def baseline_scores(self, items: Predictions, train: list[Example]) -> dict[str, np.ndarray]:
-        """Return the scores of the most frequent training answer, given to every question."""
-        counts = _answer_counts(train)
-        majority = min(counts, key=lambda answer: (-counts[answer], answer))
-        return {"majority": (items["answer"].map(normalize_text) == majority).to_numpy(dtype=float)}
+        """Return the scores of the most frequent training answer, and of the one that each question alone suggests."""
+        answers = [self.training_answers(example, i) for example in train for i in range(len(example.texts))]
+        questions = [question for example in train for question in example.texts]
+        prior = PriorAnswers(questions, answers)
+        suggested = [prior.answer(question) for question in items["question"]]
+        totals: Counter[str] = Counter()
+        for scores in answers:
+            totals.update(scores)
+        majority = most_frequent(totals)
+        return {
+            "majority": self.scores_of_answers(items, [majority] * len(items)),
+            "question_only": self.scores_of_answers(items, suggested),
+        }
+
+    def training_answers(self, example: Example, item: int) -> dict[str, float]:
+        """Return the score of each right answer to a training question."""
+        return {normalize_text(example.answers[item]): 1.0}
+
+    def scores_of_answers(self, items: Predictions, given: list[str | None]) -> np.ndarray:
+        """Return the score (items,) of a normalized answer to each test question."""
+        return (items["answer"].map(normalize_text) == pd.Series(given, index=items.index)).to_numpy(dtype=float)
 
 
 def _answer_counts(train: list[Example]) -> Counter[str]:
@@ -159,9 +205,10 @@ class OpenQAReport(QuestionReport):
         Headline(
             "accuracy",
             "accuracy",
-            (("majority answer", "majority_accuracy"), (BLANK, "blank_frames_accuracy"), ("chance", "chance_accuracy")),
+            COMPARED_WITH,
             row="open QA accuracy, %",
         ),
+        Headline("among the five most probable", f"top{TOP_K}_accuracy"),
         Headline("questions", "questions", percent=False),
         Headline("answers in vocabulary", "answer_coverage"),
     )

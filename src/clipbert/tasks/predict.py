@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from clipbert.console import progress
+from clipbert.errors import ClipBertError
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks.base import Evaluator
 from clipbert.tasks.batch import Encoded, Example, Predictions
-from clipbert.tasks.scoring import CachedFrames, ProcessorTokens, encode_clips, is_features
+from clipbert.tasks.scoring import Arrange, CachedFrames, ProcessorTokens, encode_clips, is_features
 
 
 def predict(
@@ -24,6 +25,7 @@ def predict(
     batch_size: int,
     blank: bool = False,
     title: str | None = None,
+    videos: Encoded | None = None,
 ) -> Predictions:
     """Return the evaluator's predictions, one row per test item.
 
@@ -32,23 +34,53 @@ def predict(
         batch_size: text-video pairs in one forward pass.
         blank: whether the model sees black frames instead.
         title: of a progress bar; None shows none.
+        videos: the encoded examples, if the caller has them; None encodes `clips` uniform clips of each.
+
+    Raises:
+        ClipBertError: a score is not a number.
     """
     tokenize = ProcessorTokens(processor, next(model.parameters()).device)
     rows = []
     with torch.inference_mode(), progress(title, evaluator.count(examples)) as advance:
-        videos = encode_videos(model, processor, cache, examples, clips, blank)
+        if videos is None:
+            videos = encode_videos(model, processor, cache, examples, clips, blank)
         for row in evaluator.predict(model, videos, examples, tokenize, batch_size):
             rows.append(row)
             advance(1, "")
-    return pd.DataFrame(rows)
+    items = pd.DataFrame(rows)
+    _check_finite(evaluator.name, items)
+    return items
+
+
+def _check_finite(task: str, items: Predictions) -> None:
+    """Raise ClipBertError if a score or a confidence is not a number; the message names the item."""
+    for column in [name for name in ("score", "confidence", "log_probability", "matched") if name in items]:
+        bad = np.flatnonzero(items[column].isna())
+        if len(bad):
+            first = items.iloc[bad[0]]
+            raise ClipBertError(
+                f"{task}: the {column} of the item {first['item_id']} ({first['media']}) is not a number, and so for "
+                f"{len(bad)} of {len(items)} items. The weights of the model are damaged or its training diverged: "
+                "train again with a lower train.lr."
+            )
 
 
 def encode_videos(
-    model: Any, processor: Any, cache: FrameCache, examples: list[Example], clips: int, blank: bool = False
+    model: Any,
+    processor: Any,
+    cache: FrameCache,
+    examples: list[Example],
+    clips: int,
+    blank: bool = False,
+    arrange: Arrange | None = None,
 ) -> Encoded:
-    """Return the visual tokens of each example's uniform clips; blank videos share one tensor, encoded once."""
+    """Return the visual tokens of each example's uniform clips; blank videos share one tensor, encoded once.
+
+    Args:
+        arrange: gives other frames than those of the clips, see `clip_pixels`.
+    """
     videos = [CachedFrames(cache, e.media, e.segment) for e in (examples[:1] if blank else examples)]
-    embeds = encode_clips(model, processor, videos, clips, blank)
+    embeds = encode_clips(model, processor, videos, clips, blank, arrange)
     return Encoded([example.key for example in examples], embeds * len(examples) if blank else embeds)
 
 

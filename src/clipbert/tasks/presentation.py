@@ -13,6 +13,9 @@ from clipbert.config.schema import EvaluateParams
 from clipbert.config.tasks import CaptioningParams, Section
 
 BLANK = "blank frames"
+SHUFFLED = "shuffled frames"
+SINGLE_FRAME = "single frame"
+QUESTION_ONLY = "question alone"
 TOP_K = 5
 MAX_TOP_K = 10_000
 
@@ -27,6 +30,7 @@ class Headline:
         compared_with: (words, metric) pairs shown with it, the trivial baseline first.
         row: its name in the table of `clipbert summary`; None leaves it out there.
         percent: whether the report adds the sign.
+        optional: whether an evaluation may lack it.
     """
 
     card: str
@@ -34,6 +38,7 @@ class Headline:
     compared_with: tuple[tuple[str, str], ...] = ()
     row: str | None = None
     percent: bool = True
+    optional: bool = False
 
     def format(self, task: str, metrics: dict[str, float], metric: str) -> str:
         """Return a metric as the report shows it."""
@@ -80,6 +85,8 @@ class Report(ABC):
         baselines: the trivial baselines that a first champion has to beat: column of the predictions to name.
         plot: how one of the tables is drawn.
         groups: the names of the samples that `is_success` tells apart.
+        score_scale: factor from the score of an item in percent to how the task reports it.
+        score_unit: what is written after such a number.
     """
 
     title: ClassVar[str]
@@ -87,6 +94,8 @@ class Report(ABC):
     baselines: ClassVar[dict[str, str]] = {}
     plot: ClassVar[LinePlot | BarPlot]
     groups: ClassVar[tuple[str, str]] = ("Right", "Wrong")
+    score_scale: ClassVar[float] = 1.0
+    score_unit: ClassVar[str] = " %"
 
     @abstractmethod
     def tables(self, items: pd.DataFrame, blank_items: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -104,6 +113,15 @@ class Report(ABC):
     def is_success(self, items: pd.DataFrame) -> "pd.Series[bool]":
         """Return which predictions belong to the first of `groups`."""
         return items["score"] >= 0.5
+
+    def score(self, percent: float, unit: bool = True) -> str:
+        """Return a mean score, given in percent, as the task reports it: "53 %", or "228 CIDEr"."""
+        return f"{self.points(percent)}{self.score_unit if unit else ''}"
+
+    def points(self, percent: float) -> str:
+        """Return a difference of mean scores, given in percent, in the units in which the task reports them."""
+        value = self.score_scale * percent
+        return f"{value:.1f}" if 0.05 <= abs(value) < 1 else f"{round(value):d}"
 
     def all_baselines(self) -> dict[str, str]:
         """Return `baselines` with chance and blank frames, which every task has."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from clipbert.config.tasks import PretrainParams
 from clipbert.distributed.collectives import scale_loss_for_ddp
 from clipbert.errors import ClipBertError
+from clipbert.evaluation.metrics.intervals import Average, Ratio, Statistic
 from clipbert.model import ClipBertForPreTraining
 from clipbert.model.losses import IGNORED
 from clipbert.model.weights.card import CardText
@@ -183,15 +184,19 @@ class PretrainEvaluator(Evaluator):
         return others[int(generator.integers(len(others)))]
 
     def metrics(self, items: Predictions) -> dict[str, float]:
-        masked = int(items["masked_tokens"].map(len).sum())
-        mlm = 100 * float(items["mlm_right"].sum()) / max(1, masked)
-        itm = 100 * float(items["itm_score"].mean())
+        return {name: statistic.value() for name, statistic in self.statistics(items).items()} | {
+            "pretrain/tokens": float(items["masked_tokens"].map(len).sum()),
+            "pretrain/texts": float(len(items)),
+        }
+
+    def statistics(self, items: Predictions) -> dict[str, Statistic]:
+        media = items["media"].to_numpy()
+        mlm = Ratio(items["mlm_right"], media, items["masked_tokens"].map(len))
+        itm = Ratio(items["itm_score"], media)
         return {
-            "pretrain/accuracy": (mlm + itm) / 2,
+            "pretrain/accuracy": Average(mlm, itm),
             "pretrain/mlm_accuracy": mlm,
             "pretrain/itm_accuracy": itm,
-            "pretrain/tokens": float(masked),
-            "pretrain/texts": float(len(items)),
         }
 
     def baselines(self, items: Predictions, train: list[Example]) -> dict[str, float]:

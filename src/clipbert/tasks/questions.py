@@ -5,7 +5,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from clipbert.tasks.batch import Example
+from clipbert.evaluation.metrics.answers import accuracy_by_type, type_names
+from clipbert.evaluation.metrics.intervals import Ratio, Statistic
+from clipbert.tasks.base import Evaluator
+from clipbert.tasks.batch import Example, Predictions
 from clipbert.tasks.examples import Examples
 from clipbert.tasks.presentation import BarPlot, Report
 
@@ -26,6 +29,24 @@ class QuestionExamples(Examples):
         return [int(i) for i in generator.permutation(len(example.texts))[:count]]
 
 
+class QuestionEvaluator(Evaluator):
+    """Accuracy, over all questions and by answer type."""
+
+    frame_conditions = True
+
+    def statistics(self, items: Predictions) -> dict[str, Statistic]:
+        """Return `accuracy` over all questions, and `accuracy_TYPE` by answer type if there are several types."""
+        scores, media, kinds = items["score"].to_numpy(), items["media"].to_numpy(), items["answer_type"].to_numpy()
+        found: dict[str, Statistic] = {f"{self.name}/accuracy": Ratio(scores, media)}
+        for kind, name in type_names(kinds).items():
+            found[f"{self.name}/{name}"] = Ratio(scores[kinds == kind], media[kinds == kind])
+        return found
+
+    def metrics(self, items: Predictions) -> dict[str, float]:
+        found = {name: statistic.value() for name, statistic in self.statistics(items).items()}
+        return found | {f"{self.name}/questions": float(len(items))}
+
+
 class QuestionReport(Report):
     """Accuracy by answer type; the question, its answer and the predicted one."""
 
@@ -40,14 +61,3 @@ class QuestionReport(Report):
             f"answer: {row['answer']}",
             f"predicted: {row['predicted']} ({100 * row['confidence']:.0f} %)",
         ]
-
-
-def accuracy_by_type(items: pd.DataFrame, blank_items: pd.DataFrame) -> pd.DataFrame:
-    """Return answer_type, questions, accuracy and blank_frames, both in percent; the most frequent type first."""
-    kinds = items["answer_type"]
-    grouped = items.groupby(kinds)["score"]
-    blank = blank_items["score"].groupby(kinds).mean()
-    table = pd.DataFrame(
-        {"questions": grouped.size(), "accuracy": 100 * grouped.mean(), "blank_frames": 100 * blank}
-    ).reset_index(names="answer_type")
-    return table.sort_values(["questions", "answer_type"], ascending=[False, True], ignore_index=True)

@@ -4,7 +4,7 @@ Each step between candidate frames and a score is here once: which clips are sho
 are cleaned and tokenized, and how logits become the numbers that users and the promotion gate see.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,12 +81,20 @@ def is_features(frames: object) -> bool:
     return isinstance(frames, np.ndarray) and np.issubdtype(frames.dtype, np.floating)
 
 
-def clip_pixels(processor: Any, frames: CandidateFrames, clips: int) -> Tensor:
+Arrange = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+
+
+def clip_pixels(processor: Any, frames: CandidateFrames, clips: int, arrange: Arrange | None = None) -> Tensor:
     """Return the pixels (K, T, 3, S, S) uint8 of `clips` uniform clips of a video, always the same ones.
 
     Of a video in a feature cache, return the features (K, T, ...).
+
+    Args:
+        arrange: gives other frames than those of the clips: from their indices (K, T) to indices (K, T).
     """
     indices = uniform_clips(len(frames), clips, processor.frames_per_clip)
+    if arrange is not None:
+        indices = arrange(indices)
     wanted, inverse = np.unique(indices, return_inverse=True)
     read = frames.read(wanted)
     if isinstance(read, np.ndarray) and is_features(read):
@@ -98,15 +106,24 @@ def clip_pixels(processor: Any, frames: CandidateFrames, clips: int) -> Tensor:
 
 @torch.inference_mode()
 def encode_clips(
-    model: Any, processor: Any, videos: Sequence[CandidateFrames], clips: int, blank: bool = False
+    model: Any,
+    processor: Any,
+    videos: Sequence[CandidateFrames],
+    clips: int,
+    blank: bool = False,
+    arrange: Arrange | None = None,
 ) -> list[Tensor]:
-    """Return the visual tokens (K, V, hidden) of each video's uniform clips; `blank`: of black frames instead."""
+    """Return the visual tokens (K, V, hidden) of each video's uniform clips; `blank`: of black frames instead.
+
+    Args:
+        arrange: as in `clip_pixels`.
+    """
     device = next(model.parameters()).device
     embeds: list[Tensor] = []
     for start in range(0, len(videos), VIDEOS_AT_ONCE):
         # numpy stacks: torch.stack refuses float16 features under a CPU's bf16 autocast
-        some = [clip_pixels(processor, video, clips).numpy() for video in videos[start : start + VIDEOS_AT_ONCE]]
-        shown = torch.from_numpy(np.stack(some))
+        some = videos[start : start + VIDEOS_AT_ONCE]
+        shown = torch.from_numpy(np.stack([clip_pixels(processor, video, clips, arrange).numpy() for video in some]))
         if not shown.is_floating_point():
             embeds += list(model.encode_video((torch.zeros_like(shown) if blank else shown).to(device)))
         elif blank:

@@ -56,16 +56,18 @@ def normalise(answer: str) -> str:
 
 
 def soft_scores(answers: Iterable[str]) -> dict[str, float]:
-    """Return the score of each normalized answer: the accuracy min(1, others who gave it / 3), averaged over leaving
-    each annotator out once. For VQA's ten annotators that is 0.3, 0.6, 0.9 and 1 for one, two, three and more of
-    them, the table that bottom-up attention, LXMERT and ClipBERT train on."""
+    """Return the soft score of each normalized answer (`vqa_score`).
+
+    For VQA's ten annotators these are the scores on which bottom-up attention, LXMERT and ClipBERT train.
+    """
+    from clipbert.evaluation.metrics.answers import vqa_score  # imports pandas
+
     counts = Counter(map(normalise, answers))
     total = counts.total()
     counts.pop("", None)
     scores = {}
     for answer, count in counts.items():
-        without, within = min(1.0, count / 3), min(1.0, (count - 1) / 3)
-        score = round(((total - count) * without + count * within) / total, 6)
+        score = round(vqa_score(count, total), 6)
         if score > 0:
             scores[answer] = score
     return scores

@@ -15,7 +15,12 @@ from clipbert.redact import redact
 
 CARD = "README.md"
 RESULTS = "## Results on the test split"
-TRIVIAL = ("blank_frames_", "chance_", "constant_", "majority_")  # figures that the model's are compared with
+# Beginnings of the figures that the model's are compared with, and ends of those that describe its intervals.
+TRIVIAL = (
+    *("blank_frames_", "chance_", "constant_", "frequent_option_", "majority_", "question_only_"),
+    *("shuffled_frames_", "single_frame_"),
+)
+INTERVALS = ("_ci_low", "_ci_high")
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def with_results(
             metric_value=value,
         )
         for metric, value in sorted(metrics.items())
-        if not metric.rpartition("/")[2].startswith(TRIVIAL)
+        if not metric.rpartition("/")[2].startswith(TRIVIAL) and not metric.endswith(INTERVALS)
     ]
     body = whole.text.partition(f"\n{RESULTS}\n")[0].rstrip("\n")
     whole.text = f"{body}\n\n{RESULTS}\n\n{origin}\n\n{table(('metric', 'value'), sorted(metrics.items()))}\n"
