@@ -92,10 +92,12 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.training.export import export
     from clipbert.training.history import write_history
     from clipbert.training.lock import training_lock
+    from clipbert.training.memory import limit_cached_operations
     from clipbert.training.tracker import NoOpTracker
     from clipbert.training.training_card import training_card
 
     check_artifacts(project.root)
+    limit_cached_operations()
     params = params.model_copy(update={"model": params.model.resolve_init_from(task_name, project)})
     device = device_of_this_process()
     with init_distributed(device) as context:

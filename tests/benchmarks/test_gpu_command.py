@@ -15,7 +15,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run(*command: str, python: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "PYTHON": python, "OMP_NUM_THREADS": "1"}
+    # `make test` passes its own flags on, with which this make would report its folders
+    inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    environment = inherited | {"PYTHON": python, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240)
 
 

@@ -109,6 +109,15 @@ def test_a_csv_and_the_other_formats_of_a_request(server: ScoringServer) -> None
     assert server.post(f"video,text\na.mp4,{TEXT}\n".encode(), "text/csv") == (200, expected)
     assert server.post(b"video,text\n", "text/csv") == (200, '{"predictions": []}')
 
+    part = row | {"start_s": 1, "end_s": 2}
+    status, of_part = server.post({"dataframe_records": [part]})
+    assert (status, of_part != expected) == (200, True)
+    columns = {name: [value] for name, value in part.items()}
+    split = {"columns": list(part), "data": [list(part.values())]}
+    for body in ({"dataframe_split": split}, {"inputs": columns}, {"instances": [part]}):
+        assert server.post(body) == (200, of_part)
+    assert server.post(f"video,text,start_s,end_s\na.mp4,{TEXT},1,2\n".encode(), "text/csv") == (200, of_part)
+
 
 def test_rows_that_fail_say_why_and_the_others_are_answered(server: ScoringServer) -> None:
     videos = ["a.mp4", "link.mp4", "../secret.txt", "/etc/passwd", "/dev/stdin", "/proc/self/environ", ".", "b.mp4"]

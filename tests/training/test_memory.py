@@ -1,5 +1,6 @@
 """Detection of out-of-memory errors, and advice that names settings with their values."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -44,6 +45,17 @@ with freed_memory_kept(torch.device("cpu")):
     torch.ones(1 << 27)
     kept = resident()
 print(kept - before, resident() - before)
+"""
+
+
+SHAPES = """
+from clipbert.training.memory import limit_cached_operations
+limit_cached_operations()
+import torch
+for rows in (16, *range(17, 317), 16, 316):
+    print("rows", rows, flush=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.nn.functional.linear(torch.ones(rows, 64), torch.ones(64, 64))
 """
 
 
@@ -108,3 +120,19 @@ def test_what_a_training_kept_goes_back_when_it_ends() -> None:
     kept, left = map(int, said_by(GIVEN_BACK))  # MB, of 512 that were freed
     assert kept > 400
     assert left < 100
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize(("capacity", "oldest"), [(None, "cache_miss"), ("1024", "cache_hit")])
+def test_the_compiled_operations_of_some_hundred_shapes_are_kept(capacity: str | None, oldest: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
+    environment |= {"ONEDNN_VERBOSE": "profile_create", "OMP_NUM_THREADS": "1"}
+    if capacity is not None:
+        environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = capacity
+    said = subprocess.run([sys.executable, "-c", SHAPES], capture_output=True, text=True, check=True, env=environment)
+    *_, first_again, last_again = said.stdout.split("rows ")
+    if "create:" not in last_again:
+        pytest.skip("this CPU multiplies in bf16 without oneDNN")
+    assert oldest in first_again
+    assert "cache_hit" in last_again

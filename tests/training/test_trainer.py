@@ -127,10 +127,19 @@ def test_the_loss_falls_and_the_exported_model_loads(tiny_project: Path, tmp_pat
 
 
 def test_a_model_with_nan_weights_stops_the_training(tiny_project: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(tiny_project, tmp_path / "checkpoints", "open_qa", params())
+    # 12 steps an epoch: the steps are refused before the first validation
+    trainer = make_trainer(tiny_project, tmp_path / "checkpoints", "open_qa", params(batch_size=2))
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(float("nan"))
     with pytest.raises(ClipBertError, match=r"1[12] steps .* non-finite .* train.max_bad_steps = 10.*question-"):
+        finish(trainer, Log())
+
+
+def test_a_validation_without_scores_names_the_item(tiny_project: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_project, tmp_path / "checkpoints", "open_qa", params())
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(ClipBertError, match=r"the item question-\d+ .* is not a number, and so for 24"):
         finish(trainer, Log())
 
 

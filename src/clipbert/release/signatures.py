@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import AnyType, Array, DataType
+from mlflow.types.schema import Array, DataType
 
 from clipbert.tasks.presentation import Serving
 
@@ -30,8 +30,7 @@ def signature(serving: Serving, settings: Mapping[str, Any]) -> ModelSignature:
     """Return MLflow's signature of a served model; `settings` holds the defaults of its parameters."""
     outputs = serving.outputs | {ERROR: "string"}
     inputs = [ColSpec(TYPES[kind], name) for name, kind in serving.inputs.items()]
-    # A column of doubles would refuse integers and, for one wrong cell, the whole request.
-    inputs += [ColSpec(AnyType(), name, required=False) for name in serving.segment_columns]
+    inputs += [ColSpec(TYPES["double"], name, required=False) for name in serving.segment_columns]
     params = [
         ParamSpec(name, TYPES["long" if spec.kind is int else "double"], settings[name])
         for name, spec in serving.params.items()

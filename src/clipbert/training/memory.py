@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from clipbert.config.training import TrainParams
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 NEVER = -1
 MMAP_MAX, TRIM_THRESHOLD = 65_536, 128 * 1024  # defaults of glibc
+CACHE_CAPACITY, CACHED_OPERATIONS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 256
 OUT_OF_MEMORY = (
     "can't allocate memory",
     "not enough memory",
@@ -40,6 +42,16 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):  # another C library
         return False
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+def limit_cached_operations() -> None:
+    """Let oneDNN keep the compiled operations of 256 shapes instead of 1,024.
+
+    Each costs megabytes, and packed texts give nearly every step a shape of its own, so the process would grow by
+    gigabytes. The backbones have fewer shapes than 256. It must be called before the first operation of the process; a
+    value of the user in the environment stays.
+    """
+    os.environ.setdefault(CACHE_CAPACITY, str(CACHED_OPERATIONS))
 
 
 @contextlib.contextmanager
