@@ -127,8 +127,8 @@ def test_the_loss_falls_and_the_exported_model_loads(tiny_project: Path, tmp_pat
 
 
 def test_a_model_with_nan_weights_stops_the_training(tiny_project: Path, tmp_path: Path) -> None:
-    # 12 steps an epoch: the steps are refused before the first validation
-    trainer = make_trainer(tiny_project, tmp_path / "checkpoints", "open_qa", params(batch_size=2))
+    # 24 steps an epoch: the steps are refused before the first validation
+    trainer = make_trainer(tiny_project, tmp_path / "checkpoints", "open_qa", params(batch_size=1))
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(float("nan"))
     with pytest.raises(ClipBertError, match=r"1[12] steps .* non-finite .* train.max_bad_steps = 10.*question-"):
