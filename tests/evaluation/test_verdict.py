@@ -91,7 +91,7 @@ def test_eight_videos_are_too_few_to_tell_and_a_recall_of_ten_is_trivial() -> No
         "R@5 of 50 % says little with 8 videos: chance is 62 %.",
     ]
     assert sentences("retrieval", retrieval([1], 1)) == [
-        "One test video is too few to tell: there is no interval.",
+        "One test video is too few to tell: it gives no interval.",
         "R@5 and R@10 of 100 % are trivial with one video.",
     ]
 

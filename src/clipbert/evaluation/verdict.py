@@ -63,7 +63,7 @@ def _too_few(report: Report, items: pd.DataFrame) -> Finding | None:
     videos = items["media"].nunique()
     interval = mean_interval(items["score"], items["media"])
     if interval is None:
-        return Finding("unclear", "One test video is too few to tell: there is no interval.")
+        return Finding("unclear", "One test video is too few to tell: it gives no interval.")
     if interval.width <= TOO_WIDE:
         return None
     ends = f"{report.score(interval.low, unit=False)} to {report.score(interval.high)}"

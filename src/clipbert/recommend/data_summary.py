@@ -71,7 +71,7 @@ class ManifestData:
     """The tables of a manifest.
 
     Raises:
-        ClipBertError: there is no data or no manifest, the manifest is damaged, or it has no usable media.
+        ClipBertError: the data or the manifest is missing, the manifest is damaged, or it has no usable media.
     """
 
     def __init__(self, data: Path, manifest: Path) -> None:

@@ -99,7 +99,7 @@ def recommend(project: Project, params_file: Path, machine: Machine, parts: Part
     """Return what to run for the manifest of a project.
 
     Raises:
-        ClipBertError: there is no usable manifest, no task has training texts, or the recipe does not fit
+        ClipBertError: the manifest is unusable, no task has training texts, or the recipe does not fit
             params_file.
     """
     manifest = ManifestData(project.data, project.manifest)

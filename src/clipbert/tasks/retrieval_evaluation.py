@@ -50,7 +50,7 @@ class RetrievalEvaluator(Evaluator):
         return evaluator
 
     def for_conditions(self, model: Any, examples: list[Example]) -> tuple[Evaluator, list[Example]]:
-        """Return an evaluator that reranks few videos, or fewer texts where there is no dual encoder to rank first."""
+        """Return an evaluator that reranks few videos, or fewer texts if no dual encoder ranks first."""
         evaluator = RetrievalEvaluator(self.name, self.params)
         texts = sum(len(example.texts) for example in examples)
         if model.contrast is None:

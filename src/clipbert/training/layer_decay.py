@@ -43,7 +43,7 @@ def _layers_above(backbone: nn.Module) -> dict[str, int]:
         of[name] = layers.setdefault(numbers or outside, len(layers))
     if len(layers) < 2:
         raise ClipBertError(
-            f"train.vision_lr_decay: {type(backbone).__name__} has no numbered layers, so there is no order of rates. "
+            f"train.vision_lr_decay: {type(backbone).__name__} has no numbered layers to order the rates by. "
             "Set it to 1.0, and use train.lr_multipliers for parts of this backbone."
         )
     return {name: len(layers) - 1 - layer for name, layer in of.items()}

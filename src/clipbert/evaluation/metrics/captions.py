@@ -82,7 +82,7 @@ def meteor(systems: list[list[str]], references: list[list[str]]) -> list[float]
         references: of each video.
 
     Raises:
-        MeteorUnavailable: there is no Java, or the program failed.
+        MeteorUnavailable: Java is missing, or the program failed.
     """
     if shutil.which("java") is None:
         raise MeteorUnavailable("METEOR needs Java, and there is no `java` on the PATH")
