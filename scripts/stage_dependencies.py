@@ -5,8 +5,8 @@
 
 DVC reruns a stage when one of its dependencies changes. The list of a stage is the static import closure of its
 `cmd`, starting at the function of each command in `clipbert/stages.py` (and in `clipbert/cli/pipeline.py`): imports
-inside functions count, imports under TYPE_CHECKING do not. A template, a style sheet or a Python file that a module
-names belongs to that module. A folder is listed instead of its files if all of them are in the closure.
+inside functions count, imports under TYPE_CHECKING do not. A template, a style sheet, a script or a Python file that a
+module names belongs to that module. A folder is listed instead of its files if all of them are in the closure.
 """
 
 import argparse
@@ -145,9 +145,9 @@ class Closure:
         return [name if name in self.modules else str(node.module) for name in names]
 
     def _data_files(self, path: Path) -> Iterator[Path]:
-        """Yield the templates and style sheets in a module's folder that the module names."""
+        """Yield the templates, style sheets and scripts in a module's folder that the module names."""
         for node in ast.walk(self._tree(path)):
-            if isinstance(node, ast.Constant) and re.fullmatch(r"[\w.]+\.(j2|css)", str(node.value)):
+            if isinstance(node, ast.Constant) and re.fullmatch(r"[\w.]+\.(j2|css|js)", str(node.value)):
                 named = path.parent / str(node.value)
                 if (self.root / PACKAGE / named).is_file():
                     yield named

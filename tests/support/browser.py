@@ -3,12 +3,14 @@
 Only what the pages ask for is recorded: Chromium's own traffic (updates, network time) is not part of the protocol.
 """
 
+import base64
 import contextlib
 import json
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +19,14 @@ from websockets.sync.client import connect
 from websockets.sync.connection import Connection
 
 START_S = 60.0
+WIDE, NARROW = (1400, 1000), (390, 844)  # CSS pixels of a desktop window and of a phone
+SEVERE = ("serious", "critical")  # faults of axe that are reported
+AXE = """
+axe.run(document, {resultTypes: ["violations"]}).then(result => result.violations.map(fault => ({
+    impact: fault.impact, rule: fault.id, help: fault.help,
+    nodes: fault.nodes.slice(0, 3).map(node => node.html.slice(0, 200) + " " + (node.any[0] || {message: ""}).message),
+})))
+"""
 
 
 class Page:
@@ -25,6 +35,7 @@ class Page:
     Attributes:
         requests: the addresses.
         messages: what the browser reported about the page.
+        errors: exceptions that no script caught, and what was written to the console as an error.
     """
 
     def __init__(self, socket: Connection) -> None:
@@ -32,13 +43,46 @@ class Page:
         self._last = 0
         self.requests: list[str] = []
         self.messages: list[str] = []
+        self.errors: list[str] = []
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self._call("Page.enable", self._session)
+        self._call("Runtime.enable", self._session)
 
     def open(self, url: str) -> None:
         """Begin to load a page."""
         self._call("Page.navigate", self._session, url=url)
+
+    def set_window(self, size: tuple[int, int], dark: bool = False) -> None:
+        """Set the size of the window in CSS pixels, and whether the reader prefers a dark page."""
+        width, height = size
+        shape = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self._call("Emulation.setDeviceMetricsOverride", self._session, **shape)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", self._session, features=[scheme])
+
+    def press(self, key: str, text: str = "") -> None:
+        """Press and release a key, such as "Tab" or "Enter"; `text` is what it types."""
+        codes = {"Tab": 9, "Enter": 13, " ": 32, "ArrowDown": 40, "ArrowRight": 39}
+        described = {"key": key, "windowsVirtualKeyCode": codes.get(key, 0)}
+        typed = {"text": text} if text else {}
+        self._call("Input.dispatchKeyEvent", self._session, type="keyDown", **described, **typed)
+        self._call("Input.dispatchKeyEvent", self._session, type="keyUp", **described)
+
+    def content_width(self) -> int:
+        """Return the width of the page's content in CSS pixels, which needs scrolling if the window is narrower."""
+        return int(self.evaluate("Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)"))
+
+    def accessibility_faults(self) -> list[str]:
+        """Return the serious and critical faults that axe-core finds on the page as it is shown."""
+        if self.evaluate("typeof axe") == "undefined":
+            self.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
+        found = self.evaluate(AXE)
+        return [
+            f"{fault['rule']} ({fault['impact']}): {fault['help']}: {'; '.join(fault['nodes'])}"
+            for fault in found
+            if fault["impact"] in SEVERE
+        ]
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression; promises are awaited."""
@@ -66,9 +110,22 @@ class Page:
         self._receive_for(0.5)
         return [message for message in self.messages if "Content Security Policy" in message]
 
-    def screenshot(self) -> str:
-        """Return the visible part of the page as a PNG, in base64."""
-        return str(self._call("Page.captureScreenshot", self._session)["data"])
+    def screenshot(self, path: Path | None = None, whole: bool = False) -> str:
+        """Return the visible part of the page, or the whole page, as a PNG in base64; also write it to `path`."""
+        shown = str(
+            self._call("Page.captureScreenshot", self._session, captureBeyondViewport=whole, **self._clip(whole))[
+                "data"
+            ]
+        )
+        if path is not None:
+            path.write_bytes(base64.b64decode(shown))
+        return shown
+
+    def _clip(self, whole: bool) -> dict[str, Any]:
+        if not whole:
+            return {}
+        size = self._call("Page.getLayoutMetrics", self._session)["cssContentSize"]
+        return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
 
     def _record(self, session: str) -> None:
         """Record the requests of a page, frame or worker, and of those that it starts, from their first one on.
@@ -110,8 +167,43 @@ class Page:
             self.requests.append(params["url"])
         elif method == "Log.entryAdded":
             self.messages.append(params["entry"]["text"])
+            if params["entry"]["level"] == "error":
+                self.errors.append(params["entry"]["text"])
+        elif method == "Runtime.exceptionThrown":
+            details = params["exceptionDetails"]
+            self.errors.append(details.get("exception", {}).get("description") or details["text"])
+        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert"):
+            self.errors.append(" ".join(str(part.get("value", part.get("description"))) for part in params["args"]))
         elif method == "Target.attachedToTarget":
             self._record(params["sessionId"])
+
+
+def page_faults(page: Page, path: Path, text: str) -> list[str]:
+    """Return what is wrong with a page on the disk: wide and on a phone, light and dark.
+
+    These are errors in the console, requests, content that is wider than the window, and serious or critical faults
+    of accessibility.
+
+    Args:
+        text: a text that the page shows once it is loaded.
+    """
+    found: list[str] = []
+    for size in (WIDE, NARROW):
+        page.set_window(size)
+        page.requests.clear()
+        page.errors.clear()
+        page.open(path.as_uri())
+        page.wait_for(text)
+        for dark in (False, True):
+            page.set_window(size, dark)
+            shown = f"{path.name}, {size[0]} pixels, {'dark' if dark else 'light'}"
+            if (width := page.content_width()) > size[0]:
+                found.append(f"{shown}: the content is {width} pixels wide")
+            found += [f"{shown}: {fault}" for fault in page.accessibility_faults()]
+        found += [f"{path.name}: {error}" for error in page.errors]
+        own = (path.as_uri(), "data:")
+        found += [f"{path.name} asks for {url[:200]}" for url in page.requests if not url.startswith(own)]
+    return found
 
 
 class ProtocolError(Exception):
