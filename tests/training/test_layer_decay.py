@@ -109,18 +109,18 @@ def test_multipliers_and_late_groups_go_with_it() -> None:
     params = TrainParams(**settings, lr_multipliers={f"{BACKBONE}.embedder": 0.1})  # type: ignore[arg-type]
     model = make_model(RESNET)
     optimizer = make_optimizer(model, params)
-    late = {group["name"]: group["peak_lr"] for group in optimizer.param_groups if group["late"]}
+    late = {group["name"]: group["peak_lr"] for group in optimizer.param_groups if group["phase"]}
     assert late == {
-        f"vision, decayed, 2 layers from the top, unfrozen later, {BACKBONE}.embedder": pytest.approx(0.0002),
-        f"vision, not decayed, 2 layers from the top, unfrozen later, {BACKBONE}.embedder": pytest.approx(0.0002),
-        "vision, decayed, 1 layers from the top, unfrozen later": pytest.approx(0.004),
-        "vision, not decayed, 1 layers from the top, unfrozen later": pytest.approx(0.004),
-        "vision, decayed, unfrozen later": pytest.approx(0.008),
-        "vision, not decayed, unfrozen later": pytest.approx(0.008),
+        f"vision, decayed, 2 layers from the top, phase vision, {BACKBONE}.embedder": pytest.approx(0.0002),
+        f"vision, not decayed, 2 layers from the top, phase vision, {BACKBONE}.embedder": pytest.approx(0.0002),
+        "vision, decayed, 1 layers from the top, phase vision": pytest.approx(0.004),
+        "vision, not decayed, 1 layers from the top, phase vision": pytest.approx(0.004),
+        "vision, decayed, phase vision": pytest.approx(0.008),
+        "vision, not decayed, phase vision": pytest.approx(0.008),
     }
-    assert not any(p.requires_grad for group in optimizer.param_groups if group["late"] for p in group["params"])
+    assert not any(p.requires_grad for group in optimizer.param_groups if group["phase"] for p in group["params"])
     without = make_optimizer(make_model(RESNET), params.model_copy(update={"unfreeze_at": None}))
-    assert not any(group["late"] for group in without.param_groups)
+    assert not any(group["phase"] for group in without.param_groups)
 
 
 def test_without_decay_the_groups_are_those_of_before() -> None:

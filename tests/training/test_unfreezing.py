@@ -87,16 +87,16 @@ def features(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.mark.slow
 def test_the_backbone_trains_from_its_step_on_and_no_feature_is_read_after_it(straight: Trainer) -> None:
-    assert straight.state.unfrozen_step == SWITCH
+    assert straight.state.phases["vision"][0] == SWITCH
     assert not Path(straight.features.path).exists()  # type: ignore[union-attr]
     assert [row["step"] for row in straight.state.validation] == [3, 6, 9, 12]
     first, switch, last = (backbone_of(straight.checkpoints.read(step)[1]["model"]) for step in (1, SWITCH, STEPS))
     assert same(first, switch)
     assert all(not torch.equal(last[name], value) for name, value in switch.items())
-    rates = {group["late"]: group["lr"] / group["peak_lr"] for group in straight.step.optimizer.param_groups}
-    assert rates[False] == pytest.approx(lr_lambda(STEPS - 1, STEPS, straight.params))
-    assert rates[True] == pytest.approx(lr_lambda(STEPS - 1 - SWITCH, STEPS - SWITCH, straight.params))
-    assert rates[True] > rates[False]
+    rates = {group["phase"]: group["lr"] / group["peak_lr"] for group in straight.step.optimizer.param_groups}
+    assert rates[""] == pytest.approx(lr_lambda(STEPS - 1, STEPS, straight.params))
+    assert rates["vision"] == pytest.approx(lr_lambda(STEPS - 1 - SWITCH, STEPS - SWITCH, straight.params))
+    assert rates["vision"] > rates[""]
     _, state, _ = straight.checkpoints.read(SWITCH)
     assert not any(".vision.backbone." in name for name in state["ema"]["mean"])
     _, state, _ = straight.checkpoints.read(STEPS)
@@ -120,7 +120,7 @@ def test_a_kill_before_at_and_after_the_switch_changes_nothing(
     assert again.checkpoints.newest() == killed_after
     state = finish(again, Log())
     again.checkpoints.finish()
-    assert state.unfrozen_step == SWITCH
+    assert state.phases["vision"][0] == SWITCH
     assert state.validation == straight.state.validation
     assert same(again.model.state_dict(), straight.model.state_dict())
     assert same(again.checkpoints.read(STEPS)[1]["model"], straight.checkpoints.read(STEPS)[1]["model"])
@@ -172,8 +172,7 @@ def test_a_budget_of_time_unfreezes_too(tiny_project: Path, tmp_path: Path, monk
     trainer = make_trainer(tiny_project, tmp_path, "open_qa", params(budget="2 s", freeze_vision=True, unfreeze_at=0.5))
     before = backbone_of(trainer.model.state_dict())
     state = finish(trainer, Log())
-    assert state.unfrozen_step is not None
-    assert 0.3 < state.unfrozen_step / state.step < 0.7
+    assert 0.3 < state.phases["vision"][0] / state.step < 0.7
     trainer.checkpoints.finish()
     after = backbone_of(trainer.checkpoints.read(state.step)[1]["model"])
     assert not same(before, after)

@@ -56,6 +56,13 @@ class RetrievalParams(TaskSection):
         True,
         description="train the cross-encoder and add its log odds to the score; false: the dual encoder's score alone",
     )
+    cross_encoder_start: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="fraction of the training after which the cross-encoder is trained too; before, it adds nothing to "
+        "the score",
+    )
     video_head: Literal["encoder", "direct"] = Field(
         "encoder",
         description="a video's vector in the dual encoder, without model.dual_encoder: encoder, by the text encoder "

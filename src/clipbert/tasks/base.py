@@ -49,8 +49,12 @@ class Objective(ABC):
         generates_text: whether the model writes texts with its tokenizer.
         uses_dual_encoder: whether the model keeps both halves of `model.dual_encoder`; if not, its vision half is the
             backbone.
+        late_part: what `late_start` is about, for messages.
+        late_parameters: the names of its parameters, set by `prepare_model`.
+        late_part_trained: whether it is trained by now.
     """
 
+    late_part: ClassVar[str] = ""
     model_class: ClassVar[type[Any]]
     generates_text: ClassVar[bool] = False
     uses_dual_encoder: ClassVar[bool] = False
@@ -58,6 +62,20 @@ class Objective(ABC):
     def __init__(self, name: str, params: Any) -> None:
         """Args: `name` of the task, for messages; `params`: the task's section of params.yaml."""
         self.name, self.params = name, params
+        self.late_parameters: frozenset[str] = frozenset()
+        self.late_part_trained = False
+
+    @property
+    def late_start(self) -> float | None:
+        """Fraction of the training after which `late_part` is trained too; None: all is trained from the start."""
+        return None
+
+    def train_late_part(self, model: Any) -> None:
+        """Train the weights of `late_parameters` too, which `prepare_model` froze, and use them in the loss."""
+        for name, parameter in model.named_parameters():
+            if name in self.late_parameters:
+                parameter.requires_grad_(True)
+        self.late_part_trained = True
 
     @abstractmethod
     def config_fields(self, train: list[Example]) -> dict[str, Any]:

@@ -48,6 +48,11 @@ class RetrievalObjective(Objective):
 
     model_class = ClipBertForRetrieval
     uses_dual_encoder = True
+    late_part = "cross-encoder"
+
+    @property
+    def late_start(self) -> float | None:
+        return self.params.cross_encoder_start or None
 
     def config_fields(self, train: list[Example]) -> dict[str, Any]:
         size = projection_size(self.params.contrastive_weight)
@@ -56,6 +61,8 @@ class RetrievalObjective(Objective):
 
     def prepare_model(self, model: Any) -> None:
         """Freeze the dual encoder or the cross-encoder.
+
+        A cross-encoder that starts later is frozen until then, and adds nothing to the score.
 
         Raises:
             ClipBertError: the parameters leave no score or nothing to train, or the model has no pretrained dual
@@ -82,10 +89,38 @@ class RetrievalObjective(Objective):
                 "tasks.retrieval.freeze_dual_encoder is true and tasks.retrieval.cross_encoder false: nothing is "
                 "left to train. Set one of them the other way, or tasks.retrieval.epochs to 0 for the zero-shot model."
             )
+        self._check_start(model)
         if params.freeze_dual_encoder:
             model.freeze_dual_encoder()
-        if not params.cross_encoder:
+        trained = _trainable_names(model)
+        if not params.cross_encoder or params.cross_encoder_start:
             model.freeze_cross_encoder()
+        self.late_part_trained = not params.cross_encoder_start
+        if params.cross_encoder_start:
+            model.start_at_zero_shot()
+            self.late_parameters = trained - _trainable_names(model)
+
+    def _check_start(self, model: Any) -> None:
+        """Check that a dual encoder is trained before `cross_encoder_start`.
+
+        Raises:
+            ClipBertError: naming the parameter that contradicts it.
+        """
+        params, start = self.params, self.params.cross_encoder_start
+        if not start:
+            return
+        found = None
+        if not params.cross_encoder:
+            found = "tasks.retrieval.cross_encoder is false: no cross-encoder is trained"
+        elif model.contrast is None:
+            found = "tasks.retrieval.contrastive_weight is 0: there is no dual encoder to train before"
+        elif params.freeze_dual_encoder:
+            found = "tasks.retrieval.freeze_dual_encoder is true: nothing is trained before"
+        if found is not None:
+            raise ClipBertError(
+                f"tasks.retrieval.cross_encoder_start is {start}, but {found}. Set cross_encoder_start to 0, or change "
+                "the other parameter."
+            )
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         videos = batch.frames.shape[0]
@@ -96,7 +131,7 @@ class RetrievalObjective(Objective):
             parts["contrastive"], similarity = contrastive_loss(
                 model, visual_embeds, batch.input_ids, batch.attention_mask, batch, batch.text_lengths
             )
-        if not model.config.cross_encoder:
+        if not model.config.cross_encoder or not self.late_part_trained:
             return self.params.contrastive_weight * parts["contrastive"], {"contrastive": parts["contrastive"].detach()}
         # Each video is paired with its own text and with `negatives` texts of other videos, of any rank.
         input_ids, attention_mask = batch.all_texts
@@ -150,6 +185,10 @@ class RetrievalObjective(Objective):
             chosen.append(at)
             weights = weights.scatter(1, at, 0.0)
         return torch.cat(chosen, dim=1) if chosen else own.new_empty(len(own), 0)
+
+
+def _trainable_names(model: Any) -> frozenset[str]:
+    return frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 @register_task

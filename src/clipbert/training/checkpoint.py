@@ -40,8 +40,10 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
     validation: list[dict[str, float]] = field(default_factory=list)
     budget: dict[str, Any] | None = None  # state of the BudgetTracker
-    unfrozen_step: int | None = None  # the first step that trains the backbone; None: it is frozen, or never was
-    unfrozen_position: float = 0.0  # position in the learning rate schedule of that step
+    phases: dict[str, tuple[int, float]] = field(default_factory=dict)  # see `training.phases`: step and position
+
+    def __post_init__(self) -> None:
+        self.phases = {name: (step, position) for name, (step, position) in self.phases.items()}  # JSON has lists
 
     @property
     def validated_step(self) -> int:

@@ -1,7 +1,7 @@
 """Optimizer, its parameter groups, frozen parameters, and the check that every trainable parameter has a gradient."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from torch import nn
@@ -12,6 +12,7 @@ from clipbert.errors import ClipBertError
 from clipbert.model.pretrained_dual_encoder import PretrainedDualEncoder
 from clipbert.model.vision import GridEncoder
 from clipbert.training.layer_decay import layers_above
+from clipbert.training.phases import TASK, VISION
 
 DUAL_ENCODER_PREFIXES = ("contrast.", "clipbert.vision.backbone.")
 OPTIONAL_PARTS = ("contrast",)  # that some tasks' models lack; `lr_multipliers` are the same for all tasks
@@ -24,30 +25,31 @@ class _Group(NamedTuple):
     decayed: bool
     prefix: str  # in `lr_multipliers`
     above: int  # layers above it in the backbone; 0 without `vision_lr_decay`
-    late: bool  # trained from `unfreeze_at` on
+    phase: str  # in which its training begins, of `training.phases`; empty: at the start
 
     @property
     def name(self) -> str:
         names = [self.part, "decayed" if self.decayed else "not decayed"]
         names += [f"{self.above} layers from the top"] if self.above else []
-        names += ["unfrozen later"] if self.late else []
+        names += [f"phase {self.phase}"] if self.phase else []
         return ", ".join([*names, self.prefix] if self.prefix else names)
 
 
-def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
+def make_optimizer(model: nn.Module, params: TrainParams, late: Collection[str] = ()) -> AdamW:
     """Create AdamW with parameter groups of equal learning rate and weight decay, as in the authors' code.
 
     The backbone has the learning rate `vision_lr`, both halves of a pretrained dual encoder `dual_encoder_lr`, all else
     `lr`, each times the multiplier of the longest matching prefix in `lr_multipliers`. In the backbone, each layer has
     `vision_lr_decay` times the rate of the layer above it. Biases, norms and scalars have no weight decay. With
     `freeze_vision` the backbone is frozen first; its parameters are in the optimizer only if `unfreeze_at` is set, in
-    groups of their own. Each group has a `name`, its `peak_lr`, and whether it is trained `late`.
+    groups of their own. Each group has a `name`, its `peak_lr`, and the `phase` in which its training begins.
 
     The step is fused: it reads `optimizer.found_inf` on the device, and where that is 1 it leaves weights, moments and
     step counters unchanged.
 
     Args:
         model: on its device, before DistributedDataParallel or torch.compile wrap it, because they change the names.
+        late: names of frozen parameters that the task trains later (`Objective.late_parameters`).
 
     Raises:
         ClipBertError: a prefix in `lr_multipliers` matches no parameter, the backbone has no layers for
@@ -57,8 +59,8 @@ def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
     if params.freeze_vision:
         freeze_vision(model)
     after = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    late = before - after if params.unfreeze_at is not None else set()
-    if params.unfreeze_at is not None and not late:
+    unfrozen = before - after if params.unfreeze_at is not None else set()
+    if params.unfreeze_at is not None and not unfrozen:
         raise ClipBertError(
             f"train.unfreeze_at is {params.unfreeze_at}, but another parameter keeps the backbone frozen "
             "(tasks.retrieval.freeze_dual_encoder). Set that to false, or train.unfreeze_at to null."
@@ -68,9 +70,10 @@ def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
     above = layers_above(model) if params.vision_lr_decay < 1 else {}
     groups: dict[_Group, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if name in after | late:
+        phase = VISION if name in unfrozen else TASK if name in late else ""
+        if name in after or phase:
             prefix = _longest_prefix(name, params.lr_multipliers)
-            group = _Group(_part_of(name, model), parameter.ndim > 1, prefix, above.get(name, 0), name in late)
+            group = _Group(_part_of(name, model), parameter.ndim > 1, prefix, above.get(name, 0), phase)
             groups.setdefault(group, []).append(parameter)
     param_groups = []
     for group, parameters in groups.items():
@@ -82,17 +85,21 @@ def make_optimizer(model: nn.Module, params: TrainParams) -> AdamW:
                 "name": group.name,
                 "lr": rate,
                 "peak_lr": rate,
-                "late": group.late,
+                "phase": group.phase,
                 "weight_decay": params.weight_decay if group.decayed else 0.0,
             }
         )
     return AdamW(param_groups, betas=(0.9, 0.98), fused=True)
 
 
-def set_learning_rate(optimizer: AdamW, factor: float, late: float = 0.0) -> None:
-    """Set each group's learning rate to `factor` times its peak, or to `late` times it where it is trained late."""
+def set_learning_rate(optimizer: AdamW, factors: Mapping[str, float]) -> None:
+    """Set each group's learning rate to its peak times the factor of its phase; 0 before the phase has begun.
+
+    Args:
+        factors: by phase, "" for what is trained from the start.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = (late if group["late"] else factor) * group["peak_lr"]
+        group["lr"] = factors.get(group["phase"], 0.0) * group["peak_lr"]
 
 
 def freeze_vision(model: nn.Module) -> None:

@@ -27,6 +27,7 @@ from clipbert.training.flops import FlopCounts
 from clipbert.training.memory import advice, is_out_of_memory, release_memory
 from clipbert.training.monitor import ThroughputMonitor
 from clipbert.training.optim import check_gradients, make_optimizer, unfreeze_vision
+from clipbert.training.phases import VISION
 from clipbert.training.precision import Precision
 
 
@@ -112,7 +113,7 @@ class TrainStep:
         model.to(device)
         model.label_smoothing = params.label_smoothing
         task.objective.prepare_model(model)
-        self.optimizer = make_optimizer(model, params)
+        self.optimizer = make_optimizer(model, params, task.objective.late_parameters)
         model.train()
         remarks = [self.precision.why]
         if params.activation_checkpointing:
@@ -145,9 +146,12 @@ class TrainStep:
                 broadcast_buffers=False,  # they are equal, because the batch norms share their statistics
             )
 
-    def unfreeze_vision(self) -> None:
-        """Train the backbone that `train.freeze_vision` froze, from the next step on."""
-        unfreeze_vision(self.model)
+    def begin_phase(self, phase: str) -> None:
+        """Train the part of the model of a phase too, from the next step on."""
+        if phase == VISION:
+            unfreeze_vision(self.model)
+        else:
+            self.task.objective.train_late_part(self.model)
         self.trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         if self.ema is not None:
             self.ema.add_parameters(self.model)

@@ -24,9 +24,9 @@ from clipbert.training.data import Batches, DistributedBatchSampler, TrainingSam
 from clipbert.training.early_stopping import out_of_patience
 from clipbert.training.fault_tolerance import BAD_STEPS, NonFiniteGuard
 from clipbert.training.length import TrainingLength, training_length
-from clipbert.training.lr_schedule import lr_lambda
 from clipbert.training.memory import freed_memory_kept, is_out_of_memory
 from clipbert.training.optim import set_learning_rate
+from clipbert.training.phases import VISION, lr_factors, phase_starts, phases_to_begin
 from clipbert.training.step import StepOutput, TrainStep
 from clipbert.training.stopping import StopRequest, stop_requests
 from clipbert.training.tracker import Tracker
@@ -81,7 +81,7 @@ class Trainer:
     @property
     def inputs(self) -> FrameCache:
         """The cache that training and validation read."""
-        frozen = self.features is not None and self.state.unfrozen_step is None
+        frozen = self.features is not None and VISION not in self.state.phases
         return self.features if frozen and self.features is not None else self.cache
 
     def make_sampler(self, step: int = 0) -> DistributedBatchSampler:
@@ -114,8 +114,8 @@ class Trainer:
             self.state = TrainState(microbatches=checkpoints.microbatches())
         else:
             self.state, step_state, rng = checkpoints.read(newest)
-            if self.state.unfrozen_step is not None:
-                self.step.unfreeze_vision()
+            for phase in self.state.phases:
+                self.step.begin_phase(phase)
             try:
                 self.step.load_state_dict(step_state)
             except (KeyError, ValueError, RuntimeError) as error:
@@ -155,9 +155,9 @@ class Trainer:
                     if self.finished():
                         break
 
-                    # train the backbone too from here on
-                    if self.should_unfreeze():
-                        self.unfreeze()
+                    # train a part too whose training begins here: the backbone, a cross-encoder
+                    for phase in self.phases_to_begin():
+                        self.begin_phase(phase)
 
                     # forward, backward, update
                     self.train_step()
@@ -213,35 +213,36 @@ class Trainer:
         return self.budget.finished(self.usage) or self._out_of_patience()
 
     def _out_of_patience(self) -> bool:
-        """Return whether early stopping applies; the frozen part of a training that unfreezes is not stopped.
+        """Return whether early stopping applies, which it does only after the last phase has begun.
 
         Where `train.min_steps` raises the number of epochs, the patience is raised by the same factor.
         """
-        if self.params.patience is None:
+        begun = self.state.phases
+        if self.params.patience is None or self.phase_starts.keys() - begun.keys():
             return False
-        start = 0
-        if self.params.unfreeze_at is not None:
-            if self.state.unfrozen_step is None:
-                return False
-            start = math.ceil(self.state.unfrozen_step / self.sampler.steps_per_epoch)
+        start = math.ceil(max((step for step, _ in begun.values()), default=0) / self.sampler.steps_per_epoch)
         patience, metric = self.params.patience * self.epochs_per_validation, self.task.evaluator.main_metric
         return out_of_patience(self.state.validation, metric, patience, start)
 
-    def should_unfreeze(self) -> bool:
-        """Return whether the backbone, frozen so far, is trained from the next step on."""
-        if self.params.unfreeze_at is None or self.state.unfrozen_step is not None:
-            return False
-        done, total = self.budget.schedule_position(self.usage)
-        return done >= round(self.params.unfreeze_at * total)
+    @cached_property
+    def phase_starts(self) -> dict[str, float]:
+        """The fraction of the training at which each phase begins."""
+        return phase_starts(self.params.unfreeze_at, self.task.objective.late_start)
 
-    def unfreeze(self) -> None:
-        """Train the backbone from the next step on, from pixels."""
-        state = self.state
-        state.unfrozen_step, (state.unfrozen_position, _) = state.step, self.budget.schedule_position(self.usage)
-        self.step.unfreeze_vision()
+    def phases_to_begin(self) -> list[str]:
+        """Return the phases that begin with the next step."""
+        return phases_to_begin(self.phase_starts, self.state.phases, *self.budget.schedule_position(self.usage))
+
+    def begin_phase(self, phase: str) -> None:
+        """Train the part of the model of a phase too, from the next step on; the backbone is trained from pixels."""
+        done, _ = self.budget.schedule_position(self.usage)
+        self.state.phases[phase] = (self.state.step, done)
+        self.step.begin_phase(phase)
         self.batches.batches.read_from(self.inputs)
         self.budget.forget_costs()
-        console.print(f"{self.task.name}: the backbone is trained too from step {state.step} on, from pixels")
+        part = "backbone" if phase == VISION else self.task.objective.late_part
+        pixels = ", from pixels" if phase == VISION else ""
+        console.print(f"{self.task.name}: the {part} is trained too from step {self.state.step} on{pixels}")
 
     def should_validate(self) -> bool:
         """Return whether a validation follows the current step and has not been made yet.
@@ -368,11 +369,9 @@ class Trainer:
         state = self.state
         before = self.timer.measure(state.step)
         done, total = self.budget.schedule_position(before)
-        factor, start = lr_lambda(done, total, self.params), state.unfrozen_position
-        # a backbone that is trained late has warm-up and schedule in its own part of the training
-        late = lr_lambda(max(0.0, done - start), total - start, self.params)
-        set_learning_rate(self.step.optimizer, factor, late)
-        self.lr = factor * self.params.lr
+        factors = lr_factors(state.phases, done, total, self.params)
+        set_learning_rate(self.step.optimizer, factors)
+        self.lr = factors[""] * self.params.lr
         self.output: StepOutput = self.step.run(self.batches, self.sampler.gradient_accumulation_steps, self.rng)
         self.guard.record(state.step, self.sampler.epoch_of(state.step), self.output)
         state.step += 1
