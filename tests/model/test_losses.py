@@ -125,7 +125,8 @@ def test_the_contrastive_loss_is_smoothed_over_the_classes_that_count() -> None:
     both = [functional.cross_entropy(logits, truth, label_smoothing=0.1) for logits in (similarity, similarity.T)]
     assert torch.isclose(smoothed, torch.stack(both).mean())
     # a video that occurs twice is not a negative of itself, and gets no share
-    twice = symmetric_contrastive_loss(similarity, torch.tensor([5, 6, 7, 5]), 0.1)
+    videos = torch.tensor([5, 6, 7, 5])
+    twice = symmetric_contrastive_loss(similarity, videos[:, None] == videos[None, :], 0.1)
     kept = similarity.clone()
     kept[0, 3] = kept[3, 0] = -1e4
     shares = torch.full((4, 4), 0.1 / 4)

@@ -23,6 +23,7 @@ class Case:
     keys: list[int]
     shares: tuple[int, int]
     parts: int = 1  # in which each rank computes its rows
+    spans: list[list[float]] | None = None  # start and end of each row's segment
 
     def rows(self, rank: int) -> slice:
         return slice(0, self.shares[0]) if rank == 0 else slice(self.shares[0], len(self.keys))
@@ -32,6 +33,7 @@ CASES = {
     "even": Case([1, 2, 3, 4], (2, 2)),
     "uneven": Case([1, 2, 3, 4, 5], (4, 1)),
     "a video on both ranks": Case([1, 2, 3, 2, 5], (2, 3)),
+    "segments": Case([1, 2, 1, 1, 5], (2, 3), spans=[[0, 8], [0, 8], [4, 12], [9, 20], [0, 8]]),
     "in parts": Case([1, 2, 3, 4, 5], (3, 2), parts=2),
 }
 
@@ -85,6 +87,7 @@ def computed(case: Case, rows: slice) -> dict[str, Any]:
             attention_mask=some["attention_mask"],
             ids=[],
             media_keys=torch.tensor(case.keys[rows]),
+            spans=None if case.spans is None else torch.tensor(case.spans)[rows],
             videos_per_rank=case.shares,
         ),
     )

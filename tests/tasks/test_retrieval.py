@@ -231,6 +231,16 @@ def test_negatives_are_drawn_from_the_texts_of_all_processes() -> None:
     assert unmatched(None, 4, [2, 3], negatives=1).shape == (2, 1)
 
 
+def test_texts_of_the_same_moment_are_drawn_only_where_no_other_is_left() -> None:
+    task = Retrieval(RetrievalParams(negatives=2, hard_negatives=0.5))
+    own, draws = torch.arange(4), torch.rand(4, 2, generator=torch.Generator().manual_seed(0)).double()
+    same = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).bool()
+    chosen = task.objective.draw_negatives(own, 4, torch.zeros(4, 4), draws, same)
+    assert [sorted(row) for row in chosen[:2].tolist()] == [[2, 3], [2, 3]]
+    nothing_else = task.objective.draw_negatives(own, 4, None, draws, torch.ones(4, 4, dtype=torch.bool))
+    assert all(row not in chosen for row, chosen in enumerate(nothing_else.tolist()))
+
+
 def test_a_batch_of_one_video_has_no_negatives() -> None:
     assert unmatched(None, 1, [0]).shape == (1, 0)
 

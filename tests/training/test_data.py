@@ -1,9 +1,11 @@
 """Data order and samples are functions of (seed, epoch, example)."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from small_trainings import build_from_params
 
@@ -119,3 +121,7 @@ def test_clips_of_a_segment_lie_inside_it(tiny_project: Path) -> None:
     order = DistributedBatchSampler(2, batch_size=2, epochs=1, seed=3)
     (batch,) = training_batches(samples, order, processor, num_workers=0, pin_memory=False)
     assert sorted(batch.media) == sorted([parts[0].key, parts[1].media])
+    spans = dict(zip(batch.media, batch.spans.tolist(), strict=True))
+    assert spans == {parts[0].key: pytest.approx([times[1], times[3]]), parts[1].media: [0.0, math.inf]}
+    (without,) = training_batches(whole, order, processor, num_workers=0, pin_memory=False)
+    assert without.spans is None

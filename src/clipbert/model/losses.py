@@ -48,19 +48,17 @@ def soft_score_loss(logits: Tensor, scores: Tensor) -> Tensor:
     return loss / logits.shape[0]
 
 
-def symmetric_contrastive_loss(
-    similarity: Tensor, videos: Tensor | None = None, label_smoothing: float = 0.0
-) -> Tensor:
+def symmetric_contrastive_loss(similarity: Tensor, same: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
     """Return the mean of the text-to-video and the video-to-text cross-entropy (CLIP, Radford et al. 2021).
 
     Args:
         similarity: (N, N) logits, texts by videos; text i belongs to video i.
-        videos: (N,) id of each row's video. Other rows of the same video are excluded from the negatives.
+        same: (N, N) whether two rows show the same; such pairs are excluded from the negatives.
         label_smoothing: probability mass of each label that is spread evenly over all classes that are not excluded.
     """
     truth = torch.arange(len(similarity), device=similarity.device)
-    if videos is not None:
-        again = (videos[:, None] == videos[None, :]) & (truth[:, None] != truth[None, :])
+    if same is not None:
+        again = same & (truth[:, None] != truth[None, :])
         similarity = similarity.masked_fill(again, float("-inf"))
     of_texts = _smoothed_cross_entropy(similarity, truth, label_smoothing)
     return (of_texts + _smoothed_cross_entropy(similarity.T, truth, label_smoothing)) / 2

@@ -59,7 +59,8 @@ class Batch:
     caption_ids: Tensor | None = None  # (B, L), one caption per video, if the task uses captions
     caption_mask: Tensor | None = None  # (B, L)
     mlm_labels: Tensor | None = None  # (N, L) pretraining: the ids of the masked tokens, -100 elsewhere
-    media_keys: Tensor | None = None  # (B,) int64, equal for the same video or segment in every process
+    media_keys: Tensor | None = None  # (B,) int64, equal for the same video in every process
+    spans: Tensor | None = None  # (B, 2) seconds from start to end of what is shown of the video; None: all of each
     draws: Tensor | None = None  # (B, D) float64 in [0, 1): random numbers of a video's visit, equal in every process
     media: tuple[str, ...] = ()  # the keys of the B videos
     frame_features: Tensor | None = None  # (B, K, T, ...) of the feature cache, see `encode_features` of the model
@@ -149,7 +150,9 @@ class Batch:
         texts, items = _rows(self.texts_per_video, own), _rows(items_per_video, own)
         cut = {"input_ids": texts, "attention_mask": texts, "mlm_labels": texts, "labels": items}
         cut |= {"texts_per_item": items, "ids": items}
-        cut |= dict.fromkeys(("texts_per_video", "caption_ids", "caption_mask", "media_keys", "draws", "media"), own)
+        cut |= dict.fromkeys(
+            ("texts_per_video", "caption_ids", "caption_mask", "media_keys", "spans", "draws", "media"), own
+        )
         kept: dict[str, Any] = {
             name: getattr(self, name)[rows] for name, rows in cut.items() if getattr(self, name) is not None
         }

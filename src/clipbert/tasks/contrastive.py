@@ -7,6 +7,7 @@ cross-encoder's loss depends on the image.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from clipbert.distributed.collectives import RankRows
@@ -14,6 +15,7 @@ from clipbert.model.losses import symmetric_contrastive_loss
 from clipbert.tasks.batch import Batch
 
 PROJECTION_SIZE = 128
+OVERLAP = 0.5  # of the shorter of two segments
 
 
 def projection_size(weight: float) -> int | None:
@@ -36,7 +38,8 @@ def contrastive_loss(
     Args:
         visual_embeds: (B, K, V, hidden) of this rank's videos.
         input_ids, attention_mask: (B, L), one text per video.
-        batch: the batch they come from. A video that occurs twice in it, on any rank, is not a negative of itself.
+        batch: the batch they come from. What is shown twice in it, on any rank, is not a negative of itself
+            (`same_items`).
         text_lengths: (B,) numbers of tokens of the texts, where they are known on the host.
 
     Returns:
@@ -45,8 +48,26 @@ def contrastive_loss(
     text, video = model.get_text_and_video_features(input_ids, attention_mask, visual_embeds, text_lengths)
     ranks = RankRows(batch.videos_per_rank)
     similarity = model.similarity(ranks.gather(text), ranks.gather(video))
-    keys = None if batch.media_keys is None else ranks.gather(batch.media_keys)
-    return symmetric_contrastive_loss(similarity, keys, model.label_smoothing), similarity[:, ranks.own]
+    same = same_items(batch, ranks)
+    return symmetric_contrastive_loss(similarity, same, model.label_smoothing), similarity[:, ranks.own]
+
+
+def same_items(batch: Batch, ranks: RankRows) -> Tensor | None:
+    """Return whether two rows show the same, (N, N) for the videos of all ranks; None where it is not known.
+
+    That is the same video and, with segments, a common part of at least half of the shorter one. The text of such a
+    segment also describes the other, so it is not a negative of it.
+    """
+    if batch.media_keys is None:
+        return None
+    keys = ranks.gather(batch.media_keys)
+    same = keys[:, None] == keys[None, :]
+    if batch.spans is None:
+        return same
+    start, end = ranks.gather(batch.spans).unbind(dim=1)
+    common = torch.minimum(end[:, None], end[None, :]) - torch.maximum(start[:, None], start[None, :])
+    shorter = torch.minimum((end - start)[:, None], (end - start)[None, :])
+    return same & (common >= OVERLAP * shorter)
 
 
 def add_caption_loss(

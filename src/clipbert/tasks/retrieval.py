@@ -20,7 +20,7 @@ from clipbert.model.weights.card import CardText
 from clipbert.tasks import register_task
 from clipbert.tasks.base import Objective, Task
 from clipbert.tasks.batch import Batch, Example, Tokenize
-from clipbert.tasks.contrastive import contrastive_loss, projection_size
+from clipbert.tasks.contrastive import contrastive_loss, projection_size, same_items
 from clipbert.tasks.examples import Examples
 from clipbert.tasks.presentation import CLIPS, Serving
 from clipbert.tasks.retrieval_evaluation import RetrievalEvaluator, RetrievalReport
@@ -136,7 +136,10 @@ class RetrievalObjective(Objective):
         # Each video is paired with its own text and with `negatives` texts of other videos, of any rank.
         input_ids, attention_mask = batch.all_texts
         own = torch.arange(len(input_ids), device=input_ids.device)[RankRows(batch.videos_per_rank).own]
-        unmatched = self.draw_negatives(own, len(input_ids), similarity, batch.draws)
+        same = same_items(batch, RankRows(batch.videos_per_rank))
+        unmatched = self.draw_negatives(
+            own, len(input_ids), similarity, batch.draws, None if same is None else same[own]
+        )
         rows = torch.cat([own[:, None], unmatched], dim=1).flatten()
         labels = torch.zeros(videos, 1 + unmatched.shape[1], dtype=torch.long, device=rows.device)
         labels[:, 0] = 1
@@ -158,16 +161,19 @@ class RetrievalObjective(Objective):
             total = total + self.params.contrastive_weight * parts["contrastive"]
         return total, {name: value.detach() for name, value in parts.items()}
 
-    def draw_negatives(self, own: Tensor, texts: int, similarity: Tensor | None, draws: Tensor | None) -> Tensor:
+    def draw_negatives(
+        self, own: Tensor, texts: int, similarity: Tensor | None, draws: Tensor | None, same: Tensor | None = None
+    ) -> Tensor:
         """Return the rows (B, negatives) of texts of other videos.
 
         Each is drawn without replacement: with probability `hard_negatives` from the softmax of the similarities,
-        otherwise uniformly.
+        otherwise uniformly. Texts of what is shown again in the batch are drawn only where no other is left.
 
         Args:
             own: (B,) the row of each video's own text among the `texts` of the batch.
             similarity: (texts, B).
             draws: (B, negatives) in [0, 1), the random numbers.
+            same: (B, texts) whether a text belongs to what a video shows (`same_items`).
         """
         negatives = min(self.params.negatives, texts - 1)
         is_own = own[:, None] == torch.arange(texts, device=own.device)
@@ -175,6 +181,8 @@ class RetrievalObjective(Objective):
         if similarity is not None:
             hard = similarity.detach().double().T.masked_fill(is_own, float("-inf")).softmax(dim=1)
             weights = (1 - self.params.hard_negatives) * weights + self.params.hard_negatives * hard
+        if same is not None:
+            weights = weights.masked_fill(same, 0.0)
         weights = weights + 1e-6 * ~is_own
         chosen: list[Tensor] = []
         for turn in range(negatives):

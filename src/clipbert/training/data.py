@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipbert.config.training import AugmentParams
@@ -21,6 +23,7 @@ from clipbert.console import errors
 from clipbert.errors import ClipBertError
 from clipbert.frame_cache import FrameCache
 from clipbert.sampling.clips import random_clips
+from clipbert.sampling.segments import Segment, item_key
 from clipbert.tasks.base import Task
 from clipbert.tasks.batch import Batch, Example
 from clipbert.tasks.predict import ProcessorTokens, pixels
@@ -41,14 +44,16 @@ class Sample:
     """Example with drawn clips and texts.
 
     Attributes:
-        key: of the example: its media, and its segment if it has one.
+        media: the video of the example.
+        segment: of the video, if the example is about one.
         images: frames (K*T, H, W, 3) uint8 in clip order, or their features (K*T, ...) from a feature cache; None if
             another process loads them.
         texts: one list per drawn item: a text, or the options of a multiple-choice question.
         seed: for draws that depend on the tokens.
     """
 
-    key: str
+    media: str
+    segment: Segment | None
     images: np.ndarray | None
     texts: list[list[str]]
     labels: list[Any]
@@ -157,7 +162,8 @@ class TrainingSamples(Dataset[Sample | FailedSample]):
         frames = random_clips(len(video), self.config.clips, self.config.frames_per_clip, generator)
         chosen = self.task.examples.draw(example, generator)
         return Sample(
-            key=example.key,
+            media=example.media,
+            segment=example.segment,
             images=self._read(video, frames, [self.seed, epoch, index, AUGMENTATION]) if own else None,
             texts=[self.task.examples.input_texts(example, i) for i in chosen],
             labels=self.task.examples.labels(example, chosen, self.config),
@@ -209,8 +215,9 @@ class Collate:
             texts_per_item=torch.tensor([len(texts) for texts in items]),
             caption_ids=captioned.get("input_ids"),
             caption_mask=captioned.get("attention_mask"),
-            media_keys=torch.tensor([media_key(sample.key) for sample in samples]),
-            media=tuple(sample.key for sample in samples),
+            media_keys=torch.tensor([media_key(sample.media) for sample in samples]),
+            spans=_spans([sample.segment for sample in samples]),
+            media=tuple(item_key(sample.media, sample.segment) for sample in samples),
         )
         tokenize = ProcessorTokens(self.processor, torch.device("cpu"))
         batch = self.task.examples.prepare(batch, [sample.seed for sample in samples], tokenize, self.config)
@@ -222,9 +229,16 @@ class Collate:
         return batch.with_lengths(self.config.dual_text_length)
 
 
-def media_key(key: str) -> int:
-    """Return a hash of an example's key as a signed 64-bit integer, which processes can compare in tensors."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], signed=True)
+def media_key(media: str) -> int:
+    """Return a hash of a video's name as a signed 64-bit integer, which processes can compare in tensors."""
+    return int.from_bytes(hashlib.sha256(media.encode()).digest()[:8], signed=True)
+
+
+def _spans(segments: list[Segment | None]) -> Tensor | None:
+    """Return the start and the end (B, 2) of each segment in seconds; None where all are whole videos."""
+    if not any(segments):
+        return None
+    return torch.tensor([[0.0, math.inf] if s is None else [s.start_s, s.end_s] for s in segments])
 
 
 def training_batches(
