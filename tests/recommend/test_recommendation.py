@@ -109,7 +109,7 @@ def test_the_results_are_those_of_the_nearest_numbers_of_videos(project: Project
 
 def test_a_number_of_videos_between_two_measured_ones(project: Project) -> None:
     with_captions(project, 100, 20, 20)
-    assert [result.training_videos for result in advice(project).results["retrieval"]] == [40, 600]
+    assert [result.training_videos for result in advice(project).results["retrieval"]] == [40, 150]
     with_captions(project, 40, 20, 20)
     assert [result.training_videos for result in advice(project).results["retrieval"]] == [40]
     with_captions(project, 20, 20, 20)

@@ -1,4 +1,4 @@
-"""Which rows of a batch show the same, and are no negatives of each other."""
+"""Which rows of a batch show the same, and are not negatives of each other."""
 
 import math
 
