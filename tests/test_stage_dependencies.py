@@ -58,7 +58,7 @@ def test_ingest_depends_on_the_modules_that_its_list_lacked() -> None:
 def test_files_that_are_named_and_not_imported_count() -> None:
     assert {"data/validation/validation.html.j2", "data/validation/validation_docs.css"} <= names("validate")
     assert {"release/mlflow_model.py", "release/registry.py"} <= names("register")
-    assert "evaluation/report.html.j2" in names("evaluate")
+    assert {"evaluation/report/report.html.j2", "evaluation/report/report.js", "pages/page.css"} <= names("evaluate")
 
 
 def test_what_is_left_out_is_there() -> None:

@@ -14,11 +14,14 @@ from clipbert.console import console
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import atomic_directory, write_json
 from clipbert.files.linked_folders import check_artifacts, writable_data
-from clipbert.files.signed_json import write_signed_json
+from clipbert.files.signed_json import read_signed_json, write_signed_json
 from clipbert.project import Project
 
 if TYPE_CHECKING:
     from clipbert.distributed.context import DistributedContext
+    from clipbert.evaluation.report.page import Training
+    from clipbert.frame_cache import FrameCache
+    from clipbert.tasks.base import Task
     from clipbert.training.trainer import Trainer
 
 
@@ -187,21 +190,21 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     from clipbert.data.manifest import read_texts
     from clipbert.evaluation.plots import write_tables
     from clipbert.evaluation.predictions_file import write_predictions
-    from clipbert.evaluation.report import write_pictures, write_report
+    from clipbert.evaluation.report.page import write_report
     from clipbert.evaluation.run import evaluate_model
+    from clipbert.evaluation.tracker_pictures import write_pictures
     from clipbert.evaluation.verdict import verdict
     from clipbert.frame_cache import FrameCache
-    from clipbert.release.provenance import changed_data, lineage
+    from clipbert.release.provenance import changed_data
+    from clipbert.release.standing import standing
     from clipbert.release.tracking import log_evaluation
     from clipbert.tasks import make_task
-    from clipbert.training.history import read_history
 
     check_artifacts(project.root)
     task = make_task(task_name, params.tasks)
     if not (project.manifest / "texts.parquet").exists():
         read_texts(project.manifest)  # raises the error that names the missing command
     _check_trained(project, task_name)
-    training, validation = read_history(project.history(task_name), task_name)
     if line := changed_data(project.root, project.run(task_name)):
         console.print(f"{task_name}: {line}")
     evaluation = evaluate_model(
@@ -219,22 +222,40 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     write_predictions(project.predictions(task_name), evaluation.items, metrics)
     with atomic_directory(project.plots(task_name)) as folder:
         write_tables(evaluation, folder)
-    write_report(
-        evaluation,
-        cache,
-        training,
-        validation,
-        task.evaluator.main_metric,
-        lineage=lineage(project.root),
-        params=params.training_parameters(task_name),
-        out=project.report(task_name),
-    )
+    known = standing(project.root, task_name, project.model(task_name), params.release.name)
+    described = _described_training(project, task, cache, known.version)
+    write_report(evaluation, cache, described, project.report(task_name), known.champion)
     with atomic_directory(project.pictures(task_name)) as folder:
         pictures = write_pictures(task_name, evaluation.items, cache, folder)
         files = [project.metrics(task_name), project.report(task_name)]
         log_evaluation(project.root, project.run(task_name), evaluation.metrics, files, pictures, params.release.name)
     _print(f"  {name:<40} {value:8.2f}" for name, value in evaluation.metrics.items())
     _print(f"  {finding.text}" for finding in verdict(task_name, evaluation.items))
+
+
+def _described_training(
+    project: Project, task: "Task", cache: "FrameCache", version: tuple[str, str] | None
+) -> "Training":
+    """Return what the report shows of the training of a task's model.
+
+    Args:
+        version: the name and number of the registered version, if there is one.
+    """
+    from clipbert.data.manifest import read_texts, read_video_columns
+    from clipbert.evaluation.report.origin import Origin
+    from clipbert.evaluation.report.page import Training
+    from clipbert.tasks.examples import texts_with_frames
+    from clipbert.training.history import read_history
+
+    history, validation = read_history(project.history(task.name), task.name)
+    texts = texts_with_frames(read_texts(project.manifest), cache)
+    examples = {split: task.examples.read(texts, split) for split in ("train", "val", "test")}
+    sizes = {split: (len(some), sum(len(example.texts) for example in some)) for split, some in examples.items()}
+    run = read_signed_json(project.run(task.name), f"Train again: `clipbert train {task.name}`.")
+    defaults = Params().training_parameters(task.name)
+    origin = Origin(run, sizes, defaults, version, media=f"{task.examples.media_kind}s")
+    videos = read_video_columns(project.manifest, ["media", "kind", "duration_s", "brightness"]).to_pandas()
+    return Training(history, validation, task.evaluator.main_metric, origin, examples["train"], videos)
 
 
 def register(project: Project, task_name: str, params: Params) -> None:

@@ -36,6 +36,7 @@ class Evaluation:
             conditions.
         blank_items: the predictions of the same items from black frames, which show what the texts alone give away.
         intervals: the 95 % confidence interval of each metric that has one (`metrics.intervals`).
+        frames_per_clip: how many frames of a clip the model saw.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Evaluation:
     items: Predictions
     blank_items: Predictions
     intervals: dict[str, Interval] = field(default_factory=dict)
+    frames_per_clip: int = 1
 
 
 def evaluate_model(
@@ -110,7 +112,7 @@ def evaluate_model(
     checksums = dict(zip(videos["media"], videos["sha256"], strict=True))
     recorded = conditions(task.name, task.params, evaluate, frames)
     items.attrs[ATTRIBUTE] = {**recorded, "test_items": items_digest(examples, checksums)}
-    return Evaluation(task.name, metrics, items, blank, intervals)
+    return Evaluation(task.name, metrics, items, blank, intervals, processor.frames_per_clip)
 
 
 def _mean(scores: NDArray[np.float64]) -> float:

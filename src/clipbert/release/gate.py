@@ -107,7 +107,7 @@ def _compare(task: str, scores: pd.Series, other: pd.Series, params: ReleasePara
 def _candidate(store: Store, task: str, candidate: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the candidate's test items and the conditions of their evaluation."""
     title = f"{candidate.name} version {candidate.version}"
-    items = _stored_predictions(store, task, candidate)
+    items = stored_predictions(store, task, candidate)
     if isinstance(items, str):
         raise ClipBertError(f"{title}: {items}. Register it again: `clipbert register {task}`.")
     recorded = from_tags(task, candidate.tags)
@@ -149,7 +149,7 @@ def _champion_scores(
         other = differences(task, recorded, from_tags(task, champion.tags))
         if candidate.tags.get("evaluation.data_digest") != champion.tags.get("evaluation.data_digest"):
             other.append("data")
-        stored = _stored_predictions(store, task, champion)
+        stored = stored_predictions(store, task, champion)
         if isinstance(stored, str) and "SHA-256" in stored and not other:
             raise ClipBertError(
                 f"{champion.name} version {version}, the champion: {stored}. Evaluate it again: "
@@ -179,7 +179,7 @@ def _champion_scores(
     return pd.Series(again.loc[items.index, "score"])
 
 
-def _stored_predictions(store: Store, task: str, version: Any) -> pd.DataFrame | str:
+def stored_predictions(store: Store, task: str, version: Any) -> pd.DataFrame | str:
     """Return the predictions that were registered with a version, or the reason why they cannot be used."""
     artifact = predictions_path(task, version.tags.get("digest", ""))
     with tempfile.TemporaryDirectory() as scratch:

@@ -41,14 +41,6 @@ def provenance(root: Path) -> dict[str, str]:
     }
 
 
-def lineage(root: Path) -> dict[str, str]:
-    """Return the origin of a model for its report, with hashes shortened to 12 characters."""
-    origin = provenance(root)
-    hashes = {"data": "data_digest", "git commit": "git_commit", "dvc.lock": "dvc_lock"}
-    shown = {name: origin[f"clipbert.{key}"][:12] for name, key in hashes.items()}
-    return {**shown, "device": origin["clipbert.device"], "clipbert": origin["clipbert.version"]}
-
-
 def changed_data(root: Path, run_json: Path) -> str | None:
     """Return a sentence if the data differ from those of the training that `run_json` describes; None if not.
 

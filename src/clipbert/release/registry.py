@@ -109,7 +109,7 @@ def register(
     open_experiment(store, task)
     name = store.model_name(task)
     with release_session(store, task, name), store_errors(store.uri, f"cannot register {name}"):
-        version = _find_version(store, name, digest)
+        version = find_version(store, name, digest)
         if version is None:
             run_id = find_run(store, run_json)
             version = _create_version(store, task, run_id, model_dir, digest, settings)
@@ -171,7 +171,7 @@ def registry_state(root: Path, digests: Mapping[str, str], release_name: str = D
     for task, digest in digests.items():
         name = store.model_name(task)
         with store_errors(store.uri, "cannot be read"):
-            known, version = aliases(store, name), _find_version(store, name, digest)
+            known, version = aliases(store, name), find_version(store, name, digest)
         number = None if version is None else str(version.version)
         own = tuple(sorted(alias for alias, version_number in known.items() if version_number == number))
         states[task] = TaskState(task, name, number, own, known.get(CHAMPION))
@@ -214,7 +214,7 @@ def _task_of(path: Path) -> str:
     return path.stem if path.stem in task_names() else "TASK"
 
 
-def _find_version(store: Store, name: str, digest: str) -> Any:
+def find_version(store: Store, name: str, digest: str) -> Any:
     found = store.client.search_model_versions(f"name = '{name}' and tags.digest = '{digest}'")
     return max(found, key=lambda version: int(version.version), default=None)
 

@@ -150,7 +150,8 @@ class Evaluator(ABC):
         """Yield one row per test item.
 
         Each row has item_id, score (0 to 1), chance (the expected score of a random answer), media, and what the report
-        shows; `top_media` and `top_scores`, where a row has them, are shown as a ranking.
+        shows; `top_media` and `top_scores`, where a row has them, are shown as a ranking. `loss`, where a row has it,
+        is the negative log-probability of the right answer; NaN where it has none.
         """
 
     @abstractmethod

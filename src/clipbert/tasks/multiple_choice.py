@@ -20,7 +20,7 @@ from clipbert.tasks.batch import Batch, Encoded, Example, Predictions, Tokenize
 from clipbert.tasks.contrastive import add_caption_loss, projection_size
 from clipbert.tasks.presentation import BLANK, CLIPS, QUESTION_ONLY, SHUFFLED, SINGLE_FRAME, Headline, Serving
 from clipbert.tasks.questions import QuestionEvaluator, QuestionExamples, QuestionReport, uses_captions
-from clipbert.tasks.scoring import option_probabilities, option_texts
+from clipbert.tasks.scoring import losses_of, option_probabilities, option_texts
 
 
 class MultipleChoiceExamples(QuestionExamples):
@@ -89,7 +89,9 @@ class MultipleChoiceEvaluator(QuestionEvaluator):
             visual_embeds = videos.of(example.key for example, _ in some)
             probabilities = option_probabilities(model, visual_embeds, input_ids, attention_mask, options)
             confidences, choices = probabilities.max(dim=1)
-            for (example, i), choice, confidence in zip(some, choices.tolist(), confidences.tolist(), strict=True):
+            losses = losses_of(probabilities, [example.right[i] for example, i in some])
+            found = zip(some, choices.tolist(), confidences.tolist(), losses, strict=True)
+            for (example, i), choice, confidence, loss in found:
                 yield {
                     "item_id": example.ids[i],
                     "score": float(choice == example.right[i]),
@@ -101,6 +103,7 @@ class MultipleChoiceEvaluator(QuestionEvaluator):
                     "answer": example.answers[i],
                     "predicted": example.options[i][choice],
                     "confidence": confidence,
+                    "loss": loss,
                     **example.place,
                 }
 

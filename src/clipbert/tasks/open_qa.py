@@ -32,7 +32,7 @@ from clipbert.tasks.presentation import (
     Serving,
 )
 from clipbert.tasks.questions import QuestionEvaluator, QuestionExamples, QuestionReport, uses_captions
-from clipbert.tasks.scoring import answer_probabilities
+from clipbert.tasks.scoring import answer_probabilities, losses_of
 from clipbert.text_normalization import normalize_text
 
 COMPARED_WITH = (
@@ -132,8 +132,9 @@ class OpenQAEvaluator(QuestionEvaluator):
             confidences, choices = probabilities.max(dim=1)
             right = [known.get(normalize_text(example.answers[i]), -1) for example, i in some]
             ranks = answer_ranks(probabilities.cpu().numpy(), right).tolist()
-            found = zip(some, choices.tolist(), confidences.tolist(), ranks, strict=True)
-            for (example, i), choice, confidence, rank in found:
+            losses = losses_of(probabilities, right)
+            found = zip(some, choices.tolist(), confidences.tolist(), ranks, losses, strict=True)
+            for (example, i), choice, confidence, rank, loss in found:
                 yield {
                     "item_id": example.ids[i],
                     "answer_type": example.answer_types[i] or "all",
@@ -143,6 +144,7 @@ class OpenQAEvaluator(QuestionEvaluator):
                     "confidence": confidence,
                     "in_vocabulary": normalize_text(example.answers[i]) in known,
                     "answer_rank": rank,
+                    "loss": loss,
                     **example.place,
                     **self.score(example, i, answers[choice], answers),
                 }

@@ -17,7 +17,7 @@ from clipbert.evaluation.metrics.intervals import Median, Ratio, Statistic
 from clipbert.tasks.base import Evaluator, thinned
 from clipbert.tasks.batch import Encoded, Example, Predictions, Tokenize
 from clipbert.tasks.presentation import BLANK, SHUFFLED, SINGLE_FRAME, Headline, LinePlot, Report
-from clipbert.tasks.scoring import Ranking, rank_by_similarity, rank_gallery
+from clipbert.tasks.scoring import Ranking, losses_of, rank_by_similarity, rank_gallery
 
 VALIDATION_GALLERY = 25  # videos
 VALIDATION_TEXTS, VALIDATION_LIMIT = 500, 1000  # captions in all, and videos of a gallery, of a dual encoder alone
@@ -143,6 +143,7 @@ class RetrievalEvaluator(Evaluator):
                     "score": float(rank == 1),
                     "chance": 1 / len(gallery),
                     "rank": rank,
+                    "loss": losses_of(scores.softmax(dim=0)[None], where or [-1])[0],
                     **extra,
                     "gallery": len(gallery),
                     "text": text,

@@ -22,6 +22,7 @@ from clipbert.sampling.clips import uniform_clips
 from clipbert.sampling.segments import Segment
 
 VIDEOS_AT_ONCE = 16
+SMALLEST = 1e-12  # probability in a logarithm
 
 
 class CandidateFrames(Protocol):
@@ -255,6 +256,13 @@ def answer_probabilities(model: Any, visual_embeds: Tensor, input_ids: Tensor, a
     )
     logits: Tensor = out.logits.float()
     return logits.sigmoid() if model.config.answer_loss == "bce" else logits.softmax(dim=1)
+
+
+def losses_of(probabilities: Tensor, right: Sequence[int]) -> list[float]:
+    """Return the negative log-probability of the right class of each row of (N, classes); NaN where it is negative."""
+    chosen = torch.tensor(right, device=probabilities.device)
+    found = -probabilities.gather(1, chosen.clamp(min=0)[:, None])[:, 0].clamp(min=SMALLEST).log()
+    return found.masked_fill(chosen < 0, float("nan")).tolist()
 
 
 def option_texts(question: str, options: Sequence[str]) -> list[str]:
