@@ -50,7 +50,7 @@ def validate(project: Project, params: Params) -> None:
     limit = text_limit(project.root, project.manifest, params.model)
     settings = ClipSettings(params.frames.fps, params.frames.max_frames, frames_per_clip(params.model))
     answers = params.tasks.open_qa.max_answers
-    validate(project.manifest, project.validation, params.validate_, answers, limit, settings)
+    validate(project.manifest, project.validation, params.validate_, answers, limit, settings, project.data)
 
 
 def frames(project: Project, params: Params, repair: bool = False) -> None:

@@ -5,7 +5,7 @@ import hashlib
 from importlib.resources import files
 from typing import Any
 
-LAYOUT, STYLES = "page.html.j2", "page.css"
+LAYOUT, COLORS, STYLES = "page.html.j2", "colors.css", "page.css"
 
 
 def render_page(
@@ -29,13 +29,18 @@ def render_page(
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    style = "\n".join([_text("clipbert.pages", STYLES), *(_text(package, name) for name in styles)])
+    style = "\n".join([colors(), _text("clipbert.pages", STYLES), *(_text(package, name) for name in styles)])
     code = "" if script is None else _text(package, script)
     policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'"
     if code:
         policy += f"; script-src '{_hash(code)}'"
     own = {"page_layout": LAYOUT, "page_style": style, "page_script": code, "page_policy": policy}
     return environment.get_template(template).render(**own, **context) + "\n"
+
+
+def colors() -> str:
+    """Return the style sheet that defines the colors of all pages, for pages with another layout."""
+    return _text("clipbert.pages", COLORS)
 
 
 def _text(package: str, name: str) -> str:

@@ -19,8 +19,9 @@ from clipbert.evaluation.report.predictions import (
     shown_positions,
     to_script,
 )
-from clipbert.evaluation.report.strips import FRAMES, GAP, HEIGHT, format_time, video_strip
+from clipbert.evaluation.report.strips import FRAMES, HEIGHT, format_time, video_strip
 from clipbert.frame_cache import FrameCache
+from clipbert.pages.pictures import GAP
 from clipbert.sampling.clips import uniform_clips
 from clipbert.sampling.segments import Segment
 

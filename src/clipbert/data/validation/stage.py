@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ os.environ["GX_ANALYTICS_ENABLED"] = "false"
 
 import great_expectations as gx
 import pandas as pd
+from great_expectations.core.run_identifier import RunIdentifier
 from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
 
 from clipbert.config.data import ValidateParams
@@ -20,13 +22,15 @@ from clipbert.console import console
 from clipbert.data.manifest import read_texts, read_videos
 from clipbert.data.validation import drift
 from clipbert.data.validation.checks import ROW_COLUMNS, Check, checks
-from clipbert.data.validation.report import bundle_styles, write_page
+from clipbert.data.validation.data_docs import SOURCE, bundle_styles
+from clipbert.data.validation.report import SHOWN_PAIRS, write_page
 from clipbert.data.validation.segments import ClipSettings
 from clipbert.data.validation.summary import explain, passed, warn
 from clipbert.data.validation.tables import Tables, make_tables
+from clipbert.data.validation.thumbnails import thumbnails
 from clipbert.data.validation.truncation import TextLimit
 from clipbert.errors import ClipBertError
-from clipbert.files.atomic import atomic_directory
+from clipbert.files.atomic import atomic_directory, sha256_file
 from clipbert.files.checksums import CHECKSUMS, write_checksums
 
 SHOWN_ROWS = 5
@@ -60,6 +64,7 @@ def validate(
     max_answers: int = 1500,
     limit: TextLimit | str = "no tokenizer was given",
     settings: ClipSettings | None = None,
+    data: Path | None = None,
 ) -> None:
     """Check the manifest and write `out`, also when a check fails.
 
@@ -69,6 +74,7 @@ def validate(
         max_answers: how many of the most frequent training answers a model can give.
         limit: the tokenizer of the model and its text limit, or the reason why they are missing.
         settings: what decides the frames of a segment; None: segments are not checked.
+        data: the folder with the media, of which the page shows near-duplicates; None: without pictures.
 
     Raises:
         ClipBertError: the manifest is missing, or a check fails: the message lists every failed check with its first
@@ -81,12 +87,14 @@ def validate(
     tables = make_tables(videos, texts, changes, params, max_answers, limit, settings)
     gate = [check for check in checks(params, tables.covered) if check.table in tables.frames]
     with atomic_directory(out) as folder:
-        outcomes = _run(gate, tables, folder / "data_docs")
+        outcomes = _run(gate, tables, folder / "data_docs", _run_name(manifest_dir))
         result = _result(outcomes, tables, params)
         _keep_baseline(out / BASELINE, folder / BASELINE, kept if result["success"] else None)
         tables.near.to_csv(folder / PAIRS_FILE, index=False)
         bundle_styles(folder / "data_docs")
-        write_page(folder, result, videos, texts)
+        closest = tables.near.head(SHOWN_PAIRS)
+        shown = [*closest["media"], *closest["near_media"]]
+        write_page(folder, result, videos, texts, thumbnails(data, videos, shown) if data is not None else None)
         (folder / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     warn(console, result)
     if not result["success"]:
@@ -131,10 +139,17 @@ def _keep_baseline(old: Path, new: Path, kept: list[drift.Snapshot] | None) -> N
     write_checksums(new, new.glob("*.parquet"))
 
 
-def _run(gate: list[Check], tables: Tables, docs: Path) -> list[Outcome]:
-    """Run the checks table by table and render the pages into the folder `docs`."""
+def _run_name(manifest_dir: Path) -> str:
+    """Return the name of the run in the Data Docs, "manifest" and the start of the digest of its checksums."""
+    checksums = manifest_dir / CHECKSUMS
+    return f"{SOURCE}-{sha256_file(checksums)[:12]}" if checksums.is_file() else SOURCE
+
+
+def _run(gate: list[Check], tables: Tables, docs: Path, name: str) -> list[Outcome]:
+    """Run the checks table by table, as one run with a name, and render the pages into the folder `docs`."""
     context = _context(docs)
-    source = context.data_sources.add_pandas("manifest")
+    source = context.data_sources.add_pandas(SOURCE)
+    run = RunIdentifier(run_name=name, run_time=datetime.now(UTC))
     outcomes: dict[int, Outcome] = {}
     for table, frame in tables.frames.items():
         batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
@@ -148,7 +163,7 @@ def _run(gate: list[Check], tables: Tables, docs: Path) -> list[Outcome]:
         context.validation_definitions.add(definition)
         rows = {"unexpected_index_column_names": ROW_COLUMNS[table], "partial_unexpected_count": SHOWN_ROWS}
         found = definition.run(
-            batch_parameters={"dataframe": frame}, result_format={"result_format": "SUMMARY", **rows}
+            batch_parameters={"dataframe": frame}, result_format={"result_format": "SUMMARY", **rows}, run_id=run
         )
         for result in found.results:
             position = result.expectation_config.meta["position"]

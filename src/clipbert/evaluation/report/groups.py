@@ -70,13 +70,15 @@ def item_properties(
     if "answer_type" in items and "masked_tokens" not in items:
         found["Question type"] = items["answer_type"]
     texts = _texts(items)
-    words = pd.Series([np.mean([len(split_words(text)) for text in some]) for some in texts], index=items.index)
-    kind = "Caption" if "question" not in items else "Question"
-    found[f"{kind} length"] = parts(words, "words")
+    if texts is not None:
+        words = pd.Series([np.mean([len(split_words(text)) for text in some]) for some in texts], index=items.index)
+        kind = "Caption" if "question" not in items else "Question"
+        found[f"{kind} length"] = parts(words, "words")
     is_video = about["kind"] != "image"
     found["Duration"] = parts(about["duration_s"].where(is_video).astype(float), "s")
     found["Brightness"] = parts(about["brightness"].astype(float), "of 255", integers=True)
-    found["Combination"] = _combinations(items, texts, train)
+    if texts is not None:
+        found["Combination"] = _combinations(items, texts, train)
     return found
 
 
@@ -125,12 +127,15 @@ def _group(name: str, rows: pd.DataFrame) -> Group:
     return Group(name, len(rows), 100 * float(rows["score"].mean()), mean_interval(rows["score"], rows["media"]), blank)
 
 
-def _texts(items: pd.DataFrame) -> list[list[str]]:
-    """Return the texts of each item: its caption or question, or the reference captions of a generated one."""
+def _texts(items: pd.DataFrame) -> list[list[str]] | None:
+    """Return the texts of each item: its caption or question, or the reference captions of a generated one.
+
+    A task of a user may have none of these columns.
+    """
     for column in ("question", "text"):
         if column in items:
             return [[text] for text in items[column]]
-    return [list(some) for some in items["references"]]
+    return [list(some) for some in items["references"]] if "references" in items else None
 
 
 def _combinations(items: pd.DataFrame, texts: list[list[str]], train: Sequence[Example]) -> "pd.Series[Any]":

@@ -1,24 +1,18 @@
 """Frames of test videos as small pictures, with the frames that the model saw marked by their times."""
 
-import base64
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from clipbert.frame_cache import FrameCache
+from clipbert.pages.pictures import side_by_side
 from clipbert.sampling.clips import uniform_clips
 from clipbert.sampling.segments import Segment
 from clipbert.tasks.scoring import CachedFrames
 
 FRAMES = 6  # of a strip
 HEIGHT, THUMBNAIL_HEIGHT = 72, 48  # pixels
-WIDEST = 2.0  # width of a frame over its height
-GAP = 2  # pixels between two frames, transparent
-QUALITY = 60
 
 
 @dataclass(frozen=True)
@@ -55,14 +49,14 @@ def video_strip(cache: FrameCache, media: str, segment: Segment | None, clips: i
     if segment is not None:
         times = times[np.asarray(segment.frames(times))]
     used = np.isin(shown, seen)
-    picture = _picture(list(frames.read(shown)), HEIGHT)
+    picture = side_by_side(list(frames.read(shown)), HEIGHT)
     return Strip(picture, [float(times[i]) for i in shown], used.tolist(), len(seen) - int(used.sum()))
 
 
 def thumbnail(cache: FrameCache, media: str, segment: Segment | None) -> str:
     """Return the middle candidate frame of a video or segment as a `data:` URL."""
     frames = CachedFrames(cache, media, segment)
-    return _picture(list(frames.read(np.array([len(frames) // 2]))), THUMBNAIL_HEIGHT)
+    return side_by_side(list(frames.read(np.array([len(frames) // 2]))), THUMBNAIL_HEIGHT)
 
 
 def row_segment(row: dict[str, Any]) -> Segment | None:
@@ -81,16 +75,3 @@ def format_time(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.{2 if seconds < 10 else 1}f} s"
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def _picture(frames: list[NDArray[np.uint8]], height: int) -> str:
-    """Return frames side by side, each as wide as the first one, as a `data:` URL with WebP bytes."""
-    images = [Image.fromarray(frame) for frame in frames]
-    ratio = min(images[0].width / images[0].height, WIDEST)
-    width = max(1, round(height * ratio))
-    canvas = Image.new("RGBA", (len(images) * (width + GAP) - GAP, height))
-    for index, image in enumerate(images):
-        canvas.paste(ImageOps.fit(image, (width, height)), (index * (width + GAP), 0))
-    file = io.BytesIO()
-    canvas.save(file, "WEBP", quality=QUALITY)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
