@@ -12,7 +12,7 @@ from clipbert.pages.pictures import side_by_side
 from clipbert.process_pool import KillablePool, WorkerError, time_limit
 from clipbert.sampling.candidates import Frames, decode_file
 
-FRAMES, FRAMES_PER_S, HEIGHT = 3, 1000.0, 64  # so many frames per second that there are always FRAMES
+FRAMES, FRAMES_PER_S, HEIGHT = 3, 1000.0, 64  # a rate at which even a short video has FRAMES
 WORKERS, TIMEOUT_S, MAX_WORKER_MB = 2, 20.0, 2048
 
 
