@@ -242,7 +242,7 @@ def _described_training(
         version: the name and number of the registered version, if there is one.
     """
     from clipbert.data.manifest import read_texts, read_video_columns
-    from clipbert.evaluation.report.origin import Origin
+    from clipbert.evaluation.report.origin import UI, Origin
     from clipbert.evaluation.report.page import Training
     from clipbert.tasks.examples import texts_with_frames
     from clipbert.training.history import read_history
@@ -253,7 +253,8 @@ def _described_training(
     sizes = {split: (len(some), sum(len(example.texts) for example in some)) for split, some in examples.items()}
     run = read_signed_json(project.run(task.name), f"Train again: `clipbert train {task.name}`.")
     defaults = Params().training_parameters(task.name)
-    origin = Origin(run, sizes, defaults, version, media=f"{task.examples.media_kind}s")
+    ui = os.environ.get("CLIPBERT_MLFLOW_UI", UI)
+    origin = Origin(run, sizes, defaults, version, ui, f"{task.examples.media_kind}s")
     videos = read_video_columns(project.manifest, ["media", "kind", "duration_s", "brightness"]).to_pandas()
     return Training(history, validation, task.evaluator.main_metric, origin, examples["train"], videos)
 

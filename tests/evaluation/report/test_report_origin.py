@@ -43,10 +43,18 @@ def test_what_was_not_recorded_is_left_out() -> None:
     }
 
 
-def test_a_run_on_a_server_links_to_the_server() -> None:
-    run = {"run_id": "abc", "tracking_uri": "https://mlflow.example/"}
-    (link,) = [fact.link for fact in facts(Origin(run, {}, {}), EMPTY, EMPTY, "x") if fact.link]
-    assert link == "https://mlflow.example/#/runs/abc"
+@pytest.mark.parametrize(
+    ("uri", "server"),
+    [
+        ("https://mlflow.example/", "https://mlflow.example"),
+        ("https://user:secret@mlflow.example", "https://mlflow.example"),
+        ("sqlite:///mlflow/mlflow.db", "http://127.0.0.1:5050"),
+    ],
+)
+def test_a_run_links_to_its_server_without_credentials(uri: str, server: str) -> None:
+    origin = Origin({"run_id": "abc", "tracking_uri": uri}, {}, {}, ui="http://127.0.0.1:5050")
+    (link,) = [fact.link for fact in facts(origin, EMPTY, EMPTY, "x") if fact.link]
+    assert link == f"{server}/#/runs/abc"
 
 
 def test_numbers_that_are_written_differently_are_equal() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from clipbert.redact import redact
+
 NONE = "none"
 UI = "http://127.0.0.1:5000"  # of `make ui`, which shows the embedded store
 
@@ -111,7 +113,8 @@ def _best_epoch(validation: pd.DataFrame, metric: str) -> str:
 
 def _mlflow(origin: Origin) -> list[Fact]:
     uri = str(origin.run.get("tracking_uri") or "")
-    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else origin.ui
+    server = uri if uri.startswith(("http://", "https://")) else origin.ui
+    server = redact(server).replace("***@", "").rstrip("/")  # a link without credentials
     found = []
     if run_id := origin.run.get("run_id"):
         name = str(origin.run.get("run_name") or run_id)
