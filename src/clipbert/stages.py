@@ -93,7 +93,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.distributed.context import device_of_this_process, init_distributed
     from clipbert.release.tracking import start_training_run
     from clipbert.training.export import export
-    from clipbert.training.history import write_history
+    from clipbert.training.history import training_cost, write_history
     from clipbert.training.lock import training_lock
     from clipbert.training.memory import limit_cached_operations
     from clipbert.training.tracker import NoOpTracker
@@ -118,7 +118,10 @@ def train(project: Project, task_name: str, params: Params) -> None:
                 card = training_card(trainer, params.model, out.relative_to(project.root), tracker.tags)
                 export(trainer.model, trainer.processor, out, card)
                 write_history(project.history(task_name), state.history, state.validation)
-                write_signed_json(project.run(task_name), {**tracker.describe(), "seconds": round(state.seconds, 1)})
+                weights = sum(weight.numel() for weight in trainer.model.parameters())
+                cost = training_cost(state.history, state.seconds, weights, context.world)
+                tracker.log_metrics({f"train/{name}": value for name, value in cost.items()}, state.step)
+                write_signed_json(project.run(task_name), {**tracker.describe(), **cost})
             trainer.checkpoints.clear()
     console.print(
         f"{task_name}: {state.step} steps in {state.seconds:.0f} s; best epoch {state.best_epoch} "
@@ -227,8 +230,9 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     write_report(evaluation, cache, described, project.report(task_name), known.champion)
     with atomic_directory(project.pictures(task_name)) as folder:
         pictures = write_pictures(task_name, evaluation.items, cache, folder)
-        files = [project.metrics(task_name), project.report(task_name)]
-        log_evaluation(project.root, project.run(task_name), evaluation.metrics, files, pictures, params.release.name)
+        files = [project.metrics(task_name), project.report(task_name), project.predictions(task_name)]
+        logged = {**evaluation.metrics, f"{task_name}/ms_per_item": evaluation.ms_per_item}
+        log_evaluation(project.root, project.run(task_name), logged, files, pictures, params.release.name)
     _print(f"  {name:<40} {value:8.2f}" for name, value in evaluation.metrics.items())
     _print(f"  {finding.text}" for finding in verdict(task_name, evaluation.items))
 

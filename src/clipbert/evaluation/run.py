@@ -1,5 +1,6 @@
 """Evaluation of a trained model on a split: predictions, metrics, baselines, and the predictions from blank frames."""
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Evaluation:
         blank_items: the predictions of the same items from black frames, which show what the texts alone give away.
         intervals: the 95 % confidence interval of each metric that has one (`metrics.intervals`).
         frames_per_clip: how many frames of a clip the model saw.
+        ms_per_item: milliseconds per test item from cached frames to a prediction, of the batches of this evaluation.
     """
 
     task: str
@@ -45,6 +47,7 @@ class Evaluation:
     blank_items: Predictions
     intervals: dict[str, Interval] = field(default_factory=dict)
     frames_per_clip: int = 1
+    ms_per_item: float = 0.0
 
 
 def evaluate_model(
@@ -83,8 +86,10 @@ def evaluate_model(
             f"{processor.clips} clips stored there. Train again to store another number.",
         )
     batch, title = evaluate.batch_size, f"evaluate {task.name}"
+    start = time.monotonic()
     encoded = encode_videos(model, processor, inputs, examples, evaluate.clips)
     items = predict(evaluator, model, processor, inputs, examples, evaluate.clips, batch, title=title, videos=encoded)
+    ms_per_item = 1000 * (time.monotonic() - start) / len(items)
     # All clips of a black video are the same clip: one is enough.
     title = f"{title} (blank frames)"
     blank = predict(evaluator, model, processor, cache, examples, 1, batch, blank=True, title=title)
@@ -112,7 +117,7 @@ def evaluate_model(
     checksums = dict(zip(videos["media"], videos["sha256"], strict=True))
     recorded = conditions(task.name, task.params, evaluate, frames)
     items.attrs[ATTRIBUTE] = {**recorded, "test_items": items_digest(examples, checksums)}
-    return Evaluation(task.name, metrics, items, blank, intervals, processor.frames_per_clip)
+    return Evaluation(task.name, metrics, items, blank, intervals, processor.frames_per_clip, ms_per_item)
 
 
 def _mean(scores: NDArray[np.float64]) -> float:
