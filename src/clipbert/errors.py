@@ -10,7 +10,7 @@ DETAIL_CHARS = 200
 EXTRAS = {
     **dict.fromkeys(("dask", "distributed"), "cluster"),
     **dict.fromkeys(("great_expectations", "httpx", "ijson", "jinja2", "matplotlib", "mlflow", "prefect"), "pipeline"),
-    **dict.fromkeys(("psutil", "pycocoevalcap", "sqlalchemy", "starlette"), "pipeline"),
+    **dict.fromkeys(("psutil", "pycocoevalcap", "scipy", "sqlalchemy", "starlette"), "pipeline"),
 }
 
 

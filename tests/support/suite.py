@@ -54,6 +54,7 @@ SERVER_FILES = {
     ),
     **dict.fromkeys(
         (
+            "tests/release/test_compared_models.py",
             "tests/release/test_concurrency.py",
             "tests/release/test_delivery.py",
             "tests/release/test_orphans.py",

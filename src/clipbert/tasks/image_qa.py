@@ -94,6 +94,7 @@ class ImageQAReport(QuestionReport):
     """VQA accuracy, exact accuracy, and the share of test answers in the vocabulary."""
 
     title = "Question answering about images"
+    paired_test = "wilcoxon"  # of scores between 0 and 1
     headlines = (
         Headline(
             "VQA accuracy",

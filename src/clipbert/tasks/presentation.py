@@ -5,7 +5,7 @@ Nothing here needs torch. `clipbert.evaluation` draws the plots; `clipbert.relea
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
@@ -87,6 +87,10 @@ class Report(ABC):
         groups: the names of the samples that `is_success` tells apart.
         score_scale: factor from the score of an item in percent to how the task reports it.
         score_unit: what is written after such a number.
+        paired_test: how two models are compared on the same items: McNemar's test of right and wrong answers, or
+            Wilcoxon's signed-rank test.
+        paired_column: the column of the predictions that the test and the lists of items won and lost compare.
+        paired_lower_is_better: whether a lower value of that column is better.
     """
 
     title: ClassVar[str]
@@ -96,6 +100,9 @@ class Report(ABC):
     groups: ClassVar[tuple[str, str]] = ("Right", "Wrong")
     score_scale: ClassVar[float] = 1.0
     score_unit: ClassVar[str] = " %"
+    paired_test: ClassVar[Literal["mcnemar", "wilcoxon"]] = "wilcoxon"
+    paired_column: ClassVar[str] = "score"
+    paired_lower_is_better: ClassVar[bool] = False
 
     @abstractmethod
     def tables(self, items: pd.DataFrame, blank_items: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -1,6 +1,6 @@
 """What open-ended and multiple-choice question answering share."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -51,6 +51,7 @@ class QuestionReport(Report):
     """Accuracy by answer type; the question, its answer and the predicted one."""
 
     plot: ClassVar = BarPlot("Accuracy by answer type", "by_type")
+    paired_test: ClassVar[Literal["mcnemar", "wilcoxon"]] = "mcnemar"
 
     def tables(self, items: pd.DataFrame, blank_items: pd.DataFrame) -> dict[str, pd.DataFrame]:
         return {"by_type": accuracy_by_type(items, blank_items), "confusion": items[["answer", "predicted"]]}

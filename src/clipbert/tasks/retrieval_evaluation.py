@@ -265,6 +265,7 @@ class RetrievalReport(Report):
     """Recall at k, and the ranking of each shown text."""
 
     title = "Text-to-video retrieval"
+    paired_column, paired_lower_is_better = "rank", True
     headlines = (
         *(
             Headline(

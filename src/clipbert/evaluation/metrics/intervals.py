@@ -215,7 +215,7 @@ def bootstrap(
         videos = np.unique(np.concatenate([known[name].videos for name in open_]))
         owners = {name: np.searchsorted(videos, known[name].videos) for name in open_}
         resampled: dict[str, list[Array]] = {name: [] for name in open_}
-        for draws in _draws(len(videos), samples, np.random.default_rng(seed)):
+        for draws in draw_videos(len(videos), samples, np.random.default_rng(seed)):
             for name in open_:
                 resampled[name].append(known[name].resampled(draws, owners[name]))
         for name in open_:
@@ -229,7 +229,7 @@ def mean_interval(values: ArrayLike, videos: ArrayLike, bounded: bool = True) ->
     return bootstrap({"mean": Ratio(values, videos, bounded=bounded)}).get("mean")
 
 
-def _draws(videos: int, samples: int, generator: np.random.Generator) -> Iterator[Array]:
+def draw_videos(videos: int, samples: int, generator: np.random.Generator) -> Iterator[Array]:
     """Yield how often each video is drawn in each sample, as arrays (some samples, videos)."""
     rows = max(1, MAX_CELLS // videos)
     for start in range(0, samples, rows):
