@@ -112,11 +112,12 @@ def train(project: Project, task_name: str, params: Params) -> None:
             return
         with training_lock(project.checkpoints(task_name)):
             trainer.resume()
-            recorded, run_id = params.training_parameters(task_name), trainer.state.run_id
+            recorded, run_id = params.recorded_parameters(task_name), trainer.state.run_id
             with start_training_run(project.root, task_name, recorded, run_id, params.release.name) as tracker:
                 state, out = trainer.train(tracker), project.model(task_name)
                 card = training_card(trainer, params.model, out.relative_to(project.root), tracker.tags)
                 export(trainer.model, trainer.processor, out, card)
+                tracker.log_card(card)
                 write_history(project.history(task_name), state.history, state.validation)
                 weights = sum(weight.numel() for weight in trainer.model.parameters())
                 cost = training_cost(state.history, state.seconds, weights, context.world)
@@ -191,6 +192,7 @@ def make_trainer(
 def evaluate(project: Project, task_name: str, params: Params) -> None:
     """Evaluate a trained model on the test split: metrics, predictions, plots and report, also logged to MLflow."""
     from clipbert.data.manifest import read_texts
+    from clipbert.evaluation.conditions import ATTRIBUTE
     from clipbert.evaluation.plots import write_tables
     from clipbert.evaluation.predictions_file import write_predictions
     from clipbert.evaluation.report.page import write_report
@@ -231,8 +233,15 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     with atomic_directory(project.pictures(task_name)) as folder:
         pictures = write_pictures(task_name, evaluation.items, cache, folder)
         files = [project.metrics(task_name), project.report(task_name), project.predictions(task_name)]
-        logged = {**evaluation.metrics, f"{task_name}/ms_per_item": evaluation.ms_per_item}
-        log_evaluation(project.root, project.run(task_name), logged, files, pictures, params.release.name)
+        log_evaluation(
+            project.root,
+            project.run(task_name),
+            {**evaluation.metrics, f"{task_name}/ms_per_item": evaluation.ms_per_item},
+            files,
+            pictures,
+            params.release.name,
+            evaluation.items.attrs[ATTRIBUTE],
+        )
     _print(f"  {name:<40} {value:8.2f}" for name, value in evaluation.metrics.items())
     _print(f"  {finding.text}" for finding in verdict(task_name, evaluation.items))
 

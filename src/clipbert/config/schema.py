@@ -245,10 +245,17 @@ class Params(Section):
     def training_parameters(self, task: str) -> dict[str, Any]:
         """Return the parameters that a training depends on, by dotted path, as DVC lists them for its stage.
 
-        They are written to MLflow, checkpoints, the model card and the report, so passwords in URLs are hidden.
+        They are written to checkpoints, the model card and the report, so passwords in URLs are hidden.
         """
-        wanted = ("seed", "model.", "train.", f"tasks.{task}.", "frames.", "evaluate.clips")
-        chosen = {name: value for name, value in self.flat().items() if name.startswith(wanted)}
+        return self._recorded("seed", "model.", "train.", f"tasks.{task}.", "frames.", "evaluate.clips")
+
+    def recorded_parameters(self, task: str) -> dict[str, Any]:
+        """Return the parameters of a task's whole pipeline by dotted path, for MLflow; passwords in URLs are hidden."""
+        sections = ("ingest.", "validate.", "frames.", "model.", "train.", "evaluate.", "release.")
+        return self._recorded("seed", f"tasks.{task}.", *sections)
+
+    def _recorded(self, *prefixes: str) -> dict[str, Any]:
+        chosen = {name: value for name, value in self.flat().items() if name.startswith(prefixes)}
         redacted: dict[str, Any] = redact_values(chosen)
         return redacted
 

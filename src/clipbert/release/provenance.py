@@ -75,6 +75,11 @@ def git_commit(root: Path) -> str:
     return _git(root, "rev-parse", "--verify", "--quiet", "HEAD") or NONE
 
 
+def read_committed(root: Path, name: str) -> str | None:
+    """Return the content of a project's file in the commit that is checked out; None if it is not there."""
+    return _git(root, "show", f"HEAD:./{name}")
+
+
 def git_dirty(root: Path) -> str:
     """Return "true" if files below `root` differ from the commit, "false" if none does, "none" without a commit."""
     if git_commit(root) == NONE:

@@ -33,6 +33,8 @@ from clipbert.redact import redact_values
 from clipbert.release.aliases import CANDIDATE, CHAMPION, aliases
 from clipbert.release.connection import open_experiment, open_store
 from clipbert.release.delivery import open_store_and_deliver
+from clipbert.release.descriptions import NOTE, description, model_description
+from clipbert.release.metric_names import tracked_metrics
 from clipbert.release.orphans import UNFINISHED
 from clipbert.release.ownership import check_version_owner, ownership_tags, version_ownership_tags
 from clipbert.release.provenance import NONE, data_digest, process_tags
@@ -242,8 +244,7 @@ def _create_version(
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     try:
-        described = f"ClipBERT for {task}. The version with the alias champion is in use."
-        client.create_registered_model(name, tags=ownership_tags(store), description=described)
+        client.create_registered_model(name, tags=ownership_tags(store))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -310,14 +311,15 @@ def _log_evaluation_of_version(
     stale = [key for key in version.tags if key.startswith("evaluation.") and key not in wanted]
     stored = _artifact_sha256(store, version.run_id, predictions_path(task, version.tags["digest"]))
     current = all(version.tags.get(key) == value for key, value in wanted.items())
-    if current and not stale and stored == wanted["evaluation.predictions"]:
+    described = bool(version.description)  # versions of older releases have no description
+    if current and not stale and described and stored == wanted["evaluation.predictions"]:
         return
     now, data = int(time.time() * 1000), data_digest(store.root)[:MAX_DIGEST_LENGTH]
     store.client.log_batch(
         version.run_id,
         metrics=[
             Metric(key, value, now, 0, model_id=version.tags["model_id"], dataset_name=DATASET, dataset_digest=data)
-            for key, value in metrics.items()
+            for key, value in tracked_metrics(metrics).items()
         ],
     )
     with tempfile.TemporaryDirectory() as scratch:
@@ -334,6 +336,9 @@ def _log_evaluation_of_version(
         )
         write_card(Path(scratch, "model", "artifacts", model_dir.name), card)
         store.client.log_model_artifacts(version.tags["model_id"], str(Path(scratch, "model")))
+    store.client.set_tag(version.run_id, NOTE, description(card))
+    store.client.update_model_version(version.name, version.version, description(card))
+    store.client.update_registered_model(version.name, model_description(card, str(version.version)))
     for key, value in wanted.items():
         store.client.set_model_version_tag(version.name, version.version, key, value)
     for key in stale:

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from clipbert.config.tasks import task_names
 from clipbert.errors import ClipBertError
+from clipbert.evaluation.conditions import to_tags
 from clipbert.files.signed_json import read_signed_json
 from clipbert.redact import redact, redact_values
 from clipbert.release.connection import open_experiment
 from clipbert.release.delivery import open_store_and_deliver
+from clipbert.release.metric_names import tracked_metrics
 from clipbert.release.provenance import provenance
 from clipbert.release.store import DEFAULT_NAME, Store, store_errors
 
@@ -106,6 +108,7 @@ def log_evaluation(
     files: Iterable[Path] = (),
     pictures: Iterable[Path] = (),
     name: str = DEFAULT_NAME,
+    conditions: Mapping[str, Any] | None = None,
 ) -> str:
     """Log an evaluation to the run that trained the model and return that run's id.
 
@@ -114,10 +117,12 @@ def log_evaluation(
     Args:
         root: the project's folder.
         run_json: artifacts/runs/TASK.json.
-        metrics: flat; logged at step 0.
+        metrics: flat; logged at step 0 under the names of `metric_names`.
         files: logged under evaluation/.
         pictures: PNG or JPEG files, logged under predictions/.
         name: release.name, the prefix of the experiment of a restored run.
+        conditions: the conditions of the evaluation (`evaluation.conditions`), which become tags: unlike parameters,
+            they may differ from those of the training.
 
     Raises:
         ClipBertError: the store cannot be used, or `run_json` is missing or damaged.
@@ -126,7 +131,11 @@ def log_evaluation(
     run_id = find_run(store, run_json)
     now = int(time.time() * 1000)
     with store_errors(store.uri, "cannot store the evaluation"):
-        store.client.log_batch(run_id, metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()])
+        store.client.log_batch(
+            run_id,
+            metrics=[Metric(key, value, now, 0) for key, value in tracked_metrics(metrics).items()],
+            tags=[RunTag(key, value) for key, value in to_tags(conditions or {}).items()],
+        )
         for folder, paths in (("evaluation", files), ("predictions", pictures)):
             for path in paths:
                 store.client.log_artifact(run_id, str(path), folder)

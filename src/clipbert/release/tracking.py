@@ -1,7 +1,6 @@
 """Tracking of a training as an MLflow run; the evaluation of its model is logged to the same run."""
 
 import contextlib
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from clipbert.errors import ClipBertError
 from clipbert.release.connection import open_experiment, open_store
 from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.outbox import Outbox, outbox_folder, pending_outboxes, read_run, remove_delivered
+from clipbert.release.descriptions import NOTE, description
 from clipbert.release.provenance import provenance
+from clipbert.release.run_names import EXPERIMENT_TAG, dvc_experiment, run_name
 from clipbert.release.runs import MAX_VALUE_LENGTH, active_run, create_run, flatten, log_evaluation
 from clipbert.release.sender import Sender
 from clipbert.release.store import DEFAULT_NAME, Store, portable_uri, store_errors, tracking_uri
@@ -60,6 +61,10 @@ class TrainingRun:
         for picture in pictures:
             self._outbox.append_file(picture, f"samples/step-{step:07d}")
 
+    def log_card(self, card: str) -> None:
+        """Make a model card the description of the run in MLflow's pages."""
+        self._outbox.append("tags", {NOTE: description(card)})
+
     def flush(self) -> None:
         """Flush the log to the disk; call it before a checkpoint is written, which must not be ahead of the log."""
         self._outbox.fsync()
@@ -96,6 +101,8 @@ def start_training_run(
     """
     root = root.resolve()
     flat, tags = flatten(params), {**provenance(root), "clipbert.task": task}
+    if experiment := dvc_experiment():
+        tags[EXPERIMENT_TAG] = experiment
     store: Store | None = None
     known: dict[str, int] = {}
     try:
@@ -163,8 +170,7 @@ def _open_run(
         if info is None:
             remove_delivered(store.root, task)
             lost = {"clipbert.resumed_from": resume_run_id} if resume_run_id else {}
-            name = f"{task} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            info = create_run(store, experiment_id, name, params, tags | lost)
+            info = create_run(store, experiment_id, run_name(store.root, task, params), params, tags | lost)
         else:
             known = {metric.key: metric.step for metric in store.client.get_run(info.run_id).data._metric_objs}
             # First the tags of this process: a RUNNING run of a dead process is ended by the next command.

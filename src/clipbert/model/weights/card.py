@@ -74,7 +74,7 @@ def with_results(
 ) -> str:
     """A card with the metrics of the test split: a table of all of them, and the model's own in the front matter.
 
-    `origin`: a sentence on what was measured; `name`: that of the registered model, clipbert-TASK by default. Results
+    The table keeps the order of `metrics`. `origin`: a sentence on what was measured; `name`: that of the registered model, clipbert-TASK by default. Results
     that the card has already are replaced.
     """
     whole = ModelCard(card)
@@ -97,7 +97,8 @@ def with_results(
         if not metric.rpartition("/")[2].startswith(TRIVIAL) and not metric.endswith(INTERVALS)
     ]
     body = whole.text.partition(f"\n{RESULTS}\n")[0].rstrip("\n")
-    whole.text = f"{body}\n\n{RESULTS}\n\n{origin}\n\n{table(('metric', 'value'), sorted(metrics.items()))}\n"
+    shown = table(("metric", "value", "95 % interval"), _rows(metrics))
+    whole.text = f"{body}\n\n{RESULTS}\n\n{origin}\n\n{shown}\n"
     return str(whole)
 
 
@@ -111,6 +112,16 @@ def write_card(folder: Path, card: str) -> None:
     """Write the card into a model folder, without passwords that a parameter may have held."""
     with atomic_write(folder / CARD, "w") as file:
         file.write(redact(card))
+
+
+def _rows(metrics: Mapping[str, float]) -> list[tuple[str, float, str]]:
+    """The metrics in their order, each with the ends of its interval."""
+    low, high = INTERVALS
+    return [
+        (name, value, f"{metrics[name + low]} to {metrics[name + high]}" if name + low in metrics else "")
+        for name, value in metrics.items()
+        if not name.endswith(INTERVALS)
+    ]
 
 
 def _cell(value: Any) -> str:
