@@ -28,6 +28,10 @@ class Project:
         """Folder of the training and validation curves."""
         return self.artifacts / "history" / task
 
+    def training_metrics(self, task: str) -> Path:
+        """Validation metrics of the best epoch and the cost of the training, as flat JSON."""
+        return self.artifacts / "training" / f"{task}.json"
+
     def checkpoints(self, task: str) -> Path:
         """Folder of the checkpoints from which training resumes; not a DVC output."""
         return self.artifacts / "checkpoints" / task

@@ -98,6 +98,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.training.memory import limit_cached_operations
     from clipbert.training.tracker import NoOpTracker
     from clipbert.training.training_card import training_card
+    from clipbert.training.training_metrics import training_metrics
 
     check_artifacts(project.root)
     limit_cached_operations()
@@ -117,7 +118,10 @@ def train(project: Project, task_name: str, params: Params) -> None:
                 state, out = trainer.train(tracker), project.model(task_name)
                 card = training_card(trainer, params.model, out.relative_to(project.root), tracker.tags)
                 export(trainer.model, trainer.processor, out, card)
+                measured = training_metrics(trainer)
+                tracker.log_metrics(measured, state.step)
                 tracker.log_card(card)
+                write_json(project.training_metrics(task_name), measured, sort_keys=False)
                 write_history(project.history(task_name), state.history, state.validation)
                 weights = sum(weight.numel() for weight in trainer.model.parameters())
                 cost = training_cost(state.history, state.seconds, weights, context.world)
@@ -193,7 +197,7 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     """Evaluate a trained model on the test split: metrics, predictions, plots and report, also logged to MLflow."""
     from clipbert.data.manifest import read_texts
     from clipbert.evaluation.conditions import ATTRIBUTE
-    from clipbert.evaluation.plots import write_tables
+    from clipbert.evaluation.plots import write_charts
     from clipbert.evaluation.predictions_file import write_predictions
     from clipbert.evaluation.report.page import write_report
     from clipbert.evaluation.run import evaluate_model
@@ -225,10 +229,10 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     metrics = {name: round(value, 4) for name, value in evaluation.metrics.items()}
     write_json(project.metrics(task_name), metrics, sort_keys=False)
     write_predictions(project.predictions(task_name), evaluation.items, metrics)
-    with atomic_directory(project.plots(task_name)) as folder:
-        write_tables(evaluation, folder)
     known = standing(project.root, task_name, project.model(task_name), params.release.name)
     described = _described_training(project, task, cache, known.version)
+    with atomic_directory(project.plots(task_name)) as folder:
+        write_charts(evaluation, described.history, described.validation, task.evaluator.main_metric, folder)
     write_report(evaluation, cache, described, project.report(task_name), known.champion)
     with atomic_directory(project.pictures(task_name)) as folder:
         pictures = write_pictures(task_name, evaluation.items, cache, folder)
@@ -265,7 +269,7 @@ def _described_training(
     examples = {split: task.examples.read(texts, split) for split in ("train", "val", "test")}
     sizes = {split: (len(some), sum(len(example.texts) for example in some)) for split, some in examples.items()}
     run = read_signed_json(project.run(task.name), f"Train again: `clipbert train {task.name}`.")
-    defaults = Params().training_parameters(task.name)
+    defaults = Params().recorded_parameters(task.name)
     ui = os.environ.get("CLIPBERT_MLFLOW_UI", UI)
     origin = Origin(run, sizes, defaults, version, ui, f"{task.examples.media_kind}s")
     videos = read_video_columns(project.manifest, ["media", "kind", "duration_s", "brightness"]).to_pandas()

@@ -175,10 +175,10 @@ def test_a_resumed_training_goes_on_counting_joules(tmp_path: Path) -> None:
     package(tmp_path, 0)
     monitor = ThroughputMonitor(model_and_batch()[0], CPU, "fp32")
     monitor.energy = Energy(CPU, tmp_path)
-    monitor.load_state_dict({"joules": 40.0})
+    monitor.load_state_dict({"joules": 40.0, "flops": 5e9})
     package(tmp_path, 2_000_000)
     assert monitor.read()["joules"] == pytest.approx(2.0)
-    assert monitor.state_dict() == {"joules": pytest.approx(42.0)}
+    assert monitor.state_dict() == {"joules": pytest.approx(42.0), "flops": 5e9}
 
 
 def test_measuring_the_peak_of_a_processor_draws_nothing_that_a_training_would() -> None:

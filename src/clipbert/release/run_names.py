@@ -49,9 +49,7 @@ def changed_parameters(root: Path, task: str, params: Mapping[str, str]) -> dict
     defaults = flatten(Params().recorded_parameters(task))
     committed = _committed(root)
     changes = {
-        name: value
-        for name, value in params.items()
-        if value != defaults.get(name) and not name.startswith(IGNORED)
+        name: value for name, value in params.items() if value != defaults.get(name) and not name.startswith(IGNORED)
     }
 
     def order(name: str) -> tuple[bool, int, str]:

@@ -11,8 +11,8 @@ from clipbert.console import errors
 from clipbert.errors import ClipBertError
 from clipbert.release.connection import open_experiment, open_store
 from clipbert.release.delivery import open_store_and_deliver
-from clipbert.release.outbox import Outbox, outbox_folder, pending_outboxes, read_run, remove_delivered
 from clipbert.release.descriptions import NOTE, description
+from clipbert.release.outbox import Outbox, outbox_folder, pending_outboxes, read_run, remove_delivered
 from clipbert.release.provenance import provenance
 from clipbert.release.run_names import EXPERIMENT_TAG, dvc_experiment, run_name
 from clipbert.release.runs import MAX_VALUE_LENGTH, active_run, create_run, flatten, log_evaluation

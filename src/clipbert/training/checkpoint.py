@@ -34,6 +34,7 @@ class TrainState:
     seconds: float = 0.0
     saving_seconds: float = 0.0  # part of `seconds` in which the training waited for checkpoints
     joules: float = 0.0
+    flops: float = 0.0  # of the forward and backward passes of all processes
     bad_steps: int = 0
     microbatches: int = 1
     run_id: str | None = None
@@ -58,9 +59,9 @@ class TrainState:
             self.best, self.best_epoch, self.best_step = metrics[main_metric], epoch, self.step
         return better
 
-    def update_usage(self, usage: ResourceUsage) -> None:
+    def update_usage(self, usage: ResourceUsage, flops: float) -> None:
         """Set the resources used so far."""
-        self.seconds, self.joules = usage.seconds, usage.joules or 0.0
+        self.seconds, self.joules, self.flops = usage.seconds, usage.joules or 0.0, flops
 
 
 class Checkpoints:

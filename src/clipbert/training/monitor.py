@@ -35,6 +35,7 @@ class ThroughputMonitor:
         self._sums = dict.fromkeys(SUMS, 0.0)
         self._joules_before = 0.0
         self._joules_read = 0.0
+        self.flops = 0.0  # of this process, over all resumes
         self._clock = time.monotonic()
         for module in model.modules():
             if isinstance(module, ClipBertModel):
@@ -57,6 +58,7 @@ class ThroughputMonitor:
         videos, clips = batch.frames.shape[:2]
         self._sums["clips"] += videos * clips
         self._sums["flops"] += self.counts.last
+        self.flops += self.counts.last
 
     def read(self) -> dict[str, float]:
         """Return the averages since the last call.
@@ -106,12 +108,13 @@ class ThroughputMonitor:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
     def state_dict(self) -> dict[str, float]:
-        """Return the energy used so far, for a checkpoint."""
-        return {"joules": self.joules() or 0.0}
+        """Return the energy and the operations used so far, for a checkpoint."""
+        return {"joules": self.joules() or 0.0, "flops": self.flops}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue from the energy in `state`."""
+        """Continue from the energy and the operations in `state`."""
         self._joules_before = self._joules_read = state["joules"]
+        self.flops = state["flops"]
 
     def _count_tokens(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         if torch._C._current_graph_task_id() == -1:  # not during a recomputation in backward

@@ -187,8 +187,10 @@ class Trainer:
         self.guard = NonFiniteGuard(
             self.task.name, self.checkpoints.folder, self.params.max_bad_steps, self.context, state.bad_steps
         )
-        # The saved energy is the sum over the processes, so one of them continues from it.
-        monitor.load_state_dict({"joules": state.joules if self.context.first else 0.0})
+        # Saved are sums over the processes: one of them continues from the energy, each from its part of the operations.
+        monitor.load_state_dict(
+            {"joules": state.joules * self.context.first, "flops": state.flops / self.context.world}
+        )
         self.timer = UsageTimer(state.seconds, monitor, self.budget.budget.unit, self.context)
         self.usage = self.timer.measure(state.step)
         self.rng = rng_states()  # after the last step; validations and checkpoints do not change it
@@ -340,7 +342,7 @@ class Trainer:
 
     def _write_checkpoint(self, bad_steps: int, wait: bool = False) -> None:
         state = self.state
-        state.update_usage(self.timer.measure(state.step))
+        state.update_usage(self.timer.measure(state.step), self.step.monitor.flops * self.context.world)
         state.bad_steps, state.microbatches, state.budget = bad_steps, self.step.microbatches, self.budget.state_dict()
         self.tracker.flush()  # first, so that no checkpoint is ahead of the recorded metrics
         rng = self.context.gather(self.rng)

@@ -74,8 +74,8 @@ def with_results(
 ) -> str:
     """A card with the metrics of the test split: a table of all of them, and the model's own in the front matter.
 
-    The table keeps the order of `metrics`. `origin`: a sentence on what was measured; `name`: that of the registered model, clipbert-TASK by default. Results
-    that the card has already are replaced.
+    The table keeps the order of `metrics`. `origin`: a sentence on what was measured; `name`: that of the registered
+    model, clipbert-TASK by default. Results that the card has already are replaced.
     """
     whole = ModelCard(card)
     data = whole.data
