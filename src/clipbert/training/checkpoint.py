@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clipbert.console import console, errors
+from clipbert.distributed.context import DistributedContext
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import atomic_directory, changed_files, write_json, write_sums
 from clipbert.files.leftovers import remove_stale_temporaries
@@ -58,6 +59,14 @@ class TrainState:
         if better:
             self.best, self.best_epoch, self.best_step = metrics[main_metric], epoch, self.step
         return better
+
+    def monitor_state(self, context: DistributedContext) -> dict[str, float]:
+        """Return the state of this process's `ThroughputMonitor`.
+
+        Saved are sums over the processes: one process continues from all of the energy, each from its part of the
+        operations.
+        """
+        return {"joules": self.joules if context.first else 0.0, "flops": self.flops / context.world}
 
     def update_usage(self, usage: ResourceUsage, flops: float) -> None:
         """Set the resources used so far."""

@@ -187,10 +187,7 @@ class Trainer:
         self.guard = NonFiniteGuard(
             self.task.name, self.checkpoints.folder, self.params.max_bad_steps, self.context, state.bad_steps
         )
-        # Saved are sums over the processes: one of them continues from the energy, each from its part of the operations.
-        monitor.load_state_dict(
-            {"joules": state.joules * self.context.first, "flops": state.flops / self.context.world}
-        )
+        monitor.load_state_dict(state.monitor_state(self.context))
         self.timer = UsageTimer(state.seconds, monitor, self.budget.budget.unit, self.context)
         self.usage = self.timer.measure(state.step)
         self.rng = rng_states()  # after the last step; validations and checkpoints do not change it

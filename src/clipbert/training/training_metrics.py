@@ -21,7 +21,7 @@ def training_metrics(trainer: Trainer) -> dict[str, float]:
         "seconds": round(state.seconds, 1),
         "steps": float(state.step),
         "parameters": float(sum(parameter.numel() for parameter in trainer.model.parameters())),
-        "tflop": round(state.flops / 1e12, 4),
+        "tflop": round(state.flops / 1e12, 6),
     }
     if state.joules:
         cost["joules"] = round(state.joules, 1)
