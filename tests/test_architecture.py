@@ -33,6 +33,7 @@ LEVELS = [
     {"evaluation"},
     {"inference"},
     {"release"},
+    {"dashboard"},
     {"stages"},
     {"cli", "__main__"},
 ]

@@ -8,7 +8,7 @@ import typer
 from clipbert.cli.options import DEFAULT, ParamsFile, Set, project
 from clipbert.config.load import load_params
 from clipbert.console import console
-from clipbert.errors import OUR_ERROR, USER_ERROR
+from clipbert.errors import OUR_ERROR, USER_ERROR, ClipBertError
 
 inspection = typer.Typer(rich_markup_mode="markdown")
 PANEL = "Project"
@@ -83,6 +83,36 @@ def summary(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
     from clipbert.cli.summary import print_summary
 
     print_summary(project(), load_params(params, overrides))
+
+
+@inspection.command(epilog="Example: `clipbert experiments --task retrieval --sort test`", rich_help_panel=PANEL)
+def experiments(
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="TASK", help="Show this task. Default: all tasks of the pipeline.")
+    ] = None,
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="KEY", help="One of: validation, test, cost, created, name.")
+    ] = "validation",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    params: ParamsFile = DEFAULT,
+    overrides: Set = None,
+) -> None:
+    """List the experiments of `dvc exp run` with their changed parameters, metrics and cost."""
+    import json
+
+    from clipbert.cli.experiments import SORTS, print_experiments, sorted_by
+    from clipbert.config.tasks import check_task
+    from clipbert.dashboard.experiments import read_experiments
+
+    if sort not in SORTS:
+        raise ClipBertError(f"--sort {sort}: expected one of {', '.join(SORTS)}.")
+    loaded = load_params(params, overrides)
+    tasks = [check_task(task)] if task else [*loaded.pretrain_run, *loaded.tasks_run]
+    found = read_experiments(project().root, tasks)
+    if as_json:
+        typer.echo(json.dumps([one.to_json() for one in sorted_by(found, sort)], indent=2))
+    else:
+        print_experiments(found, tasks, sort)
 
 
 @inspection.command(epilog="Example: `clipbert doctor`", rich_help_panel=PANEL)

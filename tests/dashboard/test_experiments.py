@@ -1,0 +1,73 @@
+"""The table of experiments, with real experiments of DVC."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dvc_project import run
+from experiment_project import make_experiment_project, run_experiment
+from typer.testing import CliRunner
+
+from clipbert.cli.main import app
+from clipbert.dashboard.experiments import read_experiments
+from clipbert.errors import ClipBertError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with two experiments and one that failed."""
+    root = make_experiment_project(tmp_path_factory.mktemp("experiments") / "project")
+    run_experiment(root, "slower", "train.lr=0.0005", "train.num_workers=2")
+    run_experiment(root, "faster", "train.lr=0.003", "tasks.retrieval.negatives=4")
+    run("dvc", "exp", "run", "-q", "--queue", "-n", "broken", "-S", "train.lr=1", cwd=root)
+    dvc = [sys.executable, "-m", "dvc", "exp", "run", "-q", "--run-all"]
+    assert subprocess.run(dvc, cwd=root, capture_output=True).returncode != 0
+    return root
+
+
+def test_changes_metrics_and_cost_of_each_experiment(project: Path) -> None:
+    found = {one.name: one for one in read_experiments(project, ["retrieval", "open_qa"])}
+    assert {one.task for one in found.values()} == {"retrieval"}
+    assert found["slower"].changes == {"train.lr": 0.0005}
+    assert found["faster"].changes == {"train.lr": 0.003, "tasks.retrieval.negatives": 4}
+    slower = found["slower"]
+    assert (slower.metric, slower.test, slower.low, slower.high) == ("R@1", 50.5, 45.5, 55.5)
+    assert (slower.validation_metric, slower.validation) == ("mrr", 89.5)
+    assert (slower.seconds, slower.tflop, slower.joules) == (0.05, 2.5, None)
+    assert found["main"].kind == "commit"
+    assert found["main"].changes == {}
+    assert "workspace" in found
+
+
+def test_a_failed_experiment_does_not_borrow_the_metrics_of_its_commit(project: Path) -> None:
+    assert [one.test for one in read_experiments(project, ["retrieval"]) if one.name == "broken"] in ([], [None])
+
+
+def test_the_command_sorts_by_validation_unless_told_otherwise(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    runner = CliRunner()
+
+    def names(*arguments: str) -> list[str]:
+        done = runner.invoke(app, ["experiments", "--json", *arguments])
+        assert done.exit_code == 0, done.output
+        return [one["name"] for one in json.loads(done.stdout) if one["kind"] == "experiment" and one["test"]]
+
+    assert names() == ["slower", "faster"]
+    assert names("--sort", "test") == ["faster", "slower"]
+    assert names("--sort", "cost", "--task", "retrieval") == ["slower", "faster"]
+    done = runner.invoke(app, ["experiments"])
+    assert "45.5 to 55.5" in done.stdout
+    assert "lr=0.003, negatives=4" in done.stdout.replace("\n", " ") or "negatives=4" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120
+    empty = runner.invoke(app, ["experiments", "--task", "open_qa"])
+    assert "No experiment of open_qa has been evaluated yet" in empty.stdout
+    assert runner.invoke(app, ["experiments", "--sort", "size"]).exit_code != 0
+
+
+def test_a_folder_without_dvc_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ClipBertError, match="DVC cannot list the experiments"):
+        read_experiments(tmp_path, ["retrieval"])
