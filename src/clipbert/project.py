@@ -16,6 +16,11 @@ class Project:
         self.frames = self.artifacts / "frames"
         self.features = self.artifacts / "features"
 
+    @property
+    def dashboard(self) -> Path:
+        """The page about champions, experiments, data and decisions."""
+        return self.artifacts / "dashboard" / "index.html"
+
     def model(self, task: str) -> Path:
         """Folder of a task's trained model."""
         return self.artifacts / "models" / task

@@ -316,6 +316,13 @@ def promote(project: Project, task_name: str, params: Params, reconsider: bool, 
     console.print(f"{decision.name}: {decision.decision}. {decision.reason}")
 
 
+def dashboard(project: Project, params: Params) -> None:
+    """Write the page about champions, experiments, data and decisions."""
+    from clipbert.dashboard.page import write_dashboard
+
+    console.print(f"Dashboard: {write_dashboard(project, params).relative_to(project.root)}")
+
+
 def rollback(project: Project, task_name: str, params: Params) -> None:
     """Restore the previous champion."""
     from clipbert.release.promotion import rollback

@@ -70,6 +70,12 @@ def evaluate(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None
     stages.evaluate(project(), check_task(task), load_params(params, overrides))
 
 
+@pipeline.command(epilog="Example: `clipbert dashboard`", rich_help_panel=PANEL)
+def dashboard(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
+    """Write artifacts/dashboard/index.html: champions, experiments, data, pipeline runs and decisions."""
+    stages.dashboard(project(), load_params(params, overrides))
+
+
 @pipeline.command(epilog="Example: `clipbert register retrieval`", rich_help_panel=PANEL)
 def register(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
     """Register a trained model in MLflow as the candidate; equal files are the same version."""

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Experiment:
         kind: whether it is an experiment or a state of the project that experiments start from.
         created: time of the commit in ISO 8601; None for the workspace.
         changes: the parameters that differ from the commit that the experiment started from, by dotted path.
+        params: all parameters, by dotted path.
         metric: the name of the task's first headline metric, such as "R@1".
         test, low, high: that metric on the test split and its 95 % interval.
         validation_metric: the name of the metric that chooses the epoch.
@@ -41,6 +42,7 @@ class Experiment:
     created: str | None
     state: str
     changes: dict[str, Any]
+    params: dict[str, Any] = field(repr=False)
     metric: str
     test: float | None
     low: float | None
@@ -54,7 +56,7 @@ class Experiment:
 
     def to_json(self) -> dict[str, Any]:
         """Return the experiment as `clipbert experiments --json` prints it."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "params"}
 
 
 def read_experiments(root: Path, tasks: list[str]) -> list[Experiment]:
@@ -133,6 +135,7 @@ def _entry(
         created=(revision.get("data") or {}).get("timestamp"),
         state=state,
         changes=redact_values(changes),
+        params=redact_values(content["params"]),
         metric=headline.card,
         test=_number(metrics, test),
         low=_number(metrics, f"{test}_ci_low"),
