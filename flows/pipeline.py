@@ -5,6 +5,7 @@ Each stage is a task. DVC skips stages that have not changed; a failed stage blo
 
 import argparse
 import sys
+from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,6 +15,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
@@ -24,11 +26,13 @@ from flows.artifacts import Metrics, publish_links, publish_metrics, publish_sta
 from flows.graph import Graph, GraphError, read_graph, select, stage_name
 from flows.parameters import ParameterError, project_folder
 from flows.project_lock import flow_run_lock
+from flows.run_log import record_run, write_dashboard
 from flows.servers import ServerError
 from flows.stage import StageError, StageResult, run_stage
 from flows.supervisor import Supervisor
 from flows.temporary_server import temporary_server
 
+DASHBOARD = "dashboard"  # the stage
 NAMES = {"ran": "Completed", "unchanged": "Unchanged", "restored": "Restored"}
 MESSAGES = {
     "ran": None,
@@ -77,7 +81,8 @@ def pipeline(
     logger = get_run_logger()
     try:
         project = project_folder(root)
-        graph = select(read_graph(project), stages)
+        whole = read_graph(project)
+        graph = select(whole, stages)
     except (GraphError, ParameterError) as error:
         return Failed(message=str(error))
     logger.info("%d stages in %s: %s", len(graph), project, ", ".join(graph))
@@ -93,10 +98,17 @@ def pipeline(
         )
         for stage in graph
     }
+    started = datetime.now(UTC)
     with flow_run_lock(project):
         before = read_results(project / "artifacts/metrics")
         states = _run_in_order(project, graph, tasks, time_limit_s, parallel)
-        return _summarize(project, graph, states, before)
+        final = _summarize(project, graph, states, before)
+        name, tags = flow_run.name or "without a name", list(flow_run.tags or [])
+        record_run(project, name, tags, started, final.name or final.type.value, final.message or "")
+        # Its stage writes it too, but not after a failed stage and not if nothing has changed.
+        if DASHBOARD in whole and (problem := write_dashboard(project)):
+            logger.warning("The dashboard was not written: %s", problem)
+        return final
 
 
 def _run_in_order(

@@ -114,7 +114,10 @@ def train(project: Project, task_name: str, params: Params) -> None:
         with training_lock(project.checkpoints(task_name)):
             trainer.resume()
             recorded, run_id = params.recorded_parameters(task_name), trainer.state.run_id
-            with start_training_run(project.root, task_name, recorded, run_id, params.release.name) as tracker:
+            defaults = Params().recorded_parameters(task_name)
+            with start_training_run(
+                project.root, task_name, recorded, run_id, params.release.name, defaults
+            ) as tracker:
                 state, out = trainer.train(tracker), project.model(task_name)
                 card = training_card(trainer, params.model, out.relative_to(project.root), tracker.tags)
                 export(trainer.model, trainer.processor, out, card)
@@ -314,13 +317,15 @@ def promote(project: Project, task_name: str, params: Params, reconsider: bool, 
 
     decision = promote(project.root, task_name, params.release, params.seed, evaluate_champion, reconsider, reevaluate)
     console.print(f"{decision.name}: {decision.decision}. {decision.reason}")
+    _refresh_dashboard(project, params)
 
 
 def dashboard(project: Project, params: Params) -> None:
     """Write the page about champions, experiments, data and decisions."""
     from clipbert.dashboard.page import write_dashboard
 
-    console.print(f"Dashboard: {write_dashboard(project, params).relative_to(project.root)}")
+    page = write_dashboard(project, [*params.pretrain_run, *params.tasks_run], params.release.name)
+    console.print(f"Dashboard: {page.relative_to(project.root)}")
 
 
 def rollback(project: Project, task_name: str, params: Params) -> None:
@@ -329,6 +334,13 @@ def rollback(project: Project, task_name: str, params: Params) -> None:
 
     decision = rollback(project.root, task_name, params.release.name)
     console.print(f"{decision.name}: {decision.reason}.")
+    _refresh_dashboard(project, params)
+
+
+def _refresh_dashboard(project: Project, params: Params) -> None:
+    """Write the dashboard again after a decision, where the project has one."""
+    if project.dashboard.is_file():
+        dashboard(project, params)
 
 
 def _check_trained(project: Project, task_name: str) -> None:

@@ -28,6 +28,7 @@ def make_finished_project(folder: Path) -> None:
         "validate",
         "frames",
         "pretrained_parts",
+        "dashboard",
         *(f"{stage}@{task}" for stage in ("train", "evaluate", "register") for task in ("retrieval", "open_qa")),
     }
     commit(root, "Run")

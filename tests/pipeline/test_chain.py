@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -33,13 +34,20 @@ def test_every_stage_leaves_what_the_next_one_and_a_reader_need(finished_project
         assert (release["name"], str(release["version"]), release["alias"]) == (f"clipbert-{task}", "1", "candidate")
         assert "<svg" in (artifacts / "reports" / f"{task}.html").read_text()
         assert not list((artifacts / "checkpoints" / task).glob("*/"))
+        training = json.loads((artifacts / "training" / f"{task}.json").read_text())
+        assert training[f"{task}_cost/seconds"] > 0
+        charts = {path.name for path in (artifacts / "plots" / task).iterdir()}
+        assert charts == {"loss.csv", "validation.csv", "test.csv", "breakdown.csv"}
+    page = (artifacts / "dashboard" / "index.html").read_text()
+    assert "clipbert-retrieval in MLflow" in page
+    assert "No champion yet" in page
 
 
 def test_only_stages_with_changed_inputs_run(project: Path) -> None:
     # The manifest and the frames stay equal, so nothing is trained; the scores stay equal, so nothing is registered.
     changed = {"ingest.timeout_s": 33.0, "validate.max_text_chars": 1999, "evaluate.batch_size": 128}
     set_params(project, changed | {"release.min_gain": 0.01})
-    expected = {"ingest", "validate", "frames", "evaluate@retrieval", "evaluate@open_qa"}
+    expected = {"ingest", "validate", "frames", "evaluate@retrieval", "evaluate@open_qa", "dashboard"}
     assert stages_run(run("dvc", "repro", cwd=project).stdout) == expected
 
 
@@ -63,6 +71,19 @@ def test_an_experiment_with_another_learning_rate(project: Path) -> None:
         for revision in experiment["revs"]
     ]
     assert rates == [0.002]
+    listed = json.loads(clipbert("experiments", "--json", cwd=project).stdout)
+    (faster,) = [one for one in listed if one["kind"] == "experiment"]  # under the task that it trained, not under both
+    assert (faster["name"], faster["task"], faster["changes"]) == ("faster", "open_qa", {"train.lr": 0.002})
+    metrics = json.loads((project / "artifacts" / "metrics" / "open_qa.json").read_text())
+    assert faster["test"] == metrics["open_qa/accuracy"]
+    training = json.loads((project / "artifacts" / "training" / "open_qa.json").read_text())
+    assert (faster["validation"], faster["seconds"]) == (
+        training["open_qa_val/accuracy"],
+        training["open_qa_cost/seconds"],
+    )
+    with sqlite3.connect(project / "mlflow" / "mlflow.db") as database:
+        names = [name for (name,) in database.execute("SELECT name FROM runs")]
+    assert any(name.startswith("faster: open_qa (lr=0.002") for name in names)
 
 
 def test_a_training_killed_in_the_middle_is_finished_from_its_checkpoint(project: Path, finished_project: Path) -> None:
@@ -89,7 +110,7 @@ def test_a_training_killed_in_the_middle_is_finished_from_its_checkpoint(project
 
     done = run("dvc", "repro", cwd=project)
     assert f"Resuming open_qa at step {reached}" in done.stdout
-    assert stages_run(done.stdout) == {"train@open_qa", "evaluate@open_qa", "register@open_qa"}
+    assert stages_run(done.stdout) == {"train@open_qa", "evaluate@open_qa", "register@open_qa", "dashboard"}
     curve = pd.read_csv(project / "artifacts" / "history" / "open_qa" / "train.csv")
     assert curve["step"].is_monotonic_increasing
     assert curve["step"].is_unique

@@ -17,23 +17,28 @@ from clipbert.release.runs import flatten
 from clipbert.release.tracking import start_training_run
 from clipbert.tasks import task_class
 
+DEFAULTS = flatten(Params().recorded_parameters("retrieval"))
+
 
 def recorded(**changes: object) -> dict[str, str]:
-    return flatten(Params().recorded_parameters("retrieval")) | {name: str(value) for name, value in changes.items()}
+    return DEFAULTS | {name: str(value) for name, value in changes.items()}
 
 
 def test_experiment_task_and_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "slower")
     params = recorded(**{"train.lr": 0.0005, "tasks.retrieval.negatives": 1, "frames.fps": 1.0, "train.num_workers": 4})
-    assert run_name(tmp_path, "retrieval", params) == "slower: retrieval (lr=0.0005, negatives=1, frames.fps=1.0)"
+    assert (
+        run_name(tmp_path, "retrieval", params, DEFAULTS)
+        == "slower: retrieval (lr=0.0005, negatives=1, frames.fps=1.0)"
+    )
 
 
 def test_without_experiment_the_time_tells_runs_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_EXP_NAME", raising=False)
-    name = run_name(tmp_path, "retrieval", recorded(**{"train.budget": "20 steps"}))
+    name = run_name(tmp_path, "retrieval", recorded(**{"train.budget": "20 steps"}), DEFAULTS)
     assert name.startswith("retrieval 20")
     assert name.endswith(" (budget=20 steps)")
-    assert "(" not in run_name(tmp_path, "retrieval", recorded())
+    assert "(" not in run_name(tmp_path, "retrieval", recorded(), DEFAULTS)
 
 
 def test_what_the_experiment_changed_comes_before_what_the_project_has_always_had(tmp_path: Path) -> None:
@@ -44,13 +49,15 @@ def test_what_the_experiment_changed_comes_before_what_the_project_has_always_ha
     )
     for command in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    assert next(iter(changed_parameters(tmp_path, "retrieval", params))) == "tasks.retrieval.negatives"
-    assert "(negatives=5, image_size=160, preset=small, batch_size=16, +1)" in run_name(tmp_path, "retrieval", params)
+    assert next(iter(changed_parameters(tmp_path, params, DEFAULTS))) == "tasks.retrieval.negatives"
+    assert "(negatives=5, image_size=160, preset=small, batch_size=16, +1)" in run_name(
+        tmp_path, "retrieval", params, DEFAULTS
+    )
 
 
 def test_long_values_and_many_changes_stay_readable(tmp_path: Path) -> None:
     params = recorded(**{"model.init_from": "artifacts/models/" + "x" * 300})
-    name = run_name(tmp_path, "retrieval", params)
+    name = run_name(tmp_path, "retrieval", params, DEFAULTS)
     assert "init_from=artifacts/models/xxxx..." in name
 
 
@@ -91,7 +98,8 @@ def test_a_run_has_the_card_as_its_description_and_the_experiment_as_a_tag(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "slower")
-    with start_training_run(root, "retrieval", Params().recorded_parameters("retrieval")) as run:
+    recorded = Params().recorded_parameters("retrieval")
+    with start_training_run(root, "retrieval", recorded, defaults=recorded) as run:
         run.log_card(long_card())
     found = open_store(root).client.get_run(run.run_id)
     assert found.info.run_name == run.name == "slower: retrieval"

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clipbert.config.schema import Params
 from clipbert.dashboard.charts import growth_chart, parallel_chart, scatter_chart, versions_chart
 from clipbert.dashboard.data_history import data_sizes, last_validation
 from clipbert.dashboard.experiments import Experiment, read_experiments
@@ -49,14 +48,17 @@ class TaskOverview:
     has_report: bool
 
 
-def write_dashboard(project: Project, params: Params) -> Path:
+def write_dashboard(project: Project, tasks: list[str], release_name: str) -> Path:
     """Write artifacts/dashboard/index.html and return its path.
 
     What cannot be read, such as a registry on a server that does not answer, is named on the page.
+
+    Args:
+        tasks: the tasks of the pipeline.
+        release_name: release.name.
     """
-    tasks: list[str] = [*params.pretrain_run, *params.tasks_run]
     problems: list[str] = []
-    versions = _read(problems, lambda: registered_versions(project.root, tasks, params.release.name), None)
+    versions = _read(problems, lambda: registered_versions(project.root, tasks, release_name), None)
     experiments = _read(problems, lambda: read_experiments(project.root, tasks), [])
     decisions = _read(problems, lambda: _decisions(project.root), [])
     sizes = data_sizes(project.root)

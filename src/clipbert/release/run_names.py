@@ -7,7 +7,6 @@ from pathlib import Path
 
 import yaml
 
-from clipbert.config.schema import Params
 from clipbert.config.training import RUNTIME_ONLY
 from clipbert.release.provenance import read_committed
 from clipbert.release.runs import flatten
@@ -25,7 +24,7 @@ def dvc_experiment() -> str | None:
     return os.environ.get("DVC_EXP_NAME") or None
 
 
-def run_name(root: Path, task: str, params: Mapping[str, str]) -> str:
+def run_name(root: Path, task: str, params: Mapping[str, str], defaults: Mapping[str, str]) -> str:
     """Return the name of a new run: "slower: retrieval (lr=0.0005, negatives=1)".
 
     Without an experiment the time takes its place: "retrieval 2026-11-28 12:00:00 (lr=0.0005)". Parameters that differ
@@ -34,19 +33,19 @@ def run_name(root: Path, task: str, params: Mapping[str, str]) -> str:
     Args:
         root: the project's folder.
         params: the flat parameters of the run.
+        defaults: the flat defaults of parameters.
     """
     experiment = dvc_experiment()
     title = f"{experiment}: {task}" if experiment else f"{task} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    changes = changed_parameters(root, task, params)
+    changes = changed_parameters(root, params, defaults)
     shown = [f"{_short(name, task)}={_cut(value)}" for name, value in changes.items()]
     if len(shown) > MOST_CHANGES:
         shown = [*shown[:MOST_CHANGES], f"+{len(shown) - MOST_CHANGES}"]
     return (f"{title} ({', '.join(shown)})" if shown else title)[:LONGEST_NAME]
 
 
-def changed_parameters(root: Path, task: str, params: Mapping[str, str]) -> dict[str, str]:
+def changed_parameters(root: Path, params: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
     """Return the parameters that differ from the defaults, those of an experiment first."""
-    defaults = flatten(Params().recorded_parameters(task))
     committed = _committed(root)
     changes = {
         name: value for name, value in params.items() if value != defaults.get(name) and not name.startswith(IGNORED)

@@ -81,6 +81,7 @@ def start_training_run(
     params: Mapping[str, Any],
     resume_run_id: str | None = None,
     release_name: str = DEFAULT_NAME,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Iterator[TrainingRun]:
     """Create the MLflow run of a training, or resume the run `resume_run_id` if this store has it.
 
@@ -94,6 +95,7 @@ def start_training_run(
         params: nested or flat; logged flat, as `train.lr`.
         resume_run_id: the run of the checkpoint from which the training resumes; None for a new training.
         release_name: the parameter release.name, the prefix of the experiment's name.
+        defaults: the default parameters; the run's name lists those of `params` that differ. None: it lists none.
 
     Raises:
         ClipBertError: the store cannot be used; raised before the training starts. A resumed training continues
@@ -107,7 +109,8 @@ def start_training_run(
     known: dict[str, int] = {}
     try:
         store = open_store_and_deliver(root, release_name)
-        run_id, name, known = _open_run(store, task, flat, tags, resume_run_id)
+        title = run_name(root, task, flat, flat if defaults is None else flatten(defaults))
+        run_id, name, known = _open_run(store, task, title, flat, tags, resume_run_id)
     except ClipBertError as error:
         if resume_run_id is None:
             raise
@@ -160,7 +163,7 @@ def _run_session(
 
 
 def _open_run(
-    store: Store, task: str, params: dict[str, str], tags: dict[str, str], resume_run_id: str | None
+    store: Store, task: str, name: str, params: dict[str, str], tags: dict[str, str], resume_run_id: str | None
 ) -> tuple[str, str, dict[str, int]]:
     """Create or resume a run; return its id, its name and the last step of each of its keys."""
     experiment_id = open_experiment(store, task)
@@ -170,7 +173,7 @@ def _open_run(
         if info is None:
             remove_delivered(store.root, task)
             lost = {"clipbert.resumed_from": resume_run_id} if resume_run_id else {}
-            info = create_run(store, experiment_id, run_name(store.root, task, params), params, tags | lost)
+            info = create_run(store, experiment_id, name, params, tags | lost)
         else:
             known = {metric.key: metric.step for metric in store.client.get_run(info.run_id).data._metric_objs}
             # First the tags of this process: a RUNNING run of a dead process is ended by the next command.
