@@ -1,13 +1,9 @@
 """The table of experiments, with real experiments of DVC."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from dvc_project import run
-from experiment_project import make_experiment_project, run_experiment
 from typer.testing import CliRunner
 
 from clipbert.cli.main import app
@@ -17,20 +13,8 @@ from clipbert.errors import ClipBertError
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with two experiments and one that failed."""
-    root = make_experiment_project(tmp_path_factory.mktemp("experiments") / "project")
-    run_experiment(root, "slower", "train.lr=0.0005", "train.num_workers=2")
-    run_experiment(root, "faster", "train.lr=0.003", "tasks.retrieval.negatives=4")
-    run("dvc", "exp", "run", "-q", "--queue", "-n", "broken", "-S", "train.lr=1", cwd=root)
-    dvc = [sys.executable, "-m", "dvc", "exp", "run", "-q", "--run-all"]
-    assert subprocess.run(dvc, cwd=root, capture_output=True).returncode != 0
-    return root
-
-
-def test_changes_metrics_and_cost_of_each_experiment(project: Path) -> None:
-    found = {one.name: one for one in read_experiments(project, ["retrieval", "open_qa"])}
+def test_changes_metrics_and_cost_of_each_experiment(experiments_project: Path) -> None:
+    found = {one.name: one for one in read_experiments(experiments_project, ["retrieval", "open_qa"])}
     assert {one.task for one in found.values()} == {"retrieval"}
     assert found["slower"].changes == {"train.lr": 0.0005}
     assert found["faster"].changes == {"train.lr": 0.003, "tasks.retrieval.negatives": 4}
@@ -43,12 +27,17 @@ def test_changes_metrics_and_cost_of_each_experiment(project: Path) -> None:
     assert "workspace" in found
 
 
-def test_a_failed_experiment_does_not_borrow_the_metrics_of_its_commit(project: Path) -> None:
-    assert [one.test for one in read_experiments(project, ["retrieval"]) if one.name == "broken"] in ([], [None])
+def test_a_failed_experiment_does_not_borrow_the_metrics_of_its_commit(experiments_project: Path) -> None:
+    assert [one.test for one in read_experiments(experiments_project, ["retrieval"]) if one.name == "broken"] in (
+        [],
+        [None],
+    )
 
 
-def test_the_command_sorts_by_validation_unless_told_otherwise(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(project)
+def test_the_command_sorts_by_validation_unless_told_otherwise(
+    experiments_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(experiments_project)
     runner = CliRunner()
 
     def names(*arguments: str) -> list[str]:
