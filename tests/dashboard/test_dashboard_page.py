@@ -11,7 +11,7 @@ from clipbert.dashboard.page import FLOW_RUNS, write_dashboard
 from clipbert.project import Project
 
 TASKS = ["retrieval"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(autouse=True)

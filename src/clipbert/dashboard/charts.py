@@ -102,7 +102,7 @@ def scatter_chart(experiments: list[Experiment]) -> str:
 def parallel_chart(experiments: list[Experiment]) -> str | None:
     """Return each experiment as a line over the parameters that differ, its cost and its metrics; None if none differ.
 
-    Every axis runs from its smallest to its largest value; values that are no numbers are spaced evenly.
+    Every axis runs from its smallest to its largest value; other values than numbers are spaced evenly.
     """
     columns: dict[str, list[Any]] = {}
     for name in _varied(experiments):
@@ -122,8 +122,8 @@ def parallel_chart(experiments: list[Experiment]) -> str | None:
             for one, y in zip(experiments, positions, strict=True)
             if y is not None
         ]
-    x = {"field": "axis", "type": "ordinal", "sort": None, "title": None, "axis": {"orient": "top", "labelAngle": 0}}
-    x["axis"] |= {"domain": False, "ticks": False, "labelLimit": 128, "grid": True, "gridOpacity": 0.8}
+    labels_on_top = {"orient": "top", "labelAngle": 0, "domain": False, "ticks": False, "labelLimit": 128, "grid": True}
+    x = {"field": "axis", "type": "ordinal", "sort": None, "title": None, "axis": labels_on_top}
     y = {"field": "y", "type": "quantitative", "axis": None, "scale": {"domain": [-0.04, 1.04]}}
     spec = {
         "width": {"step": 128},

@@ -72,8 +72,13 @@ def read_experiments(root: Path, tasks: list[str]) -> list[Experiment]:
     Raises:
         ClipBertError: DVC cannot list them.
     """
+    return listed(_show(root), tasks)
+
+
+def listed(shown: list[dict[str, Any]], tasks: list[str]) -> list[Experiment]:
+    """Return the entries of `read_experiments` from what `dvc exp show --json` prints."""
     found = []
-    for baseline in _show(root):
+    for baseline in shown:
         name = "workspace" if baseline["rev"] == "workspace" else baseline.get("name") or baseline["rev"][:7]
         start = _content(baseline)
         found += [

@@ -59,8 +59,8 @@ def write_dashboard(project: Project, tasks: list[str], release_name: str) -> Pa
     """
     problems: list[str] = []
     versions = _read(problems, lambda: registered_versions(project.root, tasks, release_name), None)
-    experiments = _read(problems, lambda: read_experiments(project.root, tasks), [])
-    decisions = _read(problems, lambda: _decisions(project.root), [])
+    experiments = _read(problems, lambda: read_experiments(project.root, tasks), list[Experiment]())
+    decisions = _read(problems, lambda: _decisions(project.root), list[Event]())
     sizes = data_sizes(project.root)
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     page = render_page(
