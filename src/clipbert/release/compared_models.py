@@ -20,6 +20,7 @@ from clipbert.project import Project
 from clipbert.release.aliases import aliases
 from clipbert.release.connection import open_store
 from clipbert.release.gate import stored_predictions
+from clipbert.release.metric_names import tracked_name
 from clipbert.release.revisions import SHORT, Revisions
 from clipbert.release.runs import RUN_DESCRIPTION, active_run
 from clipbert.release.store import EMBEDDED, Store, embedded_uri, store_errors, tracking_uri
@@ -394,6 +395,6 @@ def _cost(run: Any, task: str) -> dict[str, float]:
     is_timed = info.status == "FINISHED" and info.end_time and "clipbert.restored" not in run.data.tags
     if "seconds" not in found and is_timed:  # of an older version of clipbert
         found["seconds"] = (info.end_time - info.start_time) / 1000
-    if (latency := metrics.get(f"{task}/ms_per_item")) is not None:
+    if (latency := metrics.get(tracked_name(f"{task}/ms_per_item"))) is not None:
         found["ms_per_item"] = latency
     return found
