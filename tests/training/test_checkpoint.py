@@ -1,10 +1,12 @@
 """Checkpoints: content, detection of damage, and an intact one at any time."""
 
 import errno
+import gc
 import os
 import shutil
 import signal
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +239,17 @@ def test_a_kill_at_any_file_operation_of_a_save_leaves_a_whole_one(tmp_path: Pat
         survived += 1
     assert survived >= 3
     assert newest == 3
+
+
+def test_a_snapshot_is_freed_without_the_garbage_collector() -> None:
+    gc.disable()
+    try:
+        copied = snapshot({"model": {"weight": torch.ones(4)}, "rng": [torch.zeros(2)]})
+        freed = weakref.ref(copied["model"]["weight"])
+        del copied
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_a_snapshot_copies_a_shared_tensor_once(tmp_path: Path) -> None:

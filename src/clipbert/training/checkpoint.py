@@ -265,21 +265,28 @@ class Checkpoints:
 
 def snapshot(tree: Any) -> Any:
     """Return a copy of nested dicts, lists and tuples with each tensor on the CPU; shared tensors are copied once."""
-    copies: dict[tuple[Any, ...], Tensor] = {}
+    return _copied(tree, {})
 
-    def copied(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            key = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else (id(value),)
-            if key not in copies:
-                copies[key] = value.detach().to("cpu", copy=True)
-            return copies[key]
-        if isinstance(value, dict):
-            return {name: copied(inner) for name, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [copied(inner) for inner in value]
-        return value
 
-    return copied(tree)
+def _copied(value: Any, copies: dict[tuple[Any, ...], Tensor]) -> Any:
+    """Return the copy of a part of a tree.
+
+    It is not a function inside `snapshot`: one that calls itself would be a reference cycle, which keeps each copy in
+    memory until Python's garbage collector runs.
+
+    Args:
+        copies: of the tensors copied so far.
+    """
+    if isinstance(value, Tensor):
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else (id(value),)
+        if key not in copies:
+            copies[key] = value.detach().to("cpu", copy=True)
+        return copies[key]
+    if isinstance(value, dict):
+        return {name: _copied(inner, copies) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(inner, copies) for inner in value]
+    return value
 
 
 def check_sums(folder: Path, *names: str) -> None:

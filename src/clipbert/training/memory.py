@@ -47,10 +47,9 @@ def keep_freed_memory() -> bool:
 def limit_cached_operations() -> None:
     """Let oneDNN keep the compiled operations of 16 shapes instead of 1,024.
 
-    Each holds its working memory, tens of megabytes, and packed texts give nearly every step shapes of its own. A
-    training of the recipe `small` grew to 7 GB with 256 of them, to 4 GB within 60 steps with 64, and to 2 GB with 16.
-    A backbone has about a hundred shapes, so some are compiled again in each step, which takes less than 0.1 s. It must
-    be called before the first operation of the process; a value of the user in the environment stays.
+    Each holds its working memory, and packed texts give nearly every step shapes of its own. A backbone has about a
+    hundred shapes, so some are compiled again in each step, which takes less than 0.1 s. It must be called before the
+    first operation of the process; a value of the user in the environment stays.
     """
     os.environ.setdefault(CACHE_CAPACITY, str(CACHED_OPERATIONS))
 
