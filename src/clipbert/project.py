@@ -41,6 +41,10 @@ class Project:
         """Folder of the checkpoints from which training resumes; not a DVC output."""
         return self.artifacts / "checkpoints" / task
 
+    def scores(self, task: str) -> Path:
+        """Folder of the scores from which a killed evaluation continues; removed at its end, not a DVC output."""
+        return self.artifacts / "scores" / task
+
     def metrics(self, task: str) -> Path:
         """Metrics of the test split, as flat JSON."""
         return self.artifacts / "metrics" / f"{task}.json"

@@ -5,6 +5,7 @@ other packages get the sections and values that they need.
 """
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,13 +198,17 @@ def make_trainer(
 
 
 def evaluate(project: Project, task_name: str, params: Params) -> None:
-    """Evaluate a trained model on the test split: metrics, predictions, plots and report, also logged to MLflow."""
+    """Evaluate a trained model on the test split: metrics, predictions, plots and report, also logged to MLflow.
+
+    Under torchrun this is one process of several; the first one prints and writes.
+    """
     from clipbert.data.manifest import read_texts
+    from clipbert.distributed.context import device_of_this_process, init_distributed
     from clipbert.evaluation.conditions import ATTRIBUTE
     from clipbert.evaluation.plots import write_charts
     from clipbert.evaluation.predictions_file import write_predictions
     from clipbert.evaluation.report.page import write_report
-    from clipbert.evaluation.run import evaluate_model
+    from clipbert.evaluation.run import evaluate_share
     from clipbert.evaluation.tracker_pictures import write_pictures
     from clipbert.evaluation.verdict import verdict
     from clipbert.frame_cache import FrameCache
@@ -219,15 +224,22 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     _check_trained(project, task_name)
     if line := changed_data(project.root, project.run(task_name)):
         console.print(f"{task_name}: {line}")
-    evaluation = evaluate_model(
-        project.model(task_name),
-        task,
-        project.manifest,
-        project.frames,
-        params.evaluate,
-        params.frames,
-        features_dir=project.features,
-    )
+    device = device_of_this_process("evaluate.processes")
+    with init_distributed(device) as context:
+        console.quiet = not context.first
+        evaluation = evaluate_share(
+            project.model(task_name),
+            task,
+            project.manifest,
+            project.frames,
+            params.evaluate,
+            params.frames,
+            features_dir=project.features,
+            scores_dir=project.scores(task_name),
+            context=context,
+        )
+    if evaluation is None:
+        return
     cache = FrameCache(project.frames)
     metrics = {name: round(value, 4) for name, value in evaluation.metrics.items()}
     write_json(project.metrics(task_name), metrics, sort_keys=False)
@@ -240,10 +252,11 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     with atomic_directory(project.pictures(task_name)) as folder:
         pictures = write_pictures(task_name, evaluation.items, cache, folder)
         files = [project.metrics(task_name), project.report(task_name), project.predictions(task_name)]
+        latency = {f"{task_name}/ms_per_item": ms} if (ms := evaluation.ms_per_item) is not None else {}
         log_evaluation(
             project.root,
             project.run(task_name),
-            {**evaluation.metrics, f"{task_name}/ms_per_item": evaluation.ms_per_item},
+            evaluation.metrics | latency,
             files,
             pictures,
             params.release.name,
@@ -251,6 +264,14 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
         )
     _print(f"  {name:<40} {value:8.2f}" for name, value in evaluation.metrics.items())
     _print(f"  {finding.text}" for finding in verdict(task_name, evaluation.items))
+    shutil.rmtree(project.scores(task_name), ignore_errors=True)
+
+
+def shares_videos(task_name: str) -> bool:
+    """Return whether several processes can share an evaluation of a task."""
+    from clipbert.tasks import task_class
+
+    return task_class(task_name).evaluator_class.shares_videos
 
 
 def _described_training(

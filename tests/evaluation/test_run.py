@@ -3,19 +3,24 @@
 import hashlib
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import evaluation_process
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from small_trainings import build_from_params
+from trainings import finished
 
 from clipbert.config.schema import Params
 from clipbert.config.tasks import task_names
 from clipbert.data.manifest import SEGMENTS_SCHEMA, TEXTS_FILE, read_texts, write_table
 from clipbert.errors import ClipBertError
+from clipbert.evaluation import rerank_depth
 from clipbert.evaluation.conditions import (
     SCORING_VERSION,
     conditions,
@@ -25,24 +30,29 @@ from clipbert.evaluation.conditions import (
     to_tags,
     with_conditions,
 )
+from clipbert.evaluation.metrics.ranking import mean_rank_of, ranks_of_texts
 from clipbert.evaluation.predictions_file import read_predictions_file, write_predictions
 from clipbert.evaluation.run import Evaluation, evaluate_model
-from clipbert.model import ClipBertProcessor
+from clipbert.frame_cache import FrameCache
+from clipbert.model import ClipBertProcessor, load
 from clipbert.sampling.segments import Segment
 from clipbert.tasks import make_task, task_class
 from clipbert.tasks.batch import Example
+from clipbert.tasks.predict import encode_videos
+from clipbert.tasks.scoring import ProcessorTokens, rank_gallery
 
 
 def evaluated(
     project: Path,
     folder: Path,
     contrastive_weight: float,
-    rerank: int | None,
+    rerank: int | str | None,
     clips: int = 1,
     model: dict[str, Any] | None = None,
+    precision: str = "auto",
 ) -> Evaluation:
     tasks = {"retrieval": {"contrastive_weight": contrastive_weight}}
-    evaluate = {"clips": clips, "batch_size": 5, "rerank_top_k": rerank}
+    evaluate = {"clips": clips, "batch_size": 5, "rerank_top_k": rerank, "precision": precision}
     params = Params.model_validate({"tasks": tasks, "evaluate": evaluate, "model": model or {}})
     artifacts = project / "artifacts"
     task = make_task("retrieval", params.tasks)
@@ -69,6 +79,88 @@ def test_reranking_every_video_gives_exactly_the_exhaustive_ranks(tiny_project: 
         pd.testing.assert_frame_equal(seen.blank_items.drop(columns="reranked"), exhaustive.blank_items)
         assert seen.metrics["retrieval/reranked_pairs"] == gallery * len(exhaustive.items)
         assert {name: seen.metrics[name] for name in exhaustive.metrics} == exhaustive.metrics
+
+
+def test_ranks_and_scores_are_those_of_each_text_alone(tiny_project: Path, tmp_path: Path) -> None:
+    items = evaluated(tiny_project, tmp_path / "model", 1.0, None, clips=2).items
+    task, cache = make_task("retrieval", Params().tasks), FrameCache(tiny_project / "artifacts" / "frames")
+    model, processor = load(tmp_path / "model"), ClipBertProcessor.from_pretrained(tmp_path / "model")
+    examples = task.examples.read(read_texts(tiny_project / "artifacts" / "manifest"), "test")
+    tokenize = ProcessorTokens(processor, torch.device("cpu"))
+    keys, rows, gallery = [e.key for e in examples], items.set_index("item_id"), len(examples)
+    assert items["item_id"].tolist() == [text_id for e in examples for text_id in e.ids]
+    matrix, owners = [], []
+    with torch.inference_mode():
+        visual = encode_videos(model, processor, cache, examples, 2).of(keys)
+        vectors = model.get_video_features(visual)
+        for truth, example in enumerate(examples):
+            for text_id, text in zip(example.ids, example.texts, strict=True):
+                scores = rank_gallery(model, visual, vectors, *tokenize([text]), batch_size=256).scores
+                best = scores.argsort(descending=True, stable=True)[:5].tolist()
+                assert rows.loc[text_id, "rank"] == mean_rank_of(scores, truth)
+                assert rows.loc[text_id, "top_media"] == [keys[video] for video in best]
+                assert rows.loc[text_id, "top_scores"] == pytest.approx(scores[best].tolist(), rel=1e-4, abs=1e-5)
+                matrix.append(scores.numpy())
+                owners.append(truth)
+    assert items["gallery"].unique().tolist() == [gallery]
+    assert items["text_rank"].tolist() == ranks_of_texts(np.stack(matrix), owners).tolist()
+
+
+def test_bf16_changes_no_rank_beyond_its_rounding(tiny_project: Path, tmp_path: Path) -> None:
+    exact = evaluated(tiny_project, tmp_path / "model", 1.0, None, precision="fp32").items
+    rounded = evaluated(tiny_project, tmp_path / "model", 1.0, None, precision="bf16").items
+    assert [items.attrs["evaluation"]["precision"] for items in (exact, rounded)] == ["fp32", "bf16"]
+    best, other = (np.stack(items["top_scores"].map(lambda scores: scores[:5])) for items in (exact, rounded))
+    error = np.abs(best - other).max()
+    assert 0 < error < 0.02 * np.abs(best).max()  # bf16 has 8 bits
+    differing = exact["rank"] != rounded["rank"]
+    assert (exact["rank"] - rounded["rank"]).abs()[differing].max() <= 2 or not differing.any()
+
+
+def test_a_large_gallery_is_reranked_as_the_validation_split_allows(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = evaluated(tiny_project, tmp_path / "model", 1.0, "auto")
+    assert small.items.attrs["evaluation"]["rerank"] is None
+    assert "rerank_choice" not in small.items.attrs
+    monkeypatch.setattr(rerank_depth, "EXACT_GALLERY", 4)
+    monkeypatch.setattr(rerank_depth, "DEPTHS", (1, 2, 3, 4, 5, 6, 7))
+    seen = evaluated(tiny_project, tmp_path / "model", 1.0, "auto")
+    recalls, top_k = seen.items.attrs["rerank_choice"]["recalls"], seen.items.attrs["rerank_choice"]["top_k"]
+    assert set(recalls) == {"exact", *"1234567"}
+    assert "(evaluate.rerank_top_k: auto)." in capsys.readouterr().out
+    assert seen.items.attrs["evaluation"]["rerank"] == top_k
+    assert seen.metrics.get("retrieval/reranked", seen.metrics["retrieval/gallery"]) == (top_k or 8)
+    if top_k is not None:
+        assert all(a >= b for a, b in zip(recalls[str(top_k)], recalls["exact"], strict=True))
+
+
+def scores_folder(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_processes_share_the_videos_and_a_killed_evaluation_continues(tiny_project: Path, tmp_path: Path) -> None:
+    alone = evaluated(tiny_project, tmp_path / "model", 1.0, 3)
+    exact = evaluated(tiny_project, tmp_path / "model", 1.0, None)
+    for rerank, expected in ((3, alone), (None, exact)):
+        out = tmp_path / f"shared-{rerank}"
+        finished(evaluation_process.started(tiny_project, tmp_path / "model", out, rerank, processes=2))
+        items = pd.read_parquet(out / "items.parquet")
+        pd.testing.assert_frame_equal(items, expected.items, rtol=1e-4, check_like=True)
+        assert json.loads((out / "metrics.json").read_text()) == pytest.approx(expected.metrics, rel=1e-4)
+    out = tmp_path / "killed"
+    process = evaluation_process.started(tiny_project, tmp_path / "model", out, None, stop_after=2)
+    process.communicate(timeout=200)
+    assert process.returncode == -signal.SIGKILL
+    assert scores_folder(out / "scores") == ["test/000000.safetensors", "test/000001.safetensors"]
+    said = finished(evaluation_process.started(tiny_project, tmp_path / "model", out, None))
+    assert f"retrieval: continues with 2 blocks of scores in {out / 'scores' / 'test'}" in said
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "items.parquet"), exact.items, rtol=1e-4)
+    # other settings do not use them
+    said = finished(evaluation_process.started(tiny_project, tmp_path / "model", out, 3))
+    assert "continues" not in said
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "items.parquet"), alone.items, rtol=1e-4)
 
 
 def test_headlines_come_first_with_their_intervals(tiny_project: Path, tmp_path: Path) -> None:
@@ -125,7 +217,7 @@ def test_conditions_of_a_version_come_back_from_its_tags_and_into_parameters() -
     recorded = conditions_of("captioning", params)
     section, evaluate = with_conditions("captioning", default.tasks.captioning, default.evaluate, recorded)
     assert section == default.tasks.captioning.model_copy(update={"beams": 7})
-    assert (evaluate.clips, evaluate.rerank_top_k) == (4, None)
+    assert (evaluate.clips, evaluate.rerank_top_k) == (4, "auto")
     recorded = conditions_of("retrieval", params)
     assert recorded["rerank"] == 9  # the name in the tags of versions that were registered before it was renamed
     section, evaluate = with_conditions("retrieval", default.tasks.retrieval, default.evaluate, recorded)

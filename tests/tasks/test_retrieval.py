@@ -61,7 +61,7 @@ class TwoStages(TableModel):
         return visual_embeds[:, 0, 0].long()
 
     def similarity(self, text: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
-        return self.similarities[text[:, 0]][:, video[:, 0]]
+        return self.similarities[text[:, 0].long()][:, video[:, 0].long()]
 
 
 def ranks_of(table: list[list[float]], batch_size: int = 2) -> list[int]:
@@ -284,7 +284,7 @@ def test_examples_group_the_texts_of_a_video() -> None:
 def test_a_gallery_of_one_repeated_video_is_scored_once_and_ties_everywhere(rerank: int | None) -> None:
     reranker = TwoStages([[1, 2, 3, 4]] * 4, [[4, 3, 2, 1]] * 4)
     blank = Encoded([f"v{i}" for i in range(4)], [torch.zeros(1, 1, 1)] * 4)
-    tokenize = lambda texts: (torch.tensor([[int(texts[0])]]), torch.ones(1, 1, dtype=torch.long))  # noqa: E731
+    tokenize = lambda texts: (torch.tensor([[int(text)] for text in texts]), torch.ones(len(texts), 1).long())  # noqa: E731
     evaluator = Retrieval(RetrievalParams()).evaluator.with_settings(EvaluateParams(rerank_top_k=rerank))
     rows = list(evaluator.predict(reranker, blank, [example(i) for i in range(4)], tokenize, 2))
     assert reranker.pairs == 4  # one a text

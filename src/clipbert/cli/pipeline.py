@@ -66,8 +66,19 @@ def train(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -
 
 @pipeline.command(epilog="Example: `clipbert evaluate retrieval --set evaluate.clips=8`", rich_help_panel=PANEL)
 def evaluate(task: TaskName, params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
-    """Evaluate a trained model on the test split, compared with chance and blank frames; writes a report."""
-    stages.evaluate(project(), check_task(task), load_params(params, overrides))
+    """Evaluate a trained model on the test split, compared with chance and blank frames; writes a report.
+
+    With `evaluate.processes` above 1, the command starts that many processes for retrieval. A killed retrieval
+    evaluation continues with the scores that it has.
+    """
+    if exit_code_written():
+        raise typer.Exit
+    loaded, name = load_params(params, overrides), check_task(task)
+    if loaded.evaluate.processes > 1 and not started_by_torchrun() and stages.shares_videos(name):
+        from clipbert.distributed.launch import launch
+
+        raise typer.Exit(launch(loaded.evaluate.processes, loaded.train.max_restarts, sys.argv[1:]))
+    stages.evaluate(project(), name, loaded)
 
 
 @pipeline.command(epilog="Example: `clipbert dashboard`", rich_help_panel=PANEL)

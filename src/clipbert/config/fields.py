@@ -41,7 +41,7 @@ def bounds_in_words(field: FieldInfo) -> str:
     """
     words = _limits(field.metadata)
     for kind in _alternatives(field.annotation):
-        if get_origin(kind) is Literal:
+        if get_origin(kind) is Literal and not _is_mixed(field):
             words.append(f"one of {', '.join(map(str, get_args(kind)))}")
         elif get_origin(kind) in (list, dict):
             entry = get_args(kind)[-1]
@@ -55,6 +55,8 @@ def bounds_in_words(field: FieldInfo) -> str:
 def allowed_in_words(field: FieldInfo) -> str:
     """Return the type and the bounds of a field: `an integer or null; at least 1`."""
     kinds = [TYPES.get(get_origin(kind) or kind, "") for kind in _alternatives(field.annotation)]
+    if _is_mixed(field):
+        kinds += [str(value) for kind in _alternatives(field.annotation) for value in _literals(kind)]
     return "; ".join(text for text in (" or ".join(filter(None, kinds)), bounds_in_words(field)) if text)
 
 
@@ -150,6 +152,16 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
         yield annotation
         return
     yield from get_args(annotation) or (annotation,)
+
+
+def _literals(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _is_mixed(field: FieldInfo) -> bool:
+    """Return whether a field takes words or values of another type, such as `auto` or a number."""
+    kinds = [kind for kind in _alternatives(field.annotation) if kind is not type(None)]
+    return any(_literals(kind) for kind in kinds) and not all(_literals(kind) for kind in kinds)
 
 
 def _field(section: type[BaseModel], name: int | str) -> FieldInfo | None:

@@ -177,11 +177,24 @@ class EvaluateParams(Section):
 
     clips: int = Field(2, ge=1, le=64, description="clips of a video, evenly in time")
     batch_size: int = Field(256, ge=1, description="text-video pairs in one forward pass")
-    rerank_top_k: int | None = Field(
-        None,
-        ge=1,
-        description="retrieval: number of videos, best by the dual encoder, that the cross-encoder scores; null: all",
+    rerank_top_k: int | Literal["auto"] | None = Field(
+        "auto",
+        description="retrieval: number of videos, best by the dual encoder, that the cross-encoder scores; null: all; "
+        "auto: all of up to 500 videos, above that as many as the validation split needs for the same recall",
     )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="retrieval: number type of matrix products and convolutions; auto: the faster one"
+    )
+    processes: int = Field(
+        1, ge=1, le=1024, description="retrieval: processes that share the videos, on this machine, at most one per GPU"
+    )
+
+    @field_validator("rerank_top_k", mode="before")
+    @classmethod
+    def _a_number_or_auto(cls, value: Any) -> Any:
+        if value in (None, "auto") or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return value
+        raise ValueError("an integer of at least 1, auto or null")
 
 
 class ReleaseParams(Section):

@@ -67,8 +67,11 @@ class DistributedContext:
         return dict(zip(values, stacked / self.world, strict=True))
 
 
-def device_of_this_process() -> torch.device:
+def device_of_this_process(parameter: str = "train.processes") -> torch.device:
     """Return the GPU of this process, or the CPU on a machine without GPUs.
+
+    Args:
+        parameter: the number of processes, for the message.
 
     Raises:
         ClipBertError: this machine has fewer GPUs than processes.
@@ -78,8 +81,8 @@ def device_of_this_process() -> torch.device:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if local >= torch.cuda.device_count():
         raise ClipBertError(
-            f"train.processes: no GPU for process {local + 1}, this machine has {torch.cuda.device_count()}. Set "
-            f"train.processes to {torch.cuda.device_count()} or less."
+            f"{parameter}: no GPU for process {local + 1}, this machine has {torch.cuda.device_count()}. Set "
+            f"{parameter} to {torch.cuda.device_count()} or less."
         )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)

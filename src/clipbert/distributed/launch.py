@@ -1,4 +1,4 @@
-"""Launch of `clipbert train` in several processes, with torchrun's agent in this process."""
+"""Launch of `clipbert train` and `clipbert evaluate` in several processes, with torchrun's agent in this process."""
 
 import logging
 import os
@@ -61,8 +61,8 @@ def launch(processes: int, max_restarts: int, arguments: list[str]) -> int:
             rank, failure = failed.get_first_failure()
             errors.print(
                 f"clipbert: process {rank} of {processes} ended with exit code {failure.exitcode}, after "
-                f"{max_restarts} restarts (train.max_restarts). Rerun the command; it resumes from the last "
-                "checkpoint."
+                f"{max_restarts} restarts (train.max_restarts). Rerun the command; it resumes from what is "
+                "saved."
             )
             return OUR_ERROR
         finally:
@@ -79,7 +79,7 @@ def _stop_with_dvc() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(CHECK_PARENT_S)
-        console.print("The dvc process that started this training is gone: saving the state and stopping.")
+        console.print("The dvc process that started this command is gone: saving the state and stopping.")
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True, name="stop-with-dvc").start()

@@ -20,6 +20,7 @@ SCORING_VERSION = 2
 ATTRIBUTE = "evaluation"  # of the table of predictions (DataFrame.attrs)
 FRAMES = ("fps", "size", "quality", "max_frames", "sampling")  # settings of the frame cache that change its frames
 AnySection = TypeVar("AnySection", bound=Section)
+TEXTS = ("test_items", "frames.sampling", "precision")  # conditions that are words, not JSON values
 RECORDED_AS = {"rerank_top_k": "rerank"}  # the name in stored tables and tags of versions
 
 
@@ -95,7 +96,7 @@ def from_tags(task: str, tags: Mapping[str, str]) -> dict[str, Any]:
         if text is None:
             continue
         try:
-            found[name] = text if name in ("test_items", "frames.sampling") else json.loads(text)
+            found[name] = text if name in TEXTS or text == "auto" else json.loads(text)
         except ValueError as error:
             raise ClipBertError(
                 f"The version's tag {ATTRIBUTE}.{name} is {text!r}; expected a JSON value. Register the model again: "

@@ -32,6 +32,11 @@ def middle_frame(indices: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.full_like(indices, indices.flat[indices.size // 2])
 
 
+def middle_clip(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the frames (1, T) of the middle clip of a video, of those of all clips (K, T)."""
+    return indices[len(indices) // 2 :][:1]
+
+
 def uses_order(model: Any, frames_per_clip: int) -> bool:
     """Return whether the order of a clip's frames can change the model's scores."""
     return frames_per_clip > 1 and model.config.frame_fusion != "mean"
@@ -43,7 +48,7 @@ def condition_scores(
     processor: Any,
     cache: FrameCache,
     examples: list[Example],
-    videos: Encoded,
+    videos: Encoded | None,
     items: Predictions,
     batch_size: int,
     clips: int,
@@ -54,12 +59,12 @@ def condition_scores(
     `tasks.base.CONDITION_ITEMS` items are scored, see `Evaluator.for_conditions`.
 
     Args:
-        videos: the encoded examples of the evaluation. With one frame per clip, the middle clip is the single frame.
+        videos: the encoded examples of the evaluation; None encodes them again where they are needed. With one frame
+            per clip, the middle clip is the single frame.
         items: the predictions of the evaluation.
     """
     own = items["score"].to_numpy(dtype=float)
     frames = processor.frames_per_clip
-    one_clip = next(iter(videos.visual_embeds)).shape[0] == 1
     found = {"shuffled_frames": own, "single_frame": own}
     few, some = evaluator.for_conditions(model, examples)
     if uses_order(model, frames):
@@ -68,9 +73,11 @@ def condition_scores(
     if frames > 1:
         other = encode_videos(model, processor, cache, some, 1, arrange=middle_frame)
         found["single_frame"] = _scores(few, model, processor, cache, some, other, items, batch_size)
-    elif not one_clip:
-        middle = [embeds[len(embeds) // 2 :][:1] for embeds in videos.visual_embeds]
-        other = Encoded(videos.keys, middle)
+    elif clips > 1:
+        if videos is None:
+            other = encode_videos(model, processor, cache, some, clips, arrange=middle_clip)
+        else:
+            other = Encoded(videos.keys, [embeds[len(embeds) // 2 :][:1] for embeds in videos.visual_embeds])
         found["single_frame"] = _scores(few, model, processor, cache, some, other, items, batch_size)
     return found
 

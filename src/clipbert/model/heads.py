@@ -100,7 +100,11 @@ class _ForClassification(ClipBertDualEncoder):
             pixel_values, input_ids, attention_mask, texts_per_video, visual_embeds
         )
         pooled = self.clipbert.pool_pairs(input_ids, mask, visual, text_lengths)
-        return self.classifier(self.dropout(pooled)), visual_embeds
+        if self.training:
+            return self.classifier(self.dropout(pooled)), visual_embeds
+        # Logits in bf16, which has three digits, would tie the scores of many videos.
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.classifier(pooled.float()), visual_embeds
 
 
 class ClipBertForRetrieval(_ForClassification):

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from clipbert.config.schema import EvaluateParams
 from clipbert.config.tasks import TaskSection
+from clipbert.distributed.context import DistributedContext
 from clipbert.evaluation.metrics.intervals import Statistic
 from clipbert.model.weights.card import CardText
 from clipbert.tasks.batch import Batch, Encoded, Example, Predictions, Tokenize
 from clipbert.tasks.examples import Examples
 from clipbert.tasks.presentation import Report, Serving
+from clipbert.tasks.score_store import ScoreStore
 
 VALIDATION_GROUP = 64  # examples
 CONDITION_ITEMS = 200  # texts with which single and shuffled frames are measured
@@ -109,6 +111,7 @@ class Evaluator(ABC):
         task_settings: the parameters of the task's section that change predictions or scores; two evaluations are
             comparable only if they are equal.
         evaluate_settings: the same of the section `evaluate`, besides `clips`.
+        shares_videos: whether `evaluate.processes` can share the videos of an evaluation.
     """
 
     main_metric: ClassVar[str]
@@ -117,6 +120,7 @@ class Evaluator(ABC):
     score_metric: ClassVar[str] = "accuracy"
     task_settings: ClassVar[tuple[str, ...]] = ()
     evaluate_settings: ClassVar[tuple[str, ...]] = ()
+    shares_videos: ClassVar[bool] = False
 
     def __init__(self, name: str, params: Any) -> None:
         """Args: `name` of the task, the prefix of its metrics; `params`: the task's section of params.yaml."""
@@ -124,6 +128,10 @@ class Evaluator(ABC):
 
     def with_settings(self, evaluate: EvaluateParams) -> "Evaluator":
         """Return the evaluator that follows the parameters of section `evaluate`; training's validation does not."""
+        return self
+
+    def with_execution(self, context: DistributedContext, store: ScoreStore | None) -> "Evaluator":
+        """Return the evaluator that shares its work with the processes of `context` and keeps finished scores."""
         return self
 
     def for_conditions(self, model: Any, examples: list[Example]) -> tuple["Evaluator", list[Example]]:
@@ -147,7 +155,7 @@ class Evaluator(ABC):
     def predict(
         self, model: Any, videos: Encoded, examples: list[Example], tokenize: Tokenize, batch_size: int
     ) -> Iterator[dict[str, Any]]:
-        """Yield one row per test item.
+        """Yield one row per test item, in any order; `clipbert.tasks.predict.predict` restores that of `item_ids`.
 
         Each row has item_id, score (0 to 1), chance (the expected score of a random answer), media, and what the report
         shows; `top_media` and `top_scores`, where a row has them, are shown as a ranking. `loss`, where a row has it,

@@ -12,7 +12,14 @@ from clipbert.errors import ClipBertError
 from clipbert.frame_cache import FrameCache
 from clipbert.tasks.base import Evaluator
 from clipbert.tasks.batch import Encoded, Example, Predictions
-from clipbert.tasks.scoring import Arrange, CachedFrames, ProcessorTokens, encode_clips, is_features
+from clipbert.tasks.scoring import (
+    VIDEOS_AT_ONCE,
+    Arrange,
+    CachedFrames,
+    ProcessorTokens,
+    encode_clips,
+    is_features,
+)
 
 
 def predict(
@@ -47,6 +54,8 @@ def predict(
         for row in evaluator.predict(model, videos, examples, tokenize, batch_size):
             rows.append(row)
             advance(1, "")
+    place = {item_id: number for number, item_id in enumerate(evaluator.item_ids(examples))}
+    rows.sort(key=lambda row: place.get(row["item_id"], len(place)))
     items = pd.DataFrame(rows)
     _check_finite(evaluator.name, items)
     return items
@@ -73,14 +82,21 @@ def encode_videos(
     clips: int,
     blank: bool = False,
     arrange: Arrange | None = None,
+    title: str | None = None,
 ) -> Encoded:
     """Return the visual tokens of each example's uniform clips; blank videos share one tensor, encoded once.
 
     Args:
         arrange: gives other frames than those of the clips, see `clip_pixels`.
+        title: of a progress bar; None shows none.
     """
     videos = [CachedFrames(cache, e.media, e.segment) for e in (examples[:1] if blank else examples)]
-    embeds = encode_clips(model, processor, videos, clips, blank, arrange)
+    embeds: list[Tensor] = []
+    with progress(title, len(videos)) as advance:
+        for start in range(0, len(videos), VIDEOS_AT_ONCE):
+            some = videos[start : start + VIDEOS_AT_ONCE]
+            embeds += encode_clips(model, processor, some, clips, blank, arrange)
+            advance(len(some), "")
     return Encoded([example.key for example in examples], embeds * len(examples) if blank else embeds)
 
 

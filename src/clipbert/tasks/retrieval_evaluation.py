@@ -8,21 +8,23 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from clipbert.config.schema import EvaluateParams
+from clipbert.distributed.context import DistributedContext
 from clipbert.errors import ClipBertError
 from clipbert.evaluation.metrics import ranking
 from clipbert.evaluation.metrics.intervals import Median, Ratio, Statistic
 from clipbert.tasks.base import Evaluator, thinned
 from clipbert.tasks.batch import Encoded, Example, Predictions, Tokenize
+from clipbert.tasks.gallery_scores import NOT_RERANKED, GalleryScores, ScoreBlock, rank_in_row
 from clipbert.tasks.presentation import BLANK, SHUFFLED, SINGLE_FRAME, Headline, LinePlot, Report
-from clipbert.tasks.scoring import Ranking, losses_of, rank_by_similarity, rank_gallery
+from clipbert.tasks.score_store import ScoreStore
+from clipbert.tasks.scoring import losses_of
 
 VALIDATION_GALLERY = 25  # videos
 VALIDATION_TEXTS, VALIDATION_LIMIT = 500, 1000  # captions in all, and videos of a gallery, of a dual encoder alone
 TOP = 5  # videos that a row of the predictions lists
-MAX_SCORES = 2**28  # of texts with videos (1 GiB); above it the video-to-text direction is left out
+MAX_SCORES = 2**28  # kept in memory (1 GiB) for the video-to-text direction, where there is no store on the disk
 RECALLS = (1, 5, 10, 50)
 OTHER_FRAMES = ((SINGLE_FRAME, "single_frame_r1"), (SHUFFLED, "shuffled_frames_r1"))
 # Other frames are scored with at most 100 texts: the best 10 videos of each, or every 10th text without a dual encoder.
@@ -41,12 +43,22 @@ class RetrievalEvaluator(Evaluator):
         "retrieval/video_to_text_r1",
     )
     frame_conditions, score_metric = True, "r1"
-    evaluate_settings = ("rerank_top_k",)
+    evaluate_settings = ("rerank_top_k", "precision")
+    shares_videos = True
     rerank_top_k: int | None = None
+    context = DistributedContext()
+    store: ScoreStore | None = None
 
     def with_settings(self, evaluate: EvaluateParams) -> "RetrievalEvaluator":
+        """Return the evaluator that reranks `evaluate.rerank_top_k` videos; "auto", not resolved, means all."""
         evaluator = RetrievalEvaluator(self.name, self.params)
-        evaluator.rerank_top_k = evaluate.rerank_top_k
+        evaluator.rerank_top_k = evaluate.rerank_top_k if isinstance(evaluate.rerank_top_k, int) else None
+        return evaluator
+
+    def with_execution(self, context: DistributedContext, store: ScoreStore | None) -> "RetrievalEvaluator":
+        """Return the evaluator that scores a part of the gallery in each process and keeps finished blocks."""
+        evaluator = RetrievalEvaluator(self.name, self.params)
+        evaluator.rerank_top_k, evaluator.context, evaluator.store = self.rerank_top_k, context, store
         return evaluator
 
     def for_conditions(self, model: Any, examples: list[Example]) -> tuple[Evaluator, list[Example]]:
@@ -81,6 +93,9 @@ class RetrievalEvaluator(Evaluator):
     ) -> Iterator[dict[str, Any]]:
         """Yield the rank of each text's video in the gallery of all examples, where a segment is an item of its own.
 
+        Short texts come first. In a process group each process has the encoded videos of its share (`own_videos`), and
+        only the first one gets rows.
+
         With `rerank_top_k` the dual encoder ranks first and the cross-encoder reranks the best videos; the others stay
         below them, in the dual encoder's order.
 
@@ -97,68 +112,77 @@ class RetrievalEvaluator(Evaluator):
                 "tasks.retrieval.contrastive_weight above 0."
             )
         gallery = [example.key for example in examples]
-        places = [example.place for example in examples]
-        has_segments = any("start_s" in place for place in places)
-        distinct = gallery[:1] if videos.identical else gallery
-        visual_embeds = videos.of(distinct)  # (G, K, V, hidden)
-        vectors = None if model.contrast is None else model.get_video_features(visual_embeds)  # (G, P)
-        features = None
-        if not model.config.cross_encoder:
-            features = _text_features(model, examples, tokenize, batch_size)
-        texts = sum(len(example.texts) for example in examples)
-        matrix: list[np.ndarray] | None = [] if texts * len(gallery) <= MAX_SCORES else None
-        rows: list[dict[str, Any]] = []
-        for truth, example in enumerate(examples):
-            for text_id, text in zip(example.ids, example.texts, strict=True):
-                extra: dict[str, Any] = {}
-                if features is None or vectors is None:
-                    tokens = tokenize([text])
-                    found = rank_gallery(model, visual_embeds, vectors, *tokens, batch_size, self.rerank_top_k, truth)
-                else:
-                    found = rank_by_similarity(model, next(features), vectors, self.rerank_top_k, truth)
-                if len(distinct) < len(gallery):
-                    found = found.repeat(len(gallery))
-                reranked, scores = found.reranked, found.scores
-                if bool(scores.isnan().any()):
+        texts = [text for example in examples for text in example.texts]
+        owners = np.repeat(np.arange(len(examples)), [len(example.texts) for example in examples])
+        single = videos.identical  # blank frames: the scores of one video are those of all
+        every_pair = single or self.rerank_top_k is None or self.rerank_top_k >= len(gallery)
+        scores = GalleryScores(
+            model=model,
+            videos=videos,
+            gallery=gallery[:1] if single else gallery,
+            texts=texts,
+            owners=np.zeros_like(owners) if single else owners,
+            tokenize=tokenize,
+            batch_size=batch_size,
+            rerank=self.rerank_top_k,
+            context=self.context,
+            store=self.store,
+        )
+        queries = [(example, text_id) for example in examples for text_id in example.ids]
+        places, rows = [example.place for example in examples], dict[int, dict[str, Any]]()
+        segments = any("start_s" in place for place in places)
+        own = np.empty(len(texts), dtype=np.float32)
+        complete = every_pair and (self.store is not None or len(texts) * len(gallery) <= MAX_SCORES)
+        kept: list[ScoreBlock] = []  # without a store
+        for found in scores.blocks():
+            block = found.repeat(len(gallery)) if single else found
+            for row, text in enumerate(block.texts.tolist()):
+                example, text_id = queries[text]
+                if bool(np.isnan(block.scores[row]).any()):
                     raise ClipBertError(
-                        f"{self.name}: a score of the text {text_id} ({text!r}, {example.key}) is not a number. The "
-                        "weights of the model are damaged or its training diverged: train again with a lower train.lr."
+                        f"{self.name}: a score of the text {text_id} ({texts[text]!r}, {example.key}) is not a number. "
+                        "The weights of the model are damaged or its training diverged: train again with a lower "
+                        "train.lr."
                     )
-                if found.similarity is not None:
-                    extra["dual_encoder_rank"] = ranking.mean_rank_of(found.similarity, truth)
-                if self.rerank_top_k is not None:
-                    extra["reranked"] = len(reranked)
-                where = (reranked == truth).nonzero().flatten().tolist()
-                rank = ranking.mean_rank_of(scores, where[0]) if where else _rank_below(found, truth)
-                if len(reranked) < len(gallery):
-                    matrix = None
-                elif matrix is not None:
-                    matrix.append(scores.float().cpu().numpy())
-                best = scores.argsort(descending=True, stable=True)[:TOP]
-                top = [places[i] for i in reranked[best].tolist()]
-                if has_segments:
-                    extra |= {f"top_{column}": [place.get(column) for place in top] for column in ("start_s", "end_s")}
-                row = {
-                    "item_id": text_id,
-                    "score": float(rank == 1),
-                    "chance": 1 / len(gallery),
-                    "rank": rank,
-                    "loss": losses_of(scores.softmax(dim=0)[None], where or [-1])[0],
-                    **extra,
-                    "gallery": len(gallery),
-                    "text": text,
-                    **example.place,
-                    "top_media": [place["media"] for place in top],
-                    "top_scores": scores[best].tolist(),
-                }
-                rows.append(row)
-                yield row
-        if matrix is not None:  # the rows are complete only now that all scores are known
-            owners = np.repeat(np.arange(len(examples)), [len(example.texts) for example in examples])
-            others = texts - np.bincount(owners, minlength=len(examples))
-            ranks = ranking.ranks_of_texts(np.stack(matrix), owners)
-            for row, owner, text_rank in zip(rows, owners.tolist(), ranks.tolist(), strict=True):
-                row |= {"text_rank": text_rank, "other_texts": int(others[owner])}
+                rows[text] = {"item_id": text_id} | self._ranked(block, row, int(owners[text]), places, segments)
+                rows[text] |= {"text": texts[text], **example.place} | rows[text].pop("top")
+                yield rows[text]
+            own[block.texts] = block.scores[np.arange(len(block.texts)), owners[block.texts]]
+            if complete and self.store is None:
+                kept.append(block)
+        if complete and rows:  # they are finished only now that all scores are known
+            every = kept if self.store is None else scores.stored_blocks()
+            others = len(texts) - np.bincount(owners, minlength=len(examples))
+            ranks = ranking.ranks_of_texts_in_blocks(own, owners, ((block.texts, block.scores) for block in every))
+            for text, row_of_text in rows.items():
+                row_of_text |= {"text_rank": float(ranks[text]), "other_texts": int(others[owners[text]])}
+
+    def _ranked(
+        self, block: ScoreBlock, row: int, truth: int, places: list[dict[str, Any]], segments: bool
+    ) -> dict[str, Any]:
+        """Return the columns of a text that its scores decide; `top` holds those that come last."""
+        scores, found = block.scores[row], dict[str, Any]()
+        reranked = np.flatnonzero(scores != NOT_RERANKED)
+        if block.similarity is not None:
+            found["dual_encoder_rank"] = ranking.mean_rank_of(block.similarity[row], truth)
+        if self.rerank_top_k is not None:
+            found["reranked"] = len(reranked)
+        rank = rank_in_row(scores, None if block.similarity is None else block.similarity[row], truth)
+        in_ranking = bool(scores[truth] != NOT_RERANKED)
+        softmax = torch.from_numpy(scores[reranked]).softmax(dim=0)
+        best = reranked[np.argsort(-scores[reranked], kind="stable")[:TOP]]
+        top = [places[i] for i in best.tolist()]
+        if segments:
+            found |= {f"top_{column}": [place.get(column) for place in top] for column in ("start_s", "end_s")}
+        return {
+            "score": float(rank == 1),
+            "chance": 1 / len(scores),
+            "rank": rank,
+            "loss": losses_of(softmax[None], [int(np.searchsorted(reranked, truth))])[0] if in_ranking else np.nan,
+            **found,
+            "gallery": len(scores),
+            "top": {"top_media": [place["media"] for place in top], "top_scores": scores[best].tolist()},
+        }
 
     def metrics(self, items: Predictions) -> dict[str, float]:
         """Return the metrics of the ranks, and as `dual_encoder_...` those of the dual encoder's similarity alone.
@@ -217,27 +241,6 @@ def _dual_encoder_groups(examples: list[Example]) -> list[list[Example]]:
     few = [replace(e, ids=e.ids[:each], texts=e.texts[:each], answers=e.answers[:each]) for e in examples]
     groups = -(-len(few) // VALIDATION_LIMIT)
     return [few[start::groups] for start in range(groups)]
-
-
-def _text_features(model: Any, examples: list[Example], tokenize: Tokenize, batch_size: int) -> Iterator[Tensor]:
-    """Yield the vector (P,) of each text, computed in batches of texts of similar length."""
-    texts = [text for example in examples for text in example.texts]
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    features: dict[int, Tensor] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        vectors = model.get_text_features(*tokenize([texts[index] for index in chosen]))
-        features |= dict(zip(chosen, vectors, strict=True))
-    return (features[index] for index in range(len(texts)))
-
-
-def _rank_below(found: Ranking, truth: int) -> float:
-    """Return the rank of a video that was not reranked: below those that were, in the dual encoder's order."""
-    assert found.similarity is not None
-    rest = torch.ones_like(found.similarity, dtype=torch.bool)
-    rest[found.reranked] = False
-    place = int(rest[:truth].sum())
-    return len(found.reranked) + ranking.mean_rank_of(found.similarity[rest], place)
 
 
 def _keys(items: Predictions) -> pd.Series:

@@ -149,11 +149,6 @@ class Ranking:
     scores: Tensor
     similarity: Tensor | None
 
-    def repeat(self, count: int) -> "Ranking":
-        """Return the ranking of a gallery of `count` copies of this gallery's one video."""
-        similarity = None if self.similarity is None else self.similarity.expand(count)
-        return Ranking(torch.arange(count, device=self.scores.device), self.scores.expand(count), similarity)
-
 
 def rank_gallery(
     model: Any,
@@ -163,7 +158,6 @@ def rank_gallery(
     attention_mask: Tensor,
     batch_size: int,
     rerank: int | None = None,
-    truth: int | None = None,
 ) -> Ranking:
     """Score one text against a gallery of videos.
 
@@ -173,39 +167,31 @@ def rank_gallery(
         input_ids, attention_mask: (1, L).
         batch_size: text-video pairs in one forward pass.
         rerank: how many videos the cross-encoder scores, those of the highest similarity; None: all.
-        truth: the text's own video, which of equally similar ones counts as the last.
 
     Raises:
         ValueError: `rerank` without a dual encoder.
     """
     reranked, similarity = torch.arange(len(visual_embeds), device=input_ids.device), None
     if vectors is not None:
-        similarity = model.similarity(model.get_text_features(input_ids, attention_mask), vectors)[0].float()
+        similarity = similarities(model, model.get_text_features(input_ids, attention_mask), vectors)[0]
     if rerank is not None:
         if similarity is None:
             raise ValueError("rerank needs a dual encoder, which this model does not have: projection_size is None.")
-        reranked = _most_similar(similarity, rerank, truth)
+        reranked = most_similar(similarity, rerank)
     seen = visual_embeds if len(reranked) == len(visual_embeds) else visual_embeds[reranked]
     rows = (input_ids.expand(len(seen), -1), attention_mask.expand(len(seen), -1))
     own = None if similarity is None else similarity[reranked]
     return Ranking(reranked, match_scores(model, seen, *rows, own, batch_size), similarity)
 
 
-def rank_by_similarity(
-    model: Any, text_features: Tensor, vectors: Tensor, rerank: int | None = None, truth: int | None = None
-) -> Ranking:
-    """Score one text against a gallery by the dual encoder alone, as `rank_gallery` does without a cross-encoder.
+def similarities(model: Any, text_features: Tensor, vectors: Tensor) -> Tensor:
+    """Return the dual encoder's similarities (N, G) of texts (N, P) and videos (G, P), in fp32 also under autocast.
 
-    Args:
-        text_features: (P,) `model.get_text_features` of the text.
-        vectors: (G, P) `model.get_video_features` of the gallery.
-        rerank, truth: as in `rank_gallery`.
+    Bf16 has three digits: many videos of a gallery would tie.
     """
-    similarity = model.similarity(text_features[None], vectors)[0].float()
-    if rerank is None:
-        return Ranking(torch.arange(len(vectors), device=vectors.device), similarity, similarity)
-    reranked = _most_similar(similarity, rerank, truth)
-    return Ranking(reranked, similarity[reranked], similarity)
+    with torch.autocast(vectors.device.type, enabled=False):
+        found: Tensor = model.similarity(text_features.float(), vectors.float()).float()
+    return found
 
 
 def match_scores(
@@ -310,7 +296,7 @@ def matched_probabilities(model: Any, itm_logits: Tensor) -> Tensor:
     return probabilities
 
 
-def _most_similar(similarity: Tensor, count: int, truth: int | None) -> Tensor:
+def most_similar(similarity: Tensor, count: int, truth: int | None = None) -> Tensor:
     """Return the positions of the `count` most similar videos, ascending; of equal ones `truth` counts as the last."""
     last = torch.arange(len(similarity), device=similarity.device) == (-1 if truth is None else truth)
     order = torch.cat([(~last).nonzero().flatten(), last.nonzero().flatten()])

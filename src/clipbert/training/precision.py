@@ -58,6 +58,19 @@ class Precision:
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
 
+def inference_precision(setting: str, device: torch.device, config: Any) -> Precision:
+    """Resolve `evaluate.precision` ("auto", "fp32" or "bf16") for a device and a model's configuration.
+
+    Fp32 is exact: it does not allow TF32 as a training does.
+    """
+    if setting != "auto":
+        return Precision(setting, f"Precision {setting}: as evaluate.precision asks.", device)
+    best, reason = _best(device, config)
+    if best == "fp16":
+        best, reason = "fp32", "this GPU is older than bf16 tensor cores"
+    return Precision(best, f"Precision {best}: {reason}.", device)
+
+
 def allow_tf32() -> None:
     """Let matrix products and convolutions of fp32 tensors on NVIDIA GPUs use TF32, in this process.
 

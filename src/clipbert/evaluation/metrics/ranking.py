@@ -4,6 +4,7 @@ Ranks are 1-based. Items with equal scores share the mean of their ranks ("fract
 the ranks of chance instead of the best or the worst ones.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -42,17 +43,36 @@ def ranks_of_texts(scores: ArrayLike, owners: ArrayLike) -> NDArray[np.float64]:
         ValueError: a score is NaN.
     """
     matrix, of_text = np.asarray(scores), np.asarray(owners, dtype=np.int64)
-    if np.isnan(matrix).any():
-        raise ValueError("a score is not a number")
-    ranks = np.empty(len(matrix))
-    for video in np.unique(of_text):
-        own = of_text == video
-        others = np.sort(matrix[~own, video])
-        found = matrix[own, video]
-        above = len(others) - np.searchsorted(others, found, side="right")
-        equal = np.searchsorted(others, found, side="right") - np.searchsorted(others, found, side="left")
-        ranks[own] = 1 + above + equal / 2
-    return ranks
+    rows = np.arange(len(matrix))
+    return ranks_of_texts_in_blocks(matrix[rows, of_text], of_text, [(rows, matrix)])
+
+
+def ranks_of_texts_in_blocks(
+    own: ArrayLike, owners: ArrayLike, blocks: Iterable[tuple[NDArray[np.int64], NDArray[Any]]]
+) -> NDArray[np.float64]:
+    """Return what `ranks_of_texts` returns, from blocks of the score matrix that are in memory one at a time.
+
+    Args:
+        own: (N,) the score of each text with its own video.
+        owners: (N,) the video of each text.
+        blocks: the positions (R,) of texts, and their scores (R, G); together all N texts, in any order.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    right, of_text = np.asarray(own), np.asarray(owners, dtype=np.int64)
+    above, equal = np.zeros(len(right)), np.zeros(len(right))
+    for texts, scores in blocks:
+        if np.isnan(scores).any():
+            raise ValueError("a score is not a number")
+        each = max(1, MAX_CELLS // max(1, len(texts)))
+        for start in range(0, len(right), each):
+            part = slice(start, start + each)
+            found = scores[:, of_text[part]]
+            other = of_text[texts][:, None] != of_text[part]
+            above[part] += ((found > right[part]) & other).sum(axis=0)
+            equal[part] += ((found == right[part]) & other).sum(axis=0)
+    return 1 + above + equal / 2
 
 
 def best_ranks(ranks: ArrayLike, owners: ArrayLike) -> NDArray[np.float64]:
