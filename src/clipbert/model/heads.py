@@ -104,7 +104,7 @@ class _ForClassification(ClipBertDualEncoder):
             return self.classifier(self.dropout(pooled)), visual_embeds
         # Logits in bf16, which has three digits, would tie the scores of many videos.
         with torch.autocast(pooled.device.type, enabled=False):
-            return self.classifier(pooled.float()), visual_embeds
+            return self.classifier(pooled.to(next(self.classifier.parameters()).dtype)), visual_embeds
 
 
 class ClipBertForRetrieval(_ForClassification):
