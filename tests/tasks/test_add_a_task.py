@@ -208,7 +208,7 @@ def test_a_registered_task_runs_from_examples_to_the_registered_model(
     page = project.report("color").read_text()
     assert "Colors of &lt;moving&gt; things" in page
     assert all(text in page for text in ("color accuracy", "most frequent color", "named ", "tasks.color.epochs"))
-    assert (project.plots("color") / "by_color.csv").is_file()
+    assert (project.plots("color") / "breakdown.csv").is_file()
     card = (project.model("color") / "README.md").read_text()
     assert "# ClipBERT for naming colors" in card
     capsys.readouterr()
