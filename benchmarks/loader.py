@@ -70,7 +70,7 @@ class Job:
         """Return the seconds of a step with its batch, the seconds of waiting for the batch, and the loss."""
         self.train_step.monitor.read()
         begin = time.perf_counter()
-        set_learning_rate(self.train_step.optimizer, lr_lambda(self.steps_made, self.steps, self.params))
+        set_learning_rate(self.train_step.optimizer, {"": lr_lambda(self.steps_made, self.steps, self.params)})
         loss = self.train_step.run(self.batches, 1, rng_states()).losses["loss"].item()
         seconds = time.perf_counter() - begin
         self.steps_made += 1

@@ -123,7 +123,7 @@ def test_a_prefix_of_no_parameter_is_an_error_that_says_the_nearest(prefix: str,
 
 def test_the_factor_is_of_each_groups_peak() -> None:
     optimizer = make_optimizer(Small(), TrainParams(lr=0.5, vision_lr=0.1))
-    set_learning_rate(optimizer, 0.25)
+    set_learning_rate(optimizer, {"": 0.25})
     assert {(group["peak_lr"], group["lr"]) for group in optimizer.param_groups} == {(0.5, 0.125), (0.1, 0.025)}
 
 
