@@ -65,7 +65,7 @@ class Objective(ABC):
         """Args: `name` of the task, for messages; `params`: the task's section of params.yaml."""
         self.name, self.params = name, params
         self.late_parameters: frozenset[str] = frozenset()
-        self.late_part_trained = False
+        self.late_part_trained = True  # unless `prepare_model` freezes one
 
     @property
     def late_start(self) -> float | None:
