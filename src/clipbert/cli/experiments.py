@@ -60,8 +60,7 @@ def print_experiments(experiments: list[Experiment], tasks: list[str], sort: str
             )
         console.print(table, width=min(WIDTH, console.width))
     console.print(
-        "Choose by the validation metric, which is that of the best epoch: the best of many by the test metric looks "
-        "better than it is.",
+        "Choose by the validation metric: the best of many by the test metric looks better than it is.",
         style="dim",
     )
 
