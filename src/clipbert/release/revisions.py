@@ -94,8 +94,8 @@ class Revisions:
             reason = next((line for line in lines if line.startswith("ERROR")), lines[0] if lines else "no message")
             raise ClipBertError(
                 f"{path} of the commit {commit[:SHORT]} is neither in DVC's cache nor in a remote (dvc: {reason}). "
-                f"Fetch it where it was made (`dvc push`; here `dvc fetch --all-commits`, `dvc exp pull` for an "
-                "experiment), or run it again."
+                "Fetch it: `dvc push` where it was made, then here `dvc fetch --all-commits`, or for an experiment "
+                "`dvc exp pull origin NAME`; or run it again."
             )
         return copy
 
