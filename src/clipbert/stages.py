@@ -94,12 +94,12 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.distributed.context import device_of_this_process, init_distributed
     from clipbert.release.tracking import start_training_run
     from clipbert.training.export import export
-    from clipbert.training.history import training_cost, write_history
+    from clipbert.training.history import write_history
     from clipbert.training.lock import training_lock
     from clipbert.training.memory import limit_cached_operations
     from clipbert.training.tracker import NoOpTracker
     from clipbert.training.training_card import training_card
-    from clipbert.training.training_metrics import training_metrics
+    from clipbert.training.training_metrics import training_cost, training_metrics
 
     check_artifacts(project.root)
     limit_cached_operations()
@@ -127,10 +127,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
                 tracker.log_card(card)
                 write_json(project.training_metrics(task_name), measured, sort_keys=False)
                 write_history(project.history(task_name), state.history, state.validation)
-                weights = sum(weight.numel() for weight in trainer.model.parameters())
-                cost = training_cost(state.history, state.seconds, weights, context.world)
-                tracker.log_metrics({f"train/{name}": value for name, value in cost.items()}, state.step)
-                write_signed_json(project.run(task_name), {**tracker.describe(), **cost})
+                write_signed_json(project.run(task_name), {**tracker.describe(), **training_cost(trainer)})
             trainer.checkpoints.clear()
     console.print(
         f"{task_name}: {state.step} steps in {state.seconds:.0f} s; best epoch {state.best_epoch} "

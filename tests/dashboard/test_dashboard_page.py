@@ -37,7 +37,7 @@ def full_page(experiments_project: Path) -> Path:
 def test_an_empty_project_is_described_in_words(empty_page: Path) -> None:
     text = empty_page.read_text()
     for words in (
-        "there is no MLflow database yet",
+        "the MLflow database does not exist yet",
         "No experiment has been evaluated yet",
         "DVC cannot list the experiments",
         "The data have not been validated yet",

@@ -73,7 +73,7 @@ def finder(root: Path, task: str | None = None) -> ModelFinder:
 
 def test_workspace_revisions_and_experiments_are_read_without_changing_anything(repository: Path) -> None:
     first = commit(repository, qa_items(WRONG), params={"seed": "0", "train.lr": "1"}, seconds=60.0, parameters=5)
-    second = commit(repository, qa_items(RIGHT), params={"seed": "0", "train.lr": "2"}, flops=3e12)
+    second = commit(repository, qa_items(RIGHT), params={"seed": "0", "train.lr": "2"}, tflop=3.0)
     git(repository, "tag", "v1", first)
     git(repository, "update-ref", f"refs/exps/{first[:2]}/{first[2:]}/faster", second)
     git(repository, "update-ref", "refs/exps/exec/EXEC_HEAD", first)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from forked_python import ForkedProgram
-from trainings import ENVIRONMENT, Ranks
+from trainings import started_in_ranks
 
 from clipbert.config.schema import Params
 from clipbert.console import console
@@ -17,7 +16,6 @@ from clipbert.distributed.context import device_of_this_process, init_distribute
 from clipbert.evaluation.run import evaluate_share
 from clipbert.tasks import gallery_scores, make_task
 from clipbert.tasks.score_store import ScoreStore
-from flows.servers import free_port
 
 
 def started(
@@ -30,12 +28,7 @@ def started(
     """
     out.mkdir(parents=True, exist_ok=True)
     command = [__file__, str(project), str(model), str(out), json.dumps(rerank), json.dumps(stop_after)]
-    if processes == 1:
-        return ForkedProgram(command, ENVIRONMENT, merge=True)
-    environment = ENVIRONMENT | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
-    environment["MASTER_PORT"] = str(free_port())
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
-    return Ranks([ForkedProgram(command, environment | rank, merge=True) for rank in ranks])
+    return started_in_ranks(command, processes)
 
 
 def main(project: Path, model: Path, out: Path, rerank: int | None, stop_after: int | None) -> None:

@@ -48,7 +48,11 @@ class Ranks:
 def started(project: Path, out: Path, asked: dict[str, Any], processes: int = 1) -> Any:
     """Start training_process.py, in several processes without an agent that would restart them."""
     out.mkdir(parents=True, exist_ok=True)
-    command = [training_process.__file__, str(project), str(out), json.dumps(asked)]
+    return started_in_ranks([training_process.__file__, str(project), str(out), json.dumps(asked)], processes)
+
+
+def started_in_ranks(command: list[str], processes: int) -> Any:
+    """Start a program, in several processes with the environment of torchrun's."""
     if processes == 1:
         return ForkedProgram(command, ENVIRONMENT, merge=True)
     environment = ENVIRONMENT | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}

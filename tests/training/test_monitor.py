@@ -126,11 +126,12 @@ def test_read_tells_of_the_steps_since_the_last(monkeypatch: pytest.MonkeyPatch)
     assert row["tokens_per_s"] == pytest.approx(3 * TEXTS * CLIPS * (LENGTH + 4) / seconds)
     assert row["data_wait"] == pytest.approx(0.25)
     assert row["tflops"] == pytest.approx(3 * monitor.counts.last / seconds / 1e12)
-    assert row["pflop"] == pytest.approx(3 * monitor.counts.last / 1e15)
+    assert monitor.flops == 3 * monitor.counts.last
     assert row["mfu"] == pytest.approx(row["tflops"] / monitor.peak)
     assert 0.05 < row["peak_memory_gb"] < 50
     idle = monitor.read()
-    assert idle["clips_per_s"] == idle["pflop"] == 0
+    assert idle["clips_per_s"] == 0
+    assert monitor.flops == 3 * monitor.counts.last
 
 
 def test_neither_validation_nor_recomputation_counts_as_tokens() -> None:

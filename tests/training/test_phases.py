@@ -137,7 +137,10 @@ def test_the_backbone_and_the_cross_encoder_begin_one_after_the_other(tiny_proje
     ("settings", "found"),
     [
         (["tasks.retrieval.cross_encoder=false"], "cross_encoder is false: no cross-encoder is trained"),
-        (["tasks.retrieval.contrastive_weight=0"], "contrastive_weight is 0: there is no dual encoder to train before"),
+        (
+            ["tasks.retrieval.contrastive_weight=0"],
+            "contrastive_weight is 0: the model has no dual encoder",
+        ),
     ],
 )
 def test_a_start_needs_a_dual_encoder_before_and_a_cross_encoder_after(

@@ -6,6 +6,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from clipbert.config.fields import short_name
 from clipbert.console import console
 from clipbert.dashboard.experiments import Experiment
 
@@ -67,12 +68,9 @@ def print_experiments(experiments: list[Experiment], tasks: list[str], sort: str
 
 def describe_changes(changes: dict[str, Any], task: str) -> str:
     """Return changed parameters as "lr=0.0005, negatives=1"."""
-    prefixes = ("model.", "train.", f"tasks.{task}.")
-    parts = []
-    for name, value in changes.items():
-        short = next((name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)), name)
-        parts.append(f"{short}={'null' if value is None else value}")
-    return ", ".join(parts)
+    return ", ".join(
+        f"{short_name(name, task)}={'null' if value is None else value}" for name, value in changes.items()
+    )
 
 
 def duration(seconds: float | None) -> str:

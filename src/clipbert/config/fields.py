@@ -197,3 +197,11 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def short_name(path: str, task: str) -> str:
+    """Return a parameter's path without its section, where that is one of a training of `task`."""
+    for section in ("model.", "train.", f"tasks.{task}."):
+        if path.startswith(section):
+            return path.removeprefix(section)
+    return path

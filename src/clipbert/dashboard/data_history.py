@@ -1,7 +1,6 @@
 """Size of data/ over the commits of a project, and the state of its validation."""
 
 import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ import pandas as pd
 import yaml
 
 from clipbert.project import Project
+from clipbert.release.provenance import git_output
 
 MOST_COMMITS = 60
-GIT_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,11 @@ class DataSize:
 
 def data_sizes(root: Path) -> list[DataSize]:
     """Return the size of data/ in each commit that changed data.dvc, the oldest first; at most the last 60."""
-    log = _git(root, "log", f"--max-count={MOST_COMMITS}", "--format=%H %cI", "--", "data.dvc")
+    log = git_output(root, "log", f"--max-count={MOST_COMMITS}", "--format=%H %cI", "--", "data.dvc")
     found = []
     for line in reversed((log or "").splitlines()):
         commit, _, at = line.partition(" ")
-        entry = _tracked(_git(root, "show", f"{commit}:./data.dvc"))
+        entry = _tracked(git_output(root, "show", f"{commit}:./data.dvc"))
         if entry is not None:
             found.append(DataSize(commit[:7], at, int(entry["nfiles"]), entry["size"] / 1e6))
     return found
@@ -89,13 +88,3 @@ def _tracked(text: str | None) -> dict[str, Any] | None:
         if isinstance(entry, dict) and isinstance(entry.get("nfiles"), int) and isinstance(entry.get("size"), int):
             return entry
     return None
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None

@@ -122,7 +122,7 @@ def _words(
     champion: RegisteredVersion | None,
 ) -> str:
     if found is None:
-        return "No champion: there is no MLflow database yet. The first training makes one."
+        return "No champion: the MLflow database does not exist yet. The first training creates it."
     if not versions:
         return f"No version is registered yet. `clipbert register {task}` registers the trained model."
     if champion is None:

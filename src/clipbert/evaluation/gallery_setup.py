@@ -134,7 +134,7 @@ def _choose(
     try:
         some = validation_gallery(validation())
     except ClipBertError:
-        return RerankChoice(None, "there is no validation split to choose a number on: every pair is scored", {})
+        return RerankChoice(None, "the validation split is missing: every pair is scored", {})
     device = next(found.model.parameters()).device
     owners = np.repeat(np.arange(len(some)), [len(example.texts) for example in some])
     title = "choose evaluate.rerank_top_k"

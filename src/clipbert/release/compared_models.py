@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from clipbert.config.tasks import check_task, task_names
 from clipbert.errors import ClipBertError
-from clipbert.evaluation.comparison.source import COSTS, Source
+from clipbert.evaluation.comparison.source import Source
 from clipbert.evaluation.conditions import ATTRIBUTE
 from clipbert.evaluation.item_checks import read_predictions
 from clipbert.files.signed_json import read_signed_json
@@ -20,7 +20,7 @@ from clipbert.project import Project
 from clipbert.release.aliases import aliases
 from clipbert.release.connection import open_store
 from clipbert.release.gate import stored_predictions
-from clipbert.release.metric_names import tracked_name
+from clipbert.release.recorded_cost import cost_of_run, recorded_cost
 from clipbert.release.revisions import SHORT, Revisions
 from clipbert.release.runs import RUN_DESCRIPTION, active_run
 from clipbert.release.store import EMBEDDED, Store, embedded_uri, store_errors, tracking_uri
@@ -29,7 +29,12 @@ WORKSPACE = "workspace"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 EVALUATION = "evaluation"  # folder of a run's artifacts with its last evaluation
 ORIGIN = {"data": "data_digest", "git commit": "git_commit", "device": "device"}
-COST_METRICS = {f"train/{key}": key for key in COSTS}
+TRAINING_COSTS = {
+    "seconds": ("seconds", 1),
+    "tflop": ("flops", 1e12),
+    "joules": ("joules", 1),
+    "parameters": ("parameters", 1),
+}
 PREFIXES = {"exp": "DVC experiment", "git": "git revision", "run": "MLflow run"}
 FORMS = (
     "`workspace`, a DVC experiment (`exp:NAME`), a git revision (`git:NAME`), the name or id of an MLflow run "
@@ -267,9 +272,9 @@ class ModelFinder:
         else:
             items, described = self._items_of_files(match, task, scratch)
             params, tags = dict(described.get("params") or {}), dict(described.get("tags") or {})
-            cost = {key: float(described[key]) for key in COSTS if key in described}
+            cost = recorded_cost(described)
             run = self._run_in_store(described.get("run_id"))
-        cost |= {} if run is None else _cost(run, task)
+        cost |= {} if run is None else cost_of_run(run, task)
         origin = {name: tags[f"clipbert.{key}"] for name, key in ORIGIN.items() if f"clipbert.{key}" in tags}
         conditions = items.attrs.get(ATTRIBUTE, {})
         return Source(match.name, match.kind, match.reference, task, items, conditions, params, origin, cost)
@@ -386,15 +391,3 @@ class ModelFinder:
     def _path(self, path: Path) -> str:
         """Return a path as dvc.lock has it."""
         return path.relative_to(self.project.root).as_posix()
-
-
-def _cost(run: Any, task: str) -> dict[str, float]:
-    """Return the cost that a run has in MLflow."""
-    metrics, info = run.data.metrics, run.info
-    found = {key: metrics[name] for name, key in COST_METRICS.items() if name in metrics}
-    is_timed = info.status == "FINISHED" and info.end_time and "clipbert.restored" not in run.data.tags
-    if "seconds" not in found and is_timed:  # of an older version of clipbert
-        found["seconds"] = (info.end_time - info.start_time) / 1000
-    if (latency := metrics.get(tracked_name(f"{task}/ms_per_item"))) is not None:
-        found["ms_per_item"] = latency
-    return found

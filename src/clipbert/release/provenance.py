@@ -72,19 +72,19 @@ def process_tags() -> dict[str, str]:
 
 def git_commit(root: Path) -> str:
     """Return the commit that is checked out, or "none" without git, a repository or a first commit."""
-    return _git(root, "rev-parse", "--verify", "--quiet", "HEAD") or NONE
+    return git_output(root, "rev-parse", "--verify", "--quiet", "HEAD") or NONE
 
 
 def read_committed(root: Path, name: str) -> str | None:
     """Return the content of a project's file in the commit that is checked out; None if it is not there."""
-    return _git(root, "show", f"HEAD:./{name}")
+    return git_output(root, "show", f"HEAD:./{name}")
 
 
 def git_dirty(root: Path) -> str:
     """Return "true" if files below `root` differ from the commit, "false" if none does, "none" without a commit."""
     if git_commit(root) == NONE:
         return NONE
-    status = _git(root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock", ":(exclude)mlflow/project.json")
+    status = git_output(root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock", ":(exclude)mlflow/project.json")
     return NONE if status is None else str(bool(status)).lower()
 
 
@@ -118,7 +118,8 @@ def user_name() -> str:
         return NONE
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def git_output(root: Path, *arguments: str) -> str | None:
+    """Return what `git` prints in a folder, without surrounding space; None where it fails or is missing."""
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=False

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from clipbert.config.fields import short_name
 from clipbert.config.training import RUNTIME_ONLY
 from clipbert.release.provenance import read_committed
 from clipbert.release.runs import flatten
@@ -38,7 +39,7 @@ def run_name(root: Path, task: str, params: Mapping[str, str], defaults: Mapping
     experiment = dvc_experiment()
     title = f"{experiment}: {task}" if experiment else f"{task} {time.strftime('%Y-%m-%d %H:%M:%S')}"
     changes = changed_parameters(root, params, defaults)
-    shown = [f"{_short(name, task)}={_cut(value)}" for name, value in changes.items()]
+    shown = [f"{short_name(name, task)}={_cut(value)}" for name, value in changes.items()]
     if len(shown) > MOST_CHANGES:
         shown = [*shown[:MOST_CHANGES], f"+{len(shown) - MOST_CHANGES}"]
     return (f"{title} ({', '.join(shown)})" if shown else title)[:LONGEST_NAME]
@@ -65,14 +66,6 @@ def _committed(root: Path) -> dict[str, str]:
     except yaml.YAMLError:
         return {}
     return flatten(values) if isinstance(values, dict) else {}
-
-
-def _short(name: str, task: str) -> str:
-    """Return a parameter's name without the section, where the sections of a training are meant."""
-    for prefix in ("model.", "train.", f"tasks.{task}."):
-        if name.startswith(prefix):
-            return name.removeprefix(prefix)
-    return name
 
 
 def _cut(value: str) -> str:

@@ -113,7 +113,7 @@ class RetrievalObjective(Objective):
         if not params.cross_encoder:
             found = "tasks.retrieval.cross_encoder is false: no cross-encoder is trained"
         elif model.contrast is None:
-            found = "tasks.retrieval.contrastive_weight is 0: there is no dual encoder to train before"
+            found = "tasks.retrieval.contrastive_weight is 0: the model has no dual encoder"
         elif params.freeze_dual_encoder:
             found = "tasks.retrieval.freeze_dual_encoder is true: nothing is trained before"
         if found is not None:

@@ -24,7 +24,7 @@ from clipbert.tasks.scoring import losses_of
 VALIDATION_GALLERY = 25  # videos
 VALIDATION_TEXTS, VALIDATION_LIMIT = 500, 1000  # captions in all, and videos of a gallery, of a dual encoder alone
 TOP = 5  # videos that a row of the predictions lists
-MAX_SCORES = 2**28  # kept in memory (1 GiB) for the video-to-text direction, where there is no store on the disk
+MAX_SCORES = 2**28  # kept in memory (1 GiB) for the video-to-text direction, if they are not stored on the disk
 RECALLS = (1, 5, 10, 50)
 OTHER_FRAMES = ((SINGLE_FRAME, "single_frame_r1"), (SHUFFLED, "shuffled_frames_r1"))
 # Other frames are scored with at most 100 texts: the best 10 videos of each, or every 10th text without a dual encoder.

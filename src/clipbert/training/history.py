@@ -37,19 +37,3 @@ def read_history(folder: Path, task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
                 f"{error}. Restore it: dvc checkout {folder}, or train again: clipbert train {task}"
             ) from error
     return pd.read_csv(folder / TRAINING), pd.read_csv(folder / VALIDATION)
-
-
-def training_cost(training: Rows, seconds: float, parameters: int, processes: int) -> dict[str, float]:
-    """Return the cost of a training: `seconds`, `parameters`, and where they were measured `flops` and `joules`.
-
-    Args:
-        training: the rows that were logged, with the PFLOP and joules of the first process since the row before.
-        seconds: of the training over all its resumes, with validations and checkpoints.
-        parameters: number of weights of the model.
-        processes: how many processes trained, each with an equal share of every batch.
-    """
-    found: dict[str, float] = {"seconds": round(seconds, 1), "parameters": float(parameters)}
-    for key, column, factor in (("flops", "pflop", 1e15), ("joules", "joules", 1.0)):
-        if training and all(column in row for row in training):
-            found[key] = processes * factor * sum(float(row[column]) for row in training)
-    return found

@@ -65,8 +65,8 @@ class ThroughputMonitor:
 
         Returns:
             `clips_per_s`, `tokens_per_s` (text and visual tokens through the encoder), `data_wait` (fraction of the
-            time), `tflops`, `mfu` if the device's peak is known, `peak_memory_gb`, `pflop` since the last call, and
-            `joules` used since then if the device reports them.
+            time), `tflops`, `mfu` if the device's peak is known, `peak_memory_gb`, and `joules` used since the last
+            call if the device reports them.
         """
         now = time.monotonic()
         seconds, self._clock = max(now - self._clock, 1e-9), now
@@ -78,7 +78,6 @@ class ThroughputMonitor:
             "data_wait": sums["waited"] / seconds,
             "tflops": rate,
             "peak_memory_gb": self.peak_memory_gb(),
-            "pflop": sums["flops"] / 1e15,
         }
         if self.peak is not None:
             row["mfu"] = rate / self.peak

@@ -8,8 +8,7 @@ def training_metrics(trainer: Trainer) -> dict[str, float]:
 
     Returns:
         `TASK_val/NAME` for each validation metric of the best epoch, the one that chose the epoch first, and
-        `TASK_val/epoch`; `TASK_cost/seconds`, `steps`, `parameters` (of the model), `tflop` (forward and backward
-        passes of all processes, 10^12 operations), and `joules` if the device reports its energy.
+        `TASK_val/epoch`; `TASK_cost/NAME` for each value of `training_cost`.
     """
     task, state = trainer.task.name, trainer.state
     best = next((row for row in state.validation if row["step"] == state.best_step), {})
@@ -17,6 +16,17 @@ def training_metrics(trainer: Trainer) -> dict[str, float]:
     names.sort(key=lambda name: name != trainer.task.evaluator.main_metric)
     found = {f"{task}_val/{name.removeprefix(f'{task}/')}": round(float(best[name]), 4) for name in names}
     found[f"{task}_val/epoch"] = float(state.best_epoch)
+    return found | {f"{task}_cost/{name}": value for name, value in training_cost(trainer).items()}
+
+
+def training_cost(trainer: Trainer) -> dict[str, float]:
+    """Return the cost of a training over all its resumes.
+
+    Returns:
+        `seconds` with validations and checkpoints, `steps`, `parameters` (of the model), `tflop` (forward and backward
+        passes of all processes, 10^12 operations), and `joules` of all processes if the device reports its energy.
+    """
+    state = trainer.state
     cost = {
         "seconds": round(state.seconds, 1),
         "steps": float(state.step),
@@ -24,5 +34,7 @@ def training_metrics(trainer: Trainer) -> dict[str, float]:
         "tflop": round(state.flops / 1e12, 6),
     }
     if state.joules:
-        cost["joules"] = round(state.joules, 1)
-    return found | {f"{task}_cost/{name}": value for name, value in cost.items()}
+        # only a budget of joules sums the energy of the processes; each has an equal share of every batch
+        summed = trainer.budget.budget.unit == "J"
+        cost["joules"] = round(state.joules * (1 if summed else trainer.context.world), 1)
+    return cost

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-# Cost of a model, by the key in files and MLflow, as (words, unit); in the order in which they are shown.
+# Cost of a model, by its key in `Source.cost`, as (words, unit); in the order in which they are shown.
 COSTS = {
     "seconds": ("training time", "s"),
     "flops": ("training compute", "FLOP"),
