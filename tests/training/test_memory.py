@@ -36,7 +36,7 @@ print(min(later - before for before, later in zip(faults, faults[1:])))
 
 GIVEN_BACK = """
 import torch
-from clipbert.training.memory import freed_memory_kept, trim_heap
+from clipbert.training.memory import freed_memory_kept
 def resident():
     return next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmRSS"))
 torch.ones(1 << 20)
@@ -44,11 +44,7 @@ before = resident()
 with freed_memory_kept(torch.device("cpu")):
     torch.ones(1 << 27)
     kept = resident()
-    held = torch.ones(1 << 20)
-    trim_heap(torch.device("cpu"))
-    trimmed = resident()
-    torch.ones(1 << 27)
-print(kept - before, trimmed - before, resident() - before)
+print(kept - before, resident() - before)
 """
 
 
@@ -120,17 +116,16 @@ def test_advice_leaves_out_what_is_at_its_least() -> None:
 
 
 @pytest.mark.slow
-def test_what_a_training_kept_goes_back_when_it_is_trimmed_and_when_it_ends() -> None:
-    kept, trimmed, left = map(int, said_by(GIVEN_BACK))  # MB, of 512 that were freed
+def test_what_a_training_kept_goes_back_when_it_ends() -> None:
+    kept, left = map(int, said_by(GIVEN_BACK))  # MB, of 512 that were freed
     assert kept > 400
-    assert trimmed < 100
     assert left < 100
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize(("capacity", "oldest"), [(None, "cache_miss"), ("1024", "cache_hit")])
-def test_the_compiled_operations_of_a_few_shapes_are_kept(capacity: str | None, oldest: str) -> None:
+def test_the_compiled_operations_of_some_hundred_shapes_are_kept(capacity: str | None, oldest: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
     environment |= {"ONEDNN_VERBOSE": "profile_create", "OMP_NUM_THREADS": "1"}
     if capacity is not None:

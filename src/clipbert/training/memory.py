@@ -15,7 +15,7 @@ from clipbert.config.training import TrainParams
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 NEVER = -1
 MMAP_MAX, TRIM_THRESHOLD = 65_536, 128 * 1024  # defaults of glibc
-CACHE_CAPACITY, CACHED_OPERATIONS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 16
+CACHE_CAPACITY, CACHED_OPERATIONS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 256
 OUT_OF_MEMORY = (
     "can't allocate memory",
     "not enough memory",
@@ -45,11 +45,11 @@ def keep_freed_memory() -> bool:
 
 
 def limit_cached_operations() -> None:
-    """Let oneDNN keep the compiled operations of 16 shapes instead of 1,024.
+    """Let oneDNN keep the compiled operations of 256 shapes instead of 1,024.
 
-    Each holds its working memory, and packed texts give nearly every step shapes of its own. A backbone has about a
-    hundred shapes, so some are compiled again in each step, which takes less than 0.1 s. It must be called before the
-    first operation of the process; a value of the user in the environment stays.
+    Each costs megabytes, and packed texts give nearly every step a shape of its own, so the process would grow by
+    gigabytes. The backbones have fewer shapes than 256. It must be called before the first operation of the process; a
+    value of the user in the environment stays.
     """
     os.environ.setdefault(CACHE_CAPACITY, str(CACHED_OPERATIONS))
 
@@ -75,18 +75,8 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    else:
-        trim_heap(device)
-
-
-def trim_heap(device: torch.device) -> None:
-    """Return the free pages of a CPU's heap to the system.
-
-    Packed texts give each step tensors of other sizes. Freed blocks rarely fit the next ones, so the heap of a process
-    that keeps its freed memory would grow with every step.
-    """
-    if device.type == "cpu" and sys.platform.startswith("linux"):
-        with contextlib.suppress(AttributeError):  # another C library
+    elif sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -24,7 +24,7 @@ from clipbert.training.data import Batches, DistributedBatchSampler, TrainingSam
 from clipbert.training.early_stopping import out_of_patience
 from clipbert.training.fault_tolerance import BAD_STEPS, NonFiniteGuard
 from clipbert.training.length import TrainingLength, training_length
-from clipbert.training.memory import freed_memory_kept, is_out_of_memory, trim_heap
+from clipbert.training.memory import freed_memory_kept, is_out_of_memory
 from clipbert.training.optim import set_learning_rate
 from clipbert.training.phases import VISION, lr_factors, phase_starts, phases_to_begin
 from clipbert.training.step import StepOutput, TrainStep
@@ -389,7 +389,6 @@ class Trainer:
             StopTraining: too many steps were skipped.
         """
         self.guard.flush()
-        trim_heap(self.device)
         state, output = self.state, self.output
         row = {name: value.item() for name, value in self.context.means(output.losses).items()}
         row |= {"lr": self.lr, "grad_norm": output.grad_norm.item(), **self.step.monitor.read()}
