@@ -37,6 +37,22 @@ def test_a_failed_experiment_does_not_borrow_the_metrics_of_its_commit(experimen
     assert name not in {one.name for one in listed(shown, ["retrieval"]) if one.test is not None}
 
 
+def test_a_training_with_the_metrics_of_its_commit_is_listed(experiments_project: Path) -> None:
+    """Two short trainings can have the same metrics and take the same tenth of a second; their models differ."""
+    done = run("dvc", "exp", "show", "--json", cwd=experiments_project)
+    shown = [entry for entry in json.loads(done.stdout) if entry["experiments"]]
+    (revision,) = shown[0]["experiments"][0]["revs"]
+    name = shown[0]["experiments"][0]["name"]
+    revision["data"]["metrics"] = shown[0]["data"]["metrics"]
+
+    def names() -> set[str]:
+        return {one.name for one in listed(shown, ["retrieval"]) if one.kind == "experiment" and one.test is not None}
+
+    assert name not in names()
+    revision["data"]["outs"] |= {"artifacts/models/retrieval": {"hash": "another"}}
+    assert name in names()
+
+
 def test_the_command_sorts_by_validation_unless_told_otherwise(
     experiments_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,7 +107,7 @@ def _of_experiment(
     for task in tasks:
         own = {key: value for key, value in changes.items() if _concerns(key, task)}
         # a failed or running experiment shows the metrics of the commit that it started from
-        if state in FAILED or all(content["metrics"].get(path) == start["metrics"].get(path) for path in _files(task)):
+        if state in FAILED or _results(content, task) == _results(start, task):
             content_of_task = {**content, "metrics": {}}
         else:
             content_of_task = content
@@ -169,13 +169,17 @@ def _show(root: Path) -> list[dict[str, Any]]:
 
 
 def _content(revision: dict[str, Any]) -> dict[str, Any]:
-    """Return the flat parameters and the metrics by file of a revision; files that DVC cannot read are left out."""
+    """Return a revision's flat parameters, metrics by file and digests of outputs by path.
+
+    Files that DVC cannot read are left out.
+    """
     data = revision.get("data") or {}
     params = ((data.get("params") or {}).get("params.yaml") or {}).get("data") or {}
     metrics = {
         path: file["data"] for path, file in (data.get("metrics") or {}).items() if isinstance(file.get("data"), dict)
     }
-    return {"params": flat(params), "metrics": metrics}
+    outs = {path: out.get("hash") for path, out in (data.get("outs") or {}).items()}
+    return {"params": flat(params), "metrics": metrics, "outs": outs}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -189,6 +193,15 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _files(task: str) -> tuple[str, str]:
     """Return the metrics files of the training and of the evaluation, as dvc.yaml names them."""
     return f"artifacts/training/{task}.json", f"artifacts/metrics/{task}.json"
+
+
+def _results(content: Mapping[str, Any], task: str) -> tuple[list[Any], dict[str, Any]]:
+    """Return what differs between two trainings of the task: its metrics and the digests of its outputs.
+
+    The metrics alone do not tell: those of two short trainings can be equal to the last digit that is kept.
+    """
+    outs = {path: value for path, value in content["outs"].items() if Path(path).stem == task}
+    return [content["metrics"].get(path) for path in _files(task)], outs
 
 
 def _concerns(key: str, task: str) -> bool:
