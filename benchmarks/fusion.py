@@ -14,7 +14,6 @@ import json
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ FUSIONS = ("mean", "concat", "attention")
 TEMPORAL = ("direction", "order")  # answer types that need the order of the frames
 
 
-@dataclass(frozen=True)
 def accuracy_of(fusion: str, seed: int, project: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Train and test one model; accuracy in percent on each answer type and on all questions."""
     overrides = [
