@@ -11,6 +11,7 @@ CHANGED = (
 RESUMED = {
     "ingest": "the manifest is unchanged; probed files are not probed again",
     "validate": "artifacts/validation is unchanged",
+    "inbox": "a batch is merged as a whole or not at all; the next `clipbert inbox` finishes it",
     "frames": "the frame cache is unchanged; decoded videos are not decoded again",
     "train": "the state of its last checkpoint is kept",
     "evaluate": "artifacts/metrics, artifacts/predictions and artifacts/reports of the task may mix two evaluations",

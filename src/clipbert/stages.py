@@ -54,6 +54,33 @@ def validate(project: Project, params: Params) -> None:
     validate(project.manifest, project.validation, params.validate_, answers, limit, settings, project.data)
 
 
+def inbox(project: Project, params: Params, recheck: bool = False) -> None:
+    """Check what has arrived in the inbox, merge what is good into data/, and set the rest aside with reasons."""
+    from clipbert.data.inbox.checks import Gate
+    from clipbert.data.inbox.run import Places, collect
+    from clipbert.data.validation.segments import ClipSettings
+    from clipbert.data.validation.stage import BASELINE
+    from clipbert.data.validation.truncation import TextLimit
+    from clipbert.model.text_limit import frames_per_clip, text_limit
+
+    check_artifacts(project.root)
+    severity = params.validate_.severity
+    places = Places(project.root, project.artifacts, writable_data(project.data), project.root / params.inbox.refused)
+
+    def make_gate() -> Gate:
+        limit: TextLimit | str = "its checks are warnings"
+        if "fail" in (severity.text_truncated, severity.text_identical):
+            limit = text_limit(project.root, places.manifest, params.model)
+        settings = ClipSettings(params.frames.fps, params.frames.max_frames, frames_per_clip(params.model))
+        answers = params.tasks.open_qa.max_answers
+        return Gate(params.validate_, project.validation / BASELINE, answers, limit, settings)
+
+    def on_wait() -> None:
+        console.print("waiting: another `clipbert inbox` works on this project")
+
+    _print(collect(places, params.inbox, params.ingest, make_gate, on_wait, recheck).lines())
+
+
 def frames(project: Project, params: Params, repair: bool = False) -> None:
     """Decode the media of the manifest into artifacts/frames/."""
     from clipbert.frame_cache.build import build_cache

@@ -35,6 +35,21 @@ def validate(params: ParamsFile = DEFAULT, overrides: Set = None) -> None:
     stages.validate(project(), load_params(params, overrides))
 
 
+@pipeline.command(epilog="Example: `clipbert inbox --set inbox.stable_s=0`", rich_help_panel=PANEL)
+def inbox(
+    params: ParamsFile = DEFAULT,
+    overrides: Set = None,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Look again at files of an address that were merged or refused before.")
+    ] = False,
+) -> None:
+    """Check new media and rows in the inbox, merge the good ones into data/, and set the others aside with reasons.
+
+    A killed pass is finished by the next one.
+    """
+    stages.inbox(project(), load_params(params, overrides), recheck)
+
+
 @pipeline.command(epilog="Example: `clipbert frames --set frames.fps=1`", rich_help_panel=PANEL)
 def frames(
     params: ParamsFile = DEFAULT,

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from clipbert.config.models import Field
+from clipbert.config.models import Field, model_validator
 from clipbert.config.tasks import Fraction, Section
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -29,6 +29,40 @@ class IngestParams(Section):
         0.05, description="above this fraction of quarantined files the stage fails"
     )
     num_workers: int | None = Field(None, ge=1, description="number of probing processes; null: one per core")
+
+
+class InboxParams(Section):
+    """New media and annotation rows, which `clipbert inbox` checks and adds to `data/`."""
+
+    source: str = Field(
+        "inbox",
+        min_length=1,
+        description="where they arrive: a folder, or an address such as s3://bucket/new; files of a folder are moved "
+        "from it, files of an address stay there",
+    )
+    refused: str = Field("refused", min_length=1, description="folder for refused files, with the reasons")
+    stable_s: float = Field(
+        60.0, ge=0, description="seconds without a change after which a file counts as completely written"
+    )
+    max_wait_h: float = Field(
+        24.0,
+        gt=0,
+        description="hours that a row waits for its media, or a media file for a text; then it is refused",
+    )
+    val: Fraction = Field(0.1, description="fraction of the new media without a split that go to val, by a hash")
+    test: Fraction = Field(0.1, description="fraction of the new media without a split that go to test, by a hash")
+    branch: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$",
+        description="git branch of the commits of data.dvc; null: the branch that is checked out",
+    )
+    push: bool = Field(False, description="send the new data to DVC's default remote after each commit")
+
+    @model_validator(mode="after")
+    def _fractions_fit(self) -> "InboxParams":
+        if self.val + self.test > 1:
+            raise ValueError(f"inbox.val + inbox.test = {self.val + self.test:g}: expected at most 1")
+        return self
 
 
 Severity = Literal["fail", "warn"]

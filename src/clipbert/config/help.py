@@ -12,7 +12,12 @@ from clipbert.errors import ClipBertError
 
 GRAPH = "dvc.yaml"
 # Parameters that no stage lists, and what reads them.
-OTHER_READERS = {"release": "clipbert promote", "tasks_run": "dvc.yaml", "pretrain_run": "dvc.yaml"}
+OTHER_READERS = {
+    "inbox": "clipbert inbox",
+    "release": "clipbert promote",
+    "tasks_run": "dvc.yaml",
+    "pretrain_run": "dvc.yaml",
+}
 
 
 def explain(params: Params) -> list[tuple[str, Any, str]]:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from clipbert.config.data import IngestParams, Seconds, ValidateParams
+from clipbert.config.data import InboxParams, IngestParams, Seconds, ValidateParams
 from clipbert.config.models import Field, FieldInfo, field_validator, model_validator
 from clipbert.config.tasks import Section, TaskSection, TasksParams, task_names
 from clipbert.config.training import TrainParams
@@ -227,6 +227,7 @@ class Params(Section):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="random seed of training and of the promotion bootstrap")
     ingest: IngestParams = IngestParams()
+    inbox: InboxParams = InboxParams()
     validate_: ValidateParams = Field(ValidateParams(), alias="validate")
     frames: FramesParams = FramesParams()
     model: ModelParams = ModelParams()

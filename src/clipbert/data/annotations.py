@@ -15,6 +15,7 @@ MAX_ERRORS = 10
 MAX_LINE_BYTES = 16 * 2**20
 MAX_SECONDS = 1e9
 SHOWN = 60
+NO_SPLIT = ""  # of a line without a split, where that is allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,9 @@ def stream_texts(data: Path, on_error: Callable[[str], None]) -> Iterator[Text]:
     """
     for file, path in annotation_files(data):
         first_lines: dict[str, int] = {}
-        for number, raw in _lines(path):
+        for number, raw in read_lines(path):
             try:
-                text = _parse(raw, file, path, number)
+                text = parse_line(raw, file, path, number)
                 if text is None:
                     continue
                 first = first_lines.setdefault(text.id, number)
@@ -145,7 +146,12 @@ def stream_texts(data: Path, on_error: Callable[[str], None]) -> Iterator[Text]:
             yield text
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers from 1, each cut after MAX_LINE_BYTES + 1 bytes.
+
+    Raises:
+        ClipBertError: the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             number = 0
@@ -158,7 +164,41 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise ClipBertError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def _parse(raw: bytes, file: AnnotationFile, path: Path, number: int) -> Text | None:
+def parse_line(raw: bytes, file: AnnotationFile, path: Path, number: int, split_required: bool = True) -> Text | None:
+    """Return the text in a line of an annotation file; None for an empty line.
+
+    Args:
+        split_required: otherwise a line may have no `split`, and the text then has the split "".
+
+    Raises:
+        LineError: the line is wrong; the message names the key.
+    """
+    value = parse_object(raw, file, number)
+    if value is None:
+        return None
+    no_split = not split_required and value.get("split") is None
+    if no_split:
+        value = value | {"split": NO_SPLIT}
+    _check_keys(value, file)
+    return Text(
+        id=_string(value, "id"),
+        kind=file.kind,
+        media=_media(value),
+        text=_string(value, file.text_key),
+        split=NO_SPLIT if no_split else _split(value),
+        file=path,
+        line=number,
+        **_answer(value, file.kind),
+        **_segment(value),
+    )
+
+
+def parse_object(raw: bytes, file: AnnotationFile, number: int) -> dict[str, Any] | None:
+    """Return the JSON object in a line of an annotation file, with unchecked keys; None for an empty line.
+
+    Raises:
+        LineError: the line is not a JSON object.
+    """
     if len(raw) > MAX_LINE_BYTES:
         raise LineError(f"longer than {MAX_LINE_BYTES // 2**20} MiB; expected one JSON object a line")
     try:
@@ -177,18 +217,7 @@ def _parse(raw: bytes, file: AnnotationFile, path: Path, number: int) -> Text | 
         raise LineError(f"not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise LineError(f"expected a JSON object such as {{{', '.join(file.required)}}}, found {_name(value)}")
-    _check_keys(value, file)
-    return Text(
-        id=_string(value, "id"),
-        kind=file.kind,
-        media=_media(value),
-        text=_string(value, file.text_key),
-        split=_split(value),
-        file=path,
-        line=number,
-        **_answer(value, file.kind),
-        **_segment(value),
-    )
+    return value
 
 
 def _check_keys(value: dict[str, Any], file: AnnotationFile) -> None:

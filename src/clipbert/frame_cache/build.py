@@ -11,13 +11,14 @@ from clipbert.config.schema import FramesParams
 from clipbert.data.manifest import read_video_columns
 from clipbert.errors import ClipBertError
 from clipbert.files.leftovers import scratch_folder
+from clipbert.files.remote import SourceError, below, is_url
 from clipbert.frame_cache.cluster import open_cluster
 from clipbert.frame_cache.executors import LocalExecutor
 from clipbert.frame_cache.index import FORMAT, INDEX_FILE, QUARANTINE_FILE, Index, Settings
 from clipbert.frame_cache.job import Executor, Job
 from clipbert.frame_cache.pack import missing_message, versions
 from clipbert.frame_cache.plan import Wanted
-from clipbert.frame_cache.remote import SourceError, below, is_url, publish
+from clipbert.frame_cache.remote import publish
 from clipbert.frame_cache.update import Build, update_cache
 from clipbert.process_pool import KillablePool
 

@@ -12,10 +12,10 @@ from typing import Any
 from clipbert.config.schema import FramesParams
 from clipbert.console import console
 from clipbert.errors import ClipBertError
+from clipbert.files.remote import SourceError
 from clipbert.frame_cache.executors import LocalExecutor
 from clipbert.frame_cache.job import Job, Outcome
 from clipbert.frame_cache.pack import versions
-from clipbert.frame_cache.remote import SourceError
 from clipbert.process_pool import KillablePool
 
 CONNECT_S = 20.0

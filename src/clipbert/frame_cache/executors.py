@@ -5,9 +5,9 @@ from dataclasses import replace
 from functools import partial
 
 from clipbert.errors import ClipBertError
+from clipbert.files.remote import SourceError
 from clipbert.frame_cache.job import Job, Outcome
 from clipbert.frame_cache.pack import job_limit, pack, try_again
-from clipbert.frame_cache.remote import SourceError
 from clipbert.frame_cache.shards import Packed
 from clipbert.process_pool import KillablePool, WorkerError
 

@@ -15,8 +15,8 @@ from clipbert.data.quarantine import Quarantined
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import sha256_file
 from clipbert.files.leftovers import scratch_folder
+from clipbert.files.remote import SourceError, fetch, is_url
 from clipbert.frame_cache.job import Job
-from clipbert.frame_cache.remote import SourceError, fetch, is_url
 from clipbert.frame_cache.shards import Packed, lay_out
 from clipbert.process_pool import KillablePool, WorkerDied, WorkerError, WorkerMemory, WorkerTimeout, time_limit
 from clipbert.sampling.candidates import Frames, decode_file

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from clipbert.files.atomic import atomic_write
+from clipbert.files.remote import SourceError, below, filesystem, is_url, remote_errors
 from clipbert.frame_cache.index import INDEX_FILE, QUARANTINE_FILE
-from clipbert.frame_cache.remote import SourceError, below, digest, filesystem, is_url, remote_errors
+from clipbert.frame_cache.remote import digest
 
 Ranges = list[tuple[int, int]]
 

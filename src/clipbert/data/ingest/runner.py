@@ -44,8 +44,12 @@ class Task:
 
 
 @contextlib.contextmanager
-def open_probe_cache(path: Path, params: IngestParams) -> Iterator[ProbeCache]:
-    """Open the cache of earlier probes with these parameters; a block that ends without error was a complete run."""
+def open_probe_cache(path: Path, params: IngestParams, all_files: bool = True) -> Iterator[ProbeCache]:
+    """Open the cache of earlier probes with these parameters.
+
+    Args:
+        all_files: a block that ends without error met all files; the others are forgotten.
+    """
     versions = {name: importlib.metadata.version(name) for name in ("av", "decord", "pillow")}
     settings = {"format": FORMAT, "verify": params.verify, "megapixels": params.max_megapixels, **versions}
     failures = {"timeout_s": params.timeout_s, "max_worker_mb": params.max_worker_mb}
@@ -53,7 +57,7 @@ def open_probe_cache(path: Path, params: IngestParams) -> Iterator[ProbeCache]:
     complete = False
     try:
         yield cache
-        complete = True
+        complete = all_files
     finally:
         cache.close(complete)
 

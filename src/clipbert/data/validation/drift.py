@@ -40,6 +40,15 @@ def take(manifest_dir: Path, videos: pd.DataFrame, texts: pd.DataFrame) -> Snaps
     """Return the snapshot of a manifest from its tables."""
     names = (VIDEOS_FILE, TEXTS_FILE)
     digest = hashlib.sha256("".join(sha256_file(manifest_dir / name) for name in names).encode()).hexdigest()
+    return excerpt(digest, videos, texts)
+
+
+def excerpt(digest: str, videos: pd.DataFrame, texts: pd.DataFrame) -> Snapshot:
+    """Return the snapshot of two tables with the columns of a manifest.
+
+    Args:
+        digest: identifies the manifest.
+    """
     lengths = np.stack(np.unique(texts["text"].str.len().to_numpy(np.int64), return_counts=True), axis=1).astype(
         np.int64
     )

@@ -1,10 +1,8 @@
 """Stage validate: run Great Expectations on the manifest; failures stop the pipeline."""
 
 import json
-import math
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +21,7 @@ from clipbert.data.manifest import read_texts, read_videos
 from clipbert.data.validation import drift
 from clipbert.data.validation.checks import ROW_COLUMNS, Check, checks
 from clipbert.data.validation.data_docs import SOURCE, bundle_styles
+from clipbert.data.validation.plain import plain_row
 from clipbert.data.validation.report import SHOWN_PAIRS, write_page
 from clipbert.data.validation.segments import ClipSettings
 from clipbert.data.validation.summary import explain, passed, warn
@@ -34,7 +33,6 @@ from clipbert.files.atomic import atomic_directory, sha256_file
 from clipbert.files.checksums import CHECKSUMS, write_checksums
 
 SHOWN_ROWS = 5
-SHOWN_VALUE = 80
 LISTED_PAIRS = 1000
 PAIRS_FILE = "near_duplicates.csv"
 BASELINE = "baseline"
@@ -205,28 +203,10 @@ def _outcome(check: Check, result: Any, rows: int, near: pd.DataFrame) -> Outcom
         checked_rows=int(found.get("element_count", rows)) - int(found.get("missing_count", 0)),
         unexpected_count=int(found.get("unexpected_count", 0)),
         allowed_share=round(1 - config.kwargs.get("mostly", 1.0), 6),
-        failing_rows=[_plain_row(row) for row in failing[:SHOWN_ROWS]],
+        failing_rows=[plain_row(row) for row in failing[:SHOWN_ROWS]],
         remedy=check.remedy if "unexpected_count" in found else f"It could not be computed: {result.exception_info}",
     )
 
 
 def _plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [_plain_row(row) for row in table.to_dict("records")]
-
-
-def _plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(key): _plain(value) for key, value in row.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON holds it, with long texts cut."""
-    if hasattr(value, "item"):
-        value = value.item()
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, bool | int):
-        return value
-    text = str(value)
-    return text if len(text) <= SHOWN_VALUE else f"{text[: SHOWN_VALUE - 3]}..."
+    return [plain_row(row) for row in table.to_dict("records")]
