@@ -70,6 +70,8 @@ _SECRET_VARIABLE = re.compile(
 _ADDRESS_VARIABLE = re.compile(r"(?:^|_)(?:URI|URL|DSN)$")
 _ORDINARY = re.compile(r"(?:true|false|none|null|\d{1,7}|/\S*|~\S*)$", re.IGNORECASE)
 
+_RANDOM = re.compile(r"(?=[^\s{}<>$]*\d)[^\s{}<>$]{8,}")
+
 _registered_secrets: set[str] = set()
 
 
@@ -94,6 +96,24 @@ def redact(text: str) -> str:
     text = _YAML.sub(rf"\1\2\3{MASK}", text)
     text = _OPTION.sub(rf"\1{MASK}", text)
     return _KNOWN_FORMS.sub(MASK, text)
+
+
+def contains_secret(text: str, is_code: bool = False) -> bool:
+    """Return whether `redact` would hide something in a text.
+
+    Args:
+        is_code: the text is code or prose, in which `token=token` and `password: str` are no secrets: a value with a
+            telling name counts only if it is quoted and looks random (eight characters or more, among them a digit).
+    """
+    if not is_code:
+        return redact(text) != text
+    if any(form in text for form in _known_values()) or _PEM.search(text) or _KNOWN_FORMS.search(text):
+        return True
+    if any(_without_user(url) != url[0] and _RANDOM.search(url[3]) for url in _URL.finditer(text)):
+        return True
+    values = [found[3] for found in _ASSIGNED.finditer(text)] + [found[4] for found in _MAPPED.finditer(text)]
+    quoted = [value[1:-1] for value in values if value[0] in "\"'"]
+    return any(map(_RANDOM.search, [*quoted, *(found[4] for found in _YAML.finditer(text))]))
 
 
 def redact_values(value: Any, name: str = "") -> Any:

@@ -26,7 +26,7 @@ from clipbert.evaluation.conditions import ATTRIBUTE, to_tags
 from clipbert.evaluation.item_checks import check_predictions
 from clipbert.evaluation.predictions_file import check_metrics, read_predictions_file
 from clipbert.files.atomic import sha256_file
-from clipbert.files.signed_json import write_signed_json
+from clipbert.files.signed_json import read_signed_json, write_signed_json
 from clipbert.model.weights.card import CARD, model_card, with_results, write_card
 from clipbert.model.weights.checksums import check_model
 from clipbert.redact import redact_values
@@ -34,6 +34,8 @@ from clipbert.release.aliases import CANDIDATE, CHAMPION, aliases
 from clipbert.release.connection import open_experiment, open_store
 from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.descriptions import NOTE, description, model_description
+from clipbert.release.lineage_record import record_lineage, warn_uncommitted
+from clipbert.release.lock_file import model_outputs
 from clipbert.release.metric_names import tracked_metrics
 from clipbert.release.orphans import UNFINISHED
 from clipbert.release.ownership import check_version_owner, ownership_tags, version_ownership_tags
@@ -118,9 +120,13 @@ def register(
         check_version_owner(store, version, CANDIDATE)
         conditions = to_tags({"clips": evaluate.clips, **recorded})
         _log_evaluation_of_version(store, task, version, metrics, conditions, predictions_parquet, model_dir)
+        files = zip(model_outputs(task), (model_dir, run_json, metrics_json, predictions_parquet), strict=True)
+        run_of_training = read_signed_json(run_json, "").get("run_id")
+        lineage = record_lineage(store, task, version, dict(files), run_of_training)
         store.client.set_registered_model_alias(name, CANDIDATE, version.version)
     release = Release(task, name, str(version.version), str(version.run_id), digest, CANDIDATE)
     write_signed_json(out, asdict(release))
+    warn_uncommitted(root, lineage)
     if line := describe_differences(model_dir, settings, evaluate, frames, task_params):
         console.print(line)
     return release
@@ -252,7 +258,7 @@ def _create_version(
         "digest": digest,
         "model_id": logged.model_id,
         **version_ownership_tags(store),
-        **{name: run.data.tags.get(f"clipbert.{name}", NONE) for name in ("git_commit", "data_digest", "dvc_lock")},
+        **{name: run.data.tags.get(f"clipbert.{name}", NONE) for name in ("git_commit", "data_digest")},
     }
     with default_store(store):
         version = client.create_model_version(

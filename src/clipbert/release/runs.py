@@ -161,13 +161,14 @@ def _log_dataset(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
         digest=tags["clipbert.data_digest"][:MAX_DIGEST_LENGTH],
         source_type="dvc",
         source=json.dumps({"path": "data", "tracked_by": "data.dvc", "git_commit": tags["clipbert.git_commit"]}),
-        profile=json.dumps(_counts(store.root / "artifacts" / "manifest")),
+        profile=json.dumps(split_counts(store.root / "artifacts" / "manifest")),
     )
     context = InputTag("mlflow.data.context", "training")
     store.client.log_inputs(run_id, [DatasetInput(dataset, [context])])
 
 
-def _counts(manifest: Path) -> dict[str, dict[str, int]]:
+def split_counts(manifest: Path) -> dict[str, dict[str, int]]:
+    """Return the number of "videos" and of "texts" in each split of a manifest; empty without one."""
     tables = [path for path in (manifest / "videos.parquet", manifest / "texts.parquet") if path.is_file()]
     splits = {path.stem: pd.read_parquet(path, columns=["split"])["split"].value_counts() for path in tables}
     return {name: {str(split): int(count) for split, count in counts.items()} for name, counts in splits.items()}

@@ -18,6 +18,7 @@ from clipbert.release.run_names import EXPERIMENT_TAG, dvc_experiment, run_name
 from clipbert.release.runs import MAX_VALUE_LENGTH, active_run, create_run, flatten, log_evaluation
 from clipbert.release.sender import Sender
 from clipbert.release.store import DEFAULT_NAME, Store, portable_uri, store_errors, tracking_uri
+from clipbert.release.stored_source import record_source
 from clipbert.release.system_metrics import PREFIX, SystemMetrics
 
 __all__ = ["TrainingRun", "log_evaluation", "start_training_run", "tracking_uri"]
@@ -181,4 +182,5 @@ def _open_run(
             store.client.update_run(info.run_id, status="RUNNING")
         # The first file proves that the store accepts files before the training starts.
         store.client.log_dict(info.run_id, {"params": params, "tags": tags}, "training.json")
+        record_source(store, info.run_id)
     return info.run_id, info.run_name, known
