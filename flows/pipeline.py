@@ -4,6 +4,7 @@ Each stage is a task. DVC skips stages that have not changed; a failed stage blo
 """
 
 import argparse
+import os
 import sys
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
@@ -33,6 +34,7 @@ from flows.supervisor import Supervisor
 from flows.temporary_server import temporary_server
 
 DASHBOARD = "dashboard"  # the stage
+FLOW_RUN = "CLIPBERT_FLOW_RUN"
 NAMES = {"ran": "Completed", "unchanged": "Unchanged", "restored": "Restored"}
 MESSAGES = {
     "ran": None,
@@ -99,6 +101,7 @@ def pipeline(
         for stage in graph
     }
     started = datetime.now(UTC)
+    os.environ[FLOW_RUN] = f"{flow_run.name} ({flow_run.id})"  # the stages record it with the models
     with flow_run_lock(project):
         before = read_results(project / "artifacts/metrics")
         states = _run_in_order(project, graph, tasks, time_limit_s, parallel)

@@ -24,7 +24,8 @@ HOST = "127.0.0.1"
 def environment() -> dict[str, str]:
     """Return this process's environment for the project's commands.
 
-    The virtual environment's programs come first in PATH, output is unbuffered, and telemetry is off.
+    The virtual environment's programs come first in PATH, output is unbuffered, telemetry is off, and MLflow loads no
+    pickles.
     """
     programs = str(Path(sys.executable).parent)
     return os.environ | {
@@ -35,6 +36,7 @@ def environment() -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GX_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }
 
 

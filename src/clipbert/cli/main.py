@@ -12,6 +12,7 @@ from clipbert import __version__
 from clipbert.cli.compare import comparing
 from clipbert.cli.importing import import_group
 from clipbert.cli.inspection import inspection
+from clipbert.cli.lineage import lineage_group
 from clipbert.cli.models import PANEL as MODELS_PANEL
 from clipbert.cli.models import models
 from clipbert.cli.pipeline import PANEL, pipeline
@@ -34,6 +35,8 @@ ENVIRONMENT = {
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+# Set whatever the environment has: the project's models are safetensors, and no command needs a pickle.
+NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 
 class CommandGroup(TyperGroup):
@@ -60,6 +63,7 @@ app.add_typer(pipeline)
 app.add_typer(quarantine, name="quarantine", rich_help_panel=PANEL)
 app.add_typer(release)
 app.add_typer(comparing)
+app.add_typer(lineage_group)
 app.add_typer(models)
 app.add_typer(pretrained, name="pretrained", rich_help_panel=MODELS_PANEL)
 app.add_typer(inspection)
@@ -89,6 +93,7 @@ def main() -> NoReturn:
     """Run the command line: exit code 0 on success, 2 on an error that the user can fix, 1 on any other."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ.update(NO_PICKLE)
     use_utf8()
     install_redaction()
     try:

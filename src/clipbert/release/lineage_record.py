@@ -24,7 +24,7 @@ from clipbert.release.lock_file import (
 from clipbert.release.provenance import NONE, read_committed
 from clipbert.release.run_names import EXPERIMENT_TAG, dvc_experiment
 from clipbert.release.runs import active_run, split_counts
-from clipbert.release.store import Store
+from clipbert.release.store import Store, store_errors
 from clipbert.release.stored_source import SOURCE_TAG, Source, download, read_source, record_source, upload
 
 FOLDER = "lineage"  # of a run's artifacts
@@ -145,6 +145,22 @@ def read_lineage(store: Store, version: Any) -> StoredLineage | None:
         content = download(store, str(version.run_id), f"{FOLDER}/{digest[:12]}/{LOCK}", lineage.lock, title)
         stages = read_lock(content.decode(), f"{title}: {LOCK}")
     return StoredLineage(lineage, read_source(store, lineage.run_id, lineage.source, title), stages)
+
+
+def require_lineage(store: Store, version: Any) -> StoredLineage:
+    """Return the lineage of a version.
+
+    Raises:
+        ClipBertError: it has none, or a stored file is missing or damaged.
+    """
+    with store_errors(store.uri, "cannot be read"):
+        stored = read_lineage(store, version)
+    if stored is None:
+        raise ClipBertError(
+            f"{version.name} version {version.version} was registered by an older version of clipbert, without its "
+            "code and dvc.lock. Train and register again to get a version that can be restored."
+        )
+    return stored
 
 
 def warn_uncommitted(root: Path, lineage: Lineage) -> None:

@@ -20,6 +20,7 @@ from clipbert.redact import redact_arguments
 
 NONE = "none"
 GIT_TIMEOUT_S = 20.0
+FLOW_RUN = "CLIPBERT_FLOW_RUN"  # set by the flows: "NAME (ID)" of the flow run that runs this command
 
 
 def provenance(root: Path) -> dict[str, str]:
@@ -38,6 +39,7 @@ def provenance(root: Path) -> dict[str, str]:
         **process_tags(),
         "clipbert.device": device_name(),
         "clipbert.user": user_name(),
+        "clipbert.flow_run": os.environ.get(FLOW_RUN) or NONE,
     }
 
 

@@ -210,11 +210,23 @@ def predictions_path(task: str, digest: str) -> str:
 
 
 def download_model(store: Store, name: str, version: str, destination: Path) -> Path:
-    """Download a version and return the path of its model folder."""
+    """Download a version and return the path of its model folder, after a check of its digest.
+
+    Raises:
+        ClipBertError: the files are not those that were registered.
+    """
     with default_store(store):
         downloaded = mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=str(destination))
     flavor = Model.load(downloaded).flavors["python_function"]
-    return Path(downloaded, flavor["artifacts"]["model"]["path"])
+    folder = Path(downloaded, flavor["artifacts"]["model"]["path"])
+    found, expected = model_digest(folder), store.client.get_model_version(name, version).tags.get("digest")
+    if found != expected:
+        raise ClipBertError(
+            f"{name} version {version}: its files in {store.display_uri} are not those that were registered: their "
+            f"digest is {found[:12]}..., expected {str(expected)[:12]}... Restore the artifacts of the store from a "
+            "backup, or register the model again from its own folder."
+        )
+    return folder
 
 
 def _task_of(path: Path) -> str:
