@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from clipbert.redact import redact, redact_values, register_secrets
+from clipbert.redact import contains_secret, redact, redact_values, register_secrets
 
 SECRET = "hunter2-Xy"
 
@@ -168,3 +168,18 @@ raise RuntimeError(f"line\\n{{url}}")
 def test_log_records_with_wrong_arguments_are_left_to_logging() -> None:
     record = logging.getLogRecordFactory()("n", logging.INFO, "f", 1, "%d", ("x",), None)
     assert record.msg == "%d"
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        ("def sign(token: str, password: str = '') -> None: ...", False),
+        ("token = make_token(secret=key)", False),
+        ("url = f'http://{user}:{password}@{host}'", False),
+        ("password = 'hunter2-and-more'", True),
+        ("url = 's3://me:pa55word-x@bucket/data'", True),
+        ("-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----", True),
+    ],
+)
+def test_secrets_are_told_from_code_about_secrets(text: str, secret: bool) -> None:
+    assert contains_secret(text, is_code=True) == secret

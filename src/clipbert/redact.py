@@ -102,7 +102,7 @@ def contains_secret(text: str, is_code: bool = False) -> bool:
     """Return whether `redact` would hide something in a text.
 
     Args:
-        is_code: the text is code or prose, in which `token=token` and `password: str` are no secrets: a value with a
+        is_code: the text is code or prose, in which `token=token` and `password: str` are not secrets: a value with a
             telling name counts only if it is quoted and looks random (eight characters or more, among them a digit).
     """
     if not is_code:

@@ -37,6 +37,7 @@ def test_what_is_no_task_is_refused_with_the_tasks_there_are(task: str) -> None:
     ("deployment", "parameters", "message"),
     [
         ("clipbert-pipeline/daily", {"root": "/tmp"}, "root: '/tmp' is not the project's folder"),
+        ("clipbert-pipeline/daily", {"stages": ["ingest; touch x"]}, "ingest; touch x: dvc.yaml has no such stage"),
         ("clipbert-promote/promote", {"task": "--params=x", "approve": True}, "task: --params=x: no such task"),
         ("clipbert-rollback/rollback", {"task": "../x"}, "task: ../x: no such task"),
     ],

@@ -22,6 +22,7 @@ from clipbert.evaluation.item_checks import check_predictions
 from clipbert.files.signed_json import read_signed_json, write_signed_json
 from clipbert.model import load
 from clipbert.model.weights.card import CARD, model_card, write_card
+from clipbert.model.weights.checksums import sign_model
 from clipbert.release import registry
 from clipbert.release.aliases import aliases
 from clipbert.release.connection import open_store
@@ -131,6 +132,16 @@ def test_the_trained_models_card_is_completed(root, make_model, predictions, tmp
     assert "commit c0ffee" in card
     assert "| retrieval/r1 | 50.0 |" in card
     assert (trained / CARD).read_bytes() == before
+
+
+def test_files_that_were_changed_in_the_store_are_refused(root, release_embedded, tmp_path, predictions):
+    """With checksums that fit the changed files: the registry's digest is another place."""
+    release_embedded(0, predictions(30))
+    (config,) = (root / "mlflow" / "artifacts").rglob("artifacts/retrieval/config.json")
+    config.write_text(config.read_text().replace("}", " }", 1))
+    sign_model(config.parent)
+    with pytest.raises(ClipBertError, match=r"version 1: its files .* are not those that were registered"):
+        download_model(open_store(root), NAME, "1", tmp_path / "down")
 
 
 def test_download_gives_the_same_model_back(any_root, release, make_model, tmp_path, predictions):

@@ -11,6 +11,7 @@ import typer
 from clipbert.cli.options import DEFAULT, ParamsFile, Set, complete_task, project
 from clipbert.cli.release import PANEL
 from clipbert.config.load import load_params
+from clipbert.config.schema import Params
 from clipbert.config.tasks import task_names
 from clipbert.console import console, errors
 
@@ -61,7 +62,8 @@ def lineage(
 
     found = find_registered(project(), load_params(params, overrides).release.name, model, task)
     if restore is None and not verify:
-        summary = summarize_lineage(found.store, found.task, found.version, found.run)
+        defaults = Params().recorded_parameters(found.task)
+        summary = summarize_lineage(found.store, found.task, found.version, found.run, defaults)
         if as_json:
             typer.echo(json.dumps(summary.values, indent=2, ensure_ascii=False))
         else:

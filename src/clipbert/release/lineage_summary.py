@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from clipbert.config.schema import Params
 from clipbert.evaluation.conditions import from_tags
 from clipbert.evaluation.report.origin import changed_parameters, format_duration
 from clipbert.release.aliases import aliases
@@ -35,12 +34,13 @@ class LineageSummary:
     values: dict[str, Any]
 
 
-def summarize_lineage(store: Store, task: str, version: Any, run: Any) -> LineageSummary:
+def summarize_lineage(store: Store, task: str, version: Any, run: Any, defaults: Mapping[str, Any]) -> LineageSummary:
     """Return what the registry, the run and the ledger know about a version.
 
     Args:
         version: MLflow's model version.
         run: MLflow's run of it.
+        defaults: the default parameters of the task, by dotted name.
 
     Raises:
         ClipBertError: the store cannot be used, or a stored file is missing or damaged.
@@ -58,7 +58,6 @@ def summarize_lineage(store: Store, task: str, version: Any, run: Any) -> Lineag
             for decision in effective_decisions(ledger.entries(task), name=version.name)
             if decision.version == number and decision.digest == tags.get("digest", "")
         ]
-    defaults = Params().recorded_parameters(task)
     values: dict[str, Any] = {
         "version": {
             "name": version.name,
