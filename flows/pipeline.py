@@ -6,6 +6,8 @@ Each stage is a task. DVC skips stages that have not changed; a failed stage blo
 import argparse
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -43,16 +45,19 @@ MESSAGES = {
 }
 
 
-def _is_retryable(_task: Any, _run: TaskRun, state: State) -> bool:
+def is_retryable(_task: Any, _run: TaskRun, state: State) -> bool:
+    """Return whether another attempt of a task may succeed."""
     error = state.data
     return isinstance(error, StageError) and error.retryable
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_is_retryable)
-def stage_task(stage: str, supervisor: Supervisor, time_limit_s: float | None) -> State:
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_retryable)
+def stage_task(
+    stage: str, supervisor: Supervisor, time_limit_s: float | None, variables: Mapping[str, str] | None = None
+) -> State:
     """Run one stage of dvc.yaml; the output of the stage is the log of the task."""
     try:
-        result = run_stage(stage, supervisor, get_run_logger().info, time_limit_s)
+        result = run_stage(stage, supervisor, get_run_logger().info, time_limit_s, variables)
     except StageError as error:
         return Failed(message=str(error), data=error)
     return Completed(name=NAMES[result.outcome], message=MESSAGES[result.outcome], data=result)
@@ -80,43 +85,75 @@ def pipeline(
             sets the number of slots of all workers. Empty: train and evaluate.
         root: the project's folder. Another folder is rejected.
     """
-    logger = get_run_logger()
     try:
         project = project_folder(root)
         whole = read_graph(project)
         graph = select(whole, stages)
     except (GraphError, ParameterError) as error:
         return Failed(message=str(error))
-    logger.info("%d stages in %s: %s", len(graph), project, ", ".join(graph))
+    how = StageOptions(parallel, retries, retry_delay_s, time_limit_s, gpu_stages)
+    with flow_run_lock(project):
+        final, _ = run_stages(project, whole, graph, how)
+        return final
 
-    tagged = {"train", "evaluate"} if gpu_stages is None else set(gpu_stages)
+
+@dataclass(frozen=True)
+class StageOptions:
+    """How stages run: the parameters of the flow `pipeline` with the same names.
+
+    Attributes:
+        variables: added to the environment of the stages.
+    """
+
+    parallel: int = 1
+    retries: int = 1
+    retry_delay_s: float = 10.0
+    time_limit_s: float | None = None
+    gpu_stages: list[str] | None = None
+    variables: Mapping[str, str] | None = None
+
+    def with_variables(self, variables: Mapping[str, str]) -> "StageOptions":
+        """Return the same options with other variables."""
+        return replace(self, variables=variables)
+
+
+def run_stages(project: Path, whole: Graph, graph: Graph, how: StageOptions) -> tuple[State, dict[str, State]]:
+    """Run stages as tasks of the current flow run, which holds the project's lock; record the run.
+
+    Args:
+        whole: all stages of the project.
+        graph: the stages to run.
+
+    Returns:
+        The final state, and the state of each stage that ran.
+    """
+    logger = get_run_logger()
+    logger.info("%d stages in %s: %s", len(graph), project, ", ".join(graph))
+    tagged = {"train", "evaluate"} if how.gpu_stages is None else set(how.gpu_stages)
     tasks = {
         stage: stage_task.with_options(
             name=stage,
             task_run_name=stage,
             tags={"gpu"} if {stage, stage_name(stage)} & tagged else None,
-            retries=retries,
-            retry_delay_seconds=retry_delay_s,
+            retries=how.retries,
+            retry_delay_seconds=how.retry_delay_s,
         )
         for stage in graph
     }
     started = datetime.now(UTC)
     os.environ[FLOW_RUN] = f"{flow_run.name} ({flow_run.id})"  # the stages record it with the models
-    with flow_run_lock(project):
-        before = read_results(project / "artifacts/metrics")
-        states = _run_in_order(project, graph, tasks, time_limit_s, parallel)
-        final = _summarize(project, graph, states, before)
-        name, tags = flow_run.name or "without a name", list(flow_run.tags or [])
-        record_run(project, name, tags, started, final.name or final.type.value, final.message or "")
-        # Its stage writes it too, but not after a failed stage and not if nothing has changed.
-        if DASHBOARD in whole and (problem := write_dashboard(project)):
-            logger.warning("The dashboard was not written: %s", problem)
-        return final
+    before = read_results(project / "artifacts/metrics")
+    states = _run_in_order(project, graph, tasks, how)
+    final = _summarize(project, graph, states, before)
+    name, tags = flow_run.name or "without a name", list(flow_run.tags or [])
+    record_run(project, name, tags, started, final.name or final.type.value, final.message or "")
+    # Its stage writes it too, but not after a failed stage and not if nothing has changed.
+    if DASHBOARD in whole and (problem := write_dashboard(project)):
+        logger.warning("The dashboard was not written: %s", problem)
+    return final, states
 
 
-def _run_in_order(
-    project: Path, graph: Graph, tasks: dict[str, Any], time_limit_s: float | None, parallel: int
-) -> dict[str, State]:
+def _run_in_order(project: Path, graph: Graph, tasks: dict[str, Any], how: StageOptions) -> dict[str, State]:
     """Run each stage after its dependencies, at most `parallel` at a time; return the states of the stages that ran.
 
     If the flow is cancelled or interrupted, the processes of the stages are ended before their tasks are awaited.
@@ -130,14 +167,15 @@ def _run_in_order(
     ready: list[str] = []
     # One thread more than `parallel`: Prefect warns of deadlocks if a pool has fewer threads than a task has tags,
     # although no task here waits for another one.
-    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=parallel + 1)
+    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=how.parallel + 1)
     with runner as pool, Supervisor(project) as supervisor:
         while True:
             ready += order.get_ready()
-            while ready and len(futures) - len(states) < parallel:
+            while ready and len(futures) - len(states) < how.parallel:
                 stage = ready.pop(0)
                 needs = [futures[need] for need in graph[stage]]
-                arguments = {"stage": stage, "supervisor": supervisor, "time_limit_s": time_limit_s}
+                arguments = {"stage": stage, "supervisor": supervisor, "time_limit_s": how.time_limit_s}
+                arguments["variables"] = how.variables
                 futures[stage] = pool.submit(tasks[stage], arguments, wait_for=needs)
                 stage_of[futures[stage]] = stage
                 futures[stage].add_done_callback(finished.put)

@@ -64,9 +64,10 @@ def serve(
         try:
             if worker and api is not None:
                 is_scheduled = servers.worker(api, mlflow, scheduled)
-                print(f"         {prefect}/deployments: run, promote, roll back")
-                hint = "" if is_scheduled else " (switch it on there, or by python -m flows.ui --schedule)"
-                print(f"         the daily schedule is {'on' if is_scheduled else 'off'}{hint}", flush=True)
+                print(f"         {prefect}/deployments: run, receive data, retrain, promote, roll back")
+                hint = "" if is_scheduled else " (switch them on there, or by python -m flows.ui --schedule)"
+                on = "on: switch each on or off there" if is_scheduled else "off"
+                print(f"         the schedules are {on}{hint}", flush=True)
             print("The links sign this browser in. Other terminals: python -m flows.ui --env (docs/how-to/security.md)")
             print(f"Logs     {logs}\nCtrl-C stops everything.", flush=True)
             while True:

@@ -16,6 +16,7 @@ RESUMED = {
     "train": "the state of its last checkpoint is kept",
     "evaluate": "artifacts/metrics, artifacts/predictions and artifacts/reports of the task may mix two evaluations",
     "register": "the version may or may not be registered; the same model is never registered twice",
+    "backfill": "evaluated versions are kept",
     "promote": CHANGED,
     "rollback": CHANGED,
     "convert": "nothing was written",

@@ -365,6 +365,30 @@ def promote(project: Project, task_name: str, params: Params, reconsider: bool, 
     _refresh_dashboard(project, params)
 
 
+def backfill(project: Project, task_name: str, params: Params, versions: list[str], again: bool = False) -> None:
+    """Evaluate registered versions on the present test items and write artifacts/backfill/TASK/."""
+    from clipbert.evaluation.conditions import with_conditions
+    from clipbert.evaluation.run import evaluate_model
+    from clipbert.release.backfill import backfill
+    from clipbert.tasks import task_class
+
+    def evaluate_version(model_dir: Path, recorded: Mapping[str, Any]) -> Any:
+        task_params, section = with_conditions(task_name, params.tasks.section(task_name), params.evaluate, recorded)
+        task = task_class(task_name)(task_params)
+        found = evaluate_model(model_dir, task, project.manifest, project.frames, section, params.frames)
+        return found.items, found.metrics
+
+    out = project.artifacts / "backfill" / task_name
+    found, aliases = backfill(project.root, task_name, params.release.name, evaluate_version, out, versions, again)
+    main = task_class(task_name).evaluator_class.main_metric
+    for one in found:
+        shown = one.problem or f"{main} {one.metrics[main]:.2f} on {one.items} test items"
+        named = f" ({', '.join(aliases[one.version])})" if one.version in aliases else ""
+        console.print(f"version {one.version}{named}: {shown}")
+    if all(one.problem for one in found):
+        raise ClipBertError(f"{task_name}: no version could be evaluated on today's data; the reasons are above.")
+
+
 def dashboard(project: Project, params: Params) -> None:
     """Write the page about champions, experiments, data and decisions."""
     from clipbert.dashboard.page import write_dashboard

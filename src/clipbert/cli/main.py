@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from clipbert import __version__
+from clipbert.cli.backfill import backfilling
 from clipbert.cli.compare import comparing
 from clipbert.cli.importing import import_group
 from clipbert.cli.inspection import inspection
@@ -62,6 +63,7 @@ app.add_typer(import_group, name="import", rich_help_panel=PANEL)
 app.add_typer(pipeline)
 app.add_typer(quarantine, name="quarantine", rich_help_panel=PANEL)
 app.add_typer(release)
+app.add_typer(backfilling)
 app.add_typer(comparing)
 app.add_typer(lineage_group)
 app.add_typer(models)
