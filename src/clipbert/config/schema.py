@@ -98,7 +98,7 @@ class ModelParams(Section):
     )
     clips: int | None = Field(None, ge=1, le=64, description="clips sampled from a video in one training step")
     frames_per_clip: int | None = Field(None, ge=1, le=64, description="frames of a clip, combined by frame_fusion")
-    frame_fusion: Literal["mean", "concat", "attention"] | None = Field(
+    frame_fusion: Literal["mean", "concat", "attention", "conv3d"] | None = Field(
         None, description="how the frames of a clip are combined; mean, as in the paper, ignores their order"
     )
     score_aggregation: Literal["lse", "mean", "max"] | None = Field(

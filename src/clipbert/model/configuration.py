@@ -14,7 +14,8 @@ from clipbert.model.presets import RESNET50, SMALL, TINY
 from clipbert.model.weights.checksums import check_model
 
 AGGREGATIONS = ("lse", "mean", "max")
-FRAME_FUSIONS = ("mean", "concat", "attention")
+FRAME_FUSIONS = ("mean", "concat", "attention", "conv3d")
+WITH_FRAME_EMBEDDINGS = ("concat", "attention")
 RETRIEVAL_LOSSES = ("ce", "ranking")
 VIDEO_HEADS = ("encoder", "direct")
 ANSWER_LOSSES = ("ce", "bce")
@@ -73,8 +74,8 @@ class ClipBertConfig(PreTrainedConfig):
         max_grid_cols: number of column position embeddings.
         clips: number of clips that the processor samples from a video.
         frames_per_clip: number of frames per clip.
-        frame_fusion: how the frames of a clip are fused: "mean" (the paper), "concat" or "attention"; the latter two
-            encode the order of up to `max_frames_per_clip` frames.
+        frame_fusion: how the frames of a clip are fused: "mean" (the paper), "concat", "attention" or "conv3d".
+            "concat" and "attention" encode the order of up to `max_frames_per_clip` frames, "conv3d" of any number.
         max_frames_per_clip: number of frame position embeddings.
         max_text_length: number of tokens to which texts are truncated.
         score_aggregation: how the logits of the clips are aggregated: "lse", "mean" or "max".
@@ -234,7 +235,7 @@ class ClipBertConfig(PreTrainedConfig):
         _require(self.score_aggregation in AGGREGATIONS, self, "score_aggregation", f"one of {list(AGGREGATIONS)}")
         _require(self.frame_fusion in FRAME_FUSIONS, self, "frame_fusion", f"one of {list(FRAME_FUSIONS)}")
         _require(
-            self.frame_fusion == "mean" or self.frames_per_clip <= self.max_frames_per_clip,
+            self.frame_fusion not in WITH_FRAME_EMBEDDINGS or self.frames_per_clip <= self.max_frames_per_clip,
             self,
             "frames_per_clip",
             f"at most max_frames_per_clip ({self.max_frames_per_clip}) with frame_fusion {self.frame_fusion!r}",

@@ -1,10 +1,12 @@
 """Frame fusion: from the grids of a clip's frames to its visual tokens (section 3.1 of the paper)."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipbert.model.configuration import ClipBertConfig
+from clipbert.model.configuration import WITH_FRAME_EMBEDDINGS, ClipBertConfig
 
 
 class TemporalAttention(nn.Module):
@@ -27,11 +29,30 @@ class TemporalAttention(nn.Module):
         return (cells + self.output(mixed).view_as(cells)).mean(dim=3)
 
 
+class TemporalConvolution(nn.Module):
+    """Residual 3D convolution over frames, rows and columns, averaged over the T frames to one token per cell.
+
+    A convolution compares neighboring cells of neighboring frames, so one unit can tell in which direction something
+    moves. Attention has to learn the product of a place and a time for that, which takes far more training.
+    """
+
+    def __init__(self, config: ClipBertConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.convolution = nn.Conv3d(config.hidden_size, config.hidden_size, kernel_size=3, padding=1)
+
+    def forward(self, grids: Tensor) -> Tensor:
+        """Return (M, h, w, hidden) of grids (M clips, T frames, h, w, hidden)."""
+        motion = torch.relu(self.convolution(self.norm(grids).permute(0, 4, 1, 2, 3)))
+        return grids.mean(dim=1) + motion.mean(dim=2).permute(0, 2, 3, 1)
+
+
 class VisualEmbeddings(nn.Module):
     """Visual tokens of clips: fused frames with row, column and token type embeddings, LayerNorm and dropout.
 
     `config.frame_fusion` "mean" averages the frames of a clip, as in the paper; "concat" keeps the cells of all its
-    frames; "attention" attends over the frames at each cell. The latter two first add a learned frame embedding.
+    frames and "attention" attends over the frames at each cell, both after adding a learned frame embedding;
+    "conv3d" adds what a 3D convolution finds in them.
     """
 
     def __init__(self, config: ClipBertConfig) -> None:
@@ -41,10 +62,12 @@ class VisualEmbeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(1, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.frame_fusion = config.frame_fusion
-        if config.frame_fusion != "mean":
+        if config.frame_fusion in WITH_FRAME_EMBEDDINGS:
             self.frame_position_embeddings = nn.Embedding(config.max_frames_per_clip, config.hidden_size)
         if config.frame_fusion == "attention":
             self.temporal_attention = TemporalAttention(config)
+        if config.frame_fusion == "conv3d":
+            self.temporal_convolution = TemporalConvolution(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, grids: Tensor, keep: int | None = None) -> Tensor:
@@ -80,6 +103,8 @@ class VisualEmbeddings(nn.Module):
     def _fuse(self, grids: Tensor) -> Tensor:
         if self.frame_fusion == "mean":
             return grids.mean(dim=1)
+        if self.frame_fusion == "conv3d":
+            return cast(Tensor, self.temporal_convolution(grids))
         frames, table = grids.shape[1], self.frame_position_embeddings
         if frames > table.num_embeddings:
             raise ValueError(
