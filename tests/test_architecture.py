@@ -34,6 +34,7 @@ LEVELS = [
     {"inference"},
     {"release"},
     {"dashboard"},
+    {"study"},
     {"stages"},
     {"cli", "__main__"},
 ]

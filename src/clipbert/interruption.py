@@ -15,6 +15,7 @@ RESUMED = {
     "frames": "the frame cache is unchanged; decoded videos are not decoded again",
     "train": "the state of its last checkpoint is kept",
     "evaluate": "artifacts/metrics, artifacts/predictions and artifacts/reports of the task may mix two evaluations",
+    "study": "finished trainings are kept, and the running one continues from its checkpoint",
     "register": "the version may or may not be registered; the same model is never registered twice",
     "backfill": "evaluated versions are kept",
     "promote": CHANGED,

@@ -21,6 +21,10 @@ class Project:
         """The page about champions, experiments, data and decisions."""
         return self.artifacts / "dashboard" / "index.html"
 
+    def study(self, name: str) -> Path:
+        """Folder of a study: its points, tables and page."""
+        return self.artifacts / "study" / name
+
     def model(self, task: str) -> Path:
         """Folder of a task's trained model."""
         return self.artifacts / "models" / task

@@ -18,6 +18,8 @@ from clipbert.files.linked_folders import check_artifacts, writable_data
 from clipbert.files.signed_json import read_signed_json, write_signed_json
 from clipbert.project import Project
 
+DEFAULT_GRID = Path("recipes", "study", "sample.yaml")
+
 if TYPE_CHECKING:
     from clipbert.distributed.context import DistributedContext
     from clipbert.evaluation.report.page import Training
@@ -395,6 +397,34 @@ def dashboard(project: Project, params: Params) -> None:
 
     page = write_dashboard(project, [*params.pretrain_run, *params.tasks_run], params.release.name)
     console.print(f"Dashboard: {page.relative_to(project.root)}")
+
+
+def study(project: Project, params: Params, params_file: Path, grid_file: Path, jobs: int | None, dry_run: bool) -> int:
+    """Run the grid of a study and write its tables, its page and its recipe; return the exit code."""
+    from clipbert.release.store import tracking_uri
+    from clipbert.study.command import describe_plan, run_study
+    from clipbert.study.grid import read_grid
+    from clipbert.study.plan import make_plan
+    from clipbert.study.runner import Study
+
+    grid = read_grid(grid_file, project.recipes)
+    plan = make_plan(grid, params_file, project.recipes)
+    study = Study(project, plan, tracking_uri(project.root))
+    if dry_run:
+        _print(describe_plan(study, jobs))
+        return 0
+    return run_study(study, jobs, params.release.name)
+
+
+def study_point(
+    project: Project, task_name: str, params: Params, clips: list[int], aggregations: list[str], out: Path
+) -> None:
+    """Evaluate a trained model on the validation split with several numbers of clips and score aggregations."""
+    from clipbert.study.measure import measure_validation
+    from clipbert.tasks import make_task
+
+    _check_trained(project, task_name)
+    measure_validation(project, make_task(task_name, params.tasks), params.evaluate, clips, aggregations, out)
 
 
 def rollback(project: Project, task_name: str, params: Params) -> None:

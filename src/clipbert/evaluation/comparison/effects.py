@@ -59,6 +59,24 @@ class SeedEffect(Effect):
     p_value: float
 
 
+@dataclass(frozen=True)
+class SeedMean:
+    """The mean of a metric over trainings that differ in the seed only, with its 95 % interval.
+
+    Attributes:
+        value: the mean.
+        low, high: the ends of the interval.
+        standard_error: for another choice of videos and other seeds; of one training, for other videos alone.
+        seed_deviation: standard deviation of the metric between the trainings; NaN of one.
+    """
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+    seed_deviation: float
+
+
 def paired_effects(
     a: Statistics, b: Statistics, samples: int = SAMPLES, seed: int = SEED, confidence: float = CONFIDENCE
 ) -> dict[str, Effect]:
@@ -148,6 +166,41 @@ def seed_effects(
             degrees=degrees,
             p_value=p_value,
         )
+    return found
+
+
+def seed_means(
+    runs: Sequence[Statistics],
+    samples: int = SAMPLES,
+    seed: int = SEED,
+    confidence: float = CONFIDENCE,
+) -> dict[str, SeedMean]:
+    """Return the mean of each metric over trainings with different seeds, and its standard error.
+
+    The variance has the two sources of `seed_effects`, here of one group: V + max(0, W - R).
+
+    Args:
+        runs: statistics of each training, of the same items in the same order.
+
+    Raises:
+        ValueError: there are no trainings.
+    """
+    if not runs:
+        raise ValueError("the mean over seeds needs at least one training")
+    names = [name for name in runs[0] if all(name in run for run in runs)]
+    drawn, found = _resample(runs, names, samples, seed), {}
+    for name in names:
+        values, draws = np.array([run[name].value() for run in runs]), np.stack(drawn[name])
+        items, share, residual, deviation = float(np.nanvar(draws.mean(axis=0))), 0.0, 0.0, float("nan")
+        if len(runs) > 1:
+            deviation, residual = float(values.std(ddof=1)), _interaction(draws)
+            share = deviation**2 / len(runs)
+        variance = items + max(0.0, share - residual)
+        videos, error, mean = len(np.unique(runs[0][name].videos)), float(np.sqrt(variance)), float(values.mean())
+        shares, seeds = ([share], [len(runs)]) if len(runs) > 1 else ([], [])
+        degrees = _degrees(variance, items, videos, shares, seeds)
+        half = float(scipy.stats.t.ppf((1 + confidence) / 2, degrees)) * error
+        found[name] = SeedMean(mean, mean - half, mean + half, error, deviation)
     return found
 
 
