@@ -10,7 +10,7 @@ from study_project import write_grid
 from clipbert.release.connection import open_store
 from clipbert.release.study_run import PARENT
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1800)]
 GRID = Path("recipes", "study", "vision.yaml")
 
 
@@ -27,7 +27,7 @@ def test_a_study_trains_evaluates_and_chooses(project: Path) -> None:
     run("git", "commit", "-q", "-m", "Grid", cwd=project)
     planned = clipbert("study", "--grid", str(GRID), "--dry-run", cwd=project).stdout
     assert "2 settings, 1 seeds: 2 trainings of 3steps, 2 evaluations on the validation split each; 2 to do." in planned
-    done = clipbert("study", "--grid", str(GRID), cwd=project).stdout
+    done = run("clipbert", "study", "--grid", str(GRID), cwd=project).stdout
     assert "[2/2] vision-freeze_vision-true-seed0: retrieval/r1" in done
     assert "One seed says nothing about the noise of seeds" in done
 

@@ -10,7 +10,7 @@ from compared import ranked_items
 from study_results import ITEMS, make_study
 
 from clipbert.errors import ClipBertError
-from clipbert.evaluation.comparison.effects import SeedMean, seed_means
+from clipbert.evaluation.comparison.effects import SeedMean, blocked_effects, seed_means
 from clipbert.evaluation.metrics.intervals import Ratio
 from clipbert.evaluation.predictions_file import write_predictions
 from clipbert.study.analysis import TFLOP, Analysis, Row, analyze, choose
@@ -52,6 +52,24 @@ def test_the_standard_error_has_videos_and_seeds() -> None:
         seed_means([])
 
 
+def test_what_a_seed_does_to_both_settings_cancels() -> None:
+    videos = [f"v{i}" for i in range(ITEMS)]
+
+    def run(right: int) -> dict[str, Ratio]:
+        return {"m": Ratio([float(i < right) for i in range(ITEMS)], videos)}
+
+    # trainings 30 points apart, and one setting better by 5, 6 and 5.5 points with each seed
+    a, b = [run(40), run(100), run(160)], [run(50), run(112), run(171)]
+    effect = blocked_effects(a, b)["m"]
+    assert (effect.a, effect.b) == pytest.approx((50.0, 55.5))
+    assert effect.difference == pytest.approx(5.5)
+    assert 0 < effect.low < 5.5 < effect.high < 10
+    assert effect.p_value < 0.01
+    # two evaluations with equal scores have no difference
+    same = blocked_effects(a, a)["m"]
+    assert (same.low, same.high, same.p_value) == (0.0, 0.0, 1.0)
+
+
 def test_an_axis_has_effects_against_the_base_and_says_whether_it_matters(analysis: Analysis) -> None:
     tables = {axis.name: axis for axis in analysis.axes}
     assert list(tables) == ["clips", "image size", "clips in evaluation", "score aggregation in evaluation, 2 clips"]
@@ -88,7 +106,7 @@ def test_the_choice_is_the_cheapest_within_one_standard_error(analysis: Analysis
     row = analysis.best
 
     def near(label: str, value: float, tflop: float, repeatable: bool = True) -> Row:
-        mean = SeedMean(value, value - 4, value + 4, 2.0, 1.0)
+        mean = SeedMean(value, value - 4, value + 4, 2.0, 1.0, 5.0)
         return replace(row, label=label, mean=mean, cost={TFLOP: tflop}, repeatable=repeatable)
 
     rows = [near("best", 50, 9), near("near", 48, 3), near("below", 47.9, 1), near("not a parameter", 49, 0.5, False)]

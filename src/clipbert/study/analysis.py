@@ -12,11 +12,11 @@ from typing import Any
 from clipbert.config.tasks import TasksParams
 from clipbert.errors import ClipBertError
 from clipbert.evaluation.comparison.effects import (
+    BlockedEffect,
     Effect,
-    SeedEffect,
     SeedMean,
+    blocked_effects,
     paired_effects,
-    seed_effects,
     seed_means,
 )
 from clipbert.evaluation.comparison.paired_tests import holm
@@ -42,6 +42,7 @@ class Row:
         own: whether the aggregation is the one that the model was trained with.
         mean: of the headline metric on the validation split.
         values: the metric of each seed.
+        seeds: that are finished.
         cost: means over the seeds of the training's cost and of `ms_per_item`.
         test: mean over the seeds of the headline metric on the test split; None for other clips or aggregations than
             those of the pipeline's evaluation.
@@ -58,6 +59,7 @@ class Row:
     own: bool
     mean: SeedMean
     values: tuple[float, ...]
+    seeds: tuple[int, ...]
     cost: dict[str, float]
     test: float | None
     experiments: tuple[str, ...]
@@ -129,11 +131,11 @@ def analyze(plan: Plan, records: Mapping[str, Record], points: Path) -> Analysis
     headline = task_class(plan.grid.task).report.headlines[0]
     metric = f"{plan.grid.task}/{headline.metric}"
     cost = TFLOP if plan.grid.budget.unit == "steps" else MS
-    of_setting: dict[str, list[Record]] = {}
+    of_setting: dict[str, dict[int, Record]] = {}
     missing = []
     for point in plan.points:
         if point.name in records:
-            of_setting.setdefault(point.setting.label, []).append(records[point.name])
+            of_setting.setdefault(point.setting.label, {})[point.seed] = records[point.name]
         else:
             missing.append(point.name)
     if BASE not in of_setting:
@@ -208,10 +210,11 @@ def _evaluator(task: str) -> Any:
 
 
 def _rows(
-    plan: Plan, setting: Setting, records: Sequence[Record], metric: str, reader: _StatisticsReader
+    plan: Plan, setting: Setting, of_seed: Mapping[int, Record], metric: str, reader: _StatisticsReader
 ) -> list[tuple[Row, list[Statistics]]]:
     """Return a row for each evaluation of a setting, with the statistics of each seed."""
-    found = []
+    found, records = [], list(of_seed.values())
+    percent = task_class(plan.grid.task).report.headlines[0].percent
     costs = {name for record in records for name in record.cost}
     cost = {name: fmean(record.cost[name] for record in records if name in record.cost) for name in sorted(costs)}
     for evaluated in records[0].evaluations:
@@ -221,14 +224,16 @@ def _rows(
         statistics = [reader.read(record.name, one) for record, one in zip(records, same, strict=True)]
         is_pipeline = evaluated.own and evaluated.clips == plan.base_clips
         test = [record.test[metric] for record in records if metric in record.test]
+        mean = seed_means(statistics)[metric]
         row = Row(
             label=setting.label,
             changes=setting.changes,
             clips=evaluated.clips,
             aggregation=evaluated.aggregation,
             own=evaluated.own,
-            mean=seed_means(statistics)[metric],
+            mean=_within_percent(mean) if percent else mean,
             values=tuple(some[metric].value() for some in statistics),
+            seeds=tuple(of_seed),
             cost={**cost, MS: fmean(one.ms_per_item for one in same)},
             test=fmean(test) if test and is_pipeline else None,
             experiments=tuple(record.name for record in records),
@@ -236,6 +241,11 @@ def _rows(
         )
         found.append((row, statistics))
     return found
+
+
+def _within_percent(mean: SeedMean) -> SeedMean:
+    """Return a mean of percentages with its interval cut at 0 and 100: the t distribution knows no limits."""
+    return replace(mean, low=max(0.0, mean.low), high=min(100.0, mean.high))
 
 
 def _same(record: Record, evaluated: Evaluated) -> Evaluated:
@@ -282,11 +292,14 @@ def _with_effects(
         if row.name == reference.name:
             found.append(AxisRow(label, row, None))
             continue
-        a, b = statistics[reference.name], statistics[row.name]
-        if min(len(a), len(b)) < 2:
+        shared = [seed for seed in reference.seeds if seed in row.seeds]
+        if not shared:
+            continue
+        a, b = ([statistics[one.name][one.seeds.index(seed)] for seed in shared] for one in (reference, row))
+        if len(shared) < 2:
             found.append(AxisRow(label, row, paired_effects(a[0], b[0])[metric]))
             continue
-        effect: SeedEffect = seed_effects(a, b)[metric]
+        effect: BlockedEffect = blocked_effects(a, b)[metric]
         found.append(AxisRow(label, row, effect, effect.p_value))
     return found
 

@@ -68,6 +68,7 @@ class SeedMean:
         low, high: the ends of the interval.
         standard_error: for another choice of videos and other seeds; of one training, for other videos alone.
         seed_deviation: standard deviation of the metric between the trainings; NaN of one.
+        degrees: degrees of freedom of the interval's t distribution.
     """
 
     value: float
@@ -75,6 +76,34 @@ class SeedMean:
     high: float
     standard_error: float
     seed_deviation: float
+    degrees: float
+
+
+@dataclass(frozen=True)
+class BlockedEffect(Effect):
+    """An effect between two settings that were trained with the same seeds.
+
+    Attributes:
+        standard_error: of the difference, for another choice of test videos and other seeds.
+        p_value: two-sided, for the hypothesis that the difference is 0.
+    """
+
+    standard_error: float
+    p_value: float
+
+
+class _Difference(Statistic):
+    """The difference of a metric between two trainings on the same items, B minus A."""
+
+    def __init__(self, a: Statistic, b: Statistic) -> None:
+        self.a, self.b = a, b
+        super().__init__(a.videos, len(a.videos))
+
+    def value(self) -> float:
+        return self.b.value() - self.a.value()
+
+    def resampled(self, draws: Array, owners: NDArray[np.int64]) -> Array:
+        return self.b.resampled(draws, owners) - self.a.resampled(draws, owners)
 
 
 def paired_effects(
@@ -200,7 +229,41 @@ def seed_means(
         shares, seeds = ([share], [len(runs)]) if len(runs) > 1 else ([], [])
         degrees = _degrees(variance, items, videos, shares, seeds)
         half = float(scipy.stats.t.ppf((1 + confidence) / 2, degrees)) * error
-        found[name] = SeedMean(mean, mean - half, mean + half, error, deviation)
+        found[name] = SeedMean(mean, mean - half, mean + half, error, deviation, degrees)
+    return found
+
+
+def blocked_effects(
+    a: Sequence[Statistics],
+    b: Sequence[Statistics],
+    samples: int = SAMPLES,
+    seed: int = SEED,
+    confidence: float = CONFIDENCE,
+) -> dict[str, BlockedEffect]:
+    """Return the effect on each metric between two settings with the same seeds, or two evaluations of one training.
+
+    Trainings with the same seed share the order of the data and the initial weights of equal layers, and two
+    evaluations of one training share its weights. A seed is therefore a block: the effect is the mean over the seeds of
+    the difference within a seed, with the variance of `seed_means` for these differences, so that what a seed does to
+    both settings cancels (randomized block design; Box, Hunter and Hunter, Statistics for Experimenters, 2005, ch. 4).
+
+    Args:
+        a, b: statistics of each training, in the same order of the seeds, of the same items.
+
+    Raises:
+        ValueError: their numbers differ.
+    """
+    differences = [
+        {name: _Difference(first[name], second[name]) for name in first if name in second}
+        for first, second in zip(a, b, strict=True)
+    ]
+    found = {}
+    for name, mean in seed_means(differences, samples, seed, confidence).items():
+        values = [[float(run[name].value()) for run in runs] for runs in (a, b)]
+        error = mean.standard_error
+        p_value = float(2 * scipy.stats.t.sf(abs(mean.value) / error, mean.degrees)) if error else float(not mean.value)
+        first, second = (float(np.mean(some)) for some in values)
+        found[name] = BlockedEffect(first, second, mean.low, mean.high, error, p_value)
     return found
 
 
