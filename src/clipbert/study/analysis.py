@@ -313,7 +313,7 @@ def _finding(rows: Sequence[AxisRow]) -> str:
     if not clear:
         widest = max((row.effect for row in rows if row.effect), key=lambda one: one.high - one.low, default=None)
         limits = "" if widest is None else f"; the widest interval is {widest.low:+.1f} to {widest.high:+.1f} points"
-        return f"No difference from {reference.label} was found{limits}."
+        return f"No clear difference from {reference.label}{limits}."
     words = [
         f"{row.label} is {abs(row.effect.difference):.1f} points {'better' if row.effect.difference > 0 else 'worse'}"
         for row in clear

@@ -8,19 +8,21 @@ FRONT, OTHER, CHOICE = "Pareto front", "other setting", "choice"
 
 
 def cost_chart(analysis: Analysis, width: int = 640, height: int = 300) -> str:
-    """Return the mean of each setting against its cost, with intervals; the line joins the Pareto front."""
+    """Return the mean of each setting against its cost, with its standard error; a line joins the Pareto front."""
     rows = [
         {
             "name": row.name,
             "cost": row.cost[analysis.cost],
             "mean": row.mean.value,
-            "low": row.mean.low,
-            "high": row.mean.high,
+            "low": row.mean.value - row.mean.standard_error,
+            "high": row.mean.value + row.mean.standard_error,
             "kind": CHOICE if row.name == analysis.choice.name else FRONT if row.pareto else OTHER,
         }
         for row in analysis.rows
         if analysis.cost in row.cost
     ]
+    order = [OTHER, FRONT, CHOICE]  # the choice is drawn last
+    rows.sort(key=lambda row: order.index(str(row["kind"])))
     shown = [row for row in rows if row["kind"] != OTHER]
     x = {
         "field": "cost",
@@ -62,7 +64,7 @@ def cost_chart(analysis: Analysis, width: int = 640, height: int = 300) -> str:
             },
         ],
     }
-    return draw(spec, f"Validation {analysis.metric} of each setting against its cost, with 95 % intervals")
+    return draw(spec, f"Validation {analysis.metric} of each setting against its cost, with standard errors")
 
 
 def axis_chart(axis: AxisTable, analysis: Analysis, width: int = 300) -> str:

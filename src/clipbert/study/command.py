@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from clipbert.console import console
+from clipbert.console import RedactedConsole, console
 from clipbert.errors import USER_ERROR, ClipBertError
 from clipbert.files.signed_json import read_signed_json, write_signed_json
 from clipbert.release.study_run import StudyRun
@@ -15,6 +15,7 @@ from clipbert.study.result import write_result
 from clipbert.study.runner import POINTS, Study
 from clipbert.study.text import result_lines
 
+WIDTH = 120  # columns in a log
 RUN = "mlflow.json"  # in the study's folder: the id of the parent run
 # Assumed for the first estimate, until a point is finished: seconds of a point besides its training.
 OVERHEAD_S = 60.0
@@ -55,8 +56,10 @@ def run_study(study: Study, jobs: int | None, release_name: str) -> int:
     if not failures:
         recipe = write_overlay(study.project, plan, analysis.choice)
         run.finish("FINISHED", _result_metrics(analysis), "\n".join(_answer(analysis)), [*written, recipe])
-    for line in result_lines(plan, analysis):
-        console.print(line)
+    width = console.width if console.is_terminal else WIDTH
+    tables = RedactedConsole(width=width, highlight=False, markup=False, emoji=False)
+    for part in result_lines(plan, analysis):
+        tables.print(part)
     places = [path.relative_to(study.project.root) for path in (*written, *([recipe] if recipe else []))]
     console.print("Written: " + ", ".join(map(str, places)))
     if failures:
