@@ -56,7 +56,7 @@ def grid_file(project: Path, grid: str) -> Path:
     path = project if "\0" in grid else (project / grid).resolve()
     if not path.is_relative_to(project) or not path.is_file():
         raise ParameterError(
-            f"grid: {grid!r} is no file below the project's folder. Expected one such as {DEFAULT_GRID}."
+            f"grid: {grid!r} names no file below the project's folder. Expected one such as {DEFAULT_GRID}."
         )
     return path
 

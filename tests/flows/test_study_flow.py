@@ -35,4 +35,4 @@ def test_a_study_publishes_its_settings_and_its_answer(prefect: Prefect, tmp_pat
 def test_a_grid_that_is_no_file_of_the_project_is_refused(prefect: Prefect, project: Path, grid: str) -> None:
     state = prefect.wait(prefect.start(STUDY, project, grid=grid))
     assert state["type"] == "FAILED"
-    assert f"grid: '{grid}' is no file below the project's folder" in state["message"]
+    assert f"grid: '{grid}' names no file below the project's folder" in state["message"]

@@ -56,7 +56,7 @@ def cost_chart(analysis: Analysis, width: int = 640, height: int = 300) -> str:
             {
                 "data": {"values": shown},
                 "mark": {"type": "line", "color": BLUE, "strokeWidth": 1.5, "strokeDash": [5, 3]},
-                "encoding": {"y": {"field": "mean", "type": "quantitative"}},
+                "encoding": {"y": {"field": "mean", "type": "quantitative"}, "order": {"field": "mean"}},
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 80},
