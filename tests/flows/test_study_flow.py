@@ -1,6 +1,7 @@
 """The deployment `study`: its result as artifacts, and what a wrong parameter gives."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ from prefect_server import Prefect
 from study_project import make_study_project, open_study
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(900)]
+REPOSITORY = Path(__file__).parents[2]
 STUDY = "clipbert-study/study"
 
 
 def test_a_study_publishes_its_settings_and_its_answer(prefect: Prefect, tmp_path: Path) -> None:
     root = make_study_project(tmp_path / "project")
+    shutil.copytree(REPOSITORY / "flows", root / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     assert open_study(root).run(2, 0, lambda point, record: None) == []
     run = prefect.start(STUDY, root, grid="recipes/study/sizes.yaml")
     state = prefect.wait(run)

@@ -49,6 +49,7 @@ SERVER_FILES = {
             "tests/flows/test_promotion_flows.py",
             "tests/flows/test_retrain.py",
             "tests/flows/test_schedules.py",
+            "tests/flows/test_study_flow.py",
             "tests/flows/test_ui.py",
         ),
         "prefect",
