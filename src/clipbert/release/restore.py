@@ -203,7 +203,7 @@ def _restore_data(root: Path, folder: Path, title: str, stored: StoredLineage) -
             raise ClipBertError(
                 f"{title}: its data ({entry['md5']}, {size}) are not complete in DVC's cache, and `dvc pull` failed: "
                 f"{_reason(fetch)}\nNothing was left. Run `dvc push` where the data are, and name that remote here "
-                "with `dvc remote add`."
+                "with `dvc remote add -d storage URL`."
             )
     return notes
 
