@@ -161,7 +161,7 @@ def _commit(project: Path, branch: str, checked_out: bool, message: str) -> str:
 
 
 def _committed(project: Path, branch: str) -> bytes | None:
-    """Return data.dvc of a branch; None if it has none, or if there is no such branch and HEAD has none."""
+    """Return data.dvc of a branch; that of HEAD if the branch does not exist; None without the file."""
     revision = f"refs/heads/{branch}"
     if _find(project, "rev-parse", "--verify", "--quiet", revision) is None:
         revision = "HEAD"

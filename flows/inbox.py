@@ -27,10 +27,9 @@ from flows.data_commit import DataCommit, DataCommitError, check_committed, comm
 from flows.parameters import ParameterError, project_folder
 from flows.pipeline import is_retryable
 from flows.project_lock import flow_run_lock
-from flows.servers import ServerError
 from flows.stage import StageError, run_command
 from flows.supervisor import Supervisor
-from flows.temporary_server import temporary_server
+from flows.temporary_server import run_from_terminal
 
 RESULT = Path("artifacts", "inbox", "result.json")
 BACKOFF_S = 10
@@ -161,7 +160,7 @@ def inbox(
     except (ParameterError, ClipBertError) as error:
         return Failed(message=str(error))
     if not has_inbox(project, params):
-        return Completed(name="NoInbox", message=f"There is no folder {params.source}. Create it for new data.")
+        return Completed(name="NoInbox", message=f"The folder {params.source} does not exist. Create it for new data.")
     with flow_run_lock(project), Supervisor(project) as supervisor:
         try:
             result = receive(project, params, supervisor, retries, time_limit_s)
@@ -236,14 +235,13 @@ def main() -> int:
     install_redaction()
     if options.retries < 0 or (options.time_limit or 1) <= 0:
         parser.error("expected --retries >= 0 and --time-limit > 0")
-    try:
-        with temporary_server(PROJECT):
-            state: State[Any] = inbox(retries=options.retries, time_limit_s=options.time_limit, return_state=True)
-    except ServerError as error:
-        print(error, file=sys.stderr)
+    state = run_from_terminal(
+        PROJECT, lambda: inbox(retries=options.retries, time_limit_s=options.time_limit, return_state=True)
+    )
+    if state is None:
         return 1
-    print(state.message, file=sys.stdout if state.is_completed() else sys.stderr)
-    return 0 if state.is_completed() else 1
+    print(state.message)
+    return 0
 
 
 if __name__ == "__main__":

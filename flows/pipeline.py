@@ -30,10 +30,9 @@ from flows.graph import Graph, GraphError, read_graph, select, stage_name
 from flows.parameters import ParameterError, project_folder
 from flows.project_lock import flow_run_lock
 from flows.run_log import record_run, write_dashboard
-from flows.servers import ServerError
 from flows.stage import StageError, StageResult, run_stage
 from flows.supervisor import Supervisor
-from flows.temporary_server import temporary_server
+from flows.temporary_server import run_from_terminal
 
 DASHBOARD = "dashboard"  # the stage
 FLOW_RUN = "CLIPBERT_FLOW_RUN"
@@ -222,21 +221,18 @@ def main() -> int:
     install_redaction()
     if options.parallel < 1 or options.retries < 0 or options.retry_delay < 0 or (options.time_limit or 1) <= 0:
         parser.error("expected --parallel >= 1, --time-limit > 0, --retries >= 0 and --retry-delay >= 0")
-    try:
-        with temporary_server(PROJECT):
-            state: State[Any] = pipeline(
-                stages=options.stages or None,
-                parallel=options.parallel,
-                retries=options.retries,
-                retry_delay_s=options.retry_delay,
-                time_limit_s=options.time_limit,
-                return_state=True,
-            )
-    except ServerError as error:
-        print(error, file=sys.stderr)
-        return 1
-    if not state.is_completed():
-        print(state.message, file=sys.stderr)
+    state = run_from_terminal(
+        PROJECT,
+        lambda: pipeline(
+            stages=options.stages or None,
+            parallel=options.parallel,
+            retries=options.retries,
+            retry_delay_s=options.retry_delay,
+            time_limit_s=options.time_limit,
+            return_state=True,
+        ),
+    )
+    if state is None:
         return 1
     summary: Any = state.result()
     for stage, outcome in summary["stages"].items():

@@ -31,9 +31,8 @@ from flows.overrides import Value, apply_overrides, check_overrides, restore_par
 from flows.parameters import ParameterError, check_task_name, project_folder
 from flows.pipeline import StageOptions, run_stages
 from flows.project_lock import flow_run_lock
-from flows.servers import ServerError
 from flows.supervisor import Supervisor
-from flows.temporary_server import temporary_server
+from flows.temporary_server import run_from_terminal
 
 PROMOTE = "clipbert-promote/promote"  # the deployment with the approval form
 PENDING = "pending"  # decision about a candidate that a person has to approve
@@ -250,20 +249,20 @@ def main() -> int:
             changes[name] = json.loads(value)
         except ValueError:
             changes[name] = value
-    try:
-        with temporary_server(PROJECT):
-            state: State[Any] = retrain(
-                tasks=options.tasks or None,
-                overrides=changes or None,
-                promote=not options.no_promote,
-                time_limit_s=options.time_limit,
-                return_state=True,
-            )
-    except ServerError as error:
-        print(error, file=sys.stderr)
+    state = run_from_terminal(
+        PROJECT,
+        lambda: retrain(
+            tasks=options.tasks or None,
+            overrides=changes or None,
+            promote=not options.no_promote,
+            time_limit_s=options.time_limit,
+            return_state=True,
+        ),
+    )
+    if state is None:
         return 1
-    print(state.message, file=sys.stdout if state.is_completed() else sys.stderr)
-    return 0 if state.is_completed() else 1
+    print(state.message)
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_current_settings, temporary_settings
 
 from clipbert.redact import redact
@@ -51,3 +53,22 @@ def temporary_server(root: Path) -> Iterator[None]:
             time.sleep(POLL_S)
         with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth_string}):
             yield
+
+
+def run_from_terminal(root: Path, start: Callable[[], State[Any]]) -> State[Any] | None:
+    """Run a flow with a server and return its state; None if it did not complete, after printing why to stderr.
+
+    Args:
+        root: the project's folder.
+        start: calls the flow with `return_state=True`.
+    """
+    try:
+        with temporary_server(root):
+            state = start()
+    except ServerError as error:
+        print(error, file=sys.stderr)
+        return None
+    if state.is_completed():
+        return state
+    print(state.message, file=sys.stderr)
+    return None

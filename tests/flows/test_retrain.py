@@ -76,7 +76,7 @@ def test_a_schedule_starts_a_retraining_that_finds_new_data_trains_registers_and
     names = {name: task["state"]["name"] for name, task in tasks.items()}
     assert names["clipbert inbox"] == names["git commit"] == names["train@retrieval"] == "Completed"
     assert names["data.dvc"] == "Unchanged"
-    assert "dvc pull" not in names, "there is no remote"
+    assert "dvc pull" not in names, "the project has no remote"
     assert "gpu" in tasks["train@retrieval"]["tags"]
     experiments = run("dvc", "exp", "list", "--name-only", cwd=retraining).stdout.split()
     assert len(experiments) == 1

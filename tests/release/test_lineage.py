@@ -187,7 +187,7 @@ def test_the_command_shows_and_restores_a_version(versions, tmp_path, monkeypatc
     ("place", "message"),
     [
         ("full", "expected a folder that is empty"),
-        ("absent/inner", "there is no folder"),
+        ("absent/inner", "is not a folder. Create it first"),
         ("{root}/inner", "inside the project"),
     ],
 )
@@ -279,11 +279,11 @@ def test_a_version_without_a_lock_file_is_completed_when_there_is_one(
     root: Path, release_embedded: Callable, predictions: Callable, capsys, tmp_path
 ):
     made = release_embedded(0, predictions(30))
-    assert "there is no dvc.lock, so this version cannot be restored" in capsys.readouterr().err
+    assert "dvc.lock is missing, so this version cannot be restored" in capsys.readouterr().err
     store = open_store(root)
     version = store.client.get_model_version(made.name, made.version)
     stored = require_lineage(store, version)
-    assert (stored.stages, stored.lineage.lock_problem) == ({}, "there is no dvc.lock")
+    assert (stored.stages, stored.lineage.lock_problem) == ({}, "dvc.lock is missing")
     facts = lineage_facts(store, version)
     assert not any(fact.holds for fact in facts.values())
     with pytest.raises(ClipBertError, match="without a git commit"):

@@ -34,7 +34,7 @@ class ArrivingData:
             file.write(json.dumps({key: value for key, value in row.items() if value is not None}) + "\n")
 
     def video(self, make: Callable[..., Path], name: str = "videos/new.mp4", **values: Any) -> Path:
-        """Write a video into the inbox, by default one that is no near-duplicate of the tiny ones."""
+        """Write a video into the inbox, by default one unlike the tiny ones."""
         path = self.inbox / name
         path.parent.mkdir(parents=True, exist_ok=True)
         make(path, **({"seed": 77, "frames": 40} | values))

@@ -83,10 +83,15 @@ def make_project(root: Path) -> Path:
     (root / "mlflow").mkdir()
     shutil.copy(PROJECT / "params.yaml", root / "params.yaml")
     set_params(root, SMALLEST)
-    run("git", "init", "-q", cwd=root)
-    run("git", "config", "user.email", "test@example.com", cwd=root)
-    run("git", "config", "user.name", "Test", cwd=root)
+    init_git(root)
     return root
+
+
+def init_git(root: Path) -> None:
+    """Make a git repository of a folder, with the branch main and an author."""
+    run("git", "init", "-q", "-b", "main", cwd=root)
+    for name, value in (("user.email", "test@example.com"), ("user.name", "Test")):
+        run("git", "config", name, value, cwd=root)
 
 
 def commit(root: Path, message: str) -> None:

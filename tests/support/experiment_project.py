@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from dvc_project import commit, run
+from dvc_project import commit, init_git, run
 
 from clipbert.config.schema import Params
 
@@ -28,9 +28,7 @@ for folder, values in (("metrics", test), ("training", training)):
 def make_experiment_project(root: Path) -> Path:
     """Make a project in which the metrics of retrieval are a function of `train.lr`; run its stage and commit."""
     root.mkdir(parents=True)
-    run("git", "init", "-q", "-b", "main", cwd=root)
-    for name, value in (("user.email", "test@example.com"), ("user.name", "Test")):
-        run("git", "config", name, value, cwd=root)
+    init_git(root)
     (root / ".dvc").mkdir()
     (root / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
     (root / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")

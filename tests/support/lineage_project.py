@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from dvc_project import commit, run
+from dvc_project import commit, init_git, run
 from small_releases import ITEMS, register_sections, save_model
 
 from clipbert.config.schema import Params
@@ -68,9 +68,7 @@ else:
 def make_lineage_project(root: Path, remote: Path) -> Path:
     """Make a project with data in DVC and a remote, and commit it; nothing is run yet."""
     root.mkdir(parents=True)
-    run("git", "init", "-q", "-b", "main", cwd=root)
-    for name, value in (("user.email", "test@example.com"), ("user.name", "Test")):
-        run("git", "config", name, value, cwd=root)
+    init_git(root)
     (root / ".dvc").mkdir()
     (root / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n")
     (root / ".dvc" / "config").write_text("[core]\n    analytics = false\n")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from dvc_project import commit, run
+from dvc_project import commit, init_git
 
 from clipbert.config.schema import Params
 from clipbert.project import Project
@@ -90,9 +90,7 @@ def make_study_project(root: Path) -> Path:
         }
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     write_grid(root / FILE)
-    run("git", "init", "-q", "-b", "main", cwd=root)
-    for name, value in (("user.email", "test@example.com"), ("user.name", "Test")):
-        run("git", "config", name, value, cwd=root)
+    init_git(root)
     commit(root, "Start")
     return root
 

@@ -66,7 +66,7 @@ def backfill(
         The versions, the newest first, and the aliases of each.
 
     Raises:
-        ClipBertError: there is no such version, or the store cannot be used.
+        ClipBertError: the version does not exist, or the store cannot be used.
     """
     store = open_store(root, release_name)
     name = store.model_name(task)

@@ -35,7 +35,7 @@ def find_registered(project: Project, release_name: str, name: str, task: str | 
         task: the task of a number or of an alias alone.
 
     Raises:
-        ClipBertError: there is no such version, or the store cannot be used.
+        ClipBertError: the version does not exist, or the store cannot be used.
     """
     root = project.root
     if tracking_uri(root) == embedded_uri(root) and not (root / EMBEDDED).is_file():

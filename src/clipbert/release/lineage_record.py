@@ -225,7 +225,7 @@ def _present_lock(root: Path, task: str, outputs: Mapping[str, str]) -> tuple[St
     try:
         stages = stages_of_task(read_lock((root / LOCK).read_text(encoding="utf-8")), task)
     except FileNotFoundError:
-        return {}, f"there is no {LOCK}"
+        return {}, f"{LOCK} is missing"
     except (OSError, UnicodeDecodeError, ClipBertError) as error:
         return {}, redact(str(error))
     if problem := difference(stages, outputs):

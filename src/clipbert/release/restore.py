@@ -107,7 +107,7 @@ def _check_destination(root: Path, destination: Path) -> None:
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ClipBertError(f"--restore {destination}: expected a folder that is empty or does not exist yet.")
     if not destination.parent.is_dir():
-        raise ClipBertError(f"--restore {destination}: there is no folder {destination.parent}. Create it first.")
+        raise ClipBertError(f"--restore {destination}: {destination.parent} is not a folder. Create it first.")
     if destination.resolve().is_relative_to(root.resolve()):
         raise ClipBertError(
             f"--restore {destination}: is inside the project, whose files would then include it. Name a folder "

@@ -86,7 +86,7 @@ def head(root: Path) -> str:
     """Return the commit from which a study starts.
 
     Raises:
-        ClipBertError: there is no DVC project with a commit, or files differ from it.
+        ClipBertError: the folder is not a DVC project with a commit, or files differ from it.
     """
     if not (root / "dvc.yaml").is_file():
         raise ClipBertError(f"{root}: no dvc.yaml here. Run the command in the project folder.")

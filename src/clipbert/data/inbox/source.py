@@ -63,7 +63,7 @@ class Source(Protocol):
         """Return all files, sorted by name."""
 
     def copy(self, arrival: Arrival, target: Path) -> str:
-        """Copy a file and return the SHA-256 of the copy; raise ChangedError if it is no longer the same file."""
+        """Copy a file and return the SHA-256 of the copy; raise ChangedError if the file has changed."""
 
     def remove(self, arrival: Arrival) -> None:
         """Remove a file that is still the same; does nothing where files stay."""
@@ -73,7 +73,7 @@ def open_source(source: str, root: Path) -> Source:
     """Return the inbox at a folder, which may be relative to the project at `root`, or at an address.
 
     Raises:
-        ClipBertError: there is no such folder, or the address has an unknown protocol.
+        ClipBertError: the folder does not exist, or the address has an unknown protocol.
     """
     return RemoteSource(source) if is_url(source) else FolderSource(root / source, source)
 
