@@ -30,7 +30,9 @@ def study(
     raise typer.Exit(stages.study(project(), load_params(params), params, grid, jobs, dry_run))
 
 
-@studying.command("study-point", hidden=True)
+@studying.command(
+    "study-point", hidden=True, epilog="Example: `clipbert study-point retrieval --out artifacts/point --clips 1,4`"
+)
 def study_point(
     task: TaskName,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
