@@ -14,7 +14,7 @@ export GX_ANALYTICS_ENABLED := false
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast coverage lint docs gpu ui lock clean
+.PHONY: help install run test test-all coverage lint docs gpu ui lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,11 +37,11 @@ run: install ## the whole chain: sample data if there is none, all stages, a sum
 WORKERS ?= auto
 PYTEST = pytest -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
 
-test: install ## the whole test suite, in random order on all cores
-	$(BIN)/python -m $(PYTEST)
-
-test-fast: install ## the tests that start no process: no server, no DVC
+test: install ## the tests that start no process (no server, no DVC), in random order on all cores
 	$(BIN)/python -m $(PYTEST) -m "not slow"
+
+test-all: install ## the whole test suite: servers, DVC, browsers, kills and whole trainings too
+	$(BIN)/python -m $(PYTEST)
 
 coverage: install ## the whole test suite with the lines it runs; htmlcov/index.html shows them
 	$(BIN)/coverage erase

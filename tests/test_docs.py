@@ -102,7 +102,7 @@ def test_the_graph_names_files_that_exist() -> None:
 def test_ci_runs_what_the_readme_says() -> None:
     script = (PROJECT / ".ci" / "run").read_text()
     assert "make lint" in script
-    assert "make test" in script
+    assert "make test-all" in script
     assert ".ci/run" in (PROJECT / ".github" / "workflows" / "ci.yml").read_text()
     assert "pytest" not in (PROJECT / ".pre-commit-config.yaml").read_text()  # a commit takes seconds
 
@@ -124,6 +124,7 @@ def test_the_readme_shows_its_commands_and_leads_to_every_part_of_the_docs() -> 
     text = (PROJECT / "README.md").read_text()
     assert "    make run" in text
     assert "    make test" in text
+    assert "    make test-all" in text
     assert {f"docs/{folder}/" for folder in ("tutorial", "how-to", "concepts")} <= set(
         re.findall(r"\]\((docs/[a-z-]+/)", text)
     )

@@ -14,6 +14,8 @@ from clipbert.cli.main import app
 from clipbert.config.schema import Params
 from clipbert.errors import ClipBertError
 
+pytestmark = pytest.mark.slow  # Git
+
 PROJECT = Path(__file__).parents[2]
 
 

@@ -21,6 +21,8 @@ from clipbert.release.comparison_run import log_comparison
 from clipbert.release.connection import open_store
 from clipbert.release.runs import log_evaluation
 
+pytestmark = pytest.mark.slow  # Git
+
 RIGHT, WRONG = [1.0] * 30 + [0.0] * 10, [1.0] * 10 + [0.0] * 30
 TASK = "open_qa"
 
@@ -198,7 +200,6 @@ def evaluated_run(root: Path, folder: Path, number: int, items: pd.DataFrame) ->
     return log_evaluation(root, artifacts / "runs" / f"{TASK}.json", logged, files)
 
 
-@pytest.mark.slow
 def test_runs_versions_and_aliases_of_each_kind_of_store(
     any_root: Path, release: Callable[..., Any], tmp_path: Path, predictions: Callable[..., pd.DataFrame]
 ) -> None:

@@ -17,6 +17,8 @@ from clipbert.release.runs import flatten
 from clipbert.release.tracking import start_training_run
 from clipbert.tasks import task_class
 
+pytestmark = pytest.mark.slow  # Git
+
 DEFAULTS = flatten(Params().recorded_parameters("retrieval"))
 
 

@@ -2,7 +2,7 @@
 
 A slow test starts a process (a server, DVC, the killable pool, torchrun) or trains for seconds. It has the mark `slow`,
 or inherits it from its folder or a fixture. A test without the mark that starts a process fails, so
-`make test-fast` (`-m "not slow"`) starts none.
+`make test` (`-m "not slow"`) starts none.
 
 Options: `--mutations 300` damages more media files, `--all-kill-points` kills a program at every place where it writes.
 By default tests of random damage and kills take a sample, always the same.
