@@ -179,6 +179,7 @@ class KillablePool(concurrent.futures.Executor):
       least a GiB higher, with the same exception.
     - A process that dies gives `WorkerDied` with the signal or exit code and the end of its stderr.
     - An exception of the function is raised as it is if it can be pickled, else as `WorkerError`.
+    - A process starts when a job finds the others busy, and ends after `idle_s` seconds without a job.
 
     Other jobs are not affected. Output of jobs is discarded; only the parent handles Ctrl-C.
 
@@ -187,7 +188,9 @@ class KillablePool(concurrent.futures.Executor):
     its jobs.
     """
 
-    def __init__(self, workers: int, timeout_s: float, max_worker_mb: int | None = None) -> None:
+    def __init__(
+        self, workers: int, timeout_s: float, max_worker_mb: int | None = None, idle_s: float | None = None
+    ) -> None:
         if workers < 1:
             raise ValueError(f"workers: {workers}; expected at least 1")
         if max_worker_mb is not None and max_worker_mb < 1:
@@ -196,6 +199,8 @@ class KillablePool(concurrent.futures.Executor):
         self.workers = workers
         self.timeout_s = timeout_s
         self.max_worker_mb = max_worker_mb
+        self.idle_s = idle_s
+        self._unfinished = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._running: set[_Worker] = set()
@@ -232,7 +237,8 @@ class KillablePool(concurrent.futures.Executor):
             if self._closed:
                 raise RuntimeError("the pool is shut down")
             self._jobs.put(job)
-            if len(self._threads) < self.workers:
+            self._unfinished += 1
+            if len(self._threads) < min(self.workers, self._unfinished):
                 thread = threading.Thread(target=self._drive, name=f"worker-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
                 thread.start()
@@ -303,8 +309,17 @@ class KillablePool(concurrent.futures.Executor):
     def _drive(self) -> None:
         """Run the jobs of one worker; the kernel kills the worker when this thread ends."""
         worker: _Worker | None = None
-        while (job := self._jobs.get()) is not None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=None if worker is None else self.idle_s)
+            except queue.Empty:
+                self._forget(worker)
+                worker = None
+                continue
+            if job is None:
+                break
             if not job.future.set_running_or_notify_cancel():
+                self._finish()
                 continue
             try:
                 if worker is None or job.fresh or not worker.is_reusable():
@@ -315,12 +330,17 @@ class KillablePool(concurrent.futures.Executor):
                 self._forget(worker)
                 worker = None
                 good, value = False, error
+            self._finish()
             if good:
                 job.future.set_result(value)
             else:
                 job.future.set_exception(value)
             del job, value
         self._forget(worker)
+
+    def _finish(self) -> None:
+        with self._lock:
+            self._unfinished -= 1
 
     def _start(self) -> _Worker:
         with self._lock:

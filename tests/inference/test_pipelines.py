@@ -329,6 +329,7 @@ def test_segments_of_one_file_decode_it_once(folder, tiny_video, tmp_path, monke
     read, decoded = video_input.read_frames, []
     monkeypatch.setattr(video_input, "read_frames", lambda path, *rest: decoded.append(path) or read(path, *rest))
     search = pipeline("retrieval", folder(ClipBertForRetrieval))
+    video_input.forget_decoded()
     search.encode([{"video": long, "start_s": start, "end_s": start + 2} for start in range(4)])
     assert decoded == [long]
 
@@ -360,3 +361,81 @@ def test_segments_need_a_file_with_times(folder, videos, tmp_path):
         ask({"video": tmp_path / "still.png", "start_s": 1}, "what color is it")
     with pytest.raises(ValueError, match=r"frames\[0\] has the key 'start': expected video, start_s, end_s\."):
         ask({"video": videos[0], "start": 1}, "what color is it")
+
+
+def count_encodings(search, monkeypatch):
+    encode, encoded = search.model.encode_video, []
+    monkeypatch.setattr(search.model, "encode_video", lambda pixels: encoded.append(len(pixels)) or encode(pixels))
+    return encoded
+
+
+def test_a_library_is_encoded_once_for_all_queries(folder, videos, monkeypatch):
+    search = pipeline("retrieval", folder(ClipBertForRetrieval, projection_size=8))
+    encoded = count_encodings(search, monkeypatch)
+    first = search("a red circle", [*videos, {"video": videos[0], "end_s": 1}])
+    assert len(encoded) == 4
+    assert search("a red circle", [*map(str, videos), {"video": videos[0].read_bytes(), "end_s": 1}]) != first
+    assert [row["score"] for row in search("a red circle", videos)] == [
+        row["score"] for row in first if row["index"] < 3
+    ]
+    search("what color", [videos[2], videos[0]])
+    assert len(encoded) == 5  # the bytes have no suffix, so they may be decoded in another way
+    search.forget()
+    search("what color", videos[:1])
+    assert len(encoded) == 6
+
+
+@torch.no_grad()
+def test_tokens_are_not_used_after_a_change(folder, videos, tiny_video, monkeypatch):
+    search = pipeline("retrieval", folder(ClipBertForRetrieval))
+    encoded = count_encodings(search, monkeypatch)
+    before = search.encode(videos[:1])
+    search.model.clipbert.vision.projection.weight.mul_(2)
+    assert not torch.equal(search.encode(videos[:1]), before)
+    search.processor.clips = 3
+    assert search.encode(videos[:1]).shape[1] == 3
+    search.frames = FramesParams(fps=1, size=32)
+    search.encode(videos[:1])
+    tiny_video(videos[0], seed=9)
+    search.encode(videos[:1])
+    assert len(encoded) == 5
+    search.encode(videos[:1])
+    search.encode([search.processor.read_video(videos[0])])
+    assert len(encoded) == 6  # frames in memory are encoded each time
+
+
+def test_a_search_skips_videos_that_cannot_be_read(folder, videos, tmp_path):
+    search = pipeline("retrieval", folder(ClipBertForRetrieval, projection_size=8))
+    (tmp_path / "bad.mp4").write_bytes(b"no video" * 99)
+    given = [tmp_path / "bad.mp4", videos[0], tmp_path / "gone.mp4", videos[1]]
+    with pytest.raises(ClipBertError, match=r"bad\.mp4: cannot be decoded.*Check that it plays"):
+        search("a red circle", given)
+    found = search("a red circle", given, on_error="skip")
+    assert [(row["index"], row["score"], row["error"]) for row in found[:2]] == [
+        ([1, 3][row["index"]], row["score"], None) for row in search("a red circle", [videos[0], videos[1]])
+    ]
+    assert [row["index"] for row in found[2:]] == [0, 2]
+    assert [row["score"] for row in found[2:]] == [None, None]
+    assert "bad.mp4: cannot be decoded" in found[2]["error"]
+    assert "gone.mp4': not found" in found[3]["error"]
+    assert "gone.mp4" in found._repr_html_()
+    with pytest.raises(ClipBertError, match=r"none of 1 videos can be read; the first: .*bad\.mp4"):
+        search("a red circle", given[:1], on_error="skip")
+    with pytest.raises(ValueError, match="on_error is 'ignore': expected 'raise' or 'skip'"):
+        search("a red circle", given, on_error="ignore")
+
+
+def test_a_batch_returns_the_error_of_an_input_in_its_place(folder, videos, tmp_path):
+    ask = pipeline("open_qa", folder(ClipBertForOpenQA))
+    question = "what color is it"
+    inputs = [{"video": video, "question": question} for video in (videos[0], tmp_path / "gone.mp4", videos[1])]
+    with pytest.raises(ClipBertError, match=r"gone\.mp4"):
+        ask.batch(inputs)
+    first, error, last = ask.batch([*inputs], on_error="skip", top=1)
+    assert (first, last) == (ask(videos[0], question, top=1), ask(videos[1], question, top=1))
+    assert isinstance(error, ClipBertError)
+    assert isinstance(ask.batch([{"video": videos[0], "question": " "}], on_error="skip")[0], ValueError)
+    with pytest.raises(ValueError, match=r"inputs\[0\] has the keys video, text: .*text"):
+        ask.batch([{"video": videos[0], "text": question}], on_error="skip")
+    with pytest.raises(ValueError, match=r"inputs\[0\] is 'a\.mp4': expected the arguments of a call by name"):
+        ask.batch(["a.mp4"])

@@ -11,8 +11,9 @@ from numbered_videos import number_of, numbered, write_video
 from PIL import Image
 
 from clipbert.errors import ClipBertError
-from clipbert.sampling.candidates import decode_file, fitted_size, read_frames
+from clipbert.sampling.candidates import decode_file, fitted_size
 from clipbert.sampling.clips import candidate_times, shown_at
+from clipbert.sampling.video_input import read_frames
 
 VARIABLE_MS = [0, 40, 90, 400, 420, 430, 1000, 1900, 1950, 2600, 2640, 2700, 3600, 3650, 3900]
 

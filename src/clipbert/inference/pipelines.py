@@ -4,22 +4,18 @@ The model's class decides the class of the pipeline, so every task whose objecti
 another package gets one with `@register_pipeline`.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from clipbert.config.schema import FramesParams
 from clipbert.config.tasks import CaptioningParams, check_task, task_names
 from clipbert.errors import ClipBertError, first_line
-from clipbert.inference.results import SHOWN_FRAMES, Results
+from clipbert.inference.base import PIPELINES, OnError, Pipeline, Row, register_pipeline
+from clipbert.inference.results import Results
 from clipbert.model import (
     ClipBertForCaptioning,
     ClipBertForMultipleChoice,
@@ -31,13 +27,9 @@ from clipbert.model import (
     load,
 )
 from clipbert.model.processor_inputs import check_videos
-from clipbert.sampling.candidates import fit
-from clipbert.sampling.clips import uniform_clips
 from clipbert.tasks import task_class
 from clipbert.tasks.scoring import (
-    ProcessorTokens,
     answer_probabilities,
-    encode_clips,
     match_scores,
     matched_probabilities,
     option_probabilities,
@@ -46,145 +38,15 @@ from clipbert.tasks.scoring import (
     rank_gallery,
     write_captions,
 )
-from clipbert.video.still_images import upright_rgb
-
-BATCH_SIZE = 256
-Row = dict[str, Any]
-AnyPipeline = TypeVar("AnyPipeline", bound="type[Pipeline]")
-_PIPELINES: dict[type[Any], "type[Pipeline]"] = {}
-
-
-def register_pipeline(model_class: type[Any]) -> Callable[[AnyPipeline], AnyPipeline]:
-    """Make a `Pipeline` the one of a model class; use it as a class decorator."""
-
-    def register(pipeline_class: AnyPipeline) -> AnyPipeline:
-        _PIPELINES[model_class] = pipeline_class
-        return pipeline_class
-
-    return register
-
-
-@dataclass(frozen=True)
-class GivenFrames:
-    """The candidate frames of a video in memory, resized as the frames of a file are."""
-
-    images: Any  # (N, H, W, 3) uint8 RGB, or a list of PIL images
-    size: int
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, indices: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
-        """Return the frames `indices`.
-
-        Raises:
-            ValueError: a PIL image cannot be read.
-        """
-        chosen = [self.images[index] for index in indices]
-        try:
-            return [fit(upright_rgb(image) if isinstance(image, Image.Image) else image, self.size) for image in chosen]
-        except (OSError, ValueError, SyntaxError) as error:  # PIL decodes an image when its pixels are read
-            raise ValueError(f"the video holds an image that cannot be read: {error}.") from error
-
-
-class Pipeline(ABC):
-    """A model in evaluation mode and its processor; videos are paths, file bytes, frame arrays or PIL images.
-
-    A segment of a file is {"video": path or bytes, "start_s": seconds, "end_s": seconds}.
-
-    Scores are those of evaluation: both call `clipbert.tasks.scoring`. A subclass adds `__call__` for Python and
-    `answer_rows` for the served model.
-
-    Attributes:
-        model, processor: as loaded from the folder; `processor.clips` is how many clips of a video are shown.
-        frames: how candidate frames are taken from files.
-        batch_size: text-video pairs in one forward pass.
-        task, folder: of the model; None for a pipeline that `pipeline` did not make.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        processor: ClipBertProcessor,
-        frames: FramesParams | None = None,
-        batch_size: int = BATCH_SIZE,
-        task: str | None = None,
-        folder: str | Path | None = None,
-    ) -> None:
-        self.task, self.folder = task, folder
-        self.model = model
-        self.processor = processor
-        self.frames = processor.candidates if frames is None else frames
-        self.batch_size = batch_size
-        self.tokenize = ProcessorTokens(processor, model.device)
-
-    def __repr__(self) -> str:
-        config = self.model.config
-        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
-        return (
-            f"{type(self).__name__}(task={self.task!r}, folder={str(self.folder)!r}, model={type(self.model).__name__} "
-            f"with {millions:.1f} M parameters, image_size={config.image_size}, clips={self.processor.clips} of "
-            f"{self.processor.frames_per_clip} frames, device={str(self.model.device)!r})"
-        )
-
-    def few_frames(self, video: Any) -> Sequence[NDArray[np.uint8]]:
-        """Return a few frames of a video to show, evenly spread, each (H, W, 3) uint8 RGB.
-
-        Raises:
-            ClipBertError: a file cannot be read.
-            ValueError: frames of a wrong shape.
-        """
-        images = self.processor.read_video(video, self.frames)
-        chosen = uniform_clips(len(images), min(SHOWN_FRAMES, len(images)), 1).flatten()
-        return GivenFrames(images, self.frames.size).read(chosen)
-
-    @abstractmethod
-    def answer_rows(self, visual_embeds: Tensor, rows: list[Row], params: dict[str, Any]) -> list[Row]:
-        """Return the answer to each row of a request about one video (1, K, V, hidden), as columns of `Serving`.
-
-        Args:
-            rows: the input columns other than that of the video.
-            params: the parameters of the request.
-        """
-
-    def request_params(self, defaults: dict[str, Any], requested: dict[str, Any]) -> dict[str, Any]:
-        """Return the parameters of a request: the requested ones, and the defaults of the others.
-
-        Raises:
-            ValueError: a value that this model does not allow.
-        """
-        return defaults | requested
-
-    def encode(self, videos: Sequence[Any], clips: int | None = None) -> Tensor:
-        """Return the visual tokens (B, K, V, hidden) of videos, for any number of texts.
-
-        Args:
-            clips: uniform clips of each video; None: `processor.clips`.
-
-        Raises:
-            ClipBertError: a file cannot be read.
-            ValueError: no videos, or frames of a wrong shape.
-        """
-        check_videos(videos, "videos")
-        embeds: list[Tensor] = []
-        for images in self.processor.read_videos(videos, self.frames):
-            given = GivenFrames(images, self.frames.size)
-            embeds += encode_clips(self.model, self.processor, [given], clips or self.processor.clips)
-        return torch.stack(embeds)
-
-    def _batches(self, visual_embeds: Tensor, texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield (visual_embeds (N, K, V, hidden), input_ids, attention_mask) of texts about one video, N at a time."""
-        for start in range(0, len(texts), self.batch_size):
-            input_ids, attention_mask = self.tokenize(texts[start : start + self.batch_size])
-            yield visual_embeds.expand(len(input_ids), -1, -1, -1), input_ids, attention_mask
 
 
 @register_pipeline(ClipBertForRetrieval)
 class RetrievalPipeline(Pipeline):
     """Video search: `search(text, videos)` returns the videos, best match first."""
 
-    @torch.inference_mode()
-    def __call__(self, text: str, videos: Sequence[Any], rerank: int | None = None) -> list[dict[str, Any]]:
+    def __call__(
+        self, text: str, videos: Sequence[Any], rerank: int | None = None, on_error: OnError = "raise"
+    ) -> list[Row]:
         """Return `[{"index", "video", "score"}]`, best first; `video` is the element of `videos`.
 
         The score is the cross-encoder's log odds of a match, plus the dual encoder's similarity where the model has
@@ -193,9 +55,11 @@ class RetrievalPipeline(Pipeline):
         Args:
             rerank: rerank and return only this many videos, those that the dual encoder ranks first, as evaluation
                 does with `evaluate.rerank_top_k`; None: all.
+            on_error: "raise" the first error of a video; "skip" returns the videos that cannot be read last, with a
+                `score` of None and the error as a text in the column "error", which the others have as None.
 
         Raises:
-            ClipBertError: a file cannot be read.
+            ClipBertError: a file cannot be read, or none of them with "skip".
             ValueError: no videos, an empty text, frames of a wrong shape, or `rerank` below 1 or without a dual
                 encoder.
         """
@@ -203,13 +67,31 @@ class RetrievalPipeline(Pipeline):
             raise ValueError(f"rerank is {rerank}: expected at least 1.")
         check_videos(videos, "videos")
         tokens = self.tokenize([text])
-        embeds = self.encode(videos)
+        found = self.encode_each(videos, on_error=on_error)
+        good = [index for index, embeds in enumerate(found) if isinstance(embeds, Tensor)]
+        failed = {index: str(error) for index, error in enumerate(found) if not isinstance(error, Tensor)}
+        if not good:
+            raise ClipBertError(f"none of {len(videos)} videos can be read; the first: {failed[0]}")
+        embeds = torch.stack([each for each in found if isinstance(each, Tensor)])
+        rows = [
+            {"index": good[place], "video": videos[good[place]], "score": score}
+            for place, score in self._ranked(embeds, tokens, rerank)
+        ]
+        if on_error == "skip":
+            rows = [row | {"error": None} for row in rows]
+            rows += [
+                {"index": index, "video": videos[index], "score": None, "error": error}
+                for index, error in failed.items()
+            ]
+        return Results(rows, {"text": text}, read_frames=self.few_frames)
+
+    @torch.inference_mode()
+    def _ranked(self, embeds: Tensor, tokens: tuple[Tensor, Tensor], rerank: int | None) -> list[tuple[int, float]]:
+        """Return (position, score) of the videos (B, K, V, hidden) for a text, best first."""
         vectors = None if self.model.contrast is None else self.model.get_video_features(embeds)
         found = rank_gallery(self.model, embeds, vectors, *tokens, self.batch_size, rerank)
-        order = found.scores.argsort(descending=True, stable=True).tolist()
-        places = found.reranked.tolist()
-        rows = [{"index": places[i], "video": videos[places[i]], "score": float(found.scores[i])} for i in order]
-        return Results(rows, {"text": text}, read_frames=self.few_frames)
+        places, scores = found.reranked.tolist(), found.scores.tolist()
+        return [(places[i], scores[i]) for i in found.scores.argsort(descending=True, stable=True).tolist()]
 
     @torch.inference_mode()
     def match(self, visual_embeds: Tensor, texts: Sequence[str]) -> list[float]:
@@ -228,7 +110,7 @@ class RetrievalPipeline(Pipeline):
 class OpenQAPipeline(Pipeline):
     """Question answering: `ask(video, question)` returns the most probable answers of the vocabulary."""
 
-    def __call__(self, video: Any, question: str, top: int = 5) -> list[dict[str, Any]]:
+    def __call__(self, video: Any, question: str, top: int = 5) -> list[Row]:
         """Return `[{"answer", "score"}]`, `top` of them at most, best first; scores are probabilities.
 
         Raises:
@@ -241,7 +123,7 @@ class OpenQAPipeline(Pipeline):
         return Results(answers, {"question": question}, video, self.few_frames)
 
     @torch.inference_mode()
-    def answer(self, visual_embeds: Tensor, questions: Sequence[str], top: int = 5) -> list[list[dict[str, Any]]]:
+    def answer(self, visual_embeds: Tensor, questions: Sequence[str], top: int = 5) -> list[list[Row]]:
         """Return what `__call__` gives for each question about one video (1, K, V, hidden)."""
         found = []
         for batch in self._batches(visual_embeds, questions):
@@ -267,7 +149,7 @@ class OpenQAPipeline(Pipeline):
 class MultipleChoicePipeline(Pipeline):
     """Multiple choice: `choose(video, question, options)` returns the options, most probable first."""
 
-    def __call__(self, video: Any, question: str, options: Sequence[str]) -> list[dict[str, Any]]:
+    def __call__(self, video: Any, question: str, options: Sequence[str]) -> list[Row]:
         """Return `[{"option", "answer", "score"}]`, best first: position, text and probability of each option.
 
         Raises:
@@ -280,7 +162,7 @@ class MultipleChoicePipeline(Pipeline):
         return Results(chosen, {"question": question}, video, self.few_frames)
 
     @torch.inference_mode()
-    def choose(self, visual_embeds: Tensor, question: str, options: Sequence[str]) -> list[dict[str, Any]]:
+    def choose(self, visual_embeds: Tensor, question: str, options: Sequence[str]) -> list[Row]:
         """Return what `__call__` gives for a question about one video (1, K, V, hidden)."""
         tokens = self.tokenize(option_texts(question, options))
         counts = torch.tensor([len(options)], device=self.model.device)
@@ -308,7 +190,7 @@ class MultipleChoicePipeline(Pipeline):
 class CaptioningPipeline(Pipeline):
     """Captioning: `describe(video)` returns a generated caption."""
 
-    def __call__(self, video: Any, **search: Any) -> list[dict[str, Any]]:
+    def __call__(self, video: Any, **search: Any) -> list[Row]:
         """Return `[{"caption", "score"}]` with one caption and its log-probability.
 
         Args:
@@ -341,7 +223,7 @@ class CaptioningPipeline(Pipeline):
         return chosen
 
     @torch.inference_mode()
-    def describe(self, visual_embeds: Tensor, generation: dict[str, Any]) -> list[dict[str, Any]]:
+    def describe(self, visual_embeds: Tensor, generation: dict[str, Any]) -> list[Row]:
         """Return what `__call__` gives for one video (1, K, V, hidden)."""
         words = self.processor.tokenizer
         ids, scores = write_captions(self.model, visual_embeds, words.cls_token_id, words.sep_token_id, generation)
@@ -431,7 +313,7 @@ def pipeline(
         ) from error
     settings = {} if clips is None else {"clips": clips}
     processor = ClipBertProcessor.from_pretrained(model, **settings)
-    return _PIPELINES[type(loaded)](loaded, processor, frames, task=name, folder=model)
+    return PIPELINES[type(loaded)](loaded, processor, frames, task=name, folder=model)
 
 
 def _task_of(loaded: Any, task: str | None, folder: str | Path) -> str:
@@ -440,10 +322,10 @@ def _task_of(loaded: Any, task: str | None, folder: str | Path) -> str:
     Raises:
         ClipBertError: the model is of another task, of no task, or of a class without a pipeline.
     """
-    if task is not None and type(loaded) is task_class(task).objective_class.model_class and type(loaded) in _PIPELINES:
+    if task is not None and type(loaded) is task_class(task).objective_class.model_class and type(loaded) in PIPELINES:
         return task
     fitting = [name for name in task_names() if type(loaded) is task_class(name).objective_class.model_class]
-    if task is None and fitting and type(loaded) in _PIPELINES:
+    if task is None and fitting and type(loaded) in PIPELINES:
         return fitting[0]
     raise ClipBertError(
         f"{folder}: holds a {type(loaded).__name__}, which is for {' or '.join(fitting) or 'no pipeline'}: expected "

@@ -182,12 +182,23 @@ class ClipBertProcessor:
         Raises:
             ValueError, ClipBertError: as in `read_video`.
         """
+        read = self.video_reader(candidates)
+        for number, video in enumerate(videos, start=first):
+            yield read(video, number)
+
+    def video_reader(self, candidates: FramesParams | None = None) -> Callable[[Video, int], Frames]:
+        """Return a function that reads one video of a list, given its position in the list for messages.
+
+        It decodes consecutive segments of one file once, and raises what `read_video` raises.
+
+        Raises:
+            ValueError: `candidates` is of a wrong type.
+        """
         chosen = self.candidates if candidates is None else candidates
         if not isinstance(chosen, FramesParams):
             raise ValueError(f"candidates is {short_repr(chosen)}: expected a FramesParams (clipbert.config.schema).")
         decode = lru_cache(maxsize=1)(lambda file: _decode(file, chosen))
-        for number, video in enumerate(videos, start=first):
-            yield check_frames(_frames_of(video, decode, number), number)
+        return lambda video, number: check_frames(_frames_of(video, decode, number), number)
 
     def square(self, image: NDArray[np.uint8] | Image.Image) -> NDArray[np.uint8]:
         """Return an RGB frame as a square (image_size, image_size, 3), resized as `resize` says."""

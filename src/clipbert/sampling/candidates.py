@@ -15,10 +15,9 @@ import numpy as np
 from PIL import Image
 
 from clipbert.errors import ClipBertError, first_line
-from clipbert.process_pool import KillablePool, WorkerError, time_limit
 from clipbert.sampling.clips import TIME_TOLERANCE_S, shown_at
 from clipbert.sampling.scenes import choose_times
-from clipbert.video.media_types import IMAGE_FORMATS, IMAGE_SUFFIXES
+from clipbert.video.media_types import IMAGE_FORMATS
 from clipbert.video.random_access import NotExactError, RandomAccess
 from clipbert.video.remarks import Remarks
 from clipbert.video.sequential import Damage, Shown, packet_span, shown_frames
@@ -42,27 +41,6 @@ class Frames:
     duration_s: float = 0.0
     decoder: str = ""
     damage: Damage | None = None
-
-
-def read_frames(
-    path: Path, fps: float, size: int, max_frames: int, timeout_s: float, sampling: str = "uniform"
-) -> Frames:
-    """Decode one file in a separate process, which is killed after `timeout_s` seconds (more for large files).
-
-    Nothing is known about the file, so a video is decoded sequentially: slower than decord, and right for every file.
-
-    Raises:
-        ClipBertError: the file is missing, cannot be decoded, or takes too long.
-    """
-    decoder = "pil" if path.suffix.lower() in IMAGE_SUFFIXES else "pyav"
-    with KillablePool(1, timeout_s) as pool:
-        try:
-            limit = time_limit(timeout_s, size=path.stat().st_size)
-            job = pool.submit(decode_file, str(path), decoder, fps, size, max_frames, sampling, timeout_s=limit)
-            frames: Frames = job.result()
-            return frames
-        except (WorkerError, OSError) as error:
-            raise ClipBertError(f"{path}: cannot be decoded: {error}") from error
 
 
 def decode_file(
