@@ -1,8 +1,9 @@
 """Direction and order: open_qa with each `model.frame_fusion` on questions that one frame cannot answer.
 
 Makes the sample set with 400 test videos and asks every question of direction and order that its scenes can answer,
-then trains each fusion with the same steps from a model of single frames, with a frozen backbone and clips of 4 frames
-at 1 frame a second. Prints the accuracy on the test split, also with one frame and with shuffled frames.
+then trains each fusion with the recipe `motion`: the same steps from a model of single frames, with a frozen backbone
+and clips of 4 frames at 1 frame a second. Prints the accuracy on the test split, also with one frame and with shuffled
+frames.
 
     python -m benchmarks.motion --start artifacts/models/open_qa --work motion --seeds 0 1 2 --json motion.json
 
@@ -12,7 +13,6 @@ With `--json` each training is written when it is done, and one that is already 
 import argparse
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -23,43 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.intervals import interval
-from clipbert.data.synthetic import questions, sample_set
-from clipbert.data.synthetic.encode import FORMATS, encode
-from clipbert.data.synthetic.render import render
+from clipbert.data.synthetic.sample_set import make_sample_data
+from scripts.apply_recipe import apply_recipe
 
 REPOSITORY = Path(__file__).parents[1]
 FUSIONS = ("mean", "concat", "attention", "conv3d")
-COUNTS = {"test": 400, "val": 100, "train": 1100}  # videos
+TEST = 400  # videos
 KINDS = ("direction", "order")
-SETTINGS = (
-    "frames.fps=1.0",
-    "model.frames_per_clip=4",
-    "train.freeze_vision=true",
-    "train.feature_cache=true",
-    "train.min_steps=0",
-    "tasks.open_qa.caption_weight=0",
-    "tasks.open_qa.epochs=15",
-    "evaluate.clips=1",
-)
-
-
-def make_data(folder: Path) -> None:
-    """Write the videos, their captions and every question of direction and order."""
-    captions: list[dict[str, str]] = []
-    asked: list[dict[str, str]] = []
-    (folder / "videos").mkdir(parents=True)
-    kinds = {kind: questions.OPEN_KINDS[kind][1] for kind in KINDS}
-    for video in sample_set._plan(0, COUNTS):
-        (folder / video.media).write_bytes(encode(render(video.scene), FORMATS[video.form]))
-        place = {"media": video.media, "split": video.split}
-        captions += [{"id": f"c{len(captions) + i}", "text": text, **place} for i, text in enumerate(video.captions)]
-        rng = random.Random(f"motion-{video.media}")
-        for ask in kinds.values():
-            for question in ask(rng, video.scene):
-                row = {"question": question.text, "answer": question.answer, "answer_type": question.kind}
-                asked.append({"id": f"q{len(asked)}", **row, **place})
-    for name, rows in (("captions", captions), ("open_qa", asked)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def run(root: Path, *command: str) -> None:
@@ -83,14 +53,16 @@ def make_project(root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(REPOSITORY / name, root)
-    make_data(root / "data")
+    shutil.copytree(REPOSITORY / "recipes", root / "recipes", dirs_exist_ok=True)
+    apply_recipe(root, "motion")
+    make_sample_data(root / "data", test=TEST, kinds=KINDS)
     for verb in ("ingest", "validate", "frames"):
-        run(root, verb, *(("--set", SETTINGS[0]) if verb == "frames" else ()))
+        run(root, verb)
 
 
 def measure(root: Path, start: Path, fusion: str, seed: int) -> dict[str, Any]:
     """Train and evaluate one model; return its metrics on the test split, in percent."""
-    changes = (*SETTINGS, f"seed={seed}", f"model.init_from={start.resolve()}", f"model.frame_fusion={fusion}")
+    changes = (f"seed={seed}", f"model.init_from={start.resolve()}", f"model.frame_fusion={fusion}")
     settings = [word for change in changes for word in ("--set", change)]
     shutil.rmtree(root / "artifacts" / "checkpoints", ignore_errors=True)
     for verb in ("train", "evaluate"):

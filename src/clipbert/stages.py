@@ -6,7 +6,7 @@ other packages get the sections and values that they need.
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from clipbert.training.trainer import Trainer
 
 
-def sample_data(project: Project, seed: int) -> None:
-    """Create the sample data set in data/."""
+def sample_data(project: Project, seed: int, kinds: Sequence[str] = ()) -> None:
+    """Create the sample data set in data/; `kinds` ask every open question of these kinds and no others."""
     from clipbert.data.synthetic.sample_set import make_sample_data
 
-    make_sample_data(writable_data(project.data), seed)
+    make_sample_data(writable_data(project.data), seed, kinds=kinds)
 
 
 def ingest(project: Project, params: Params) -> None:

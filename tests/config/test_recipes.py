@@ -35,7 +35,7 @@ PAPER = {
 }
 
 
-RECIPES = PAPER | {"small": "retrieval"}
+RECIPES = PAPER | {"small": "retrieval", "motion": "open_qa"}
 MULTIPLIERS = "train.lr_multipliers"
 
 

@@ -18,9 +18,15 @@ PANEL = "Pipeline"
 @pipeline.command("sample-data", epilog="Example: `clipbert sample-data --seed 0`", rich_help_panel=PANEL)
 def sample_data(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the videos and texts; equal seeds give equal bytes.")] = 0,
+    questions: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND", help="Ask every open question of this kind, such as direction, and no others. Repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Create a sample data set of moving shapes in data/."""
-    stages.sample_data(project(), seed)
+    stages.sample_data(project(), seed, questions or ())
 
 
 @pipeline.command(epilog="Example: `clipbert ingest --set ingest.timeout_s=60`", rich_help_panel=PANEL)

@@ -320,6 +320,23 @@ def test_another_seed_gives_other_videos(small, tmp_path):
     assert set(digests(tmp_path / "other").values()) & set(digests(small).values()) == {empty}
 
 
+@pytest.mark.slow
+def test_every_question_of_some_kinds_and_no_other(small, tmp_path):
+    make_sample_data(tmp_path / "motion", train=12, val=4, test=6, kinds=("direction", "order"))
+    asked = [json.loads(line) for line in (tmp_path / "motion" / "open_qa.jsonl").read_text().splitlines()]
+    assert {row["answer_type"] for row in asked} == {"direction", "order"}
+    assert all(row["media"].startswith("videos/") for row in asked)
+    assert len({(row["media"], row["question"]) for row in asked}) == len(asked)
+    usual = [json.loads(line) for line in (small / "open_qa.jsonl").read_text().splitlines()]
+    of_motion = [row for row in usual if row["answer_type"] in ("direction", "order")]
+    assert len(asked) > 2 * len(of_motion)
+    assert {(row["media"], row["answer_type"]) for row in of_motion} <= {(r["media"], r["answer_type"]) for r in asked}
+    assert set(digests(tmp_path / "motion" / "videos").values()) == set(digests(small / "videos").values())
+    with pytest.raises(ClipBertError, match="'speed': expected some of color, shape"):
+        make_sample_data(tmp_path / "speed", train=2, val=1, test=1, kinds=("speed",))
+    assert not (tmp_path / "speed").exists()
+
+
 WITHOUT_SIMD = """
 import ctypes, hashlib, random, sys
 import av

@@ -1,10 +1,11 @@
 """Open questions about a scene of the sample set, each with one right answer."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from clipbert.data.synthetic.scene import COLORS, PATTERNS, SHAPES, TONES, Scene, Thing, halves
+from clipbert.errors import ClipBertError
 
 NUMBERS = ("one", "two", "three", "four", "five")
 PATTERN_NOUNS = dict(zip(PATTERNS, ("nothing", "stripes", "checks", "dots", "shading", "speckles"), strict=True))
@@ -27,6 +28,19 @@ Kinds = dict[str, tuple[int, Callable[[random.Random, Scene], list[Question]]]]
 def open_questions(rng: random.Random, scene: Scene, number: int) -> list[Question]:
     """Return up to `number` questions of different kinds."""
     return draw_questions(rng, scene, number, OPEN_KINDS)
+
+
+def every_question(rng: random.Random, scene: Scene, kinds: Collection[str]) -> list[Question]:
+    """Return every question of some kinds of OPEN_KINDS that the scene can answer, each text once.
+
+    Raises:
+        ClipBertError: a kind is unknown.
+    """
+    for kind in kinds:
+        if kind not in OPEN_KINDS:
+            raise ClipBertError(f"questions: {kind!r}: expected some of {', '.join(OPEN_KINDS)}")
+    found = (question for kind in kinds for question in OPEN_KINDS[kind][1](rng, scene))
+    return list({question.text: question for question in found}.values())
 
 
 def draw_questions(rng: random.Random, scene: Scene, number: int, kinds: Kinds) -> list[Question]:

@@ -9,7 +9,7 @@ import os
 import random
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from clipbert.data.synthetic.captions import detailed_caption, short_caption
 from clipbert.data.synthetic.choices import choice_question, more_choice_questions
 from clipbert.data.synthetic.encode import FORMATS, encode
 from clipbert.data.synthetic.pictures import Picture, encode_picture, plan_pictures
-from clipbert.data.synthetic.questions import Question, open_questions
+from clipbert.data.synthetic.questions import Question, every_question, open_questions
 from clipbert.data.synthetic.render import render
 from clipbert.data.synthetic.scene import SIDE, Scene, draw_scene
 from clipbert.errors import ClipBertError
@@ -57,14 +57,24 @@ def is_sample_media(media: str, width: int, height: int) -> bool:
     return MEDIA_NAME.fullmatch(media) is not None and (width, height) == (SIDE, SIDE)
 
 
-def make_sample_data(out: Path, seed: int = 0, train: int = TRAIN, val: int = VAL, test: int = TEST) -> None:
+def make_sample_data(
+    out: Path, seed: int = 0, train: int = TRAIN, val: int = VAL, test: int = TEST, kinds: Collection[str] = ()
+) -> None:
     """Make the data set in the folder `out`: captions, open and multiple-choice questions, videos/, images/.
 
     Besides the `train + val + test` videos there are pictures in proportion (700, 60 and 120 with the defaults), and
     three files that cannot be read, one of them with a caption.
 
+    Args:
+        out: the folder to make.
+        seed: of scenes, texts and files.
+        train: number of videos.
+        val: number of videos.
+        test: number of videos.
+        kinds: ask every open question of these kinds, such as "direction", and no others; default: a few of all kinds.
+
     Raises:
-        ClipBertError: `out` exists and is not an empty folder, or cannot be written.
+        ClipBertError: `out` exists and is not an empty folder, or cannot be written, or a kind is unknown.
     """
     with write_errors(out):
         occupied = out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None)
@@ -77,7 +87,7 @@ def make_sample_data(out: Path, seed: int = 0, train: int = TRAIN, val: int = VA
     videos = _plan(seed, counts)
     pictures = _plan_pictures(seed, counts, videos)
     with atomic_directory(out) as folder:
-        _write_texts(folder, seed, videos, pictures)
+        _write_texts(folder, seed, videos, pictures, kinds)
         (folder / "videos").mkdir()
         (folder / "images").mkdir()
         with progress("sample data", len(videos) + len(pictures)) as advance:
@@ -122,7 +132,7 @@ def _plan_pictures(seed: int, counts: dict[str, int], videos: list[Video]) -> li
     return plan_pictures(seed, counts, {video.scene.signature for video in videos}, texts)
 
 
-def _write_texts(folder: Path, seed: int, videos: list[Video], pictures: list[Picture]) -> None:
+def _write_texts(folder: Path, seed: int, videos: list[Video], pictures: list[Picture], kinds: Collection[str]) -> None:
     captions: list[Row] = []
     questions: list[Row] = []
     choices: list[Row] = []
@@ -131,7 +141,8 @@ def _write_texts(folder: Path, seed: int, videos: list[Video], pictures: list[Pi
         place = {"media": video.media, "split": video.split}
         for text in video.captions:
             captions.append({"id": f"caption-{len(captions):05d}", "text": text, **place})
-        for asked in open_questions(video.rng, video.scene, QUESTIONS[video.split]):
+        every = every_question(random.Random(f"{seed}-questions-{video.media}"), video.scene, kinds)
+        for asked in every if kinds else open_questions(video.rng, video.scene, QUESTIONS[video.split]):
             questions.append({"id": f"question-{len(questions):05d}", **_told(asked), **place})
         asked, options = choice_question(video.rng, video.scene)
         choices.append({"id": f"choice-{len(choices):05d}", **_chosen(asked, options), **place})
@@ -146,7 +157,7 @@ def _write_texts(folder: Path, seed: int, videos: list[Video], pictures: list[Pi
         for text in picture.captions:
             captions.append({"id": f"picture-caption-{told:05d}", "text": text, **place})
             told += 1
-        for asked in picture.questions:
+        for asked in (one for one in picture.questions if not kinds or one.kind in kinds):
             questions.append({"id": f"picture-question-{asked_of:05d}", **_told(asked), **place})
             asked_of += 1
     for name, rows in (("captions", captions), ("open_qa", questions), ("multiple_choice", choices + more)):
