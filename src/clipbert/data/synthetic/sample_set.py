@@ -132,7 +132,9 @@ def _plan_pictures(seed: int, counts: dict[str, int], videos: list[Video]) -> li
     return plan_pictures(seed, counts, {video.scene.signature for video in videos}, texts)
 
 
-def _write_texts(folder: Path, seed: int, videos: list[Video], pictures: list[Picture], kinds: Collection[str]) -> None:
+def _write_texts(
+    folder: Path, seed: int, videos: list[Video], pictures: list[Picture], kinds: Collection[str] = ()
+) -> None:
     captions: list[Row] = []
     questions: list[Row] = []
     choices: list[Row] = []
