@@ -72,3 +72,7 @@ class Project:
     def release(self, task: str) -> Path:
         """Description of the registered version."""
         return self.artifacts / "releases" / f"{task}.json"
+
+    def verdict(self, task: str) -> Path:
+        """Page about the last decision of the promotion gate."""
+        return self.artifacts / "promotions" / f"{task}.html"

@@ -21,9 +21,11 @@ from clipbert.project import Project
 DEFAULT_GRID = Path("recipes", "study", "sample.yaml")
 
 if TYPE_CHECKING:
+    from clipbert.config.promotion import PromotionPolicy
     from clipbert.distributed.context import DistributedContext
     from clipbert.evaluation.report.page import Training
     from clipbert.frame_cache import FrameCache
+    from clipbert.release.decisions import Approval
     from clipbert.tasks.base import Task
     from clipbert.training.trainer import Trainer
 
@@ -278,11 +280,13 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     with atomic_directory(project.pictures(task_name)) as folder:
         pictures = write_pictures(task_name, evaluation.items, cache, folder)
         files = [project.metrics(task_name), project.report(task_name), project.predictions(task_name)]
-        latency = {f"{task_name}/ms_per_item": ms} if (ms := evaluation.ms_per_item) is not None else {}
+        measured = {f"{task_name}/model_mb": _folder_mb(project.model(task_name))}
+        if evaluation.ms_per_item is not None:
+            measured[f"{task_name}/ms_per_item"] = evaluation.ms_per_item
         log_evaluation(
             project.root,
             project.run(task_name),
-            evaluation.metrics | latency,
+            evaluation.metrics | measured,
             files,
             pictures,
             params.release.name,
@@ -291,6 +295,11 @@ def evaluate(project: Project, task_name: str, params: Params) -> None:
     _print(f"  {name:<40} {value:8.2f}" for name, value in evaluation.metrics.items())
     _print(f"  {finding.text}" for finding in verdict(task_name, evaluation.items))
     shutil.rmtree(project.scores(task_name), ignore_errors=True)
+
+
+def _folder_mb(folder: Path) -> float:
+    """Return the size of the files in a folder in MB."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
 def shares_videos(task_name: str) -> bool:
@@ -349,8 +358,18 @@ def register(project: Project, task_name: str, params: Params) -> None:
     console.print(f"{release.name} version {release.version} is the {release.alias}.")
 
 
-def promote(project: Project, task_name: str, params: Params, reconsider: bool, reevaluate: bool = False) -> None:
-    """Make the candidate the champion if it is better on the same test items."""
+def promote(
+    project: Project,
+    task_name: str,
+    params: Params,
+    policy: "PromotionPolicy",
+    *,
+    reconsider: bool = False,
+    reevaluate: bool = False,
+    approval: "Approval | None" = None,
+    ask: bool = False,
+) -> None:
+    """Make the candidate the champion if it passes the policy."""
     from clipbert.evaluation.conditions import with_conditions
     from clipbert.evaluation.run import evaluate_model
     from clipbert.release.promotion import promote
@@ -362,8 +381,27 @@ def promote(project: Project, task_name: str, params: Params, reconsider: bool, 
         task = task_class(task_name)(task_params)
         return evaluate_model(model_dir, task, project.manifest, project.frames, evaluate, params.frames).items
 
-    decision = promote(project.root, task_name, params.release, params.seed, evaluate_champion, reconsider, reevaluate)
+    decision = promote(
+        project.root,
+        task_name,
+        policy.of(task_name),
+        params.release.name,
+        seed=params.seed,
+        evaluate_champion=evaluate_champion,
+        reconsider=reconsider,
+        reevaluate=reevaluate,
+        approval=approval,
+        ask=ask,
+        policy_sha256=policy.sha256,
+    )
     console.print(f"{decision.name}: {decision.decision}. {decision.reason}")
+    if decision.verdict is not None:
+        page = project.verdict(task_name).relative_to(project.root)
+        for check in decision.verdict["checks"]:
+            if check["outcome"] != "skipped":
+                line = f"{check['title']}: {check['found']}; required: {check['required']}"
+                console.print(f"  {check['outcome']}  {line}")
+        console.print(f"Verdict: {page}")
     _refresh_dashboard(project, params)
 
 

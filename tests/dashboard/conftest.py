@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from experiment_project import make_experiment_project, run_experiment
+from policies import task_policy
 from small_releases import releaser, save_model, scored_items
 
-from clipbert.config.schema import ReleaseParams
 from clipbert.release.promotion import promote
 
 
@@ -22,5 +22,5 @@ def experiments_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         release = releaser(root, lambda task, seed: save_model(models / str(seed), task, seed))
         for seed, right in ((0, 20), (1, 45)):
             release(seed, scored_items(right))
-            assert promote(root, "retrieval", ReleaseParams()).decision == "promoted"
+            assert promote(root, "retrieval", task_policy()).decision == "promoted"
     return root

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from agreement import NAME, assert_agreement
 from mlflow import MlflowClient
+from policies import task_policy
 from small_releases import register_sections
 
-from clipbert.config.schema import Params, ReleaseParams
+from clipbert.config.schema import Params
 from clipbert.errors import ClipBertError
 from clipbert.release.aliases import alias_state, aliases
 from clipbert.release.connection import open_store
@@ -21,7 +22,7 @@ from clipbert.release.promotion import promote, rollback
 from clipbert.release.registry import register
 from clipbert.release.task_lock import task_lock
 
-GATE = ReleaseParams()
+GATE = task_policy()
 
 
 def registered(root: Path, model: Path, files: dict[str, Path], out: Path) -> None:

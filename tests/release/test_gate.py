@@ -6,15 +6,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from policies import task_policy
 
-from clipbert.config.schema import EvaluateParams, Params, ReleaseParams
+from clipbert.config.schema import EvaluateParams, Params
 from clipbert.errors import ClipBertError
 from clipbert.evaluation import conditions
 from clipbert.release.connection import open_store
 from clipbert.release.promotion import promote
 
 NAME = "clipbert-retrieval"
-GATE = ReleaseParams()
+GATE = task_policy()
 RERANKED = Params(evaluate=EvaluateParams(rerank_top_k=2))
 
 

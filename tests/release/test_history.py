@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from agreement import NAME, assert_agreement
+from policies import task_policy
 from typer.testing import CliRunner
 
 from clipbert.cli.main import app
@@ -17,7 +18,7 @@ from clipbert.release.ledger import LEDGER
 from clipbert.release.ownership import PROJECT_TAG
 from clipbert.release.promotion import promote, rollback
 
-GATE = ReleaseParams()
+GATE = task_policy()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from policies import task_policy
 
 from clipbert.config.schema import Params, ReleaseParams
 from clipbert.errors import ClipBertError
@@ -30,12 +31,12 @@ def shared(root: Path, tmp_path: Path, empty_database: Path, monkeypatch: pytest
 
 def test_another_projects_aliases_are_refused_and_stay(root, shared, release_in, predictions):
     release_in(root)(0, predictions(30))
-    promote(root, "retrieval", ReleaseParams())
+    promote(root, "retrieval", task_policy())
     before = aliases(open_store(root), NAME)
     assert before == {"candidate": "1", "champion": "1"}
     attempts = (
         lambda: release_in(shared)(1, predictions(50)),
-        lambda: promote(shared, "retrieval", ReleaseParams()),
+        lambda: promote(shared, "retrieval", task_policy()),
         lambda: rollback(shared, "retrieval"),
         lambda: start_training_run(shared, "retrieval", {}).__enter__(),
     )
@@ -54,7 +55,7 @@ def test_a_name_of_its_own_keeps_both_apart(root, shared, release_in, prediction
     release_in(root)(0, predictions(30))
     made = release_in(shared)(1, predictions(50), params=OURS)
     assert (made.name, made.version) == ("videos-retrieval", "1")
-    assert promote(shared, "retrieval", OURS.release).name == "videos-retrieval"
+    assert promote(shared, "retrieval", task_policy(), OURS.release.name).name == "videos-retrieval"
     store = open_store(shared, "videos")
     assert aliases(store, "videos-retrieval") == {"candidate": "1", "champion": "1"}
     assert aliases(store, NAME) == {"candidate": "1"}
@@ -66,7 +67,7 @@ def test_a_clone_with_the_committed_identity_is_the_same_project(root, shared, r
     (shared / "mlflow").mkdir()
     (shared / IDENTITY).write_bytes((root / IDENTITY).read_bytes())
     assert release_in(shared)(1, predictions(50)).version == "2"
-    promote(shared, "retrieval", ReleaseParams())
+    promote(shared, "retrieval", task_policy())
     assert aliases(open_store(root), NAME) == {"candidate": "2", "champion": "2"}
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from policies import task_policy
 
-from clipbert.config.schema import EvaluateParams, Params, ReleaseParams
+from clipbert.config.schema import EvaluateParams, Params
 from clipbert.errors import ClipBertError
 from clipbert.release.aliases import aliases
 from clipbert.release.connection import open_store
@@ -16,7 +17,7 @@ from clipbert.release.promotion import decision_path, promote, rollback
 from clipbert.release.registry import model_digest
 
 NAME = "clipbert-retrieval"
-GATE = ReleaseParams()
+GATE = task_policy()
 
 
 def aliases_of(root: Path) -> dict[str, str]:
@@ -112,11 +113,11 @@ def test_gain_and_confidence_of_the_policy_decide(root, release_embedded, predic
     release_embedded(0, predictions(30))
     promote(root, "retrieval", GATE)
     release_embedded(1, predictions(36))
-    demanding = promote(root, "retrieval", ReleaseParams(min_gain=0.05))
+    demanding = promote(root, "retrieval", task_policy(min_improvement=5.0))
     assert demanding.decision == "rejected"
     assert demanding.low is not None
     assert 0 < demanding.low < 0.05
-    assert promote(root, "retrieval", ReleaseParams(confidence=0.9999)).decision == "rejected"
+    assert promote(root, "retrieval", task_policy(confidence=0.9999)).decision == "rejected"
     assert promote(root, "retrieval", GATE).decision == "promoted"
 
 

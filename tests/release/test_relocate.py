@@ -5,9 +5,9 @@ import sqlite3
 
 import pytest
 from mlflow.tracking._tracking_service import utils
+from policies import task_policy
 
 from clipbert.cli.doctor import check_mlflow
-from clipbert.config.schema import ReleaseParams
 from clipbert.errors import ClipBertError
 from clipbert.release.aliases import aliases
 from clipbert.release.connection import open_store
@@ -25,7 +25,7 @@ NAME = "clipbert-retrieval"
 def moved(root, tmp_path, release_embedded, predictions):
     """A project with a champion and a better candidate, renamed."""
     release_embedded(0, predictions(30))
-    promote(root, "retrieval", ReleaseParams())
+    promote(root, "retrieval", task_policy())
     release_embedded(1, predictions(55))
     # MLflow remembers the folders of runs, and a user's move comes between two processes.
     utils._artifact_repos_cache.clear()
@@ -37,7 +37,7 @@ def test_every_verb_gives_the_same_diagnosis(moved, root):
     messages = set()
     for attempt in (
         lambda: open_store(moved),
-        lambda: promote(moved, "retrieval", ReleaseParams()),
+        lambda: promote(moved, "retrieval", task_policy()),
         lambda: rollback(moved, "retrieval"),
         lambda: log_evaluation(moved, log_path, {"retrieval/r1": 1.0}),
         lambda: start_training_run(moved, "retrieval", {}).__enter__(),
@@ -61,7 +61,7 @@ def test_after_the_repair_everything_works(moved, root, make_model, release_in, 
     assert relocate(moved).old == ()
     store = open_store(moved)
     assert model_digest(download_model(store, NAME, "1", tmp_path / "down")) == model_digest(make_model("retrieval", 0))
-    assert promote(moved, "retrieval", ReleaseParams()).decision == "promoted"
+    assert promote(moved, "retrieval", task_policy()).decision == "promoted"
     assert aliases(store, NAME) == {"candidate": "2", "champion": "2", "previous": "1"}
     assert rollback(moved, "retrieval").champion == "1"
     log_evaluation(moved, moved / "run-0.json", {"retrieval/r1": 50.0}, [moved / "run-0.json"])

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from policies import task_policy
 
-from clipbert.config.schema import ReleaseParams
 from clipbert.release.promotion import promote
 from clipbert.release.standing import Standing, standing
 
@@ -27,7 +27,7 @@ def test_version_champion_and_its_scores_are_found(root: Path, release_embedded,
     first, second = make_model("retrieval", 0), make_model("retrieval", 1)
     known = standing(root, "retrieval", first)
     assert (known.version, known.champion) == ((NAME, "1"), None)
-    assert promote(root, "retrieval", ReleaseParams()).decision == "promoted"
+    assert promote(root, "retrieval", task_policy()).decision == "promoted"
     known = standing(root, "retrieval", first)
     assert known.champion is not None
     assert known.champion.is_this_model

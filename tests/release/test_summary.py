@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from policies import task_policy
 
 from clipbert.cli.summary import print_summary
 from clipbert.config.schema import Params, ReleaseParams
@@ -63,11 +64,11 @@ def test_a_store_that_is_not_there_yet_is_not_made(project, root, capsys):
 def test_aliases_are_those_of_now(project, root, capsys, release_embedded, predictions):
     release_embedded(0, predictions(30))
     assert _row(said(project, capsys)) == ["1", "candidate", "none", "clipbert", "promote", "retrieval"]
-    promote(root, "retrieval", ReleaseParams())
+    promote(root, "retrieval", task_policy())
     assert _row(said(project, capsys)) == ["1", "candidate,", "champion", "1"]
     release_embedded(1, predictions(50))
     assert _row(said(project, capsys)) == ["1", "champion", "1"]
-    promote(root, "retrieval", ReleaseParams())
+    promote(root, "retrieval", task_policy())
     row = _row(said(project, capsys))
     assert row == ["1", "previous", "2", "clipbert", "register", "retrieval"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 from agreement import NAME, assert_agreement
+from policies import task_policy
 from small_releases import releaser, save_model, scored_items
 from write_points import in_child
 
-from clipbert.config.schema import ReleaseParams
 from clipbert.errors import ClipBertError
 from clipbert.release.aliases import aliases
 from clipbert.release.connection import open_store
@@ -21,7 +21,7 @@ from clipbert.release.history import history
 from clipbert.release.ledger import ENDS, Ledger
 from clipbert.release.promotion import promote, rollback
 
-GATE = ReleaseParams()
+GATE = task_policy()
 TASK = "retrieval"
 COMMANDS = {"promote": "1", "rollback": "2"}  # and the champion before each
 

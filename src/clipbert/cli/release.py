@@ -1,6 +1,7 @@
 """Commands for registered models: promote, rollback, history, and delivery to MLflow."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,8 +9,11 @@ import typer
 from clipbert import stages
 from clipbert.cli.options import DEFAULT, OptionalTask, ParamsFile, Set, TaskName, project
 from clipbert.config.load import load_params
-from clipbert.config.tasks import check_task
+from clipbert.config.promotion import POLICY, default_policy_text, load_policy
+from clipbert.config.tasks import check_task, task_names
+from clipbert.config.yaml_io import dump_yaml
 from clipbert.console import console
+from clipbert.errors import ClipBertError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,6 +25,7 @@ track = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Deliver waiting metrics to MLflow, and fix its paths."
 )
 PANEL = "Release"
+Policy = Annotated[Path, typer.Option("--policy", metavar="FILE", help="Read the promotion policy from this file.")]
 
 
 @release.command(epilog="Example: `clipbert promote retrieval`", rich_help_panel=PANEL)
@@ -28,13 +33,58 @@ def promote(
     task: TaskName,
     params: ParamsFile = DEFAULT,
     overrides: Set = None,
+    policy: Policy = POLICY,
     reconsider: Annotated[bool, typer.Option(help="Allow a version that was rolled back.")] = False,
     reevaluate: Annotated[
         bool, typer.Option(help="Evaluate the champion again instead of using its stored predictions.")
     ] = False,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Require a person's approval even if the policy does not.")
+    ] = False,
+    approved: Annotated[
+        bool | None, typer.Option("--approve/--decline", help="Answer for a candidate that waits for a person.")
+    ] = None,
+    by: Annotated[str, typer.Option(metavar="NAME", help="Who approves or declines. Default: the user.")] = "",
+    note: Annotated[str, typer.Option(metavar="TEXT", help="Note about the answer, for the history.")] = "",
+    pending: Annotated[
+        str | None, typer.Option(metavar="ID", help="The decision that the person saw; refused if it has changed.")
+    ] = None,
 ) -> None:
-    """Make the candidate the champion if it is better on the same test items."""
-    stages.promote(project(), check_task(task), load_params(params, overrides), reconsider, reevaluate)
+    """Make the candidate the champion if it passes the policy in mlflow/promotion.yaml.
+
+    Prints each check with its numbers, and writes artifacts/promotions/TASK.html.
+    """
+    from clipbert.release.decisions import Approval, user_at_host
+
+    if approved is None and (by or note or pending):
+        raise ClipBertError("--by, --note and --pending: expected --approve or --decline with them.")
+    answer = None if approved is None else Approval(approved, by or user_at_host(), note, pending)
+    loaded = load_params(params, overrides)
+    stages.promote(
+        project(),
+        check_task(task),
+        loaded,
+        load_policy(project().root, policy),
+        reconsider=reconsider,
+        reevaluate=reevaluate,
+        approval=answer,
+        ask=ask,
+    )
+
+
+@release.command(epilog="Example: `clipbert policy retrieval`", rich_help_panel=PANEL)
+def policy(
+    task: OptionalTask = None,
+    file: Policy = POLICY,
+    defaults: Annotated[bool, typer.Option("--defaults", help="Print a policy file with all defaults.")] = False,
+) -> None:
+    """Check mlflow/promotion.yaml and print the policy of each task."""
+    if defaults:
+        typer.echo(default_policy_text(), nl=False)
+        return
+    loaded = load_policy(project().root, file)
+    names = task_names() if task is None else (check_task(task),)
+    typer.echo(dump_yaml({name: loaded.of(name).model_dump() for name in names}), nl=False)
 
 
 @release.command(epilog="Example: `clipbert rollback retrieval`", rich_help_panel=PANEL)

@@ -26,6 +26,12 @@ RENAMED = {  # old name: new name, for messages
     "train.workers": "train.num_workers",
 }
 
+MOVED = {  # parameters that are in another file now, for messages
+    "release.confidence": "mlflow/promotion.yaml as confidence",
+    "release.min_gain": "mlflow/promotion.yaml as min_improvement, in points: 0.01 is 1.0 there",
+    "release.bootstrap_samples": "mlflow/promotion.yaml as bootstrap_samples",
+}
+
 
 def find_field(root: type[BaseModel], path: str) -> FieldInfo | None:
     """Return the field at a dotted path; None if there is none or it is a section."""
@@ -114,6 +120,8 @@ def describe_problem(root: type[BaseModel], known: Sequence[str], problem: Error
     if not location:
         return problem["msg"].removeprefix("Value error, ")
     section = _section_at(root, location[:-1])
+    if path in MOVED and problem["type"] == "extra_forbidden":
+        return f"{path}: moved to {MOVED[path]}. Set it there, and remove it here."
     if problem["type"] == "extra_forbidden":
         here = [field.alias or name for name, field in section.model_fields.items()]
         parent = "".join(f"{part}." for part in location[:-1])

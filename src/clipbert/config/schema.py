@@ -198,22 +198,13 @@ class EvaluateParams(Section):
 
 
 class ReleaseParams(Section):
-    """Names in the model registry, and the promotion gate: a paired bootstrap over the test items."""
+    """Names in the model registry. The rules of promotion are in mlflow/promotion.yaml."""
 
     name: str = Field(
         "clipbert",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
         description="prefix of experiments and registered models, NAME-TASK; unique per project on an MLflow server",
     )
-
-    confidence: float = Field(
-        0.95,
-        gt=0.5,
-        lt=1,
-        description="level of the confidence interval; its lower bound must exceed min_gain to promote",
-    )
-    min_gain: float = Field(0.0, ge=0, le=1, description="required improvement of the mean item score")
-    bootstrap_samples: int = Field(10_000, ge=100, description="bootstrap resamplings of the test items")
 
 
 class Params(Section):

@@ -1,7 +1,7 @@
-"""State derived from the ledger: decisions, the block on rolled-back models, version tags and the decision file.
+"""State derived from the ledger: decisions, the block on rolled-back models, version tags, decision file and page.
 
-The tags `promotion.*` of a version and `artifacts/promotions/TASK.json` are copies of the ledger. `publish_decisions`
-rewrites those that are missing or different.
+The tags `promotion.*` of a version, `artifacts/promotions/TASK.json` and `TASK.html` are copies of the ledger.
+`publish_decisions` rewrites those that are missing or different.
 """
 
 import json
@@ -12,9 +12,12 @@ from typing import Any
 
 from clipbert.errors import ClipBertError, first_line
 from clipbert.files.atomic import write_json
+from clipbert.project import Project
 from clipbert.release.decisions import Decision
 from clipbert.release.ledger import Entry
 from clipbert.release.store import Store
+from clipbert.release.verdict import check_tags
+from clipbert.release.verdict_page import write_verdict_page
 
 PREFIX = "promotion."
 ROLLED_BACK = f"{PREFIX}rolled_back"
@@ -68,7 +71,7 @@ def rollback_block(entries: Iterable[Entry], digest: str, tags: dict[str, str]) 
 
 
 def publish_decisions(store: Store, entries: list[Entry], identity: str, name: str, task: str) -> None:
-    """Bring the version tags and the decision file up to date with the ledger.
+    """Bring the version tags, the decision file and the verdict page up to date with the ledger.
 
     Args:
         entries: rows of the ledger about the task.
@@ -90,16 +93,20 @@ def publish_decisions(store: Store, entries: list[Entry], identity: str, name: s
         if about:
             _publish_tags(store, version, about, rollback_block(entries, about[-1].digest, version.tags))
     # The file has the last decision of the task even if release.name has changed since.
-    path, wanted = decision_path(store.root, task), asdict(effective_decisions(entries, identity)[-1])
-    if _read(path) != wanted:
-        try:
+    decisions = effective_decisions(entries, identity)
+    path, wanted = decision_path(store.root, task), asdict(decisions[-1])
+    judged = next((decision for decision in reversed(decisions) if decision.verdict is not None), None)
+    try:
+        if _read(path) != wanted:
             write_json(path, wanted)
-        except ClipBertError as error:
-            reason = first_line(error.__cause__ or error)
-            raise ClipBertError(
-                f"{path} could not be written: {reason}. It is a copy from the ledger: correct the cause, then "
-                f"`clipbert history {task}` writes it."
-            ) from error
+        if judged is not None:
+            write_verdict_page(judged, decisions[-1], Project(store.root).verdict(task))
+    except ClipBertError as error:
+        reason = first_line(error.__cause__ or error)
+        raise ClipBertError(
+            f"{path} could not be written: {reason}. It is a copy from the ledger: correct the cause, then "
+            f"`clipbert history {task}` writes it."
+        ) from error
 
 
 def _attempted(entries: Iterable[Entry]) -> list[Decision]:
@@ -124,9 +131,13 @@ def _publish_tags(store: Store, version: Any, about: list[Decision], blocked: st
     if tags.get(f"{PREFIX}id", last.id) not in known and tags.get(f"{PREFIX}at", "") > last.at:
         return  # a later decision of another project folder that shares the registry
     facts: dict[str, Any] = {name: getattr(last, name) for name in ("decision", "reason", "at", "by", "id")}
+    facts |= {name: value for name in ("approved_by", "note", "metric") if (value := getattr(last, name))}
     compared = next((decision for decision in reversed(about) if decision.numbers()), None)
     if compared is not None:
         facts |= {"against": compared.against, **compared.numbers()}
+    judged = next((decision for decision in reversed(about) if decision.verdict is not None), None)
+    if judged is not None and judged.verdict is not None:
+        facts |= check_tags(judged.verdict)
     wanted = {f"{PREFIX}{key}": str(value) for key, value in facts.items()}
     if blocked is not None:
         wanted[ROLLED_BACK] = blocked

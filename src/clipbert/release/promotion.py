@@ -2,39 +2,51 @@
 
 Three aliases say which version is in use: `candidate` (the last one registered), `champion` (in use) and `previous`
 (the champion before). Every decision is a row of the ledger (`clipbert.release.ledger`). Alias changes are transactions
-(`clipbert.release.alias_transaction`). Version tags and artifacts/promotions/TASK.json are copies of the ledger
+(`clipbert.release.alias_transaction`). Version tags and artifacts/promotions/ are copies of the ledger
 (`clipbert.release.derived`).
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from clipbert.config.schema import ReleaseParams
+from clipbert.config.promotion import TaskPolicy
 from clipbert.errors import ClipBertError
-from clipbert.release.alias_transaction import change_aliases, record_decision
+from clipbert.release.alias_transaction import change_aliases, record_decision, store_identity
 from clipbert.release.aliases import CANDIDATE, CHAMPION, PREVIOUS, AliasState, aliases
 from clipbert.release.connection import open_store
-from clipbert.release.decisions import Decision
-from clipbert.release.derived import decision_path, rollback_block
-from clipbert.release.gate import EvaluateChampion, decide
-from clipbert.release.session import publish_decision, release_session
+from clipbert.release.decisions import Approval, Decision, new_id, user_at_host, utc_now
+from clipbert.release.derived import decision_path, effective_decisions, rollback_block
+from clipbert.release.gate import PREDICTIONS_SHA256, EvaluateChampion, Gate, decide
+from clipbert.release.ledger import Entry
+from clipbert.release.session import ReleaseSession, publish_decision, release_session
 from clipbert.release.store import DEFAULT_NAME, store_errors
 
-__all__ = ["Decision", "decision_path", "promote", "rollback"]
+__all__ = ["Approval", "Decision", "decision_path", "promote", "rollback"]
+
+MAX_NOTE = 2000  # characters of a person's name and note together
 
 
 def promote(
     root: Path,
     task: str,
-    params: ReleaseParams,
+    policy: TaskPolicy,
+    release_name: str = DEFAULT_NAME,
+    *,
     seed: int = 0,
     evaluate_champion: EvaluateChampion | None = None,
     reconsider: bool = False,
     reevaluate: bool = False,
+    approval: Approval | None = None,
+    ask: bool = False,
+    policy_sha256: str = "",
 ) -> Decision:
-    """Make the candidate the champion if it is better on the same test items; return the decision and its reason.
+    """Make the candidate the champion if it passes the policy; return the decision with its reason and verdict.
 
-    The candidate is better if the paired bootstrap's interval of the mean score difference lies above
-    `params.min_gain`. Without a champion it must lie above the strongest trivial baseline. Fewer than 20 items reject.
+    Where a person has to approve, a candidate that passes is `pending` and nothing changes. A second call with the
+    answer promotes or declines it. An approved candidate is not compared again if neither models, predictions nor
+    policy have changed since.
 
     Promotions, rollbacks and registrations of a task on this machine wait for each other. A change that was
     interrupted earlier is completed or undone first.
@@ -42,17 +54,23 @@ def promote(
     Args:
         root: the project's folder.
         task: the task.
-        params: the section `release`.
+        policy: of the task, from mlflow/promotion.yaml.
+        release_name: release.name.
         seed: of the bootstrap.
         evaluate_champion: evaluates the champion under the candidate's conditions if it was evaluated under others.
         reconsider: allow a model that was rolled back.
         reevaluate: evaluate the champion again in any case.
+        approval: a person's answer.
+        ask: require a person's approval even if the policy does not.
+        policy_sha256: of the policy's file, for the record.
 
     Raises:
-        ClipBertError: there is no candidate, predictions are missing or damaged, the aliases changed meanwhile, or
-            store, ledger or disk failed; the message says which version is the champion.
+        ClipBertError: there is no candidate, predictions are missing or damaged, the aliases changed meanwhile, the
+            person saw another candidate, or store, ledger or disk failed; the message says which version is the
+            champion.
     """
-    store = open_store(root, params.name)
+    _check_approval(approval)
+    store = open_store(root, release_name)
     name = store.model_name(task)
     with release_session(store, task, name) as session, store_errors(store.uri, f"cannot promote {name}"):
         before = aliases(store, name)
@@ -63,25 +81,101 @@ def promote(
             )
         candidate = store.client.get_model_version(name, before[CANDIDATE])
         champion = store.client.get_model_version(name, before[CHAMPION]) if CHAMPION in before else None
-        digest = candidate.tags.get("digest", "")
-        blocked = None if reconsider else rollback_block(session.ledger.entries(task), digest, candidate.tags)
-        decision = decide(store, task, candidate, champion, params, seed, evaluate_champion, blocked, reevaluate)
-        if decision.decision == "unchanged":
-            return decision
-        state = f"the champion is {'none' if decision.champion is None else f'version {decision.champion}'}"
-        if decision.decision == "rejected":
-            record_decision(session.ledger, store, decision)
-            publish_decision(session, f"version {decision.version} was rejected; {state}")
-            return decision
-        if aliases(store, name) != before:
-            raise ClipBertError(
-                f"{name}: its aliases changed while the models were compared; nothing was changed. Promote again."
-            )
-        present: AliasState = {alias: before.get(alias) for alias in (CHAMPION, PREVIOUS)}
-        wanted: AliasState = {CHAMPION: decision.version, PREVIOUS: present[CHAMPION] or present[PREVIOUS]}
-        change_aliases(session.ledger, store, decision, present, wanted)
-        publish_decision(session, f"{state} now")
+        entries = session.ledger.entries(task)
+        blocked = None if reconsider else rollback_block(entries, candidate.tags.get("digest", ""), candidate.tags)
+        gate = Gate(policy, policy_sha256, seed, evaluate_champion, reevaluate)
+        shown = None if blocked else _pending(entries, store_identity(store), candidate, champion, policy)
+        if approval is not None and before[CANDIDATE] != before.get(CHAMPION):
+            _check_shown(name, task, approval, shown)
+        if approval is None or shown is None or before[CANDIDATE] == before.get(CHAMPION):
+            decision = decide(store, task, candidate, champion, gate, blocked)
+        else:
+            decision = shown
+        decision = _answered(task, decision, approval, ask or policy.approval == "person")
+        return _carry_out(session, decision, before)
+
+
+def _carry_out(session: ReleaseSession, decision: Decision, before: dict[str, str]) -> Decision:
+    """Record a decision, move the aliases if it promotes, and publish it."""
+    store, name = session.store, session.name
+    if decision.decision == "unchanged":
         return decision
+    state = f"the champion is {'none' if decision.champion is None else f'version {decision.champion}'}"
+    if decision.decision != "promoted":
+        record_decision(session.ledger, store, decision)
+        publish_decision(session, f"version {decision.version} is {decision.decision}; {state}")
+        return decision
+    if aliases(store, name) != before:
+        raise ClipBertError(
+            f"{name}: its aliases changed while the models were compared; nothing was changed. Promote again."
+        )
+    present: AliasState = {alias: before.get(alias) for alias in (CHAMPION, PREVIOUS)}
+    wanted: AliasState = {CHAMPION: decision.version, PREVIOUS: present[CHAMPION] or present[PREVIOUS]}
+    change_aliases(session.ledger, store, decision, present, wanted)
+    publish_decision(session, f"{state} now")
+    return decision
+
+
+def _answered(task: str, decision: Decision, approval: Approval | None, needs_person: bool) -> Decision:
+    """Return the decision after a person's answer, or the one that waits for it."""
+    if decision.decision not in ("promoted", "pending"):
+        return decision
+    waiting = f"; it waits for a person: `clipbert promote {task} --approve`, or `--decline`"
+    finding = decision.reason.removesuffix(waiting)
+    in_use = None if decision.verdict is None else (decision.verdict["champion"] or {}).get("version")
+    if approval is None:
+        if not needs_person:
+            return decision
+        return replace(decision, decision="pending", reason=f"{finding}{waiting}", champion=in_use)
+    note = f": {approval.note}" if approval.note else ""
+    yes = approval.approved
+    return replace(
+        decision,
+        decision="promoted" if yes else "declined",
+        reason=f"{finding}; {'approved' if yes else 'declined'} by {approval.by}{note}",
+        champion=decision.version if yes else in_use,
+        at=utc_now(),
+        by=user_at_host(),
+        id=new_id(),
+        approved_by=approval.by,
+        note=approval.note,
+    )
+
+
+def _pending(
+    entries: Sequence[Entry], identity: str, candidate: Any, champion: Any, policy: TaskPolicy
+) -> Decision | None:
+    """Return the last decision if it waits for a person and models, predictions and policy are still the same."""
+    made = effective_decisions(entries, identity, candidate.name)
+    last = made[-1] if made else None
+    if last is None or last.decision != "pending" or last.verdict is None:
+        return None
+    known = [last.verdict["candidate"], last.verdict["champion"]]
+    present = [
+        None if version is None else (str(version.version), version.tags.get(PREDICTIONS_SHA256, ""))
+        for version in (candidate, champion)
+    ]
+    seen = [None if model is None else (model["version"], model["predictions"]) for model in known]
+    same = seen == present and last.digest == candidate.tags.get("digest", "")
+    return last if same and last.verdict["policy"] == policy.model_dump() else None
+
+
+def _check_shown(name: str, task: str, approval: Approval, shown: Decision | None) -> None:
+    """Check that the person answered about the candidate that is there now."""
+    if approval.pending is not None and (shown is None or shown.id != approval.pending):
+        raise ClipBertError(
+            f"{name}: candidate, champion, predictions or policy changed after {approval.by} was asked; nothing was "
+            f"changed. Ask again: `clipbert promote {task}`."
+        )
+
+
+def _check_approval(approval: Approval | None) -> None:
+    if approval is None:
+        return
+    if not approval.by.strip():
+        raise ClipBertError("--by: expected the name of the person who approves or declines, found none.")
+    if len(approval.by) + len(approval.note) > MAX_NOTE:
+        raise ClipBertError(f"--note: expected at most {MAX_NOTE} characters of name and note together.")
 
 
 def rollback(root: Path, task: str, release_name: str = DEFAULT_NAME) -> Decision:

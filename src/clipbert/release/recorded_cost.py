@@ -25,12 +25,13 @@ def recorded_cost(values: Mapping[str, Any], prefix: str = "") -> dict[str, floa
 
 
 def cost_of_run(run: Any, task: str) -> dict[str, float]:
-    """Return the cost that an MLflow run has: of its training, and the time per item of its evaluation."""
+    """Return the cost of its training that an MLflow run has, and what its evaluation measured: time per item, size."""
     metrics, info = run.data.metrics, run.info
     found = recorded_cost(metrics, f"{task}_cost/")
     is_timed = info.status == "FINISHED" and info.end_time and "clipbert.restored" not in run.data.tags
     if "seconds" not in found and is_timed:  # of an older version of clipbert
         found["seconds"] = (info.end_time - info.start_time) / 1000
-    if (latency := metrics.get(tracked_name(f"{task}/ms_per_item"))) is not None:
-        found["ms_per_item"] = latency
+    for key in ("ms_per_item", "model_mb"):
+        if (value := metrics.get(tracked_name(f"{task}/{key}"))) is not None:
+            found[key] = value
     return found

@@ -17,6 +17,7 @@ from clipbert.errors import ClipBertError, first_line
 
 TIMEOUT_S = 600.0  # of `dvc get`, which may download a file from the remote
 EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)")
+MOST_COMMITS = 200  # that are searched for results
 SHORT = 7  # characters of a commit for a reader
 
 
@@ -52,6 +53,21 @@ class Revisions:
             commit = (self._git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") or "").strip()
             if commit and commit not in [revision.commit for revision in found]:
                 found.append(Revision("git revision", commit))
+        return found
+
+    def recent(self) -> list[tuple[str, str]]:
+        """Return the DVC experiments, and the commits of all branches, the newest first: (words, commit)."""
+        found = []
+        listed = (
+            self._git("for-each-ref", "--sort=-creatordate", "--format=%(objectname) %(refname)", "refs/exps") or ""
+        )
+        for line in listed.splitlines():
+            commit, _, reference = line.partition(" ")
+            if match := EXPERIMENT.fullmatch(reference):
+                found.append((f"the DVC experiment {match[1]}", commit))
+        arguments = ("log", "--branches", "HEAD", f"--max-count={MOST_COMMITS}", "--format=%H", "--", "dvc.lock")
+        for commit in (self._git(*arguments) or "").splitlines():
+            found.append((f"commit {commit[:SHORT]}", commit))
         return found
 
     def outputs(self, commit: str) -> dict[str, str | None]:
