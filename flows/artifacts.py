@@ -50,7 +50,7 @@ def publish_links(runs: Metrics, releases: Metrics) -> None:
     The embedded store has no server of its own; its links lead to `make ui`, at CLIPBERT_MLFLOW_UI.
     """
     for task, run in runs.items():
-        server = _server(run.get("tracking_uri", ""))
+        server = mlflow_server(run.get("tracking_uri", ""))
         create_link_artifact(
             key=f"clipbert-run-{artifact_key(task)}",
             link=f"{server}/#/runs/{run['run_id']}",
@@ -58,7 +58,7 @@ def publish_links(runs: Metrics, releases: Metrics) -> None:
             description=f"The training run of {task}. If the page does not open: `make ui` starts MLflow.",
         )
     for task, release in releases.items():
-        server = _server(runs.get(task, {}).get("tracking_uri", ""))
+        server = mlflow_server(runs.get(task, {}).get("tracking_uri", ""))
         name, version = release["name"], release["version"]
         create_link_artifact(
             key=f"clipbert-model-{artifact_key(task)}",
@@ -77,7 +77,8 @@ def _short(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def _server(tracking_uri: str) -> str:
+def mlflow_server(tracking_uri: str) -> str:
+    """Return the address of MLflow's pages for a tracking URI, without credentials."""
     if tracking_uri.startswith(("http://", "https://")):
         return _without_user(tracking_uri.rstrip("/"))
     return _without_user(os.environ.get("CLIPBERT_MLFLOW_UI", MLFLOW_UI))

@@ -1,52 +1,69 @@
 """Promotion and rollback as Prefect flows: `clipbert promote`, with an optional approval, and `clipbert rollback`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
-from prefect.flow_runs import pause_flow_run
-from prefect.input import RunInput
 from prefect.states import Completed, Failed
+from pydantic import Field
 
 from clipbert.redact import redact
+from flows.approval import approval_request, ask_person, checks_table, metrics_table
 from flows.artifacts import artifact_key, read_result
 from flows.parameters import ParameterError, check_task_name, project_folder
 from flows.supervisor import Supervisor
 
-
-class Approval(RunInput):
-    """Decision of the person who resumes the run."""
-
-    approved: bool
-    note: str = ""
+DAY_S = 24 * 3600
 
 
 @flow(name="clipbert-promote")
-def promote(task: str, approve: bool = False, approval_timeout_s: int = 24 * 3600, root: str = ".") -> State:
-    """Make a task's candidate its champion if it is better than the champion on the same test items.
+def promote(
+    task: str,
+    approve: bool = False,
+    approval_timeout_s: Annotated[int, Field(ge=1)] = DAY_S,
+    root: str = ".",
+) -> State:
+    """Make a task's candidate its champion if it passes the policy in mlflow/promotion.yaml.
 
     Args:
         task: a task, such as retrieval.
-        approve: pause until a person has read the candidate's metrics and approved or declined the promotion. The gate
-            still compares the models after an approval.
-        approval_timeout_s: seconds to wait for the approval before the run fails.
+        approve: ask a person even if the policy does not. The run pauses with a form only if the candidate passes the
+            gate; a candidate that fails it, or is the champion already, needs no answer.
+        approval_timeout_s: seconds to wait for the answer. If there is none, nothing changes.
         root: the project's folder. Another folder is rejected.
     """
     try:
         project, task = project_folder(root), check_task_name(task)
     except ParameterError as error:
         return Failed(message=str(error))
-    if approve:
-        request = _approval_request(project, task)
-        create_markdown_artifact(key=f"clipbert-candidate-{artifact_key(task)}", markdown=request)
-        approval = Approval.with_initial_data(description=request, approved=False)
-        answer = pause_flow_run(wait_for_input=approval, timeout=approval_timeout_s, poll_interval=2, key="approval")
-        get_run_logger().info("%s %s", "Approved." if answer.approved else "Declined.", answer.note)
-        if not answer.approved:
-            return Completed(name="Declined", message=answer.note or "Nothing was changed")
-    return _decide(project, "promote", task)
+    return promote_candidate(project, task, approve, approval_timeout_s)
+
+
+def promote_candidate(project: Path, task: str, ask: bool = False, timeout_s: int = DAY_S) -> State:
+    """Promote the candidate of a task by the policy, within a flow run; return the decision as a state.
+
+    The state's name is Promoted, Rejected, Unchanged, Declined, or Expired if a person was asked and nobody answered.
+
+    Args:
+        project: the project's folder.
+        ask: ask a person even if the policy does not.
+        timeout_s: seconds to wait for a person's answer.
+    """
+    logger = get_run_logger()
+    state, decision = _run(project, "promote", task, *(["--ask"] if ask else []))
+    if decision.get("decision") != "pending":
+        return state
+    request = approval_request(project, task, decision)
+    create_markdown_artifact(key=f"clipbert-candidate-{artifact_key(task)}", markdown=request)
+    answer = ask_person(project, task, decision, request, timeout_s)
+    if answer is None:
+        return Completed(name="Expired", message=_expired(decision, timeout_s))
+    logger.info("%s by %s. %s", "Approved" if answer.decision == "approve" else "Declined", answer.name, answer.note)
+    # One word each: a value that starts with a hyphen is no option, and no shell reads them.
+    words = [f"--{answer.decision}", f"--by={answer.name}", f"--note={answer.note}", f"--pending={decision['id']}"]
+    return _run(project, "promote", task, *words)[0]
 
 
 @flow(name="clipbert-rollback")
@@ -58,19 +75,22 @@ def rollback(task: str, root: str = ".") -> State:
         root: the project's folder. Another folder is rejected.
     """
     try:
-        return _decide(project_folder(root), "rollback", check_task_name(task))
+        return _run(project_folder(root), "rollback", check_task_name(task))[0]
     except ParameterError as error:
         return Failed(message=str(error))
 
 
-def _decide(project: Path, verb: str, task: str) -> State:
-    """Run `clipbert VERB TASK`; return its decision as a state and publish it as an artifact."""
+def _run(project: Path, verb: str, task: str, *options: str) -> tuple[State, dict[str, Any]]:
+    """Run `clipbert VERB TASK`; return the outcome as a state, and the decision, empty if none was made.
+
+    The decision is published as an artifact.
+    """
     file = project / "artifacts/promotions" / f"{task}.json"
     before = read_result(file)
     logger = get_run_logger()
     output = []
     with Supervisor(project) as supervisor:
-        process = supervisor.start(["clipbert", verb, task])
+        process = supervisor.start(["clipbert", verb, task, *options])
         for line in map(redact, filter(None, process.lines())):
             logger.info(line)
             output.append(line)
@@ -80,10 +100,20 @@ def _decide(project: Path, verb: str, task: str) -> State:
     report = _report(verb, task, decision, output)
     create_markdown_artifact(key=f"clipbert-decision-{artifact_key(task)}", markdown=report)
     if decision:
-        return Completed(name=_title(decision), message=decision["reason"])
+        return Completed(name=_title(decision), message=decision["reason"]), decision
     if code != 0:
-        return Failed(message="\n".join(output) or f"clipbert {verb} {task}: exit code {code}")
-    return Completed(name="Unchanged", message="\n".join(output))
+        return Failed(message="\n".join(output) or f"clipbert {verb} {task}: exit code {code}"), {}
+    return Completed(name="Unchanged", message="\n".join(output)), {}
+
+
+def _expired(decision: dict[str, Any], timeout_s: int) -> str:
+    champion = decision["champion"]
+    state = "there is still no champion" if champion is None else f"version {champion} is still the champion"
+    return (
+        f"Nobody answered within {timeout_s / 3600:.3g} hours: nothing was changed, {state}. Version "
+        f"{decision['version']} still waits: run this deployment again, or `clipbert promote {decision['task']} "
+        "--approve`."
+    )
 
 
 def _title(decision: dict[str, Any]) -> str:
@@ -91,18 +121,15 @@ def _title(decision: dict[str, Any]) -> str:
 
 
 def _report(verb: str, task: str, decision: dict[str, Any], output: list[str]) -> str:
-    """Return the decision and its numbers in Markdown, or the command's output if it made no decision."""
+    """Return the decision with its verdict in Markdown, or the command's output if it made no decision."""
     title = f"{task}: {_title(decision)}" if decision else f"{task}: {verb} changed nothing"
     reason = decision.get("reason") or "\n".join(output)
-    numbers = {key: value for key, value in decision.items() if key not in ("task", "reason") and value is not None}
-    return f"# {title}\n\n{reason}\n\n{_table(numbers)}"
-
-
-def _approval_request(project: Path, task: str) -> str:
-    """Return the text that the person reads before the decision, in Markdown."""
-    release, metrics = (read_result(project / f"artifacts/{folder}/{task}.json") for folder in ("releases", "metrics"))
-    name = f"{release['name']} version {release['version']}" if release else f"the candidate of {task}"
-    return f"# Promote {name}?\n\nIts metrics on the test split:\n\n{_table(metrics)}"
+    parts = [f"# {title}", reason]
+    if decision.get("verdict"):
+        parts += ["## Metrics", metrics_table(decision), "## Checks", checks_table(decision["verdict"])]
+    left_out = ("task", "reason", "verdict")
+    facts = {key: value for key, value in decision.items() if key not in left_out and value is not None}
+    return "\n\n".join([*parts, _table(facts)])
 
 
 def _table(values: dict[str, Any]) -> str:

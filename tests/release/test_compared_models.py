@@ -239,7 +239,7 @@ def test_runs_versions_and_aliases_of_each_kind_of_store(
     with pytest.raises(ClipBertError, match="is not a training of clipbert"):
         finder(any_root).find(other.info.run_id)
 
-    run_id = log_comparison(Project(any_root), "clipbert", found, items=3)
+    run_id, _ = log_comparison(Project(any_root), "clipbert", found, items=3)
     run = store.client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert store.client.get_experiment(run.info.experiment_id).name == "clipbert-comparisons"

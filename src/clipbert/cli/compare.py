@@ -82,8 +82,8 @@ def compare(
     if mlflow:
         from clipbert.release.comparison_run import EXPERIMENT, log_comparison
 
-        run_id = log_comparison(project(), release_name, found, items)
-        places.append(f"MLflow: run {run_id} of {release_name}-{EXPERIMENT}")
+        run_id, experiment_id = log_comparison(project(), release_name, found, items)
+        places.append(f"MLflow: run {run_id} of {release_name}-{EXPERIMENT}, experiment {experiment_id}")
     if as_json:
         typer.echo(json.dumps(to_json(found), indent=2, ensure_ascii=False))
         return

@@ -12,7 +12,7 @@ from clipbert.config.load import load_params
 from clipbert.config.promotion import POLICY, default_policy_text, load_policy
 from clipbert.config.tasks import check_task, task_names
 from clipbert.config.yaml_io import dump_yaml
-from clipbert.console import console
+from clipbert.console import console, errors
 from clipbert.errors import ClipBertError
 
 if TYPE_CHECKING:
@@ -100,12 +100,13 @@ def history(
 ) -> None:
     """List promotions and rollbacks: when, who, from, to, decision, reason and numbers.
 
-    Completes or undoes an interrupted change, and reports aliases that another program moved.
+    Completes or undoes an interrupted change, and reports aliases that were set past the gate.
     """
     from clipbert.release.history import history
 
     name = None if task is None else check_task(task)
     events = history(project().root, name)
+    _report_aliases(name)
     if as_json:
         typer.echo(json.dumps([event.to_json() for event in events], indent=2, ensure_ascii=False))
     elif not events:
@@ -117,6 +118,20 @@ def history(
         for event in events:
             fields = (event.at, event.by, event.task, _champion(event), _decision(event), event.reason, _numbers(event))
             console.print("  ".join(filter(None, fields)))
+
+
+def _report_aliases(task: str | None) -> None:
+    """Print to stderr which aliases were set past the gate, where parameters and registry can be read."""
+    from clipbert.release.alias_audit import aliases_past_gate
+
+    try:
+        release_name = load_params(DEFAULT, complete=False).release.name
+        found = aliases_past_gate(project().root, task_names() if task is None else (task,), release_name)
+    except ClipBertError as error:
+        errors.print(f"The aliases could not be compared with the ledger: {error}")
+        return
+    for words in found.values():
+        errors.print(words)
 
 
 def _table(events: "list[Event]") -> "Table":

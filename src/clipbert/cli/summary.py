@@ -76,6 +76,7 @@ def _print_verdict(project: Project, task: str) -> None:
 
 def _print_versions(project: Project, params: Params, tasks: list[str]) -> None:
     """Print the version of each task's model in the registry, and the next command."""
+    from clipbert.release.alias_audit import aliases_past_gate
     from clipbert.release.registry import registry_state
 
     digests = {task: digest for task in tasks if (digest := _digest(project, task)) is not None}
@@ -107,6 +108,11 @@ def _print_versions(project: Project, params: Params, tasks: list[str]) -> None:
         champion = state.champion or "none"
         versions.add_row(state.name, version, ", ".join(state.aliases), champion, state.next_command)
     console.print(versions)
+    try:
+        for words in aliases_past_gate(project.root, tasks, params.release.name).values():
+            console.print(f"{words}\n", style="red")
+    except ClipBertError as error:
+        console.print(f"The aliases could not be compared with the ledger: {error}\n")
     for task in absent:
         console.print(
             f"This store has no version of the {task} model in {_relative(project, project.model(task))}: "

@@ -16,6 +16,7 @@ from clipbert.files.atomic import atomic_write
 from clipbert.pages.page import render_page
 from clipbert.project import Project
 from clipbert.redact import redact
+from clipbert.release.alias_audit import aliases_past_gate
 from clipbert.release.history import Event, events
 from clipbert.release.ledger import Ledger
 from clipbert.release.store import tracking_uri
@@ -61,6 +62,8 @@ def write_dashboard(project: Project, tasks: list[str], release_name: str) -> Pa
     versions = _read(problems, lambda: registered_versions(project.root, tasks, release_name), None)
     experiments = _read(problems, lambda: read_experiments(project.root, tasks), list[Experiment]())
     decisions = _read(problems, lambda: _decisions(project.root), list[Event]())
+    if versions is not None:
+        problems += _read(problems, lambda: aliases_past_gate(project.root, tasks, release_name), {}).values()
     sizes = data_sizes(project.root)
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     page = render_page(

@@ -22,8 +22,8 @@ EXPERIMENT = "comparisons"  # after release.name: apart from the experiments of 
 MAX_NAME = 250  # characters of a run's name
 
 
-def log_comparison(project: Project, release_name: str, comparison: Comparison, items: int) -> str:
-    """Log a comparison in the experiment NAME-comparisons (`release.name`) and return the run's id.
+def log_comparison(project: Project, release_name: str, comparison: Comparison, items: int) -> tuple[str, str]:
+    """Log a comparison in the experiment NAME-comparisons (`release.name`); return the ids of the run and experiment.
 
     The run has the metrics of `to_metrics`, the findings as its description, and the files comparison.html and
     comparison.json.
@@ -58,4 +58,4 @@ def log_comparison(project: Project, release_name: str, comparison: Comparison, 
             for path in (page, values):
                 store.client.log_artifact(run_id, str(path))
         store.client.set_terminated(run_id, "FINISHED")
-    return run_id
+    return run_id, experiment_id

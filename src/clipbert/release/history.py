@@ -31,6 +31,9 @@ class Event:
     reason: str
     numbers: dict[str, Any]
     id: str
+    approved_by: str | None = None  # the person who approved or declined
+    note: str | None = None  # of that person
+    checks: list[dict[str, Any]] | None = None  # of the gate's verdict
 
     def to_json(self) -> dict[str, Any]:
         """Return the event as `clipbert history --json` prints it."""
@@ -106,8 +109,23 @@ def _decided(entry: Entry, source: Entry) -> Event:
     elif entry.kind == "intent":
         what, reason = "interrupted", f"the {words} is not finished"
         end = source.facts["after"][CHAMPION]
-    name = source.facts["name"]
-    return Event(at, by, entry.task, name, entry.store, what, decision.version, start, end, reason, numbers, entry.id)
+    return Event(
+        at,
+        by,
+        entry.task,
+        source.facts["name"],
+        entry.store,
+        what,
+        decision.version,
+        start,
+        end,
+        reason,
+        numbers,
+        entry.id,
+        decision.approved_by,
+        decision.note,
+        None if decision.verdict is None else decision.verdict["checks"],
+    )
 
 
 def _observed(entry: Entry) -> Event:

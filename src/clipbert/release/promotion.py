@@ -6,6 +6,8 @@ Three aliases say which version is in use: `candidate` (the last one registered)
 (`clipbert.release.derived`).
 """
 
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 from clipbert.config.promotion import TaskPolicy
 from clipbert.errors import ClipBertError
+from clipbert.project import Project
 from clipbert.release.alias_transaction import change_aliases, record_decision, store_identity
 from clipbert.release.aliases import CANDIDATE, CHAMPION, PREVIOUS, AliasState, aliases
 from clipbert.release.connection import open_store
@@ -20,7 +23,7 @@ from clipbert.release.decisions import Approval, Decision, new_id, user_at_host,
 from clipbert.release.derived import decision_path, effective_decisions, rollback_block
 from clipbert.release.gate import PREDICTIONS_SHA256, EvaluateChampion, Gate, decide
 from clipbert.release.ledger import Entry
-from clipbert.release.session import ReleaseSession, publish_decision, release_session
+from clipbert.release.session import ReleaseSession, print_note, publish_decision, release_session
 from clipbert.release.store import DEFAULT_NAME, store_errors
 
 __all__ = ["Approval", "Decision", "decision_path", "promote", "rollback"]
@@ -104,6 +107,7 @@ def _carry_out(session: ReleaseSession, decision: Decision, before: dict[str, st
     if decision.decision != "promoted":
         record_decision(session.ledger, store, decision)
         publish_decision(session, f"version {decision.version} is {decision.decision}; {state}")
+        _log_page(session, decision)
         return decision
     if aliases(store, name) != before:
         raise ClipBertError(
@@ -113,7 +117,22 @@ def _carry_out(session: ReleaseSession, decision: Decision, before: dict[str, st
     wanted: AliasState = {CHAMPION: decision.version, PREVIOUS: present[CHAMPION] or present[PREVIOUS]}
     change_aliases(session.ledger, store, decision, present, wanted)
     publish_decision(session, f"{state} now")
+    _log_page(session, decision)
     return decision
+
+
+def _log_page(session: ReleaseSession, decision: Decision) -> None:
+    """Store the verdict's page with the run that trained the candidate, as promotion/version-N.html."""
+    if decision.verdict is None:
+        return
+    store, page = session.store, Project(session.store.root).verdict(session.task)
+    try:
+        with store_errors(store.uri, "cannot store the verdict's page"), tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch, f"version-{decision.version}.html")
+            shutil.copyfile(page, copy)
+            store.client.log_artifact(decision.verdict["candidate"]["run_id"], str(copy), "promotion")
+    except ClipBertError as error:
+        print_note(f"{page.relative_to(store.root)} is not in MLflow: {error}")
 
 
 def _answered(task: str, decision: Decision, approval: Approval | None, needs_person: bool) -> Decision:
