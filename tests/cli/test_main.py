@@ -11,6 +11,7 @@ import pytest
 import typer
 from forked_python import run_program
 from params_file import write_params
+from policies import write_policy
 
 from clipbert.cli.main import app
 
@@ -34,6 +35,7 @@ def clipbert(*arguments: str, cwd: Path, **environment: str) -> subprocess.Compl
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     write_params(tmp_path)
+    write_policy(tmp_path)
     return tmp_path
 
 

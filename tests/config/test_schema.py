@@ -152,9 +152,14 @@ def test_missing_parameters_are_listed_with_their_defaults_to_paste(tmp_path: Pa
 def test_a_section_without_content_lacks_everything(tmp_path: Path) -> None:
     path = write_params(tmp_path)
     path.write_text(path.read_text().partition("release:\n")[0] + "release:\n")
-    with pytest.raises(
-        ClipBertError, match=r"4 missing .*\n  release:\n    name: clipbert\n    confidence: 0.95\n    min_gain: 0.0\n"
-    ):
+    with pytest.raises(ClipBertError, match=r"1 missing .*\n  release:\n    name: clipbert\n"):
+        load_params(path)
+
+
+def test_parameters_that_moved_to_the_promotion_policy_name_their_new_place(tmp_path: Path) -> None:
+    path = write_params(tmp_path)
+    path.write_text(path.read_text() + "  min_gain: 0.01\n")
+    with pytest.raises(ClipBertError, match=r"release.min_gain: moved to mlflow/promotion.yaml as min_improvement"):
         load_params(path)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from params_file import write_params
+from policies import write_policy
 from prefect_server import Prefect
 
 pytestmark = pytest.mark.pipeline
@@ -45,7 +46,15 @@ def registered(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     sections = register_sections("retrieval", Params())
     register(project, "retrieval", model, files["runs"], files["metrics"], table, files["releases"], **sections)
+    write_policy(project, approval="person")
     return project
+
+
+def form(prefect: Prefect, run: str) -> dict[str, Any]:
+    """Wait until the run is paused; return the schema and the text of its form, as the UI reads them."""
+    state = prefect.wait(run, "PAUSED")
+    keyset = state["state_details"]["run_input_keyset"]
+    return {name: prefect.call("GET", f"/flow_runs/{run}/input/{keyset[name]}") for name in ("schema", "description")}
 
 
 def answer(prefect: Prefect, run: str, **said: Any) -> None:
@@ -53,23 +62,44 @@ def answer(prefect: Prefect, run: str, **said: Any) -> None:
     prefect.call("POST", f"/flow_runs/{run}/resume", {"run_input": said})
 
 
+def champion(root: Path) -> str | None:
+    from clipbert.release.aliases import aliases
+    from clipbert.release.connection import open_store
+
+    return aliases(open_store(root), "clipbert-retrieval").get("champion")
+
+
 def test_a_candidate_is_promoted_after_a_persons_yes_and_a_first_champion_cannot_be_rolled_back(
     prefect: Prefect, registered: Path
 ) -> None:
-    run = prefect.start(PROMOTE, registered, task="retrieval", approve=True)
-    prefect.wait(run, "PAUSED")
-    shown = prefect.artifacts(run)["clipbert-candidate-retrieval"]
-    assert "# Promote clipbert-retrieval version 1?" in shown
-    assert "| retrieval/r1 | 66.7 |" in shown
-    assert not (registered / "artifacts/promotions").exists()
-    answer(prefect, run, approved=True, note="looks right")
+    """The form is rejected with a wrong answer, and a hostile note is text and nothing else."""
+    run = prefect.start(PROMOTE, registered, task="retrieval")
+    shown = form(prefect, run)
+    assert "# Promote clipbert-retrieval version 1?" in shown["description"]
+    assert "| ✅ passed | R@1 | +65.7 points on 60 test items, 95% interval +5" in shown["description"]
+    assert "[Verdict with every number](http://" in shown["description"]
+    assert prefect.artifacts(run)["clipbert-candidate-retrieval"] == shown["description"]
+    assert shown["schema"]["required"] == ["decision", "name"]
+    assert champion(registered) is None
+    for wrong in ({"decision": "maybe", "name": "Ann"}, {"decision": "approve", "name": ""}):
+        refused = prefect.call("POST", f"/flow_runs/{run}/resume", {"run_input": wrong})
+        assert refused["status"] == "REJECT"
+    note = "--decline; touch pwned $(touch pwned) `touch pwned` ../.."
+    answer(prefect, run, decision="approve", name="Ann", note=note)
     end = prefect.wait(run)
     assert (end["type"], end["name"]) == ("COMPLETED", "Promoted")
     decision = json.loads((registered / "artifacts/promotions/retrieval.json").read_text())
+    assert (decision["champion"], decision["approved_by"], decision["note"]) == ("1", "Ann", note)
+    assert champion(registered) == "1"
+    assert not list(registered.rglob("pwned"))
     assert end["message"] == decision["reason"]
     report = prefect.artifacts(run)["clipbert-decision-retrieval"]
     assert report.startswith("# retrieval: Promoted")
     assert "| champion | 1 |" in report
+
+    again = prefect.start(PROMOTE, registered, task="retrieval", approve=True)
+    end = prefect.wait(again)
+    assert (end["type"], end["name"]) == ("COMPLETED", "Unchanged")  # no form for what is the champion
 
     back = prefect.start(ROLLBACK, registered, task="retrieval")
     end = prefect.wait(back)
@@ -77,9 +107,22 @@ def test_a_candidate_is_promoted_after_a_persons_yes_and_a_first_champion_cannot
     assert "version 1 is the champion, and there is no previous champion to roll back to" in end["message"]
 
 
-def test_a_persons_no_changes_nothing(prefect: Prefect, project: Path) -> None:
-    run = prefect.start(PROMOTE, project, task="open_qa", approve=True)
-    answer(prefect, run, approved=False, note="not before Monday")
+def test_a_no_and_no_answer_change_nothing(prefect: Prefect, registered: Path) -> None:
+    late = prefect.start(PROMOTE, registered, task="retrieval", approval_timeout_s=1)
+    end = prefect.wait(late)
+    assert (end["type"], end["name"]) == ("COMPLETED", "Expired")
+    assert "nothing was changed, there is still no champion. Version 1 still waits" in end["message"]
+
+    run = prefect.start(PROMOTE, registered, task="retrieval")
+    answer(prefect, run, decision="decline", name="Ann", note="not before Monday")
     end = prefect.wait(run)
-    assert (end["type"], end["name"], end["message"]) == ("COMPLETED", "Declined", "not before Monday")
-    assert not (project / "artifacts").exists()
+    assert (end["type"], end["name"]) == ("COMPLETED", "Declined")
+    assert end["message"].endswith("declined by Ann: not before Monday")
+    assert champion(registered) is None
+
+
+def test_a_project_without_a_policy_names_the_file(prefect: Prefect, project: Path) -> None:
+    write_params(project)
+    end = prefect.wait(prefect.start(PROMOTE, project, task="open_qa", approve=True))
+    assert end["type"] == "FAILED"
+    assert "mlflow/promotion.yaml: not found" in end["message"]

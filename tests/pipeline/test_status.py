@@ -54,7 +54,6 @@ def test_dvc_shows_metrics_the_graph_and_the_summary(project: Path) -> None:
         ("ingest.timeout_s", 33.0, {"ingest"}),
         ("validate.max_text_chars", 1999, {"validate"}),
         ("frames.quality", 80, {"frames"}),
-        ("release.min_gain", 0.01, set()),
         ("tasks.open_qa.epochs", 1, {"train@open_qa"}),
         ("tasks.retrieval.negatives", 3, {"train@retrieval"}),
         ("evaluate.clips", 1, {f"{stage}@{task}" for stage in ("train", "evaluate") for task in TASKS}),

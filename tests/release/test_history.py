@@ -120,7 +120,7 @@ def test_models_of_an_earlier_release_name_are_repaired_and_the_file_has_the_las
     """`aaa` comes before `clipbert` in the alphabet, and after it in time."""
     root, renamed = champion, Params(release=ReleaseParams(name="aaa"))
     release_in(root)(2, predictions(50), params=renamed)
-    made = promote(root, "retrieval", renamed.release)
+    made = promote(root, "retrieval", GATE, "aaa")
     assert (made.name, made.decision) == ("aaa-retrieval", "promoted")
     open_store(root).client.delete_model_version_tag(NAME, "2", "promotion.decision")
     for _ in range(2):

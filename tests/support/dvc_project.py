@@ -82,6 +82,8 @@ def make_project(root: Path) -> Path:
     shutil.copytree(PROJECT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     (root / "mlflow").mkdir()
     shutil.copy(PROJECT / "params.yaml", root / "params.yaml")
+    (root / "mlflow").mkdir(exist_ok=True)
+    shutil.copy(PROJECT / "mlflow" / "promotion.yaml", root / "mlflow" / "promotion.yaml")
     set_params(root, SMALLEST)
     init_git(root)
     return root

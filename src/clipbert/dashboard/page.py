@@ -63,7 +63,8 @@ def write_dashboard(project: Project, tasks: list[str], release_name: str) -> Pa
     experiments = _read(problems, lambda: read_experiments(project.root, tasks), list[Experiment]())
     decisions = _read(problems, lambda: _decisions(project.root), list[Event]())
     if versions is not None:
-        problems += _read(problems, lambda: aliases_past_gate(project.root, tasks, release_name), {}).values()
+        past_gate = _read(problems, lambda: aliases_past_gate(project.root, tasks, release_name), dict[str, str]())
+        problems += past_gate.values()
     sizes = data_sizes(project.root)
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     page = render_page(

@@ -51,7 +51,8 @@ def paired_bootstrap(
     if not np.isfinite(differences).all():
         raise ValueError("a score is not a finite number")
 
-    sums, counts = differences, np.ones_like(differences)
+    sums: np.ndarray = differences
+    counts: np.ndarray = np.ones_like(differences)
     if videos is not None:
         _, owners = np.unique(np.asarray(videos).astype(str), return_inverse=True)
         sums = np.bincount(owners.reshape(-1), differences)

@@ -127,9 +127,8 @@ def decide(store: Store, task: str, candidate: Any, champion: Any, gate: Gate, b
         main_check(task, policy, main, champion is None),
         *guard_checks(task, policy, items, other, seed),
         *size_checks(policy, items),
-        *filter(None, [seeds_check(policy, seeds)]),
         *limit_checks(policy.limits, cost, champion_cost),
-        code_check(project, task, policy, run.data.tags, md5),
+        *filter(None, [seeds_check(policy, seeds), code_check(project, task, policy, run.data.tags, md5)]),
         *data_checks(project, policy, candidate.tags),
     ]
     verdict = Verdict(

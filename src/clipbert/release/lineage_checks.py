@@ -21,8 +21,8 @@ COMMIT = "Commit the code, params.yaml and dvc.lock that made it (`git commit -a
 
 def code_check(
     project: Project, task: str, policy: TaskPolicy, run_tags: Mapping[str, str], predictions_md5: str
-) -> Check:
-    """Check that the code and the parameters of a model are in a commit or a DVC experiment.
+) -> Check | None:
+    """Check that the code and the parameters of a model are in a commit or a DVC experiment; None if not required.
 
     A model is saved if the dvc.lock of a commit names its predictions: the lock also names the code, the parameters,
     the data and the model that they come from.
@@ -32,15 +32,16 @@ def code_check(
         predictions_md5: of the predictions that were registered.
     """
     wanted = policy.lineage.code
+    if wanted == "any":
+        return None
     required = {
-        "any": "nothing",
         "clean_or_saved": "trained from a commit without changes, or saved in a commit or a DVC experiment",
         "saved": "saved in a commit or a DVC experiment",
     }[wanted]
     commit, dirty = run_tags.get("clipbert.git_commit", NONE), run_tags.get("clipbert.git_dirty", NONE)
     tree = {"false": f"commit {commit[:SHORT]} without changes", "true": f"commit {commit[:SHORT]} with changes"}
     words = tree.get(dirty, "no commit is recorded")
-    if wanted == "any" or (wanted == "clean_or_saved" and dirty == "false"):
+    if wanted == "clean_or_saved" and dirty == "false":
         return _lineage("code", "code", True, words, required)
     saved = saved_in(project, task, predictions_md5)
     if saved is None:
