@@ -3,10 +3,14 @@
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
+from prefect.client.orchestration import get_client
 from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
+from prefect.runtime import flow_run
+from prefect.states import Running
 from pydantic import Field
 
 from clipbert.redact import redact
@@ -27,7 +31,7 @@ class Approval(RunInput):
     note: Line = Field("", title="Note", max_length=1500, description="Why; recorded in the history.")
 
 
-def ask_person(project: Path, task: str, decision: dict[str, Any], request: str, timeout_s: int) -> Approval | None:
+def ask_person(decision: dict[str, Any], request: str, timeout_s: int) -> Approval | None:
     """Pause the flow run until a person answers the form; None if nobody did in time.
 
     Args:
@@ -41,6 +45,9 @@ def ask_person(project: Path, task: str, decision: dict[str, Any], request: str,
     try:
         return pause_flow_run(wait_for_input=form, timeout=timeout_s, poll_interval=2, key=key)
     except FlowPauseTimeout:
+        # The server fails a run whose pause has expired, which may be first; only a forced state replaces a final one.
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(UUID(flow_run.id), Running(), force=True)
         return None
 
 

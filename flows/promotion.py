@@ -57,11 +57,11 @@ def promote_candidate(project: Path, task: str, ask: bool = False, timeout_s: in
         return state
     request = approval_request(project, task, decision)
     create_markdown_artifact(key=f"clipbert-candidate-{artifact_key(task)}", markdown=request)
-    answer = ask_person(project, task, decision, request, timeout_s)
+    answer = ask_person(decision, request, timeout_s)
     if answer is None:
         return Completed(name="Expired", message=_expired(decision, timeout_s))
     logger.info("%s by %s. %s", "Approved" if answer.decision == "approve" else "Declined", answer.name, answer.note)
-    # One word each: a value that starts with a hyphen is no option, and no shell reads them.
+    # One word each: a value that starts with a hyphen must not become an option. No shell reads them.
     words = [f"--{answer.decision}", f"--by={answer.name}", f"--note={answer.note}", f"--pending={decision['id']}"]
     return _run(project, "promote", task, *words)[0]
 
@@ -83,7 +83,7 @@ def rollback(task: str, root: str = ".") -> State:
 def _run(project: Path, verb: str, task: str, *options: str) -> tuple[State, dict[str, Any]]:
     """Run `clipbert VERB TASK`; return the outcome as a state, and the decision, empty if none was made.
 
-    The decision is published as an artifact.
+    The decision is published as an artifact, unless a person has to make it.
     """
     file = project / "artifacts/promotions" / f"{task}.json"
     before = read_result(file)
@@ -97,8 +97,9 @@ def _run(project: Path, verb: str, task: str, *options: str) -> tuple[State, dic
         code = process.wait()
     after = read_result(file)
     decision = after if after != before else {}
-    report = _report(verb, task, decision, output)
-    create_markdown_artifact(key=f"clipbert-decision-{artifact_key(task)}", markdown=report)
+    if decision.get("decision") != "pending":
+        report = _report(verb, task, decision, output)
+        create_markdown_artifact(key=f"clipbert-decision-{artifact_key(task)}", markdown=report)
     if decision:
         return Completed(name=_title(decision), message=decision["reason"]), decision
     if code != 0:

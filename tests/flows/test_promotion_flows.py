@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from params_file import write_params
 from policies import write_policy
-from prefect_server import Prefect
+from prefect_server import Prefect, wait_until
 
 pytestmark = pytest.mark.pipeline
 
@@ -108,9 +108,9 @@ def test_a_candidate_is_promoted_after_a_persons_yes_and_a_first_champion_cannot
 
 
 def test_a_no_and_no_answer_change_nothing(prefect: Prefect, registered: Path) -> None:
-    late = prefect.start(PROMOTE, registered, task="retrieval", approval_timeout_s=1)
-    end = prefect.wait(late)
-    assert (end["type"], end["name"]) == ("COMPLETED", "Expired")
+    late = prefect.start(PROMOTE, registered, task="retrieval", approval_timeout_s=2)
+    end = wait_until(lambda: state if (state := prefect.state(late))["name"] == "Expired" else None)
+    assert end["type"] == "COMPLETED"
     assert "nothing was changed, there is still no champion. Version 1 still waits" in end["message"]
 
     run = prefect.start(PROMOTE, registered, task="retrieval")

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ValidationError
 
 from clipbert.config.fields import describe_problem, drop_empty_sections, missing_parameters
-from clipbert.config.models import Field
+from clipbert.config.models import Field, ValidationError
 from clipbert.config.tasks import Section, task_names
 from clipbert.config.yaml_io import DuplicateKeyError, dump_yaml, leaves, parse_yaml
 from clipbert.errors import ClipBertError
