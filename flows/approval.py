@@ -73,12 +73,14 @@ def metrics_table(decision: dict[str, Any]) -> str:
     """Return the headline metrics of candidate and champion as a Markdown table."""
     verdict = decision["verdict"]
     champion = verdict["champion"]
-    titles = ["metric", f"candidate, version {decision['version']}"]
+    # Few and short columns: the form of Prefect's UI is 430 pixels wide.
+    titles = ["metric", f"version {decision['version']}"]
     if champion:
-        titles += [f"champion, version {champion['version']}", "difference", f"{verdict['confidence']} interval"]
+        titles += [f"version {champion['version']}", f"difference ({verdict['confidence']} interval)"]
     rows = []
     for row in verdict["headlines"]:
-        values = [row["name"], row["candidate"], row["champion"], row["difference"], row["interval"]]
+        interval = f" ({row['interval']})" if row["interval"] else ""
+        values = [row["name"], row["candidate"], row["champion"], f"{row['difference']}{interval}"]
         rows.append(values[: len(titles)])
     return _table(titles, rows)
 
