@@ -40,6 +40,8 @@ def test_a_candidate_waits_and_an_approval_promotes_it_without_another_compariso
     assert pending["champion"] == "1"
     assert "it waits for a person: `clipbert promote retrieval --approve`" in pending["reason"]
     assert [row["candidate"] for row in pending["verdict"]["headlines"]] == ["80.0 %"]
+    again = promote(root, "retrieval", PERSON)  # the first form stays valid
+    assert (again.decision, again.id != pending["id"]) == ("pending", True)
     monkeypatch.setattr("clipbert.release.promotion.decide", no_evaluation)
     made = promote(root, "retrieval", PERSON, approval=Approval(True, "Ann", "looks right", pending["id"]))
     assert (made.decision, made.champion, made.approved_by, made.note) == ("promoted", "2", "Ann", "looks right")

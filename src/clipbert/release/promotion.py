@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def promote(
         entries = session.ledger.entries(task)
         blocked = None if reconsider else rollback_block(entries, candidate.tags.get("digest", ""), candidate.tags)
         gate = Gate(policy, policy_sha256, seed, evaluate_champion, reevaluate)
-        shown = None if blocked else _pending(entries, store_identity(store), candidate, champion, policy)
+        asked = None if approval is None else approval.pending
+        shown = None if blocked else _pending(entries, store_identity(store), candidate, champion, policy, asked)
         if approval is not None and before[CANDIDATE] != before.get(CHAMPION):
             _check_shown(name, task, approval, shown)
         if approval is None or shown is None or before[CANDIDATE] == before.get(CHAMPION):
@@ -162,12 +164,17 @@ def _answered(task: str, decision: Decision, approval: Approval | None, needs_pe
 
 
 def _pending(
-    entries: Sequence[Entry], identity: str, candidate: Any, champion: Any, policy: TaskPolicy
+    entries: Sequence[Entry], identity: str, candidate: Any, champion: Any, policy: TaskPolicy, asked: str | None
 ) -> Decision | None:
-    """Return the last decision if it waits for a person and models, predictions and policy are still the same."""
+    """Return the decision that waits for a person if models, predictions and policy are still the same.
+
+    Args:
+        asked: its id; a person may answer an earlier form about the same models. None: the last one.
+    """
     made = effective_decisions(entries, identity, candidate.name)
-    last = made[-1] if made else None
-    if last is None or last.decision != "pending" or last.verdict is None:
+    waiting = list(takewhile(lambda decision: decision.decision == "pending", reversed(made)))
+    last = next((decision for decision in waiting if asked in (None, decision.id)), None)
+    if last is None or last.verdict is None:
         return None
     known = [last.verdict["candidate"], last.verdict["champion"]]
     present = [
