@@ -136,7 +136,7 @@ def decide(store: Store, task: str, candidate: Any, champion: Any, gate: Gate, b
         candidate=_model(candidate, run, cost),
         champion=None if champion is None else _model(champion, champion_run, champion_cost or {}),
         headlines=headline_rows(
-            task, policy, [_metrics(task, one) for one in (candidate, champion)], items, other, seed
+            task, policy, [_metrics(task, one) for one in (candidate, champion)], items, other, seed, main
         ),
         checks=checks,
         policy=policy.model_dump(),

@@ -189,12 +189,14 @@ def headline_rows(
     items: pd.DataFrame,
     other: pd.DataFrame | None,
     seed: int,
+    main: Difference | None = None,
 ) -> list[Headline]:
     """Return the headline metrics of the candidate and the champion, with their differences and intervals.
 
     Args:
         registered: metrics of the candidate and the champion in the registry, by their names after `TASK/`; they fill
             in what the predictions do not have.
+        main: of the main metric, whose numbers are those of its check.
     """
     shown = task_class(task).report.headlines
     differences: dict[str, Difference] = {}
@@ -204,6 +206,8 @@ def headline_rows(
             differences = compare_metrics(task, names, items, other, policy.bootstrap_samples, seed, policy.confidence)
         except ClipBertError:
             differences = {}
+        if main is not None:
+            differences[main.metric] = main
     rows = []
     for one in shown:
         found = differences.get(one.metric)
