@@ -80,7 +80,7 @@ class Retraining:
             lines += [f"**DVC experiment**: `{self.experiment}` (`clipbert experiments`, `dvc exp show`).", ""]
         for task, decision in self.decisions.items():
             lines += [f"## {task}: {decision.get('decision', 'no decision')}", "", str(decision.get("reason", "")), ""]
-            keys = ("version", "champion", "candidate_score", "against_score", "difference", "low", "high", "p_value")
+            keys = ("version", "champion", "against", "metric", "mean_score", "mean_difference", "low", "high")
             numbers = [(key, decision[key]) for key in keys if decision.get(key) is not None]
             if numbers:
                 lines += ["| | |", "|---|---|", *(f"| {key} | {_short(value)} |" for key, value in numbers), ""]

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from mlflow_server import MlflowServer
+from policies import write_policy
 
 from clipbert import stages
 from clipbert.config.load import load_params
+from clipbert.config.promotion import load_policy
 from clipbert.config.schema import Params
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import write_json
@@ -81,7 +83,8 @@ def test_nothing_that_is_printed_or_stored_holds_a_secret(tiny_project, tmp_path
     assert holders(root) == {}
     for verb in (stages.train, stages.evaluate, stages.register):
         verb(project, "retrieval", params)
-    stages.promote(project, "retrieval", params, False)
+    write_policy(root)
+    stages.promote(project, "retrieval", params, load_policy(root))
     assert holders(root) == {}
     run = open_store(root).client.search_runs(
         [open_store(root).client.get_experiment_by_name("clipbert-retrieval").experiment_id]
