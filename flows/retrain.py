@@ -213,7 +213,7 @@ def _decide(project: Path, task: str, supervisor: Supervisor) -> dict[str, Any]:
 
 def _ask(task: str) -> str:
     """Start the deployment with the approval form; return a line about it for the report."""
-    by_hand = f"`clipbert promote {task}`"
+    by_hand = f"`clipbert promote {task} --approve`, or `--decline`"
     try:
         run: Any = run_deployment(PROMOTE, parameters={"task": task}, timeout=0, as_subflow=False)
     except (ObjectNotFound, ValueError):

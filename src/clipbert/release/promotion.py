@@ -134,7 +134,10 @@ def _log_page(session: ReleaseSession, decision: Decision) -> None:
             shutil.copyfile(page, copy)
             store.client.log_artifact(decision.verdict["candidate"]["run_id"], str(copy), "promotion")
     except ClipBertError as error:
-        print_note(f"{page.relative_to(store.root)} is not in MLflow: {error}")
+        print_note(
+            f"version {decision.version} is {decision.decision}, but {page.relative_to(store.root)} is not in MLflow: "
+            f"{error}"
+        )
 
 
 def _answered(task: str, decision: Decision, approval: Approval | None, needs_person: bool) -> Decision:
