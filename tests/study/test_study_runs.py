@@ -78,7 +78,7 @@ def test_a_killed_study_continues_and_a_failed_point_runs_again(project: Path) -
     assert "no memory" in failure
     assert list(study.records()) == ["sizes-base-seed0"]
     (project / "params.yaml").write_text((project / "params.yaml").read_text() + "# changed\n")
-    with pytest.raises(ClipBertError, match=r"params.yaml: is not committed"):
+    with pytest.raises(ClipBertError, match=r"params.yaml: not committed"):
         open_study(project)
     run("git", "checkout", "-q", ".", cwd=project)
 

@@ -10,6 +10,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+START_S = 180.0  # a busy machine imports slowly
+
 
 class MlflowServer:
     """MLflow server on files in `folder` that can be killed and restarted at the same address."""
@@ -40,13 +42,13 @@ class MlflowServer:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdout=output, stderr=output, start_new_session=True
             )
-        for _ in range(600):
-            if self.process.poll() is not None:
-                break
+        deadline = time.monotonic() + START_S
+        while self.process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=2):
                 return
             time.sleep(0.1)
-        raise RuntimeError(f"the MLflow server did not start:\n{log.read_text()}")
+        self.stop()
+        raise RuntimeError(f"the MLflow server did not start in {START_S:g} s:\n{log.read_text()}")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Stop the server and its workers."""

@@ -98,10 +98,10 @@ def head(root: Path) -> str:
     status = _git(root, "status", "--porcelain", "--", ".", f":(exclude){PROJECT_ID}") or ""
     changed = [line[3:] for line in status.splitlines() if not line.startswith("??") or line[3:] == "dvc.lock"]
     if changed:
+        named = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise ClipBertError(
-            f"{changed[0]}: {'is' if len(changed) == 1 else f'and {len(changed) - 1} more files are'} not committed. A "
-            "study starts from a commit, so that its points can be repeated: `git add -A && git commit -m 'Before the "
-            "study'`."
+            f"{named}: not committed. A study starts from a commit, so that its points can be repeated: "
+            "`git add -A && git commit -m 'Before the study'`."
         )
     return commit
 
