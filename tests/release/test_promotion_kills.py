@@ -107,7 +107,8 @@ def test_message_is_true_when_the_disk_is_full_at_any_write(
             if message is None:  # a folder exists already, or only the copy of the page failed, which a note says
                 assert champion != before
                 if names[point] != "before mkdir":
-                    assert f"version {champion} is promoted, but artifacts/promotions/retrieval.html" in notes.getvalue()
+                    page = "artifacts/promotions/retrieval.html"
+                    assert f"version {champion} is promoted, but {page}" in notes.getvalue()
                     assert "No space left on device" in notes.getvalue()
                 history(project.root)
                 assert_safe(project.root)
