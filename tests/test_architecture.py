@@ -16,7 +16,7 @@ LONGEST_FILE = 600  # lines
 # A module imports from its own level and from levels above it in this list; docs/concepts/architecture.md says why.
 LEVELS = [
     {"errors", "console", "redact", "interruption", "exit_status", "text_normalization", "project", "web_guard"}
-    | {"files", "pages", "process_pool"},
+    | {"durations", "files", "pages", "process_pool"},
     {"config"},
     {"evaluation.metrics"},
     {"video"},

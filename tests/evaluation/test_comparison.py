@@ -228,6 +228,6 @@ def test_differing_settings_and_costs_for_a_reader() -> None:
     values = {"seconds": 147.3, "flops": 2.9e15, "joules": 12_500, "parameters": 1.2e6, "ms_per_item": 223.4}
     shown = [format_cost(key, value) for key, value in values.items()]
     assert shown == ["2 min 27 s", "2.9 PFLOP", "12.5 kJ", "1.2 M", "223 ms"]
-    assert format_cost("seconds", 3 * 3600 + 120) == "3 h 2 min"
+    assert format_cost("seconds", 3 * 3600 + 120) == "3 h 02 min"
     assert format_cost("ms_per_item", 1380) == "1.38 s"
     assert format_cost("joules", None) == "not recorded"

@@ -18,7 +18,7 @@ from clipbert.errors import ClipBertError
 from clipbert.project import Project
 from clipbert.recommend.machine import Gpu, Machine, probe_machine
 from clipbert.recommend.recommendation import Parts, Recommendation, find_parts, recommend
-from clipbert.recommend.text import duration, lines
+from clipbert.recommend.text import lines
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAPTOP = Machine(cores=2, memory_bytes=16 * 2**30)
@@ -333,10 +333,3 @@ def test_the_machine_of_this_process() -> None:
     machine = probe_machine()
     assert machine.cores >= 1
     assert 2**28 < machine.memory_bytes < 2**50
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "1 s"), (42.4, "42 s"), (100, "2 min"), (3000, "50 min"), (9000, "2.5 h")]
-)
-def test_durations_for_a_reader(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

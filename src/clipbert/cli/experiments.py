@@ -9,6 +9,7 @@ from rich.table import Table
 from clipbert.config.fields import short_name
 from clipbert.console import console
 from clipbert.dashboard.experiments import Experiment
+from clipbert.durations import format_rough_duration
 
 WIDTH = 120
 NOTHING = "-"
@@ -56,7 +57,7 @@ def print_experiments(experiments: list[Experiment], tasks: list[str], sort: str
                 _number(one.validation),
                 _number(one.test),
                 interval,
-                duration(one.seconds),
+                NOTHING if one.seconds is None else format_rough_duration(one.seconds),
                 NOTHING if one.tflop is None else f"{one.tflop:.3g}",
             )
         console.print(table, width=min(WIDTH, console.width))
@@ -71,15 +72,6 @@ def describe_changes(changes: dict[str, Any], task: str) -> str:
     return ", ".join(
         f"{short_name(name, task)}={'null' if value is None else value}" for name, value in changes.items()
     )
-
-
-def duration(seconds: float | None) -> str:
-    """Return a duration as "45 s", "12 min" or "3.4 h"."""
-    if seconds is None:
-        return NOTHING
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _number(value: float | None) -> str:

@@ -1,5 +1,6 @@
 """A recommendation as lines for a person."""
 
+from clipbert.durations import format_rough_duration
 from clipbert.recommend.data_summary import SPLITS, DataSummary
 from clipbert.recommend.recommendation import Recommendation
 from clipbert.recommend.results import Result
@@ -21,13 +22,6 @@ def lines(advice: Recommendation) -> list[str]:
     found += _titled("note", advice.notes)
     found += _titled("run", [*advice.first, advice.command])
     return found
-
-
-def duration(seconds: float) -> str:
-    """Return a time for a reader: "40 s", "12 min", "3.5 h"."""
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _titled(title: str, texts: list[str]) -> list[str]:
@@ -54,8 +48,8 @@ def _times(advice: Recommendation) -> list[str]:
     if not known:
         return [f"{time.stage}: {time.work}" for time in advice.times]
     without = f", without {', '.join(unknown)}" if unknown else ""
-    found = [f"about {duration(advice.total_s)}{without}; {RATES_FROM}"]
-    found += [f"  {time.stage:<19} {duration(time.seconds or 0):>7}  {time.work}" for time in known]
+    found = [f"about {format_rough_duration(advice.total_s)}{without}; {RATES_FROM}"]
+    found += [f"  {time.stage:<19} {format_rough_duration(time.seconds or 0):>7}  {time.work}" for time in known]
     return found + [f"  {time.stage:<19} {'unknown':>7}  {time.work}" for time in advice.times if time.seconds is None]
 
 

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from clipbert.durations import format_duration
 from clipbert.evaluation.conditions import from_tags
-from clipbert.evaluation.report.origin import changed_parameters, format_duration
+from clipbert.evaluation.report.origin import changed_parameters
 from clipbert.release.aliases import aliases
 from clipbert.release.derived import effective_decisions
 from clipbert.release.ledger import Ledger

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from task_evaluations import training
 
-from clipbert.evaluation.report.origin import Origin, changed_parameters, facts, format_duration
+from clipbert.evaluation.report.origin import Origin, changed_parameters, facts
 
 EMPTY = pd.DataFrame()
 
@@ -61,10 +61,3 @@ def test_numbers_that_are_written_differently_are_equal() -> None:
     defaults = {"train.lr": 0.001, "train.budget": None, "train.batch_size": 32, "seed": 0}
     params = {"train.lr": "1e-3", "train.budget": "None", "train.batch_size": "64", "of.another.version": "x"}
     assert changed_parameters(params, defaults) == {"train.batch_size": ("64", "32")}
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(12.3, "12 s"), (138.2, "2 min 18 s"), (3599.9, "1 h 00 min"), (7500, "2 h 05 min")]
-)
-def test_a_duration_has_two_units(seconds: float, words: str) -> None:
-    assert format_duration(seconds) == words

@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from clipbert.durations import format_duration
+
 # Cost of a model, by its key in `Source.cost`, as (words, unit); in the order in which they are shown.
 COSTS = {
     "seconds": ("training time", "s"),
@@ -64,11 +66,7 @@ def format_cost(key: str, value: float | None) -> str:
     if value is None:
         return "not recorded"
     if key == "seconds":
-        minutes, seconds = divmod(round(value), 60)
-        hours, minutes = divmod(minutes, 60)
-        if hours:
-            return f"{hours} h {minutes} min"
-        return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        return format_duration(value)
     unit = COSTS[key][1]
     if key == "ms_per_item":
         return f"{value / 1000:.3g} s" if value >= 1000 else f"{value:.3g} {unit}"

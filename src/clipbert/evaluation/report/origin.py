@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from clipbert.durations import format_duration
 from clipbert.redact import redact
 
 NONE = "none"
@@ -69,16 +70,6 @@ def changed_parameters(params: Mapping[str, Any], defaults: Mapping[str, Any]) -
         for name, value in sorted(params.items())
         if name in known and _plain(str(value)) != _plain(known[name])
     }
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration in its two largest units, as "1 h 05 min" or "2 min 18 s"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.0f} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _data(origin: Origin, tags: Mapping[str, str]) -> list[Fact]:
