@@ -21,6 +21,7 @@ from clipbert.cli.pretrained import pretrained
 from clipbert.cli.quarantine import quarantine
 from clipbert.cli.release import release
 from clipbert.cli.study import studying
+from clipbert.cli.use import using
 from clipbert.console import errors, use_utf8
 from clipbert.errors import USER_ERROR, ClipBertError, missing_package
 from clipbert.exit_status import write_exit_code
@@ -68,6 +69,7 @@ app.add_typer(backfilling)
 app.add_typer(comparing)
 app.add_typer(lineage_group)
 app.add_typer(studying)
+app.add_typer(using)
 app.add_typer(models)
 app.add_typer(pretrained, name="pretrained", rich_help_panel=MODELS_PANEL)
 app.add_typer(inspection)

@@ -109,7 +109,7 @@ def decode_known(source: str | Path | bytes, params: FramesParams | None = None)
     """
     params = params or FramesParams()
     if not isinstance(source, bytes):
-        path = _existing_file(source)
+        path = existing_file(source)
         try:
             before = _digests.state(path)
         except OSError as error:
@@ -139,7 +139,12 @@ def decode_known(source: str | Path | bytes, params: FramesParams | None = None)
     return DecodedFile(_warned(kept, name), digest)
 
 
-def _existing_file(source: str | Path) -> Path:
+def existing_file(source: str | Path) -> Path:
+    """Return the path of a file that a caller names.
+
+    Raises:
+        ClipBertError: a URL, a folder, or no such file.
+    """
     if "://" in str(source):
         raise ClipBertError(f"{source}: is a URL: expected a local file. Download it and give its path or bytes.")
     path = Path(source)
