@@ -127,8 +127,9 @@ class WebGuard:
         self._access = access
         self._origins = frozenset(f"http://{host}" for host in access.hosts)
         sockets = " ".join(f"ws://{host}" for host in access.hosts)
-        # MLflow shows reports among the artifacts, including their scripts, in a frame of its own page.
-        scripts = "'unsafe-inline' 'unsafe-eval'" if access.session == "cookie" else "'wasm-unsafe-eval'"
+        # Prefect's pages compile their templates and draw the graph of a run with eval. MLflow also shows reports among
+        # the artifacts, including their scripts, in a frame of its own page.
+        scripts = "'unsafe-inline' 'unsafe-eval'" if access.session == "cookie" else "'unsafe-eval'"
         self._policy = _PAGE_POLICY.format(sockets=sockets, scripts=scripts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
