@@ -4,11 +4,22 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
+from params_file import write_params
 
+from flows.backfill import backfill
 from flows.graph import GraphError, select
+from flows.inbox import inbox
+from flows.overrides import check_overrides
+from flows.parameters import ParameterError
+from flows.pipeline import pipeline
+from flows.promotion import promote, rollback
+from flows.retrain import retrain
+from flows.study import study
 from flows.supervisor import environment
 
 REPOSITORY = Path(__file__).parents[1]
@@ -67,6 +78,46 @@ def test_a_stage_from_the_run_form_is_one_of_the_graph_or_refused(stage: str) ->
     graph = {"ingest": (), "train@retrieval": ("ingest",)}
     with pytest.raises(GraphError, match="has no such stage"):
         select(graph, [stage])
+
+
+FLOWS = [backfill, inbox, pipeline, promote, retrain, rollback, study]
+# Each parameter of a flow that is or contains text, with a value made of a text.
+TEXT_PARAMETERS: dict[str, Callable[[str], Any]] = {
+    "grid": lambda text: text,
+    "root": lambda text: f"../{text}",
+    "task": lambda text: text,
+    "tasks": lambda text: [text],
+}
+# Checked by select and by check_overrides, which have tests of their own; names of stages that get a tag.
+OTHER_TEXTS = {"stages", "overrides", "gpu_stages"}
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
+def test_a_hostile_text_in_a_parameter_of_a_flow_is_refused(
+    flow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    write_params(project)
+    monkeypatch.setenv("CLIPBERT_ROOT", str(project))
+    monkeypatch.chdir(project)
+    before = sorted(tmp_path.rglob("*"))
+    texts = {name for name, kind in get_type_hints(flow.fn).items() if name != "return" and "str" in str(kind)}
+    assert texts <= TEXT_PARAMETERS.keys() | OTHER_TEXTS, "a new parameter with text: check it, and add it here"
+    needed = {"task": "retrieval"} if "task" in texts else {}
+    for name in texts - OTHER_TEXTS:
+        for text in filter(None, HOSTILE):
+            state = flow.fn(**needed | {name: TEXT_PARAMETERS[name](text)})
+            assert state.is_failed(), (name, text)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_text_in_a_changed_parameter_is_refused(text: str, tmp_path: Path) -> None:
+    write_params(tmp_path)
+    for changes in ({text: 1}, {"model.text": text or "../.."}, {"tasks_run": [text]}):
+        with pytest.raises(ParameterError, match="overrides"):
+            check_overrides(tmp_path, changes)
 
 
 def test_flows_and_their_commands_forbid_mlflow_to_load_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
