@@ -27,6 +27,10 @@ QUOTED = {
         "it is half done: ",
         "cannot move the aliases of",
     ],
+    "how-to/shared-installation.md": [
+        "has no permission for this.",
+        "Use an account that has, or ask an administrator of the server for",
+    ],
     "how-to/tracking.md": [
         "does not accept metrics",
         "The training continues; its records are kept in",

@@ -25,6 +25,7 @@ SLOW_FIXTURES = {
     "cluster",
     "empty_database",
     "finished_project",
+    "installation",
     "mortal_server",
     "prefect",
     "sample_cache",
@@ -36,7 +37,7 @@ SLOW_FIXTURES = {
 }
 # Fixtures of a session that start a server, and the files whose tests share it. The tests of a group run on one worker,
 # so that its servers start once; so do the tests of each other file, for its module fixtures.
-SERVERS = {"prefect": "prefect", "any_root": "mlflow", "mortal_server": "mlflow"}
+SERVERS = {"prefect": "prefect", "any_root": "mlflow", "mortal_server": "mlflow", "installation": "installation"}
 SERVER_FILES = {
     **dict.fromkeys(
         (
@@ -67,11 +68,20 @@ SERVER_FILES = {
         ),
         "mlflow",
     ),
+    **dict.fromkeys(
+        (
+            "tests/deploy/test_shared_dvc.py",
+            "tests/deploy/test_shared_mlflow.py",
+            "tests/deploy/test_shared_prefect.py",
+        ),
+        "installation",
+    ),
 }
 # What takes longest starts first, so that no worker is left with it at the end.
 LONGEST = (
     "prefect",
     "mlflow",
+    "installation",
     "tests/training/test_ranks.py",
     "tests/pipeline/test_chain.py",
     "tests/training/test_fault_tolerance.py",

@@ -4,7 +4,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from clipbert.release.store import Store
+from clipbert.release.store import Store, is_absent
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
@@ -18,7 +18,7 @@ def aliases(store: Store, name: str) -> dict[str, str]:
     try:
         found: dict[str, Any] = store.client.get_registered_model(name).aliases
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if is_absent(error):
             return {}
         raise
     return {alias: str(version) for alias, version in found.items()}

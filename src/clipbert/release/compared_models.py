@@ -23,7 +23,7 @@ from clipbert.release.gate import stored_predictions
 from clipbert.release.recorded_cost import cost_of_run, recorded_cost
 from clipbert.release.revisions import SHORT, Revisions
 from clipbert.release.runs import RUN_DESCRIPTION, active_run
-from clipbert.release.store import EMBEDDED, Store, embedded_uri, store_errors, tracking_uri
+from clipbert.release.store import EMBEDDED, Store, embedded_uri, is_absent, store_errors, tracking_uri
 
 WORKSPACE = "workspace"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -219,7 +219,7 @@ class ModelFinder:
                     version = store.client.get_model_version(model, number)
                 run = store.client.get_run(version.run_id)
             except MlflowException as error:
-                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                if not is_absent(error) and error.error_code != "INVALID_PARAMETER_VALUE":
                     raise
                 known = ", ".join(f"{some} {version}" for some, version in aliases(store, model).items())
                 what = f"alias {alias}" if alias is not None else f"version {number}"

@@ -13,7 +13,15 @@ from clipbert.errors import ClipBertError, first_line
 from clipbert.redact import redact
 from clipbert.release.connection import open_store
 from clipbert.release.outbox import Outbox, OutboxInUse, PendingOutbox, Record, format_count, pending_outboxes, read_run
-from clipbert.release.store import DEFAULT_NAME, EMBEDDED, Store, portable_uri, short_timeouts, store_errors
+from clipbert.release.store import (
+    DEFAULT_NAME,
+    EMBEDDED,
+    Store,
+    is_absent,
+    portable_uri,
+    short_timeouts,
+    store_errors,
+)
 from clipbert.release.system_metrics import PREFIX
 
 MAX_VALUES_PER_BATCH = 1000
@@ -118,7 +126,7 @@ class Delivery:
         try:
             run = self.store.client.get_run(self.run_id)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if not is_absent(error):
                 raise
             origin = redact(read_run(self.outbox.folder)["tracking_uri"])
             if origin in ("", portable_uri(self.store.root)):

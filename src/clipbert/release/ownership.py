@@ -18,7 +18,7 @@ from clipbert.console import errors
 from clipbert.errors import ClipBertError
 from clipbert.files.atomic import create_json
 from clipbert.release.provenance import user_name
-from clipbert.release.store import Store
+from clipbert.release.store import Store, is_absent
 
 IDENTITY = Path("mlflow", "project.json")
 PROJECT_TAG = "clipbert.project"
@@ -73,7 +73,7 @@ def claim_model(store: Store, name: str) -> bool:
     try:
         model = store.client.get_registered_model(name)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if is_absent(error):
             return False
         raise
     if not _is_claimed(store, model.tags, "registered model", name):

@@ -19,7 +19,7 @@ from clipbert.release.connection import open_experiment
 from clipbert.release.delivery import open_store_and_deliver
 from clipbert.release.metric_names import tracked_metrics
 from clipbert.release.provenance import provenance
-from clipbert.release.store import DEFAULT_NAME, Store, store_errors
+from clipbert.release.store import DEFAULT_NAME, Store, is_absent, store_errors
 
 MAX_PARAMS_PER_BATCH = 100
 MAX_VALUE_LENGTH = 5999
@@ -56,7 +56,7 @@ def active_run(store: Store, run_id: str | None) -> Any:
     try:
         info = store.client.get_run(run_id).info
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if is_absent(error) or error.error_code == "INVALID_PARAMETER_VALUE":
             return None
         raise
     return info if info.lifecycle_stage == "active" else None

@@ -91,8 +91,36 @@ def store_errors(uri: str, failure: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError, ImportError) as error:
+        if (problem := _account_problem(error)) is not None:
+            raise ClipBertError(f"MLflow store {redact(uri)} {failure}: {problem}") from error
         detail = redact(_cause(str(error).strip().split("\n", 1)[0]))[:600]
         raise ClipBertError(f"MLflow store {redact(uri)} {failure}: {detail}\n{_advice(uri)}") from error
+
+
+def is_absent(error: MlflowException) -> bool:
+    """Return whether an error of a read means that the store does not have the object.
+
+    A server with accounts (`--app-name basic-auth`) answers 403 for what does not exist, except to administrators.
+    """
+    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
+
+
+def _account_problem(error: Exception) -> str | None:
+    """Return what is wrong with the account of this process; None if the error has another cause."""
+    code = error.error_code if isinstance(error, MlflowException) else None
+    if code not in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
+        return None
+    account = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    named = f"the account {account} (MLFLOW_TRACKING_USERNAME)" if account else "this account"
+    if code == "PERMISSION_DENIED":
+        return (
+            f"{named} has no permission for this.\nUse an account that has, or ask an administrator of the server for "
+            "the permission EDIT on the experiment and MANAGE on the registered model."
+        )
+    return (
+        f"{named} is unknown to the server, or its password is wrong.\nSet MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to those of an account of the server."
+    )
 
 
 def _cause(message: str) -> str:
