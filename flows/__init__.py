@@ -20,6 +20,8 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 # Prefect's own temporary server answers requests of any web page and outlives a killed process. The server of
 # `flows.temporary_server` does neither.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_ENABLED", "false")
+# A run that sends none for longer is marked as crashed (flows/automations.py).
+os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
 # The server answers 503 while its SQLite database is locked; clients then retry after 2, 4, 8, ... seconds.
 os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
 # Prefect stores the logs of flows in its database and shows them in its UI.

@@ -1,4 +1,4 @@
-"""Programs of `make ui`: the MLflow server, the Prefect server and a worker."""
+"""Programs of `make ui`: the MLflow server, the Prefect server and a worker for each work pool."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -16,11 +17,13 @@ import httpx
 
 from clipbert.redact import redact
 from clipbert.web_guard import LOGIN_PATH, USER, Access, write_access
+from flows.automations import HEARTBEAT_S, deploy_automations
 from flows.deployments import mark_abandoned_runs, update_deployments
 from flows.prefect_api import PrefectApi, PrefectApiError
 from flows.supervisor import HOST, SupervisedProcess, Supervisor, environment
+from flows.work_pools import POOLS, count_gpus, create_pools, has_job_template, limit_gpu_tasks
 
-POOL = "clipbert"
+WORKER = "worker "  # the name of a worker is this and its pool
 START_S = 300.0
 POLL_S = 0.5
 LOG_LINES = 15
@@ -67,8 +70,8 @@ class Servers:
         self._password = password
         self._login_token = secrets.token_urlsafe(24)
         self._running: dict[str, Program] = {}
-        self._restart_delay_s = 0.0
-        self._restart_at: float | None = None
+        self._restart_delays: dict[str, float] = {}
+        self._restart_times: dict[str, float] = {}
         self.api: PrefectApi | None = None
 
     def mlflow(self, port: int) -> str:
@@ -113,20 +116,28 @@ class Servers:
         """Return the link that signs a browser in to one of the servers."""
         return f"{address}{LOGIN_PATH}#{self._login_token}"
 
-    def worker(self, api: PrefectApi, mlflow: str, scheduled: bool) -> bool:
-        """Start a worker that runs flows in this project, and deploy new and changed entries of prefect.yaml.
+    def workers(self, api: PrefectApi, mlflow: str, scheduled: bool) -> bool:
+        """Start a worker for each pool, which runs flows in this project, and deploy entries of prefect.yaml.
 
         Returns:
             Whether any schedule is on.
 
         Raises:
-            ServerError: the worker does not start, or the deployments fail.
+            ServerError: a worker does not start, or the deployments fail.
         """
-        mark_abandoned_runs(api, POOL, "make ui was stopped during the run")
+        for line in deploy_automations(api):
+            self._notify(f"Prefect: {line}")
+        create_pools(api)
+        limit_gpu_tasks(api, count_gpus())
         own = {"CLIPBERT_ROOT": str(self.root), "CLIPBERT_MLFLOW_UI": mlflow, "PREFECT_WORKER_QUERY_SECONDS": "2"}
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-        self._start("worker", command, own, signal.SIGINT)
-        self.wait_until_ready("worker", lambda: api.find(f"/work_pools/{POOL}") is not None)
+        own |= {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}
+        for pool in POOLS:
+            mark_abandoned_runs(api, pool, "make ui was stopped during the run")
+            command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+            self._start(f"{WORKER}{pool}", command, own, signal.SIGINT)
+        for pool in POOLS:
+            # A worker adds the template of its jobs to a pool that has none.
+            self.wait_until_ready(f"{WORKER}{pool}", partial(has_job_template, api, pool))
         return update_deployments(api, self.root, self._deploy, scheduled, self._notify)
 
     def wait_until_ready(self, name: str, ready: Callable[[], bool]) -> None:
@@ -144,48 +155,56 @@ class Servers:
                 time.sleep(2.0**attempts)
                 attempts += 1
                 self._restart(name)
-            self.check_running(ignore=None)
+            self.check_running(workers=True)
             if time.monotonic() > deadline:
                 raise ServerError(f"{name} is not ready after {START_S:g} s. Its log ends with:\n{self.log_tail(name)}")
             time.sleep(POLL_S)
 
-    def check_running(self, ignore: str | None = "worker") -> None:
-        """Check that all programs except `ignore` are running.
+    def check_running(self, workers: bool = False) -> None:
+        """Check that all servers are running, and with `workers` all workers.
 
         Raises:
             ServerError: a program has ended; the message has the end of its log.
         """
         for name, program in self._running.items():
-            if name != ignore and (code := program.process.poll()) is not None:
+            checked = workers or not name.startswith(WORKER)
+            if checked and (code := program.process.poll()) is not None:
                 raise ServerError(f"{name} ended with exit code {code}. Its log ends with:\n{self.log_tail(name)}")
 
-    def restart_ended_worker(self) -> None:
-        """Restart the worker if it has ended: immediately, then after 2, 4, 8, ... seconds if it ends repeatedly."""
-        worker = self._running.get("worker")
-        if worker is None or (code := worker.process.poll()) is None:
+    def restart_ended_workers(self) -> None:
+        """Restart workers that have ended: immediately, then after 2, 4, 8, ... seconds if they end repeatedly."""
+        for pool in POOLS:
+            worker = self._running.get(f"{WORKER}{pool}")
+            if worker is not None and (code := worker.process.poll()) is not None:
+                self._restart_worker(pool, worker, code)
+
+    def _restart_worker(self, pool: str, worker: Program, code: int) -> None:
+        name, now = f"{WORKER}{pool}", time.monotonic()
+        if name not in self._restart_times:
+            delay = 0.0 if now - worker.started > STEADY_S else self._restart_delays.get(name, 0.0)
+            when = f"in {delay:g} s" if delay else "now"
+            self._notify(
+                f"The worker of the pool {pool} ended with exit code {code}; restarting it {when}. "
+                f"Log: {self._log(name)}"
+            )
+            self._restart_times[name] = now + delay
+            self._restart_delays[name] = min(max(2.0, 2 * delay), LONGEST_RESTART_DELAY_S)
+        if now < self._restart_times[name]:
             return
-        now = time.monotonic()
-        if self._restart_at is None:
-            steady = now - worker.started > STEADY_S
-            self._restart_delay_s = 0.0 if steady else self._restart_delay_s
-            when = f"in {self._restart_delay_s:g} s" if self._restart_delay_s else "now"
-            self._notify(f"The worker ended with exit code {code}; restarting it {when}. Log: {self._log('worker')}")
-            self._restart_at = now + self._restart_delay_s
-            self._restart_delay_s = min(max(2.0, 2 * self._restart_delay_s), LONGEST_RESTART_DELAY_S)
-        if now < self._restart_at:
-            return
-        self._restart_at = None
+        del self._restart_times[name]
         try:
             if self.api is not None:
-                mark_abandoned_runs(self.api, POOL, "The worker ended during the run")
+                mark_abandoned_runs(self.api, pool, "The worker ended during the run")
         except PrefectApiError as error:
             self._notify(f"Runs of the ended worker could not be marked as crashed: {error}")
-        self._restart("worker")
+        self._restart(name)
 
-    def stop_worker(self) -> None:
-        """End the worker before its server ends."""
-        if worker := self._running.pop("worker", None):
+    def stop_workers(self) -> None:
+        """End the workers before their server ends."""
+        stopped = [self._running.pop(name) for name in list(self._running) if name.startswith(WORKER)]
+        for worker in stopped:
             worker.process.stop()
+        for worker in stopped:
             worker.process.wait()
 
     def log_tail(self, name: str) -> str:

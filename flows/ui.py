@@ -1,4 +1,4 @@
-"""Servers of `make ui`: MLflow and Prefect on 127.0.0.1, and a worker for flows that are started in the Prefect UI.
+"""Servers of `make ui`: MLflow and Prefect on 127.0.0.1, and workers for flows that are started in the Prefect UI.
 
 The servers use the project's databases, mlflow/mlflow.db and that of Prefect. Ctrl-C stops all of them.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from clipbert.redact import install_redaction, redact
 from flows import PROJECT
 from flows.api_password import ApiPasswordError, api_password
+from flows.channels import ChannelError
 from flows.prefect_api import PrefectApiError
 from flows.servers import POLL_S, ServerError, Servers, is_responding, shell_exports
 from flows.supervisor import HOST, Supervisor
@@ -29,13 +30,14 @@ def serve(
         root: the project's folder.
         mlflow_port: the port of the MLflow server.
         prefect_port: the port of the Prefect server.
-        worker: also start a worker.
+        worker: also start the workers.
         scheduled: switch the schedules of prefect.yaml on.
         logs: the folder for the servers' logs; None: a temporary one.
 
     Raises:
         ServerError, PrefectApiError: a port is in use, or a server does not start or ends.
         ApiPasswordError: the project's password file cannot be used.
+        ChannelError: a variable of a notification channel has an invalid value.
     """
     elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
     shared = os.environ.get("PREFECT_API_URL")
@@ -63,7 +65,7 @@ def serve(
             print(f"Prefect  {servers.sign_in_link(prefect)}", flush=True)
         try:
             if worker and api is not None:
-                is_scheduled = servers.worker(api, mlflow, scheduled)
+                is_scheduled = servers.workers(api, mlflow, scheduled)
                 print(f"         {prefect}/deployments: run, receive data, retrain, promote, roll back")
                 hint = "" if is_scheduled else " (switch them on there, or by python -m flows.ui --schedule)"
                 on = "on: switch each on or off there" if is_scheduled else "off"
@@ -72,10 +74,10 @@ def serve(
             print(f"Logs     {logs}\nCtrl-C stops everything.", flush=True)
             while True:
                 servers.check_running()
-                servers.restart_ended_worker()
+                servers.restart_ended_workers()
                 time.sleep(POLL_S)
         finally:
-            servers.stop_worker()
+            servers.stop_workers()
 
 
 def main() -> int:
@@ -109,7 +111,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped.")
         return 0
-    except (ServerError, PrefectApiError, ApiPasswordError) as error:
+    except (ServerError, PrefectApiError, ApiPasswordError, ChannelError) as error:
         print(f"make ui: {error}", file=sys.stderr)
         return 2
     return 0

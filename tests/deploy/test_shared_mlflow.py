@@ -61,9 +61,7 @@ def candidate(installation: SharedInstallation, accounts: None, project: Path, m
 
 
 @pytest.fixture(scope="module")
-def refused(
-    installation: SharedInstallation, candidate: Release, project: Path
-) -> "subprocess.CompletedProcess[str]":
+def refused(installation: SharedInstallation, candidate: Release, project: Path) -> "subprocess.CompletedProcess[str]":
     """What the account `reader` is answered when it promotes that version; afterwards, `trainer` promotes it."""
     answer = clipbert(installation, project, READER, "promote", "retrieval")
     assert aliases_of(installation, project) == {"candidate": candidate.version}

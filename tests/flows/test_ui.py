@@ -9,7 +9,7 @@ from prefect_server import Prefect, wait_until
 
 from clipbert.cli.doctor import Finding, check_mlflow, check_prefect
 from flows.deployments import mark_abandoned_runs
-from flows.servers import POOL, free_port, require_free_port
+from flows.servers import free_port, require_free_port
 
 pytestmark = pytest.mark.pipeline
 
@@ -39,10 +39,10 @@ def test_a_run_that_the_last_worker_left_unfinished_is_marked_as_crashed(prefect
     daily = prefect.call("GET", "/deployments/name/clipbert-pipeline/daily")
     later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2999-01-01T00:00:00Z"}}
     run = prefect.call("POST", f"/deployments/{daily['id']}/create_flow_run", {"state": later})["id"]
-    mark_abandoned_runs(prefect.api, POOL, "make ui was stopped while it ran")
+    mark_abandoned_runs(prefect.api, "gpu", "make ui was stopped while it ran")
     assert prefect.state(run)["type"] == "SCHEDULED"
     prefect.call("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "RUNNING"}, "force": True})
-    mark_abandoned_runs(prefect.api, POOL, "make ui was stopped while it ran")
+    mark_abandoned_runs(prefect.api, "gpu", "make ui was stopped while it ran")
     assert prefect.state(run)["message"] == "make ui was stopped while it ran"
 
 
@@ -78,9 +78,10 @@ def test_a_killed_worker_is_restarted_with_a_message_and_the_servers_stay(prefec
     (project / "orders/prepare").write_text("wait")
     lost = prefect.start("clipbert-pipeline/daily", project)
     wait_until(lambda: (project / "pids").exists())
-    (worker,) = prefect.programs("worker")
+    (worker,) = prefect.programs("gpu")
     worker.kill()
-    wait_until(lambda: "The worker ended with exit code 137; restarting it now. Log: " in prefect.printed)
+    message = "The worker of the pool gpu ended with exit code 137; restarting it now. Log: "
+    wait_until(lambda: message in prefect.printed)
     prefect.wait(lost, "CRASHED")
     assert not [pid for pid in (project / "pids").read_text().split() if Path("/proc", pid).exists()]
     (project / "orders/prepare").unlink()

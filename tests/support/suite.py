@@ -42,6 +42,7 @@ SERVER_FILES = {
     **dict.fromkeys(
         (
             "tests/flows/test_access.py",
+            "tests/flows/test_automations.py",
             "tests/flows/test_pages.py",
             "tests/flows/test_parameters.py",
             "tests/flows/test_pipeline.py",
@@ -52,6 +53,7 @@ SERVER_FILES = {
             "tests/flows/test_schedules.py",
             "tests/flows/test_study_flow.py",
             "tests/flows/test_ui.py",
+            "tests/flows/test_work_pools.py",
         ),
         "prefect",
     ),
