@@ -43,7 +43,7 @@ def smtp_server() -> Iterator[tuple[int, list[str]]]:
             while line := self.rfile.readline().decode():
                 verb = line.split(None, 1)[0].upper()
                 if verb == "DATA":
-                    self.answer("354 go on")
+                    self.answer("354 send the message")
                     lines = iter(lambda: self.rfile.readline().decode().rstrip("\r\n"), ".")
                     received.append("\n".join(lines))
                 self.answer("221 bye" if verb == "QUIT" else "250 ok")
