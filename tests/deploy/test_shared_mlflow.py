@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 from botocore.exceptions import ClientError
+from policies import write_policy
 from shared_installation import ADMIN, SECRETS, SharedInstallation, clean_environment
 from small_releases import releaser, save_model, scored_items
 
@@ -17,6 +18,8 @@ from clipbert.release.aliases import aliases
 from clipbert.release.connection import open_store
 from clipbert.release.ownership import IDENTITY
 from clipbert.release.registry import Release, download_model, model_digest
+
+pytestmark = pytest.mark.timeout(900)  # the first test starts five servers and registers a model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAME = "clipbert-retrieval"
@@ -44,6 +47,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "mlflow").mkdir()
     (root / IDENTITY).write_text(json.dumps({"id": "2" * 32, "made": "shared by me@host on 2026-11-28"}))
     shutil.copy(REPOSITORY / "params.yaml", root)
+    write_policy(root)
     return root
 
 

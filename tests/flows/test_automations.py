@@ -16,7 +16,7 @@ from notification_servers import smtp_server, webhook_server
 from prefect_server import Prefect, wait_until
 
 from flows.automations import APPROVAL, CRASH, FAILURE, deploy_automations
-from flows.channels import ChannelError, save_blocks
+from flows.channels import ChannelError, find_blocks, save_blocks
 
 pytestmark = pytest.mark.pipeline
 
@@ -54,6 +54,14 @@ def channels(prefect: Prefect) -> Iterator[tuple[list[dict[str, Any]], list[str]
             f"created the automation {APPROVAL}",
         ]
         yield posted, mails
+        # Other tests have failed runs, and nothing listens there any more.
+        for block in find_blocks(prefect.api).values():
+            prefect.call("DELETE", f"/block_documents/{block}")
+        removed = deploy_automations(prefect.api, {})
+        assert sorted(removed) == [
+            f"removed the automation {name}: no channel is configured" for name in (APPROVAL, FAILURE)
+        ]
+        assert on_server(prefect).keys() == {CRASH}
 
 
 def test_make_ui_has_created_the_crash_detection_alone(prefect: Prefect) -> None:
