@@ -31,6 +31,15 @@ def test_rows_come_back_in_order_and_by_task(filled: Path) -> None:
         assert ledger.entries("retrieval")[0].facts["note"] == "Füße"
 
 
+def test_rows_keep_their_order_when_the_clock_is_set_back(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipbert.release.ledger.utc_now", lambda: "2001-01-01T00:00:00+00:00")
+    with Ledger(filled) as ledger:
+        ledger.append("decided", "c", "retrieval", STORE, {})
+        rows = ledger.entries()
+    assert [row.id for row in rows] == ["a", "a", "b", "c"]
+    assert rows[-1].at < rows[0].at
+
+
 def test_reading_creates_no_file(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         assert ledger.entries() == []

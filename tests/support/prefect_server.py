@@ -4,17 +4,20 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from flows.api_password import api_password
 from flows.prefect_api import PrefectApi
+from flows.servers import USER, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
@@ -154,6 +157,41 @@ class Prefect:
         """Return the data of the run's artifacts by key."""
         found = self.call("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
         return {artifact["key"]: artifact["data"] for artifact in found}
+
+
+@contextlib.contextmanager
+def running_servers(project: Path, folder: Path, **settings: str) -> Iterator[Prefect]:
+    """Run `make ui` in a project, with everything of the servers in `folder`; it ends with the context.
+
+    Args:
+        settings: more environment variables.
+    """
+    mlflow, prefect = free_port(), free_port()
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {
+        "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+        "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
+        "CLIPBERT_MLFLOW_PORT": str(mlflow),
+        "CLIPBERT_PREFECT_PORT": str(prefect),
+        **settings,
+    }
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        environment.pop(name, None)
+    log = folder / "ui.log"
+    with log.open("wb") as output:
+        command = [sys.executable, "-m", "flows.ui", "--logs", str(folder / "logs")]
+        ui = subprocess.Popen(command, cwd=project, env=environment, stdout=output, stderr=output)
+    try:
+        wait_until(lambda: ui.poll() is not None or "Ctrl-C stops everything" in log.read_text())
+        assert ui.poll() is None, log.read_text()
+        url, password = f"http://127.0.0.1:{prefect}/api", api_password(project)
+        auth_string = f"{USER}:{password}"
+        client = environment | {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": auth_string}
+        api, address = PrefectApi(url, auth_string), f"http://127.0.0.1:{mlflow}"
+        yield Prefect(api, address, client, log, project, password, ui)
+    finally:
+        ui.send_signal(signal.SIGINT)
+        ui.wait(60)
 
 
 def wait_until(check: Callable[[], Any], seconds: float = 180) -> Any:

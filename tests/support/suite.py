@@ -49,6 +49,7 @@ SERVER_FILES = {
             "tests/flows/test_prefect_api.py",
             "tests/flows/test_project_lock.py",
             "tests/flows/test_promotion_flows.py",
+            "tests/flows/test_recovery.py",
             "tests/flows/test_retrain.py",
             "tests/flows/test_schedules.py",
             "tests/flows/test_study_flow.py",

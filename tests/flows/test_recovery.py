@@ -1,0 +1,92 @@
+"""Interruptions of a retraining (docs/how-to/retraining.md): a cancellation, a second run, the end of every process."""
+
+import contextlib
+from pathlib import Path
+
+import psutil
+import pytest
+from dvc_project import commit, init_git
+from params_file import write_params
+from prefect_server import Prefect, running_servers, wait_until
+
+from flows.project_lock import WAITING
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(900)]
+
+RETRAIN = "clipbert-retrain/retrain"
+CHANGES = {"overrides": {"train.lr": 0.0005}, "promote": False}
+
+
+@pytest.fixture
+def retrainable(project: Path) -> Path:
+    """A committed project with the parameters of `retrain`, whose first stage waits."""
+    write_params(project)
+    graph = project / "dvc.yaml"
+    graph.write_text(graph.read_text().replace('params: ["train.${item}"]', 'params: ["train.lr"]'))
+    ignored = project / ".gitignore"
+    ignored.write_text(ignored.read_text() + "/artifacts/\n/orders/\n/pids\n")
+    init_git(project)
+    commit(project, "Start")
+    (project / "orders/prepare").write_text("wait")
+    return project
+
+
+def stage_processes(project: Path) -> list[str]:
+    """Wait until the stage that waits has started; return the ids of its processes, as text."""
+    return wait_until(lambda: (project / "pids").read_text().split() if (project / "pids").exists() else None)
+
+
+def running(pids: list[str]) -> list[str]:
+    return [pid for pid in pids if Path("/proc", pid).exists()]
+
+
+def test_a_cancelled_retraining_ends_its_processes_and_the_one_that_waits_does_the_work(
+    prefect: Prefect, retrainable: Path
+) -> None:
+    before = (retrainable / "params.yaml").read_text()
+    first = prefect.start(RETRAIN, retrainable, **CHANGES)
+    pids = stage_processes(retrainable)
+    assert "lr: 0.0005" in (retrainable / "params.yaml").read_text()
+    second = prefect.start(RETRAIN, retrainable, **CHANGES)
+    wait_until(lambda: prefect.state(second)["name"] == WAITING)
+    (retrainable / "orders/prepare").unlink()
+    prefect.call("POST", f"/flow_runs/{first}/set_state", {"state": {"type": "CANCELLING"}})
+    assert prefect.wait(first)["type"] == "CANCELLED"
+    assert running(pids) == []
+    end = prefect.wait(second)
+    assert end["type"] == "COMPLETED", end
+    assert end["message"].startswith("4 of 5 stages had work")
+    assert (retrainable / "params.yaml").read_text() == before
+    (prepared,) = (retrainable / "artifacts").glob("prepared.txt")
+    assert prepared.read_text() == "1 2 3\n"
+
+
+def test_after_the_end_of_every_process_a_run_is_crashed_and_the_next_one_does_its_work(
+    retrainable: Path, tmp_path: Path
+) -> None:
+    """As after a power failure: server, worker, flow and stage are killed at once, and only the disk is left."""
+    before = (retrainable / "params.yaml").read_text()
+    folder = tmp_path / "servers"
+    folder.mkdir()
+    with running_servers(retrainable, folder) as servers:
+        lost = servers.start(RETRAIN, retrainable, **CHANGES)
+        pids = stage_processes(retrainable)
+        everything = [
+            *psutil.Process(servers.process.pid).children(recursive=True),
+            psutil.Process(servers.process.pid),
+        ]
+        everything += [psutil.Process(int(pid)) for pid in pids]
+        for process in everything:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        servers.process.wait()
+        wait_until(lambda: running(pids) == [])
+    assert "lr: 0.0005" in (retrainable / "params.yaml").read_text()
+    (retrainable / "orders/prepare").unlink()
+    with running_servers(retrainable, folder) as servers:
+        state = servers.state(lost)
+        assert (state["type"], state["message"]) == ("CRASHED", "make ui was stopped during the run")
+        end = servers.wait(servers.start(RETRAIN, retrainable, promote=False))
+        assert end["type"] == "COMPLETED", end
+        assert end["message"].startswith("4 of 5 stages had work")
+    assert (retrainable / "params.yaml").read_text() == before
