@@ -127,6 +127,7 @@ def train(project: Project, task_name: str, params: Params) -> None:
     from clipbert.training.export import export
     from clipbert.training.history import write_history
     from clipbert.training.lock import training_lock
+    from clipbert.training.measure_confidence import measure_confidence
     from clipbert.training.memory import limit_cached_operations
     from clipbert.training.tracker import NoOpTracker
     from clipbert.training.training_card import training_card
@@ -152,7 +153,15 @@ def train(project: Project, task_name: str, params: Params) -> None:
             ) as tracker:
                 state, out = trainer.train(tracker), project.model(task_name)
                 card = training_card(trainer, params.model, out.relative_to(project.root), tracker.tags)
-                export(trainer.model, trainer.processor, out, card)
+                confidence = measure_confidence(
+                    trainer.model,
+                    trainer.processor,
+                    trainer.inputs,
+                    trainer.train_examples,
+                    trainer.val_examples,
+                    trainer.eval_batch_size,
+                )
+                export(trainer.model, trainer.processor, out, card, confidence)
                 measured = training_metrics(trainer)
                 tracker.log_metrics(measured, state.step)
                 tracker.log_card(card)

@@ -59,6 +59,8 @@ def test_a_question_is_answered_as_the_pipeline_does(root: Path) -> None:
         "video": "a.mp4",
         "question": QUESTION,
         "answers": expected,
+        "calibrated": False,
+        "remarks": ["the confidence is not calibrated"],
         "model": {
             "name": "artifacts/models/open_qa (the last trained)",
             "folder": str(root / "artifacts" / "models" / "open_qa"),

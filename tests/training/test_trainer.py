@@ -1,19 +1,25 @@
 """Training loop: it learns, resumes bit for bit, and stops after too many non-finite losses."""
 
 import itertools
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_trainings import Log, batches_of, finish, make_trainer, params
 
+from clipbert import pipeline
 from clipbert.distributed.context import DistributedContext
 from clipbert.errors import ClipBertError
+from clipbert.model.confidence import Confidence
 from clipbert.training.checkpoint import TrainState, rng_states
 from clipbert.training.data import DistributedBatchSampler, TrainingSamples, training_batches
 from clipbert.training.export import export
+from clipbert.training.measure_confidence import measure_confidence
 from clipbert.training.trainer import Trainer
 
 
@@ -111,7 +117,9 @@ def test_small_batches_make_the_gradient_of_the_large_one(tiny_project: Path, tm
 
 
 @pytest.mark.parametrize("task", ["open_qa", "multiple_choice", "image_qa"])
-def test_the_loss_falls_and_the_exported_model_loads(tiny_project: Path, tmp_path: Path, task: str) -> None:
+def test_the_loss_falls_and_the_exported_model_loads(
+    tiny_project: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from clipbert.model import load
 
     trainer = make_trainer(tiny_project, tmp_path / "checkpoints", task, params(lr=0.003))
@@ -119,11 +127,39 @@ def test_the_loss_falls_and_the_exported_model_loads(tiny_project: Path, tmp_pat
     state = finish(trainer, Log())
     assert state.history[-1]["loss"] < first
     assert state.best == max(row[f"{task}/accuracy"] for row in state.validation)
-    export(trainer.model, trainer.processor, tmp_path / "model", "a card")
+    measured = (trainer.model, trainer.processor, trainer.inputs, trainer.train_examples, trainer.val_examples, 64)
+    assert measure_confidence(*measured).videos is None  # 8 validation videos are too few
+    monkeypatch.setattr("clipbert.training.measure_confidence.FEWEST", 4)
+    confidence = measure_confidence(*measured)
+    export(trainer.model, trainer.processor, tmp_path / "model", "a card", confidence)
     assert (tmp_path / "model" / "README.md").read_text() == "a card"
+    assert_confidence(pipeline(task, tmp_path / "model"), trainer, confidence)
     loaded = load(tmp_path / "model")
     assert loaded.config.answers == trainer.model.config.answers
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), trainer.model.parameters(), strict=True))
+
+
+def assert_confidence(pipe: Any, trainer: Trainer, confidence: Confidence) -> None:
+    """Check that a pipeline has the confidence of its training, and tells other input from that of the training."""
+    assert pipe.confidence == confidence
+    assert (pipe.calibration is None) == (trainer.task.name == "image_qa")  # each answer has a score of its own
+    if pipe.calibration is not None:
+        assert pipe.calibration.questions == sum(len(example.texts) for example in trainer.val_examples)
+        assert 0 <= pipe.calibration.ece_after <= 100
+    example = trainer.train_examples[0]
+    seen = trainer.cache[example.media].images
+    assert pipe.remarks(seen, example.texts) == []
+    white = np.full((4, 64, 64, 3), 255, np.uint8)
+    *far, words = pipe.remarks(white, ["what yoga pose?"])
+    assert words == "words that no training text has: yoga, pose"
+    noticed = r"unlike the training videos \(distance \d+\.\d times the 99th percentile\)"
+    assert all(re.fullmatch(noticed, remark) for remark in far)
+    assert far or trainer.task.name == "image_qa"  # four steps do not teach the difference
+    if trainer.task.name == "open_qa":
+        found = pipe(seen, example.texts[0], top=2)
+        everything = pipe(seen, example.texts[0], top=99)
+        assert sum(row["confidence"] for row in everything) == pytest.approx(1)
+        assert [row["confidence"] for row in found] == [row["confidence"] for row in everything[:2]]
 
 
 def test_a_model_with_nan_weights_stops_the_training(tiny_project: Path, tmp_path: Path) -> None:

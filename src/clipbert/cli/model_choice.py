@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from clipbert.errors import ClipBertError
 from clipbert.project import Project
 
@@ -108,11 +110,21 @@ def _download(project: Project, given: str, scratch: ExitStack) -> ChosenModel:
 
 
 def _release_name(project: Project) -> str:
-    """Return release.name of params.yaml, which the names of registered models start with."""
-    from clipbert.config.load import load_params
+    """Return release.name of params.yaml, which the names of registered models start with.
 
-    params = project.root / "params.yaml"
-    return load_params(params, complete=False).release.name if params.is_file() else "clipbert"
+    Other parameters do not matter here, and may be those of another version.
+    """
+    from clipbert.config.schema import Params
+    from clipbert.config.yaml_io import parse_yaml
+
+    default = Params().release.name
+    try:
+        stored = parse_yaml((project.root / "params.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):  # no project, or a file that other commands complain about
+        return default
+    section = stored.get("release") if isinstance(stored, dict) else None
+    name = section.get("name") if isinstance(section, dict) else None
+    return name if isinstance(name, str) else default
 
 
 def _from_hub(name: str) -> ChosenModel:

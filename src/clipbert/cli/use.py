@@ -51,8 +51,9 @@ def ask(
     """Answer a question about a video."""
     with _Session(video, start, end, model, ASK, explain) as session:
         found = session.call(question=question, top=top)
-        session.explain(question, found[0]["answer"], question, found[0]["score"])
-        rows = [(row["answer"], _percent(row["score"])) for row in found]
+        session.remark([question], answers=True)
+        session.explain(question, found[0]["answer"], question, _confidence(found[0]))
+        rows = [(row["answer"], _percent(_confidence(row))) for row in found]
         session.print(as_json, {"question": question, "answers": list(found)}, rows)
 
 
@@ -75,8 +76,9 @@ def choose(
         raise ClipBertError(f"--options: {len(options)} option is given: expected two or more, each with --options.")
     with _Session(video, start, end, model, CHOOSE, explain) as session:
         found = session.call(question=question, options=options)
-        session.explain(question, found[0]["answer"], question, found[0]["score"], options)
-        rows = [(row["answer"], _percent(row["score"])) for row in found]
+        session.remark([question, *options], answers=True)
+        session.explain(question, found[0]["answer"], question, _confidence(found[0]), options)
+        rows = [(row["answer"], _percent(_confidence(row))) for row in found]
         session.print(as_json, {"question": question, "options": options, "answers": list(found)}, rows)
 
 
@@ -94,6 +96,7 @@ def caption(
         (found,) = session.call()
         if not found["caption"]:
             raise ClipBertError(f"{session.chosen.name}: the model wrote an empty caption. Train it longer.")
+        session.remark([])
         session.explain(f"A caption of {video.name}", found["caption"], "", None)
         session.print(as_json, dict(found), [(found["caption"], f"log-probability {found['score']:.2f}")])
 
@@ -113,6 +116,7 @@ def match(
         scores = session.pipeline.match(session.pipeline.encode([session.item()]), texts)
         order = sorted(range(len(texts)), key=lambda place: -scores[place])
         found = [{"index": place, "text": texts[place], "score": scores[place]} for place in order]
+        session.remark(texts)
         session.explain(f"Best of {len(texts)} texts for {video.name}", texts[order[0]], texts[order[0]], None)
         probability = session.pipeline.task == "pretrain"
         rows = [(row["text"], _percent(row["score"]) if probability else f"{row['score']:.2f}") for row in found]
@@ -140,6 +144,7 @@ class _Session:
         self.tasks, self.picture = tasks, picture
         self.given = model
         self.drawn: Path | None = None
+        self.remarks: list[str] = []
         self.chosen: ChosenModel
         self.pipeline: Any = None
         self._scratch = ExitStack()
@@ -205,6 +210,16 @@ class _Session:
         """
         return self._checked(lambda: self.pipeline(self.item(), **arguments))
 
+    def remark(self, texts: Sequence[str], answers: bool = False) -> None:
+        """Note how the video and the texts differ from those of the training, and an uncalibrated confidence.
+
+        Args:
+            answers: whether the command shows probabilities of answers.
+        """
+        self.remarks = self._checked(lambda: self.pipeline.remarks(self.item(), texts))
+        if answers and self.pipeline.calibration is None:
+            self.remarks.append("the confidence is not calibrated")
+
     def explain(self, title: str, answer: str, text: str, score: float | None, options: Sequence[str] = ()) -> None:
         """Draw the picture of an answer, where one is wanted."""
         if self.picture is None:
@@ -214,7 +229,14 @@ class _Session:
 
         found = self._checked(lambda: explain(self.pipeline, self.item(), text, answer, options))
         remark = "" if score is None else f"{_percent(score)}, "
-        draw(found, title, answer, f"{remark}{self.video.name}, {self.chosen.name}", self.picture, not text)
+        draw(
+            found,
+            title,
+            answer,
+            "\n".join([f"{remark}{self.video.name}, {self.chosen.name}", *self.remarks]),
+            self.picture,
+            not text,
+        )
         self.drawn = self.picture
 
     @staticmethod
@@ -230,12 +252,16 @@ class _Session:
             about: dict[str, Any] = {"video": str(self.video)}
             about |= {} if self.start is None and self.end is None else {"start_s": self.start, "end_s": self.end}
             model = {"name": self.chosen.name, "folder": str(self.chosen.folder), "task": self.pipeline.task}
+            about_answers = {"calibrated": self.pipeline.calibration is not None} if "answers" in found else {}
+            found |= about_answers | {"remarks": self.remarks}
             picture = {} if self.drawn is None else {"explain": str(self.drawn)}
             typer.echo(json.dumps(about | found | {"model": model} | picture, indent=2, ensure_ascii=False))
             return
         width = max(len(text) for text, _ in rows)
         for text, score in rows:
             console.print(f"{text:<{width}}  {score}")
+        for remark in self.remarks:
+            console.print(f"note: {remark}")
         console.print(f"model: {self.chosen.name}")
         if self.drawn is not None:
             console.print(f"explanation: {self.drawn}")
@@ -245,6 +271,12 @@ def _done() -> "Future[Any]":
     future: Future[Any] = Future()
     future.set_result(None)
     return future
+
+
+def _confidence(row: dict[str, Any]) -> float:
+    """Return the calibrated confidence of an answer, or else its probability."""
+    found: float = row.get("confidence", row["score"])
+    return found
 
 
 def _percent(score: float) -> str:

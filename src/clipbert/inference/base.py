@@ -17,6 +17,7 @@ from clipbert.errors import ClipBertError
 from clipbert.files.byte_cache import ByteCache, cache_limit
 from clipbert.inference.results import SHOWN_FRAMES
 from clipbert.model import ClipBertProcessor
+from clipbert.model.confidence import Calibration, Confidence, mean_tokens
 from clipbert.model.processor_inputs import check_videos
 from clipbert.sampling.candidates import fit
 from clipbert.sampling.clips import uniform_clips
@@ -81,6 +82,7 @@ class Pipeline(ABC):
         frames: how candidate frames are taken from files.
         batch_size: text-video pairs in one forward pass.
         task, folder: of the model; None for a pipeline that `pipeline` did not make.
+        confidence: calibration and known input of the model folder; None where it has none.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class Pipeline(ABC):
         batch_size: int = BATCH_SIZE,
         task: str | None = None,
         folder: str | Path | None = None,
+        confidence: Confidence | None = None,
     ) -> None:
+        self.confidence = confidence
         self.task, self.folder = task, folder
         self.model = model
         self.processor = processor
@@ -132,6 +136,44 @@ class Pipeline(ABC):
             rows: the input columns other than that of the video.
             params: the parameters of the request.
         """
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Calibration of the answers; None where the model folder has none."""
+        return None if self.confidence is None else self.confidence.calibration
+
+    def with_confidence(self, rows: list[Row]) -> list[Row]:
+        """Return the rows of all answers to a question with their calibrated confidence, where there is one."""
+        if self.calibration is None:
+            return rows
+        found = self.calibration.confidences([row["score"] for row in rows])
+        return [row | {"confidence": each} for row, each in zip(rows, found, strict=True)]
+
+    def remarks(self, video: Any, texts: Sequence[str] = ()) -> list[str]:
+        """Return in words how a video and texts differ from those of the training; empty where nothing is noticed.
+
+        Args:
+            video: as in a call.
+            texts: the question, options or descriptions.
+
+        Raises:
+            ClipBertError: a file cannot be read.
+            ValueError: frames of a wrong shape.
+        """
+        if self.confidence is None:
+            return []
+        found = []
+        known = self.confidence.videos
+        if known is not None:
+            (embeds,) = self.encode([video])
+            if embeds.shape[-1] == known.hidden:
+                times = float(known.distances(mean_tokens(embeds)[None])[0]) / known.limit
+                if times > 1:
+                    found.append(f"unlike the training videos (distance {times:.1f} times the 99th percentile)")
+        words = list(dict.fromkeys(word for text in texts for word in self.confidence.unknown_words(text)))
+        if words:
+            found.append(f"words that no training text has: {', '.join(words)}")
+        return found
 
     def request_params(self, defaults: dict[str, Any], requested: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters of a request: the requested ones, and the defaults of the others.

@@ -29,7 +29,7 @@ def draw(explanation: Explanation, title: str, answer: str, score: str, out: Pat
 
     Args:
         title: what was asked.
-        answer, score: what the model said, and how sure it is.
+        answer, score: what the model said, and how sure it is, in up to three lines.
         out: the file.
         caption: whether the words are those of a generated caption, with their probabilities.
 
@@ -50,7 +50,8 @@ def draw(explanation: Explanation, title: str, answer: str, score: str, out: Pat
     heading = textwrap.wrap(title, TITLE_CHARS)[:3] or [""]
     words_height = 0.5 + 0.42 * len(_lines(explanation.words))
     bars_height = 0.55 + 0.26 * len(explanation.clip_scores)
-    top = 0.95 + 0.3 * len(heading)
+    notes = score.splitlines()[:3]
+    top = 0.75 + 0.3 * len(heading) + 0.2 * len(notes)
     total = top + blocks * (2 * tile_height + 0.62) + bars_height + words_height + 0.35
     figure = Figure(figsize=(page, total), dpi=DPI, facecolor=PAPER)
     FigureCanvasAgg(figure)
@@ -67,7 +68,8 @@ def draw(explanation: Explanation, title: str, answer: str, score: str, out: Pat
     for number, line in enumerate(heading):
         write(line, 0.25 + 0.3 * number, 14)
     write(f"{answer[:90]}", 0.3 + 0.3 * len(heading), 16, color=ACCENT, fontweight="bold")
-    write(score, 0.62 + 0.3 * len(heading), 10.5, color=MUTED)
+    for number, line in enumerate(notes):
+        write(line, 0.62 + 0.3 * len(heading) + 0.2 * number, 10.5, color=MUTED)
     # frames, and below each the same frame with the relevance of its cells
     for number, (picture, seconds, clip) in enumerate(tiles):
         row, column = divmod(number, columns)

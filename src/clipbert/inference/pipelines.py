@@ -26,6 +26,7 @@ from clipbert.model import (
     Decoding,
     load,
 )
+from clipbert.model.confidence import read_confidence
 from clipbert.model.processor_inputs import check_videos
 from clipbert.tasks import task_class
 from clipbert.tasks.scoring import (
@@ -111,7 +112,10 @@ class OpenQAPipeline(Pipeline):
     """Question answering: `ask(video, question)` returns the most probable answers of the vocabulary."""
 
     def __call__(self, video: Any, question: str, top: int = 5) -> list[Row]:
-        """Return `[{"answer", "score"}]`, `top` of them at most, best first; scores are probabilities.
+        """Return `[{"answer", "score", "confidence"}]`, `top` of them at most, best first.
+
+        Scores are the model's probabilities; `confidence` is calibrated, and missing where the model folder has no
+        calibration.
 
         Raises:
             ClipBertError: the file cannot be read.
@@ -119,7 +123,9 @@ class OpenQAPipeline(Pipeline):
         """
         if top < 1:
             raise ValueError(f"top is {top}: expected at least 1.")
-        answers = self.answer(self.encode([video]), [question], top)[0]
+        # the calibration needs the probabilities of all answers
+        everything = max(top, len(self.model.config.answers))
+        answers = self.with_confidence(self.answer(self.encode([video]), [question], everything)[0])[:top]
         return Results(answers, {"question": question}, video, self.few_frames)
 
     @torch.inference_mode()
@@ -150,7 +156,9 @@ class MultipleChoicePipeline(Pipeline):
     """Multiple choice: `choose(video, question, options)` returns the options, most probable first."""
 
     def __call__(self, video: Any, question: str, options: Sequence[str]) -> list[Row]:
-        """Return `[{"option", "answer", "score"}]`, best first: position, text and probability of each option.
+        """Return `[{"option", "answer", "score", "confidence"}]`, best first: position, text and probability.
+
+        `confidence` is calibrated, and missing where the model folder has no calibration.
 
         Raises:
             ClipBertError: the file cannot be read.
@@ -159,7 +167,7 @@ class MultipleChoicePipeline(Pipeline):
         if isinstance(options, str) or len(options) == 0:
             raise ValueError(f"options is {options!r}: expected a list of at least one text.")
         chosen = self.choose(self.encode([video]), question, options)
-        return Results(chosen, {"question": question}, video, self.few_frames)
+        return Results(self.with_confidence(chosen), {"question": question}, video, self.few_frames)
 
     @torch.inference_mode()
     def choose(self, visual_embeds: Tensor, question: str, options: Sequence[str]) -> list[Row]:
@@ -313,7 +321,9 @@ def pipeline(
         ) from error
     settings = {} if clips is None else {"clips": clips}
     processor = ClipBertProcessor.from_pretrained(model, **settings)
-    return PIPELINES[type(loaded)](loaded, processor, frames, task=name, folder=model)
+    return PIPELINES[type(loaded)](
+        loaded, processor, frames, task=name, folder=model, confidence=read_confidence(model)
+    )
 
 
 def _task_of(loaded: Any, task: str | None, folder: str | Path) -> str:
