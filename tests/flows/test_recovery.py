@@ -1,13 +1,17 @@
 """Interruptions of a retraining (docs/how-to/retraining.md): a cancellation, a second run, the end of every process."""
 
 import contextlib
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 from dvc_project import commit, init_git
 from params_file import write_params
-from prefect_server import Prefect, running_servers, wait_until
+from prefect_server import PROGRAMS, Prefect, running_servers, wait_until
 
 from flows.project_lock import WAITING
 
@@ -89,4 +93,41 @@ def test_after_the_end_of_every_process_a_run_is_crashed_and_the_next_one_does_i
         end = servers.wait(servers.start(RETRAIN, retrainable, promote=False))
         assert end["type"] == "COMPLETED", end
         assert end["message"].startswith("4 of 5 stages had work")
+    assert (retrainable / "params.yaml").read_text() == before
+
+
+def retrain_in_terminal(project: Path) -> "subprocess.Popen[str]":
+    """Start `python -m flows.retrain` as a terminal does, in a process group of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
+    environment |= {"PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}", "PREFECT_HOME": str(project / ".prefect")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.retrain", "--set", "train.lr=0.0005", "--no-promote"],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_ctrl_c_ends_the_processes_of_a_stage_and_the_same_command_does_the_work(retrainable: Path) -> None:
+    before = (retrainable / "params.yaml").read_text()
+    flow = retrain_in_terminal(retrainable)
+    try:
+        pids = stage_processes(retrainable)
+        assert "lr: 0.0005" in (retrainable / "params.yaml").read_text()
+        os.killpg(flow.pid, signal.SIGINT)
+        output = flow.communicate(timeout=120)[0]
+    finally:
+        flow.kill()
+    assert flow.returncode not in (0, -signal.SIGKILL), output
+    assert "Traceback" not in output.splitlines()[-1]
+    wait_until(lambda: running(pids) == [])
+    assert (retrainable / "params.yaml").read_text() == before
+    (retrainable / "orders/prepare").unlink()
+    again = retrain_in_terminal(retrainable)
+    output = again.communicate(timeout=600)[0]
+    assert again.returncode == 0, output
+    assert "4 of 5 stages had work" in output
     assert (retrainable / "params.yaml").read_text() == before

@@ -43,8 +43,8 @@ def clipbert(*arguments: str) -> str:
     return " ".join(done.output.split())
 
 
-def test_every_recipe_has_a_layout() -> None:
-    assert LAYOUTS.keys() | {"small"} == list_recipes(RECIPES).keys()
+def test_every_recipe_of_a_data_set_has_a_layout() -> None:
+    assert LAYOUTS.keys() | {"small", "motion"} == list_recipes(RECIPES).keys()
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
