@@ -91,9 +91,10 @@ def store_errors(uri: str, failure: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError, ImportError) as error:
-        if (problem := _account_problem(error)) is not None:
-            raise ClipBertError(f"MLflow store {redact(uri)} {failure}: {problem}") from error
         detail = redact(_cause(str(error).strip().split("\n", 1)[0]))[:600]
+        if (problem := _account_problem(error)) is not None:
+            told = f"MLflow store {redact(uri)} {failure}: {problem}\nThe server's answer: {detail}"
+            raise ClipBertError(told) from error
         raise ClipBertError(f"MLflow store {redact(uri)} {failure}: {detail}\n{_advice(uri)}") from error
 
 
