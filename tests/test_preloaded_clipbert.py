@@ -1,5 +1,6 @@
 """The `clipbert` that tests put on the PATH of DVC behaves as the program does."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -50,9 +51,8 @@ def test_signals_reach_it(tmp_path: Path, tiny_project: Path, number: signal.Sig
 
 def program_in(cwd: Path) -> psutil.Process:
     """Return the process that works in `cwd`."""
-    programs = [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if child.cwd() == str(cwd) and "forkserver" in " ".join(child.cmdline())
-    ]
-    return programs[0]
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # has ended, perhaps as a zombie
+            if child.cwd() == str(cwd) and "forkserver" in " ".join(child.cmdline()):
+                return child
+    raise AssertionError(f"no program works in {cwd}")
