@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect.client.schemas.objects import State
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_current_settings, temporary_settings
 
 from clipbert.redact import redact
@@ -19,6 +21,8 @@ from flows.servers import LOG_LINES, START_S, ServerError, free_port, server_env
 from flows.supervisor import HOST, Supervisor, environment
 
 POLL_S = 0.1
+DRAIN_S = 10.0
+INTERRUPTED = 130
 
 
 @contextlib.contextmanager
@@ -52,7 +56,11 @@ def temporary_server(root: Path) -> Iterator[None]:
                 raise ServerError("The temporary Prefect server does not start:\n" + "\n".join(tail))
             time.sleep(POLL_S)
         with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth_string}):
-            yield
+            try:
+                yield
+            finally:  # what is left, as after Ctrl-C, would be sent at exit, without end to a server that has ended
+                for sender in (APILogWorker, EventsWorker):
+                    sender.drain_all(timeout=DRAIN_S)
 
 
 def run_from_terminal(root: Path, start: Callable[[], State[Any]]) -> State[Any] | None:
@@ -61,10 +69,16 @@ def run_from_terminal(root: Path, start: Callable[[], State[Any]]) -> State[Any]
     Args:
         root: the project's folder.
         start: calls the flow with `return_state=True`.
+
+    Raises:
+        SystemExit: with exit code 130, after Ctrl-C.
     """
     try:
         with temporary_server(root):
             state = start()
+    except KeyboardInterrupt:
+        print("Interrupted; the same command continues.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     except ServerError as error:
         print(error, file=sys.stderr)
         return None
