@@ -116,7 +116,7 @@ def test_wrong_inputs_are_named(root: Path) -> None:
 def test_a_hub_id_that_cannot_be_had_says_what_to_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     message = fail("ask", "a.mp4", "x", "--model", "nobody/no-model-of-this-name")
-    assert "--model nobody/no-model-of-this-name: there is no such folder, and the hub gave no such model" in message
+    assert "--model nobody/no-model-of-this-name: not a folder, and the hub did not provide it" in message
 
 
 def test_no_command_imports_mlflow_for_a_local_model(root: Path) -> None:

@@ -26,7 +26,7 @@ def test_a_champion_of_the_ui_is_shown_until_the_gate_decides(root, release_embe
     assert audit(root) == ""
     release_embedded(0, predictions(30))
     client = open_store(root).client
-    client.set_registered_model_alias(NAME, "champion", "1")  # there is no ledger yet
+    client.set_registered_model_alias(NAME, "champion", "1")  # before the ledger exists
     assert "version 1 has the alias champion, set past the gate" in audit(root)
     assert "Delete the alias champion" in audit(root)
     client.delete_registered_model_alias(NAME, "champion")

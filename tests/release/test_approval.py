@@ -113,6 +113,6 @@ def test_a_failed_check_is_named_with_what_to_do(root, release_embedded, predict
     assert made.decision == "rejected"
     assert "size of the model: not recorded; required: at most 1 MB" in made.reason
     assert "Commit the code, params.yaml and dvc.lock" in made.reason
-    assert "validated data: there is no artifacts/validation/result.json" in made.reason
+    assert "validated data: artifacts/validation/result.json is missing" in made.reason
     tags = open_store(root).client.get_model_version(NAME, "1").tags
     assert tags["promotion.check.seeds"].startswith("failed: 0 (none recorded) (required: at least 3)")

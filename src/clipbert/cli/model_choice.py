@@ -44,7 +44,7 @@ def choose_model(project: Project, given: str | None, tasks: Sequence[str], scra
         scratch: keeps downloaded files until it is closed.
 
     Raises:
-        ClipBertError: there is no such model; the message says what to do.
+        ClipBertError: the model does not exist; the message says what to do.
     """
     if given is None:
         return _default(project, tasks, scratch)
@@ -135,7 +135,7 @@ def _from_hub(name: str) -> ChosenModel:
     except Exception as error:  # the hub client and its HTTP library raise many types
         first = str(error).strip().partition("\n")[0]
         raise ClipBertError(
-            f"--model {name}: there is no such folder, and the hub gave no such model ({first}). Check the id and the "
+            f"--model {name}: not a folder, and the hub did not provide it ({first}). Check the id and the "
             "network (HF_HUB_OFFLINE), or download it on another machine and name its folder."
         ) from error
     return ChosenModel(Path(folder), f"{name} (hub)")

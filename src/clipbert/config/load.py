@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from clipbert.config.fields import describe_problem, drop_empty_sections, missing_parameters
 from clipbert.config.schema import Params
 from clipbert.config.tasks import load_installed_tasks
-from clipbert.config.yaml_io import DuplicateKeyError, dump_yaml, leaves, parse_yaml
+from clipbert.config.yaml_io import dump_yaml, leaves, parse_yaml, parse_yaml_mapping, read_yaml_text
 from clipbert.errors import ClipBertError
 
 
@@ -66,28 +66,15 @@ def load_params(
 
 
 def _read(path: Path, complete: bool) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ClipBertError(
-            f"{path}: no such parameter file. Run the command in the project folder, or name the file with --params."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClipBertError(f"{path}: cannot be read ({error}); expected a UTF-8 YAML file.") from error
+    text = read_yaml_text(
+        path, path, "no such parameter file. Run the command in the project folder, or name the file with --params."
+    )
     if complete and text and not text.endswith("\n"):
         raise ClipBertError(
             f"{path}: its last line does not end with a newline; the file may be truncated. Restore it "
             f"(git checkout {path}); if it is complete, add the newline."
         )
-    try:
-        values = parse_yaml(text) or {}
-    except DuplicateKeyError as error:
-        raise ClipBertError(f"{path}: {error}.") from error
-    except yaml.YAMLError as error:
-        raise ClipBertError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ClipBertError(f"{path}: expected sections such as `train:`, found {type(values).__name__}.")
-    return values
+    return parse_yaml_mapping(text, path, "sections such as `train:`", may_be_empty=True)
 
 
 def _describe_missing(path: Path, missing: dict[str, Any]) -> str:

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-
 from clipbert.config.fields import describe_problem, drop_empty_sections, missing_parameters
 from clipbert.config.models import Field, ValidationError
 from clipbert.config.tasks import Section, task_names
-from clipbert.config.yaml_io import DuplicateKeyError, dump_yaml, leaves, parse_yaml
+from clipbert.config.yaml_io import dump_yaml, leaves, parse_yaml_mapping, read_yaml_text
 from clipbert.errors import ClipBertError
 
 POLICY = Path("mlflow", "promotion.yaml")
@@ -118,7 +116,7 @@ def load_policy(root: Path, path: Path = POLICY) -> PromotionPolicy:
     """
     file = root / path
     text = _read(file, path)
-    values = _parse(path, text)
+    values = parse_yaml_mapping(text, path, "the sections default and tasks")
     unknown = [str(key) for key in values if key not in ("default", "tasks")]
     if unknown:
         raise ClipBertError(f"{path}: {unknown[0]}: unknown section; expected default and tasks.")
@@ -155,29 +153,12 @@ def default_policy_text() -> str:
 
 
 def _read(file: Path, path: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ClipBertError(f"{path}: not found. It has the rules of promotion. {RESTORE.format(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClipBertError(f"{path}: cannot be read ({error}); expected a UTF-8 YAML file.") from error
+    text = read_yaml_text(file, path, f"not found. It has the rules of promotion. {RESTORE.format(path)}")
     if not text.endswith("\n"):
         raise ClipBertError(
             f"{path}: its last line does not end with a newline; the file may be truncated. {RESTORE.format(path)}"
         )
     return text
-
-
-def _parse(path: Path, text: str) -> dict[str, Any]:
-    try:
-        values = parse_yaml(text)
-    except DuplicateKeyError as error:
-        raise ClipBertError(f"{path}: {error}.") from error
-    except yaml.YAMLError as error:
-        raise ClipBertError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ClipBertError(f"{path}: expected the sections default and tasks, found {type(values).__name__}.")
-    return values
 
 
 def _mapping(path: Path, name: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 import re
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from clipbert.errors import ClipBertError
 
 MERGE = "tag:yaml.org,2002:merge"
 
@@ -47,6 +50,49 @@ def parse_yaml(text: str) -> Any:
         raise yaml.YAMLError("nested too deeply") from error
     except ValueError as error:  # a date such as 2026-99-99, a number such as 0x
         raise yaml.YAMLError(str(error)) from error
+
+
+def read_yaml_text(file: Path, name: Path, missing: str) -> str:
+    """Return the text of a YAML file of the user.
+
+    Args:
+        file: where it is.
+        name: what to call it in messages.
+        missing: what a message says after the name if the file does not exist.
+
+    Raises:
+        ClipBertError: it does not exist, cannot be read or is not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ClipBertError(f"{name}: {missing}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClipBertError(f"{name}: cannot be read ({error}); expected a UTF-8 YAML file.") from error
+
+
+def parse_yaml_mapping(text: str, name: Path, expected: str, may_be_empty: bool = False) -> dict[str, Any]:
+    """Return the mapping in the text of a user's YAML file.
+
+    Args:
+        name: of the file, for messages.
+        expected: what the mapping holds, for messages, such as "sections such as `train:`".
+        may_be_empty: return {} for a text without a value.
+
+    Raises:
+        ClipBertError: it is not valid YAML, a key occurs twice in one section, or it is not a mapping.
+    """
+    try:
+        values = parse_yaml(text)
+    except DuplicateKeyError as error:
+        raise ClipBertError(f"{name}: {error}.") from error
+    except yaml.YAMLError as error:
+        raise ClipBertError(f"{name}: not valid YAML: {error}") from error
+    if may_be_empty and not values:
+        return {}
+    if not isinstance(values, dict):
+        raise ClipBertError(f"{name}: expected {expected}, found {type(values).__name__}.")
+    return values
 
 
 def dump_yaml(value: Any) -> str:

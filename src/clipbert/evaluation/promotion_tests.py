@@ -29,7 +29,7 @@ class Difference:
         metric: its name after `TASK/`.
         candidate, other: in the unit of the metric, points for a percentage.
         low, high: the ends of the interval of candidate - other; NaN without an interval.
-        p_value: two-sided, for the hypothesis that there is no difference; None where only an interval is computed.
+        p_value: two-sided, for the hypothesis that the models do not differ; None where only an interval is computed.
         test: the name of the test with this p-value.
         items: number of test items.
         seeds: trainings of the candidate and of the other whose variation is in the interval; (1, 1) for none.

@@ -74,24 +74,12 @@ def draw(explanation: Explanation, title: str, answer: str, score: str, out: Pat
     for number, (picture, seconds, clip) in enumerate(tiles):
         row, column = divmod(number, columns)
         left, down = 0.3 + column * (tile_width + 0.15), top + row * (2 * tile_height + 0.62)
-        figure.text(
-            left / page,
-            1 - (down + 0.02) / total,
-            f"{seconds:.1f} s",
-            fontsize=10.5,
-            color=INK,
-            va="top",
-            fontweight="bold",
+        labels: tuple[tuple[float, str, dict[str, Any]], ...] = (
+            (left, f"{seconds:.1f} s", {"color": INK, "fontweight": "bold"}),
+            (left + tile_width, f"clip {clip + 1}", {"color": MUTED, "ha": "right"}),
         )
-        figure.text(
-            (left + tile_width) / page,
-            1 - (down + 0.02) / total,
-            f"clip {clip + 1}",
-            fontsize=10.5,
-            color=MUTED,
-            va="top",
-            ha="right",
-        )
+        for place, text, style in labels:
+            figure.text(place / page, 1 - (down + 0.02) / total, text, fontsize=10.5, va="top", **style)
         at(left, down + 0.25, tile_width, tile_height).imshow(picture, aspect="auto")
         shown = at(left, down + 0.3 + tile_height, tile_width, tile_height)
         shown.imshow(_gray(picture), aspect="auto", extent=(0, 1, 1, 0))

@@ -129,7 +129,7 @@ def _validation(project: Project, data_digest: str) -> tuple[list[dict[str, Any]
             for one in json.loads(path.read_text(encoding="utf-8"))["expectations"]
         ]
     except FileNotFoundError:
-        return [], f"there is no {name}"
+        return [], f"{name} is missing"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [], f"{name} cannot be read ({error})"
     validated = _validated_data(project.root)

@@ -142,7 +142,7 @@ def guard_checks(
         difference = differences.get(metric)
         reason = ""
         if other is None:
-            reason = "there is no champion"
+            reason = "no champion yet"
         elif metric not in judged:
             reason = f"{types[metric]} questions: fewer than {MIN_TYPE_ITEMS} are not judged"
         elif difference is None:
@@ -171,9 +171,7 @@ def limit_checks(limits: LimitsPolicy, cost: Mapping[str, float], champion: Mapp
         name, title = "max_slowdown", "time per item compared with the champion's"
         if champion is None:
             found.append(
-                Check(
-                    f"limit.{name}", title, "skipped", "there is no champion", f"at most {limits.max_slowdown:g} times"
-                )
+                Check(f"limit.{name}", title, "skipped", "no champion yet", f"at most {limits.max_slowdown:g} times")
             )
         else:
             own, other = cost.get("ms_per_item"), champion.get("ms_per_item")

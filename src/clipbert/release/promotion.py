@@ -69,8 +69,8 @@ def promote(
         policy_sha256: of the policy's file, for the record.
 
     Raises:
-        ClipBertError: there is no candidate, predictions are missing or damaged, the aliases changed meanwhile, the
-            person saw another candidate, or store, ledger or disk failed; the message says which version is the
+        ClipBertError: no version is the candidate, predictions are missing or damaged, the aliases changed meanwhile,
+            the person saw another candidate, or store, ledger or disk failed; the message says which version is the
             champion.
     """
     _check_approval(approval)

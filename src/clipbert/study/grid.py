@@ -8,12 +8,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from clipbert.config.budget import Budget
 from clipbert.config.recipes import list_recipes
 from clipbert.config.tasks import check_task
-from clipbert.config.yaml_io import leaves, parse_yaml
+from clipbert.config.yaml_io import leaves, parse_yaml_mapping, read_yaml_text
 from clipbert.errors import ClipBertError
 
 FIELDS = ("task", "recipe", "budget", "seeds", "params", "axes", "evaluate")
@@ -123,20 +121,11 @@ def read_grid(path: Path, recipes: Path) -> Grid:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ClipBertError(
-            f"{path}: no such grid file. Run the command in the project folder, or name the file with --grid; "
-            "recipes/study/ has examples."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClipBertError(f"{path}: cannot be read ({error}); expected a UTF-8 YAML file.") from error
-    except yaml.YAMLError as error:
-        raise ClipBertError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ClipBertError(f"{path}: expected fields such as `axes:`, found {type(values).__name__}.")
-    return values
+    missing = (
+        "no such grid file. Run the command in the project folder, or name the file with --grid; recipes/study/ has "
+        "examples."
+    )
+    return parse_yaml_mapping(read_yaml_text(path, path, missing), path, "fields such as `axes:`")
 
 
 def _budget(path: Path, value: Any) -> Budget:
