@@ -35,6 +35,7 @@ LEVELS = [
     {"release"},
     {"dashboard"},
     {"study"},
+    {"server"},
     {"stages"},
     {"cli", "__main__"},
 ]

@@ -10,6 +10,7 @@ DETAIL_CHARS = 200
 EXTRAS = {
     **dict.fromkeys(("dask", "distributed"), "cluster"),
     **dict.fromkeys(("great_expectations", "httpx", "ijson", "jinja2", "matplotlib", "mlflow", "prefect"), "pipeline"),
+    **dict.fromkeys(("fastapi", "fastapi_offline", "prometheus_client", "uvicorn"), "serve"),
     **dict.fromkeys(("psutil", "pycocoevalcap", "scipy", "sqlalchemy", "starlette"), "pipeline"),
 }
 

@@ -21,6 +21,8 @@ RESUMED = {
     "promote": CHANGED,
     "rollback": CHANGED,
     "convert": "nothing was written",
+    "serve": "requests that ran were answered",
+    "app": "requests that ran were answered",
     "sample-data": "nothing was written",
     "import": "nothing was added to data/",
 }

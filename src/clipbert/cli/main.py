@@ -20,6 +20,7 @@ from clipbert.cli.pipeline import PANEL, pipeline
 from clipbert.cli.pretrained import pretrained
 from clipbert.cli.quarantine import quarantine
 from clipbert.cli.release import release
+from clipbert.cli.serving import serving
 from clipbert.cli.study import studying
 from clipbert.cli.use import using
 from clipbert.console import errors, use_utf8
@@ -70,6 +71,7 @@ app.add_typer(comparing)
 app.add_typer(lineage_group)
 app.add_typer(studying)
 app.add_typer(using)
+app.add_typer(serving)
 app.add_typer(models)
 app.add_typer(pretrained, name="pretrained", rich_help_panel=MODELS_PANEL)
 app.add_typer(inspection)

@@ -64,7 +64,7 @@ def choose_model(project: Project, given: str | None, tasks: Sequence[str], scra
 
 def _default(project: Project, tasks: Sequence[str], scratch: ExitStack) -> ChosenModel:
     for task in tasks:
-        champion = _registered(project, f"{_release_name(project)}-{task}", "champion", scratch)
+        champion = _registered(project, f"{release_name(project)}-{task}", "champion", scratch)
         if champion is not None:
             return champion
     trained = [folder for task in tasks if (folder := project.model(task)) and (folder / CONFIG).is_file()]
@@ -103,13 +103,13 @@ def _download(project: Project, given: str, scratch: ExitStack) -> ChosenModel:
     from clipbert.release.find_version import find_registered
     from clipbert.release.registry import download_model
 
-    found = find_registered(project, _release_name(project), given)
+    found = find_registered(project, release_name(project), given)
     place = scratch.enter_context(scratch_folder())
     folder = download_model(found.store, found.version.name, str(found.version.version), place)
     return ChosenModel(folder, f"models:/{found.version.name}/{found.version.version}")
 
 
-def _release_name(project: Project) -> str:
+def release_name(project: Project) -> str:
     """Return release.name of params.yaml, which the names of registered models start with.
 
     Other parameters do not matter here, and may be those of another version.

@@ -68,6 +68,21 @@ class GivenFrames:
             raise ValueError(f"the video holds an image that cannot be read: {error}.") from error
 
 
+@dataclass(frozen=True)
+class PreparedVideo:
+    """A decoded video, or the visual tokens that are kept of it.
+
+    Attributes:
+        key: content and segment of the file; None where the tokens are not to be kept.
+        frames: None where there are tokens.
+        tokens: (K, V, hidden); None where there are frames.
+    """
+
+    key: tuple[Any, ...] | None
+    frames: GivenFrames | None
+    tokens: Tensor | None
+
+
 class Pipeline(ABC):
     """A model in evaluation mode and its processor; videos are paths, file bytes, frame arrays or PIL images.
 
@@ -162,14 +177,19 @@ class Pipeline(ABC):
         """
         if self.confidence is None:
             return []
+        (embeds,) = self.encode([video]) if self.confidence.videos is not None else (None,)
+        return self.remarks_of(embeds, texts)
+
+    def remarks_of(self, embeds: Tensor | None, texts: Sequence[str] = ()) -> list[str]:
+        """Return what `remarks` says of the visual tokens (K, V, hidden) of a video; None: nothing about the video."""
+        if self.confidence is None:
+            return []
         found = []
         known = self.confidence.videos
-        if known is not None:
-            (embeds,) = self.encode([video])
-            if embeds.shape[-1] == known.hidden:
-                times = float(known.distances(mean_tokens(embeds)[None])[0]) / known.limit
-                if times > 1:
-                    found.append(f"unlike the training videos (distance {times:.1f} times the 99th percentile)")
+        if known is not None and embeds is not None and embeds.shape[-1] == known.hidden:
+            times = float(known.distances(mean_tokens(embeds)[None])[0]) / known.limit
+            if times > 1:
+                found.append(f"unlike the training videos (distance {times:.1f} times the 99th percentile)")
         words = list(dict.fromkeys(word for text in texts for word in self.confidence.unknown_words(text)))
         if words:
             found.append(f"words that no training text has: {', '.join(words)}")
@@ -254,16 +274,51 @@ class Pipeline(ABC):
         self, video: Any, number: int, read: Callable[[Any, int], Any], clips: int, state: tuple[Any, ...] | None
     ) -> Tensor:
         """Return the visual tokens (K, V, hidden) of a video, which may be kept from an earlier call."""
+        (embeds,) = self._encode_prepared([self._prepare(video, number, read, state)], clips, state)
+        return embeds
+
+    def prepare(self, video: Any, frames: FramesParams | None = None) -> PreparedVideo:
+        """Decode a video, unless its visual tokens are kept: the part of `encode` that needs no model.
+
+        Args:
+            video: as in a call.
+            frames: `self.frames` with other limits of time and memory; None: `self.frames`.
+
+        Raises:
+            ClipBertError, ValueError: as in `encode`.
+        """
+        read = self.processor.video_reader(frames or self.frames)
+        return self._prepare(video, 0, read, self._state(self.processor.clips))
+
+    def encode_prepared(self, videos: Sequence[PreparedVideo]) -> list[Tensor]:
+        """Return the visual tokens (K, V, hidden) of videos that `prepare` returned."""
+        return self._encode_prepared(videos, self.processor.clips, self._state(self.processor.clips))
+
+    def _prepare(
+        self, video: Any, number: int, read: Callable[[Any, int], Any], state: tuple[Any, ...] | None
+    ) -> PreparedVideo:
         key = None if state is None else file_key(video)
         if key is not None:
             kept: Tensor | None = self._encoded.get((key, state))
             if kept is not None:
-                return kept
+                return PreparedVideo(key, None, kept)
         images = read(video, number)
-        (embeds,) = encode_clips(self.model, self.processor, [GivenFrames(images, self.frames.size)], clips)
-        if key is not None and file_key(video) == key:  # else the file changed while it was decoded
-            self._encoded.put((key, state), embeds, embeds.nbytes)
-        return embeds
+        if key is not None and file_key(video) != key:  # the file changed while it was decoded
+            key = None
+        return PreparedVideo(key, GivenFrames(images, self.frames.size), None)
+
+    def _encode_prepared(
+        self, videos: Sequence[PreparedVideo], clips: int, state: tuple[Any, ...] | None
+    ) -> list[Tensor]:
+        frames = [video.frames for video in videos if video.frames is not None]
+        encoded = iter(encode_clips(self.model, self.processor, frames, clips))
+        found = []
+        for video in videos:
+            embeds = next(encoded) if video.tokens is None else video.tokens
+            if video.tokens is None and video.key is not None and state is not None:
+                self._encoded.put((video.key, state), embeds, embeds.nbytes)
+            found.append(embeds)
+        return found
 
     def _state(self, clips: int) -> tuple[Any, ...] | None:
         """Return all that decides the tokens of a file; None where a change of the model could not be noticed."""

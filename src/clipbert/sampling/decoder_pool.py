@@ -16,6 +16,7 @@ IDLE_S = 300.0  # after which a process that decodes nothing ends
 START_TIMEOUT_S = 120.0
 
 _lock = threading.Lock()
+_workers: int | None = None
 _pools: dict[int, KillablePool] = {}
 
 
@@ -23,9 +24,15 @@ def decoder_pool(max_worker_mb: int) -> KillablePool:
     """Return the decoder processes of this process with a memory limit, which are started when they are needed."""
     with _lock:
         if max_worker_mb not in _pools:
-            workers = max(1, min(MOST_DECODERS, len(os.sched_getaffinity(0))))
+            workers = _workers or max(1, min(MOST_DECODERS, len(os.sched_getaffinity(0))))
             _pools[max_worker_mb] = KillablePool(workers, START_TIMEOUT_S, max_worker_mb, idle_s=IDLE_S)
         return _pools[max_worker_mb]
+
+
+def limit_decoders(workers: int) -> None:
+    """Set how many processes decode at one time, before the first file; by default one for each core, at most four."""
+    global _workers
+    _workers = workers
 
 
 def start_decoder(max_worker_mb: int) -> Future[Any]:

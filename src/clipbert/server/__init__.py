@@ -1,0 +1,1 @@
+"""HTTP server of trained models: `clipbert serve` and the page of `clipbert app`."""
