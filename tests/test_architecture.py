@@ -32,6 +32,7 @@ LEVELS = [
     {"recommend"},
     {"evaluation"},
     {"inference"},
+    {"export"},
     {"release"},
     {"dashboard"},
     {"study"},

@@ -1,10 +1,14 @@
-"""Commands for model folders: convert checkpoints of the authors' code, and check files."""
+"""Commands for model folders: convert checkpoints of the authors' code, export to ONNX, and check files."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from clipbert.cli.model_choice import choose_model
+from clipbert.cli.options import project
+from clipbert.config.tasks import task_names
 from clipbert.console import console
 from clipbert.errors import ClipBertError, ModelFolderError
 
@@ -53,6 +57,39 @@ def convert(
         assert model_config is not None
         assert task is not None
         conversion.convert(source, model_config, task, task_class(task).card, out, answers, tokenizer)
+
+
+@models.command(
+    epilog="Example: `clipbert export --model artifacts/models/retrieval --output exports/retrieval`",
+    rich_help_panel=PANEL,
+)
+def export(
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="The folder to write.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="A model folder, a registered version (models:/NAME@champion) or a hub id. Default: the first task's "
+            "champion, else the last trained model of the project.",
+        ),
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="onnx, or pt2 for a program of torch.export.")] = "onnx",
+) -> None:
+    """Export a model as ONNX or torch.export files, checked against the model."""
+    with ExitStack() as scratch:
+        chosen = choose_model(project(), model, task_names(), scratch)
+        console.print(f"{chosen.name}:")
+        from clipbert.export.write import TOLERANCE, export_model
+
+        written = export_model(chosen.folder, output, form, lambda line: console.print(f"  {line}"))
+    for part in written:
+        console.print(
+            f"{part.path}: {part.size / 1e6:.1f} MB, differs by at most {part.difference:.1g} from the model "
+            f"(limit {TOLERANCE:g})"
+        )
+    if form == "onnx":
+        console.print(f"Use it without torch: python {output}/example.py VIDEO TEXT")
 
 
 @models.command(epilog="Example: `clipbert checksum artifacts/models/retrieval --check`", rich_help_panel=PANEL)

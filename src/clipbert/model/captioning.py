@@ -98,8 +98,8 @@ class ClipBertForCaptioning(LanguageModelHeadMixin):
             if loss is not None:
                 return ClipBertCaptioningOutput(loss=loss)
         texts, clips, tokens, _ = visual.shape
-        text = self.clipbert.embeddings(input_ids=input_ids).repeat_interleave(clips, dim=0)
-        seen = torch.cat([mask.new_ones(texts, tokens), mask], dim=1).repeat_interleave(clips, dim=0)
+        text = _for_each_clip(self.clipbert.embeddings(input_ids=input_ids), clips)
+        seen = _for_each_clip(torch.cat([mask.new_ones(texts, tokens), mask], dim=1), clips)
         states = self.encode_prefix(visual.flatten(0, 1), text, seen)[:, tokens:]
         clip_logits = self.cls(states).unflatten(0, (texts, clips))
         logits = mean_log_probabilities(clip_logits)
@@ -201,6 +201,11 @@ class ClipBertForCaptioning(LanguageModelHeadMixin):
             assert pixel_values is not None
             visual_embeds = self.encode_video(pixel_values)
         return generate(self, visual_embeds, start, end, decoding or Decoding())
+
+
+def _for_each_clip(rows: Tensor, clips: int) -> Tensor:
+    """Return rows (N, ...) once for each clip, (N * clips, ...): `repeat_interleave`, in a form that ONNX has."""
+    return rows[:, None].expand(-1, clips, *rows.shape[1:]).flatten(0, 1)
 
 
 def mean_log_probabilities(clip_logits: Tensor) -> Tensor:

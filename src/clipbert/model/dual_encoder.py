@@ -121,7 +121,9 @@ class ClipBertDualEncoder(ClipBertPreTrainedModel):
             ValueError: another shape than that of this model's features.
         """
         return run_slices(
-            lambda part: self._encode_features(frame_features[part]), len(frame_features), self.clipbert.microbatches
+            lambda part: self._encode_features(frame_features[part]),
+            frame_features.shape[0],
+            self.clipbert.microbatches,
         )
 
     def _encode_features(self, frame_features: Tensor) -> Tensor:

@@ -17,8 +17,11 @@ def can_read_values(values: Tensor) -> bool:
     """Return whether a check may read the values of a tensor.
 
     On a GPU, reading blocks until all queued work is done, which would slow each training step; there the values are
-    checked only with gradients disabled. The data loader of a training makes valid values.
+    checked only with gradients disabled. The data loader of a training makes valid values. An export has
+    no values to read.
     """
+    if torch.compiler.is_exporting():
+        return False
     kind = values.device.type
     return kind == "cpu" or (kind != "meta" and not torch.is_grad_enabled())
 

@@ -295,7 +295,7 @@ class ClipBertModel(ClipBertPreTrainedModel):
         text = self.embeddings(input_ids=input_ids)[:, None].expand(texts, clips, -1, hidden)
         joint = torch.cat([text, visual], dim=2).flatten(0, 1)
         mask = torch.cat([attention_mask, attention_mask.new_ones(texts, tokens)], dim=1)
-        states = self.encode(joint, mask.repeat_interleave(clips, dim=0), whole)
+        states = self.encode(joint, mask[:, None].expand(-1, clips, -1).flatten(0, 1), whole)
         return states.view(texts, clips, -1, hidden)
 
     def pack_pairs(
@@ -362,7 +362,7 @@ class ClipBertModel(ClipBertPreTrainedModel):
             lengths = None if text_lengths is None else text_lengths[part]
             return self._pool_pairs(input_ids[part], attention_mask[part], visual[part], lengths)
 
-        return run_slices(pooled, len(input_ids), self.microbatches)
+        return run_slices(pooled, input_ids.shape[0], self.microbatches)  # `len` would fix the size of an export
 
     def _pool_pairs(
         self, input_ids: Tensor, attention_mask: Tensor, visual: Tensor, text_lengths: Sequence[int] | None
