@@ -33,6 +33,7 @@ LEVELS = [
     {"evaluation"},
     {"inference"},
     {"export"},
+    {"search"},
     {"release"},
     {"dashboard"},
     {"study"},

@@ -9,6 +9,7 @@ DETAIL_CHARS = 200
 # Packages that are installed with an optional dependency group (an extra) only.
 EXTRAS = {
     **dict.fromkeys(("dask", "distributed"), "cluster"),
+    "faiss": "search",
     **dict.fromkeys(("great_expectations", "httpx", "ijson", "jinja2", "matplotlib", "mlflow", "prefect"), "pipeline"),
     **dict.fromkeys(("fastapi", "fastapi_offline", "prometheus_client", "uvicorn"), "serve"),
     **dict.fromkeys(("psutil", "pycocoevalcap", "scipy", "sqlalchemy", "starlette"), "pipeline"),

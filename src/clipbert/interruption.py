@@ -12,6 +12,7 @@ RESUMED = {
     "ingest": "the manifest is unchanged; probed files are not probed again",
     "validate": "artifacts/validation is unchanged",
     "inbox": "a batch is merged as a whole or not at all; the next `clipbert inbox` finishes it",
+    "index": "what was committed stays in the index, and is not indexed again",
     "frames": "the frame cache is unchanged; decoded videos are not decoded again",
     "train": "the state of its last checkpoint is kept",
     "evaluate": "artifacts/metrics, artifacts/predictions and artifacts/reports of the task may mix two evaluations",

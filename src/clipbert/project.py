@@ -15,6 +15,7 @@ class Project:
         self.validation = self.artifacts / "validation"
         self.frames = self.artifacts / "frames"
         self.features = self.artifacts / "features"
+        self.search = self.artifacts / "search"
 
     @property
     def dashboard(self) -> Path:

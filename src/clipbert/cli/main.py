@@ -20,6 +20,8 @@ from clipbert.cli.pipeline import PANEL, pipeline
 from clipbert.cli.pretrained import pretrained
 from clipbert.cli.quarantine import quarantine
 from clipbert.cli.release import release
+from clipbert.cli.search import PANEL as SEARCH_PANEL
+from clipbert.cli.search import index_group, searching
 from clipbert.cli.serving import serving
 from clipbert.cli.study import studying
 from clipbert.cli.use import using
@@ -72,6 +74,8 @@ app.add_typer(lineage_group)
 app.add_typer(studying)
 app.add_typer(using)
 app.add_typer(serving)
+app.add_typer(searching)
+app.add_typer(index_group, name="index", rich_help_panel=SEARCH_PANEL)
 app.add_typer(models)
 app.add_typer(pretrained, name="pretrained", rich_help_panel=MODELS_PANEL)
 app.add_typer(inspection)

@@ -5,9 +5,9 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from clipbert.config.schema import FramesParams
 from clipbert.console import console
@@ -23,6 +23,8 @@ NO_WORKERS_S = 120.0
 POLL_S = 1.0
 RESULT_S = 300.0
 IN_FLIGHT_PER_THREAD = 4
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -77,24 +79,41 @@ def _make_decoder(limits: Limits) -> LocalExecutor:
 
 
 class DaskExecutor:
-    """Executor on the workers of a scheduler; dask gives the jobs of a worker that dies to others."""
+    """Executor on the workers of a scheduler; dask gives the jobs of a worker that dies to others.
 
-    def __init__(self, client: Any, params: FramesParams) -> None:
-        self.client = client
+    Attributes:
+        command: that the user runs again after a failure of the cluster.
+    """
+
+    def __init__(self, client: Any, params: FramesParams, command: str = "clipbert frames") -> None:
+        self.client, self.command = client, command
         self.address = params.executor
         self.limits = Limits(params.timeout_s, params.max_worker_mb)
         self._counted = -POLL_S
         self._known_threads = 0
 
     def imap(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
-        pending: collections.deque[tuple[Job, Any]] = collections.deque()
+        return self.map(decode_there, jobs, lambda job: job.media, self.limits)
+
+    def map(
+        self, function: Callable[..., Any], items: Iterable[Item], name: Callable[[Item], str], *arguments: Any
+    ) -> Iterator[tuple[Item, Any]]:
+        """Yield each item with function(item, *arguments) of a worker, in order; a bounded number runs at a time.
+
+        Args:
+            name: of an item, for messages.
+
+        Raises:
+            ClipBertError: the connection is lost, there are no workers, or they die or lack packages.
+        """
+        pending: collections.deque[tuple[Item, Any]] = collections.deque()
         try:
-            for job in jobs:
-                pending.append((job, self.client.submit(decode_there, job, self.limits, pure=False, retries=0)))
+            for item in items:
+                pending.append((item, self.client.submit(function, item, *arguments, pure=False, retries=0)))
                 if len(pending) >= IN_FLIGHT_PER_THREAD * max(1, self._threads()):
-                    yield self._settle(*pending.popleft())
+                    yield self._settle(*pending.popleft(), name)
             while pending:
-                yield self._settle(*pending.popleft())
+                yield self._settle(*pending.popleft(), name)
         finally:
             for _, future in pending:
                 future.cancel()
@@ -111,7 +130,7 @@ class DaskExecutor:
             self._counted = time.monotonic()
         return self._known_threads
 
-    def _settle(self, job: Job, future: Any) -> tuple[Job, Outcome]:
+    def _settle(self, job: Item, future: Any, name: Callable[[Item], str]) -> tuple[Item, Any]:
         """Wait for a job while the scheduler has workers.
 
         Raises:
@@ -127,7 +146,7 @@ class DaskExecutor:
                     return job, future.result(timeout=RESULT_S)
             except KilledWorker as error:
                 raise ClipBertError(
-                    f"{job.media}: several dask workers died while decoding it ({error}). Look at their "
+                    f"{name(job)}: several dask workers died while decoding it ({error}). Look at their "
                     "logs: most often their memory limit is below frames.max_worker_mb times their threads."
                 ) from error
             except ImportError as error:
@@ -141,7 +160,7 @@ class DaskExecutor:
                 alone_since = None
             elif alone_since is None:
                 alone_since = time.monotonic()
-                console.print(f"frames: {self.address} has no workers; waiting for one")
+                console.print(f"{self.command.split()[-1]}: {self.address} has no workers; waiting for one")
             elif time.monotonic() - alone_since > NO_WORKERS_S:
                 raise _no_workers(self.address, NO_WORKERS_S)
 
@@ -157,7 +176,7 @@ class DaskExecutor:
     def _lost(self, error: Exception) -> ClipBertError:
         return ClipBertError(
             f"{self.address}: the connection to the scheduler was lost ({type(error).__name__}: {error}). What was "
-            "decoded is kept; start the scheduler and rerun: clipbert frames"
+            f"decoded is kept; start the scheduler and rerun: {self.command}"
         )
 
 
@@ -169,8 +188,13 @@ def _no_workers(address: str, seconds: float) -> ClipBertError:
 
 
 @contextlib.contextmanager
-def open_cluster(params: FramesParams, connect_s: float = CONNECT_S) -> Iterator[DaskExecutor]:
+def open_cluster(
+    params: FramesParams, connect_s: float = CONNECT_S, command: str = "clipbert frames"
+) -> Iterator[DaskExecutor]:
     """Connect to the scheduler that `frames.executor` names, and wait for the first worker.
+
+    Args:
+        command: that the user runs again after a failure of the cluster.
 
     Raises:
         ClipBertError: dask is not installed, the scheduler does not answer, or no worker connects within `connect_s`
@@ -195,4 +219,4 @@ def open_cluster(params: FramesParams, connect_s: float = CONNECT_S) -> Iterator
             client.wait_for_workers(1, timeout=connect_s)
         except TimeoutError as error:
             raise _no_workers(params.executor, connect_s) from error
-        yield DaskExecutor(client, params)
+        yield DaskExecutor(client, params, command)

@@ -245,25 +245,31 @@ class Pipeline(ABC):
         return torch.stack([embeds for embeds in found if isinstance(embeds, Tensor)])
 
     def encode_each(
-        self, videos: Sequence[Any], clips: int | None = None, on_error: OnError = "raise"
+        self,
+        videos: Sequence[Any],
+        clips: int | None = None,
+        on_error: OnError = "raise",
+        frames: FramesParams | None = None,
     ) -> list[Tensor | Exception]:
         """Return the visual tokens (K, V, hidden) of each video.
 
         Args:
             clips: as in `encode`.
             on_error: "raise" the first error of a video; "skip" returns the error in place of its tokens.
+            frames: how candidate frames are taken from files; None: `self.frames`.
 
         Raises:
             ClipBertError, ValueError: with "raise", as in `encode`; in any case no videos.
         """
         check_videos(videos, "videos")
         check_on_error(on_error)
-        read = self.processor.video_reader(self.frames)
-        state = self._state(clips or self.processor.clips)
+        frames, clips = frames or self.frames, clips or self.processor.clips
+        read = self.processor.video_reader(frames)
+        state = self._state(clips, frames)
         found: list[Tensor | Exception] = []
         for number, video in enumerate(videos):
             try:
-                found.append(self._encode_one(video, number, read, clips or self.processor.clips, state))
+                found.append(self._encode_one(video, number, read, frames.size, clips, state))
             except INPUT_ERRORS as error:
                 if on_error == "raise":
                     raise
@@ -271,10 +277,16 @@ class Pipeline(ABC):
         return found
 
     def _encode_one(
-        self, video: Any, number: int, read: Callable[[Any, int], Any], clips: int, state: tuple[Any, ...] | None
+        self,
+        video: Any,
+        number: int,
+        read: Callable[[Any, int], Any],
+        size: int,
+        clips: int,
+        state: tuple[Any, ...] | None,
     ) -> Tensor:
         """Return the visual tokens (K, V, hidden) of a video, which may be kept from an earlier call."""
-        (embeds,) = self._encode_prepared([self._prepare(video, number, read, state)], clips, state)
+        (embeds,) = self._encode_prepared([self._prepare(video, number, read, size, state)], clips, state)
         return embeds
 
     def prepare(self, video: Any, frames: FramesParams | None = None) -> PreparedVideo:
@@ -288,14 +300,14 @@ class Pipeline(ABC):
             ClipBertError, ValueError: as in `encode`.
         """
         read = self.processor.video_reader(frames or self.frames)
-        return self._prepare(video, 0, read, self._state(self.processor.clips))
+        return self._prepare(video, 0, read, self.frames.size, self._state(self.processor.clips))
 
     def encode_prepared(self, videos: Sequence[PreparedVideo]) -> list[Tensor]:
         """Return the visual tokens (K, V, hidden) of videos that `prepare` returned."""
         return self._encode_prepared(videos, self.processor.clips, self._state(self.processor.clips))
 
     def _prepare(
-        self, video: Any, number: int, read: Callable[[Any, int], Any], state: tuple[Any, ...] | None
+        self, video: Any, number: int, read: Callable[[Any, int], Any], size: int, state: tuple[Any, ...] | None
     ) -> PreparedVideo:
         key = None if state is None else file_key(video)
         if key is not None:
@@ -305,7 +317,7 @@ class Pipeline(ABC):
         images = read(video, number)
         if key is not None and file_key(video) != key:  # the file changed while it was decoded
             key = None
-        return PreparedVideo(key, GivenFrames(images, self.frames.size), None)
+        return PreparedVideo(key, GivenFrames(images, size), None)
 
     def _encode_prepared(
         self, videos: Sequence[PreparedVideo], clips: int, state: tuple[Any, ...] | None
@@ -320,9 +332,9 @@ class Pipeline(ABC):
             found.append(embeds)
         return found
 
-    def _state(self, clips: int) -> tuple[Any, ...] | None:
+    def _state(self, clips: int, frames: FramesParams | None = None) -> tuple[Any, ...] | None:
         """Return all that decides the tokens of a file; None where a change of the model could not be noticed."""
-        frames, processor = self.frames, self.processor
+        frames, processor = frames or self.frames, self.processor
         try:
             weights = hash(
                 tuple(
