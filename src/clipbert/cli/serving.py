@@ -109,9 +109,30 @@ def serve(
         poll,
         drain,
         decoders,
-        project().artifacts / "search",
+        _index(),
     )
     _run(settings, model or [])
+
+
+@serving.command(epilog="Example: `clipbert app`", rich_help_panel=PANEL)
+def app(
+    model: Given = None,
+    port: Port = 8765,
+    root: Roots = None,
+    browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+) -> None:
+    """Open a page on which you ask about videos and search the library.
+
+    It is the page of `clipbert serve`, which has more options.
+    """
+    from clipbert.server.settings import API_KEY, ServerSettings
+
+    key = os.environ.get(API_KEY, "")
+    _run(ServerSettings(port=port, roots=_roots(root), api_key=key, index=_index()), model or [], browser)
+
+
+def _index() -> Path:
+    return project().artifacts / "search"
 
 
 def _run(settings: "ServerSettings", given: Sequence[str], browser: bool = False) -> None:

@@ -44,7 +44,7 @@ def create_app(
     """Return the application.
 
     Args:
-        on_failure: is told the error if the models cannot be loaded.
+        on_failure: gets the error if the models cannot be loaded.
     """
     answering = Answering(settings, models, metrics)
 
@@ -181,6 +181,10 @@ def describe(app: FastAPI, settings: ServerSettings) -> dict[str, Any]:
         for name, schema in schemas.items():
             if name.startswith("Body_"):
                 _describe_form(schema)
+        # FastAPI describes the errors of a route in its own type, here text
+        for answer in found["paths"]["/metrics"]["get"]["responses"].values():
+            if "text/plain" in answer["content"] and "$ref" in answer["content"]["text/plain"]["schema"]:
+                answer["content"]["application/json"] = answer["content"].pop("text/plain")
         if settings.api_key:
             found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path, operations in found["paths"].items():

@@ -33,7 +33,7 @@ class Batcher:
         wait_s: how long a batch that is not full waits for `coming` items.
         capacity: items that may wait.
         coming: returns how many more items are being prepared.
-        observe: is told the size of each batch.
+        observe: gets the size of each batch.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Batcher:
         """Return the answer to an item.
 
         Args:
-            deadline: of `time.monotonic`, after which nobody waits for the answer.
+            deadline: of `time.monotonic`, after which the answer is of no use.
 
         Raises:
             ApiError: the queue is full, or the deadline passes.

@@ -168,7 +168,7 @@ class Models:
                 model.idle.set()
 
     async def follow(self, seconds: float) -> None:
-        """Look at the aliases every so many seconds, and replace a model whose alias has moved."""
+        """Look at the aliases at an interval in seconds, and replace a model whose alias has moved."""
         if not any(source.aliases for source in self.sources.values()):
             return
         while True:

@@ -96,7 +96,7 @@ def serve(
 
     Args:
         sources, choose, alias_version: as in `Models`.
-        announce: is told the address once the socket is open.
+        announce: gets the address once the socket is open.
 
     Raises:
         ClipBertError: the address cannot be used, or a model cannot be loaded.

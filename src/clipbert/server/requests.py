@@ -25,6 +25,11 @@ UPLOAD = "upload.mp4"
 NAME_CHARS = 100
 ODD_IN_NAMES = re.compile(r"[^\w.() +,-]")
 KEPT_SHAPES = 10_000
+# Demuxers of single files. Playlists (hls, concat, dash, sdp) name other files and addresses, which FFmpeg would open.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,gif,apng,ogg,h264,hevc,av1,obu,ivf,m4v,"
+    "mjpeg,rm,dv,mxf,nut,wtv,nsv,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,yuv4mpegpipe,swf,roq,vivo"
+)
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,7 @@ def find_file(roots: Sequence[Path], given: str, limits: Limits) -> VideoFile:
         ApiError: 404 where there is no such file, 413 where it is too large, 422 for a URL.
     """
     if "://" in given or given[:5].lower() == "data:":
-        raise ApiError(
-            422, "url", f"path is {given!r:.100}: URLs are not fetched. Upload the video as the field `video`."
-        )
+        raise ApiError(422, "url", f"path is {given!r:.100}: URLs are not fetched. Upload the file as `video`.")
     problem = "is not a file below the server's folders"
     parts = Path(given).parts
     if "\0" in given or ".." in parts:
@@ -147,7 +150,7 @@ class ShapeChecker:
         """Return the shape of a file; its container is read in a decoder process.
 
         Raises:
-            ApiError: 422 for a file that is too long, has too many pixels, or is no video or picture.
+            ApiError: 422 for a file that is too long, has too many pixels, or is not a video or picture.
         """
         digest = content_digest(file.path)
         shape: Shape | None = None if digest is None else self._known.get(digest)
@@ -203,7 +206,7 @@ def read_shape(path: str) -> Shape:
     import av
 
     try:
-        with av.open(path) as container:
+        with av.open(path, options={"format_whitelist": FORMATS}) as container:
             if not container.streams.video:
                 raise ClipBertError("it has no video stream")
             stream = container.streams.video[0]

@@ -43,9 +43,7 @@ def video_fields(
         ApiError: the segment does not end after its start.
     """
     if start_s is not None and end_s is not None and end_s <= start_s:
-        raise ApiError(
-            422, "invalid", f"end_s is {end_s:g} and start_s is {start_s:g}: expected an end after the start."
-        )
+        raise ApiError(422, "invalid", f"end_s is {end_s:g} and start_s is {start_s:g}: expected a later end.")
     return VideoFields(video, path, start_s, end_s, explain)
 
 
@@ -125,4 +123,4 @@ async def info(answers: Answers) -> ServerInfo:
     """Return what this server can do."""
     limits: dict[str, Any] = asdict(answers.settings.limits)
     shown = {name: limits[name] for name in LimitsInfo.__dataclass_fields__}
-    return ServerInfo(__version__, answers.models.names(), LimitsInfo(**shown), False)
+    return ServerInfo(__version__, answers.models.ready, answers.models.names(), LimitsInfo(**shown), False)

@@ -146,6 +146,7 @@ class ServerInfo:
     """What this server can do: the model of each route, its limits, and whether it searches a library."""
 
     version: str
+    ready: bool
     models: dict[str, str]
     limits: LimitsInfo
     search: bool
