@@ -32,7 +32,7 @@ LEVELS = [
     {"recommend"},
     {"evaluation"},
     {"inference"},
-    {"export"},
+    {"export", "prediction"},
     {"search"},
     {"release"},
     {"dashboard"},

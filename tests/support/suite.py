@@ -46,6 +46,7 @@ SERVER_FILES = {
             "tests/flows/test_pages.py",
             "tests/flows/test_parameters.py",
             "tests/flows/test_pipeline.py",
+            "tests/flows/test_predict_flow.py",
             "tests/flows/test_prefect_api.py",
             "tests/flows/test_project_lock.py",
             "tests/flows/test_promotion_flows.py",

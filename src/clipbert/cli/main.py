@@ -17,6 +17,7 @@ from clipbert.cli.lineage import lineage_group
 from clipbert.cli.models import PANEL as MODELS_PANEL
 from clipbert.cli.models import models
 from clipbert.cli.pipeline import PANEL, pipeline
+from clipbert.cli.prediction import predicting
 from clipbert.cli.pretrained import pretrained
 from clipbert.cli.quarantine import quarantine
 from clipbert.cli.release import release
@@ -73,6 +74,7 @@ app.add_typer(comparing)
 app.add_typer(lineage_group)
 app.add_typer(studying)
 app.add_typer(using)
+app.add_typer(predicting)
 app.add_typer(serving)
 app.add_typer(searching)
 app.add_typer(index_group, name="index", rich_help_panel=SEARCH_PANEL)

@@ -1,0 +1,1 @@
+"""Batch prediction: a table of videos and texts to a table of answers."""
