@@ -133,8 +133,8 @@ def _cause(message: str) -> str:
 def _advice(uri: str) -> str:
     if uri.startswith("sqlite:"):
         return (
-            "Make sure that its folder is writable and that no other program locks the file, or set "
-            "MLFLOW_TRACKING_URI to another store."
+            "Make sure that the disk has free space, that the file and its folder are writable and that no other "
+            "program locks the file, or set MLFLOW_TRACKING_URI to another store."
         )
     if uri.startswith(("http:", "https:")):
         return (
