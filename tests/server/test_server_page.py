@@ -207,3 +207,40 @@ def test_the_documentation_of_the_api_needs_no_network(page: Page, served: Runni
     assert page.hosts() == {served.address.removeprefix("http://")}
     assert page.errors == []
     assert page.stopped() == []
+
+
+def test_a_moment_is_found_played_and_asked_about(page: Page, searchable_project: Path) -> None:
+    with running_server(searchable_project) as server:
+        page.set_window(WIDE)
+        page.open("about:blank")
+        page.errors.clear()
+        page.requests.clear()
+        page.open(f"{server.address}/#search")
+        page.wait_for("Models:")
+        click(page, "#search-submit")
+        page.wait_for("Write what to look for first.")
+        write(page, "#query", "a red square moves left")
+        click(page, "#search-submit")
+        page.wait_for("5 moments of 5 videos, best first")
+        loaded = "[...document.querySelectorAll('.hit img')].every(each => each.complete && each.naturalWidth === 64)"
+        page.evaluate("document.querySelectorAll('.hit img').forEach(each => { each.loading = 'eager' })")
+        page.wait_for("a long one.mp4")
+        assert page.evaluate(loaded)
+        check(page, server)
+        spans = page.evaluate("[...document.querySelectorAll('.hit .range')].map(each => each.innerText)")
+        assert "picture" in spans
+        page.evaluate(
+            "[...document.querySelectorAll('.hit button')].find(each => each.innerText.includes('a long one')).click()"
+        )
+        page.wait_for("Ask about this moment")
+        start = float(str(page.evaluate("document.querySelector('#watch-video').src")).split("#t=")[1].split(",")[0])
+        page.wait_for("score")
+        assert page.evaluate("document.querySelector('#watch-video').currentTime") >= start
+        assert page.accessibility_faults() == []
+        click(page, "#watch-ask")
+        page.wait_for("from the library")
+        assert float(page.evaluate("document.querySelector('#start').value")) == pytest.approx(start, abs=0.1)
+        write(page, "#question", "what color is it?")
+        click(page, "#submit")
+        page.wait_for("Words that the answer rests on")
+        check(page, server)

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.datastructures import UploadFile
 
 from clipbert.server.errors import RETRY_AFTER_S, ApiError
+from clipbert.server.library import Library
 from clipbert.server.metrics import Metrics
 from clipbert.server.models import LoadedModel, Models, Work
 from clipbert.server.requests import (
@@ -36,9 +37,15 @@ class VideoFields:
 
     video: UploadFile | None
     path: str | None
+    video_id: str | None
     start_s: float | None
     end_s: float | None
     explain: bool = False
+
+    @property
+    def given(self) -> int:
+        """How many videos are named."""
+        return sum(each is not None for each in (self.video, self.path, self.video_id))
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Answering:
         self._shapes = ShapeChecker(settings.limits)
         self._threads = ThreadPoolExecutor(settings.limits.concurrent, "decode")
         self._running = 0
+        self.library = Library(settings.index)
 
     def close(self) -> None:
         """Stop the threads; no request runs any more."""
@@ -150,11 +158,16 @@ class Answering:
 
     async def _file(self, fields: VideoFields, stack: AsyncExitStack, deadline: float) -> VideoFile:
         limits = self.settings.limits
-        if (fields.video is None) == (fields.path is None):
-            given = "both fields" if fields.video is not None else "neither"
+        if fields.given != 1:
             raise ApiError(
-                422, "invalid", f"video, path: {given} given: expected the upload `video` or the `path` of a file."
+                422,
+                "invalid",
+                f"{fields.given} videos are given: expected one of the upload `video`, the `path` of a file and the "
+                "`video_id` of an indexed video.",
             )
+        if fields.video_id is not None:
+            path = await self.library_call(self.library.file, fields.video_id)
+            return VideoFile(path, fields.video_id, path.stat().st_size)
         if fields.path is not None:
             return find_file(self.settings.roots, fields.path, limits)
         assert fields.video is not None
@@ -169,6 +182,44 @@ class Answering:
         frames = model.pipeline.frames.model_copy(update={"timeout_s": decode_limit(self.settings.limits, file.size)})
         with _as_client_error(file, "not_a_video"):
             return OpenedVideo(file, shape, item, model.pipeline.prepare(item, frames))
+
+    async def search(self, example: VideoFields | None, query: dict[str, Any]) -> tuple[list[Any], int, str]:
+        """Return the hits of a search, how many videos were searched, and the name of the model.
+
+        Args:
+            example: a video to search for; None: `query` has a text.
+            query: arguments of `SearchIndex.search`.
+
+        Raises:
+            ApiError: the request cannot be served.
+        """
+        with self.slot() as deadline:
+            async with AsyncExitStack() as stack:
+                model = await stack.enter_async_context(self.models.use("match"))
+                if model.pipeline.task != "retrieval":
+                    raise ApiError(
+                        404, "no_model", f"A search needs a model of retrieval, and this server has {model.name}."
+                    )
+                if example is not None:
+                    video = await stack.enter_async_context(self.opened(example, model, deadline))
+                    query = query | {"video": video.item}
+                hits, videos = await self.model_call(deadline, self.library.search, model.pipeline, query)
+                return hits, videos, model.name
+
+    async def thumbnail(self, video_id: str, at_s: float) -> bytes:
+        """Return a frame of an indexed video as JPEG.
+
+        Raises:
+            ApiError: there is no such video, or it cannot be decoded.
+        """
+        async with self.models.use("match") as model:
+            deadline = time.monotonic() + self.settings.limits.request_s
+            found: bytes = await self._in_thread(deadline, self.library.thumbnail, video_id, at_s, model.pipeline)
+            return found
+
+    async def library_call(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what a call of the library returns, in a thread."""
+        return await self._in_thread(time.monotonic() + self.settings.limits.request_s, call, *arguments)
 
     async def model_call(self, deadline: float, call: Callable[..., Any], *arguments: Any) -> Any:
         """Return what a call in the model thread returns.

@@ -28,6 +28,7 @@ from clipbert.server.models import Models
 from clipbert.server.observe import Observe
 from clipbert.server.routes import about, router
 from clipbert.server.schemas import Health
+from clipbert.server.search_routes import router as search_router
 from clipbert.server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def create_app(
     app.state.answering = answering
     app.state.settings = settings
     app.include_router(router)
+    app.include_router(search_router)
     app.include_router(about)
     _add_operations(app, settings, models, metrics)
     _add_pages(app)
@@ -206,4 +208,5 @@ def _describe_form(schema: dict[str, Any]) -> None:
             properties[name].pop("contentMediaType", None)
             properties[name]["format"] = "binary"
     if {"video", "path"} <= properties.keys():
-        schema["oneOf"] = [{"required": ["video"]}, {"required": ["path"]}]
+        alternatives = ["video", "path", "video_id", *(["text"] if "text" in properties else [])]
+        schema["oneOf"] = [{"required": [name]} for name in alternatives]

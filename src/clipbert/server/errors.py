@@ -61,6 +61,7 @@ MEANINGS = {
     403: "The request comes from a page of another site, or names another host.",
     404: "The file does not exist below the roots, or no such model or index is loaded.",
     408: "The body took too long to arrive.",
+    409: "The search index was made with another model.",
     413: "The body is too large.",
     415: "The body has another type than a form, or is compressed.",
     422: "A field is missing or wrong, or the video cannot be used.",

@@ -33,6 +33,9 @@ def video_fields(
     path: Annotated[
         str | None, Form(min_length=1, max_length=4096, description="A file below a root of the server.")
     ] = None,
+    video_id: Annotated[
+        str | None, Form(min_length=1, max_length=4096, description="A video of the search index.")
+    ] = None,
     start_s: Annotated[float | None, Form(ge=0, allow_inf_nan=False, description="Use the video from here.")] = None,
     end_s: Annotated[float | None, Form(gt=0, allow_inf_nan=False, description="Use the video up to here.")] = None,
     explain: Annotated[bool, Form(description="Return the frames that were used, and why.")] = False,
@@ -44,7 +47,7 @@ def video_fields(
     """
     if start_s is not None and end_s is not None and end_s <= start_s:
         raise ApiError(422, "invalid", f"end_s is {end_s:g} and start_s is {start_s:g}: expected a later end.")
-    return VideoFields(video, path, start_s, end_s, explain)
+    return VideoFields(video, path, video_id, start_s, end_s, explain)
 
 
 def answering(request: Request) -> Answering:
@@ -123,4 +126,6 @@ async def info(answers: Answers) -> ServerInfo:
     """Return what this server can do."""
     limits: dict[str, Any] = asdict(answers.settings.limits)
     shown = {name: limits[name] for name in LimitsInfo.__dataclass_fields__}
-    return ServerInfo(__version__, answers.models.ready, answers.models.names(), LimitsInfo(**shown), False)
+    return ServerInfo(
+        __version__, answers.models.ready, answers.models.names(), LimitsInfo(**shown), answers.library.exists
+    )

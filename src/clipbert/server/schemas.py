@@ -130,6 +130,29 @@ class MatchAnswer(About):
 
 
 @dataclass
+class SearchHit:
+    """Moment of a video, in seconds (both 0 for a picture), with the addresses of the video and of a frame."""
+
+    video_id: str
+    start_s: float
+    end_s: float
+    score: float
+    reranked: bool
+    metadata: dict[str, str | float | int | bool | None]
+    media: str
+    thumbnail: str
+
+
+@dataclass
+class SearchAnswer:
+    """Hits, best first; how many videos were searched, and with which model."""
+
+    hits: list[SearchHit]
+    videos: int
+    model: str
+
+
+@dataclass
 class LimitsInfo:
     """Limits of the server."""
 

@@ -34,7 +34,7 @@ async function start() {
   const info = await readyServer();
   byId("models").textContent = `Version ${info.version}. Models: ${Object.values(info.models).join(" · ") || "loading"}.`;
   startAsking(info);
-  startSearching();
+  startSearching(info);
   document.documentElement.dataset.ready = "true";
 }
 

@@ -1,10 +1,10 @@
 // One video: pick it, ask, choose, caption, match.
-import {post, showError} from "./api.js";
+import {post, RequestError, showError} from "./api.js";
 import {byId, make, meter, percent, sizeOf} from "./dom.js";
 import {showWhy} from "./why.js";
 
 const MODES = {ask: ["Ask", "Ask"], choose: ["Choose", "Choose"], caption: ["Caption", "Describe"], match: ["Match", "Compare"]};
-const state = {mode: "ask", file: null, path: null, address: null, running: null, uploadMb: Infinity};
+const state = {mode: "ask", file: null, id: null, address: null, running: null, uploadMb: Infinity};
 
 function chooseMode(mode) {
   state.mode = mode;
@@ -44,13 +44,13 @@ function clearResult() {
 }
 
 // Shows a video: a file of the reader, or one of the library by its path and address.
-export function pick({file = null, path = null, address = null, start = null, end = null}) {
+export function pick({file = null, id = null, address = null, start = null, end = null}) {
   if (file && file.size > state.uploadMb * 1e6) {
-    showError(new RangeError(`${file.name} has ${(file.size / 1e6).toFixed(0)} MB: this server takes at most ${state.uploadMb} MB.`));
+    showError(new RequestError(`${file.name} has ${(file.size / 1e6).toFixed(0)} MB: this server takes at most ${state.uploadMb} MB.`));
     return;
   }
   if (state.file && state.address) URL.revokeObjectURL(state.address);
-  Object.assign(state, {file, path, address: file ? URL.createObjectURL(file) : address});
+  Object.assign(state, {file, id, address: file ? URL.createObjectURL(file) : address});
   clearResult();
   const isPicture = file && file.type.startsWith("image/");
   const video = byId("video"), picture = byId("picture");
@@ -60,7 +60,7 @@ export function pick({file = null, path = null, address = null, start = null, en
   picture.removeAttribute("src");
   if (isPicture) picture.src = state.address;
   else if (state.address) video.src = state.address + (start === null ? "" : `#t=${start}`);
-  byId("picked-name").textContent = file ? file.name : path;
+  byId("picked-name").textContent = file ? file.name : id;
   byId("picked-detail").textContent = file ? sizeOf(file.size) : "from the library";
   byId("start").value = start === null ? "" : start.toFixed(1);
   byId("end").value = end === null ? "" : end.toFixed(1);
@@ -72,7 +72,7 @@ export function pick({file = null, path = null, address = null, start = null, en
 }
 
 function unpick() {
-  Object.assign(state, {file: null, path: null, address: null});
+  Object.assign(state, {file: null, id: null, address: null});
   byId("video").removeAttribute("src");
   byId("video").load();
   byId("drop").hidden = false;
@@ -88,11 +88,11 @@ function fields() {
   const need = (text, id, message) => {
     if (text) return text;
     byId(id).focus();
-    throw new RangeError(message);
+    throw new RequestError(message);
   };
-  if (!state.file && !state.path) need("", "file", "Choose a video or picture first.");
+  if (!state.file && !state.id) need("", "file", "Choose a video or picture first.");
   if (state.file) form.append("video", state.file, state.file.name);
-  else form.append("path", state.path);
+  else form.append("video_id", state.id);
   if (state.mode === "ask" || state.mode === "choose") {
     form.append("question", need(byId("question").value.trim(), "question", "Write a question first."));
   }

@@ -1,13 +1,14 @@
 // Search over the library: moments with thumbnails, which play where they were found.
-import {get, post, showError} from "./api.js";
+import {post, RequestError, showError} from "./api.js";
 import {pick} from "./ask.js";
 import {byId, make, seconds} from "./dom.js";
 
 const SHOWN = 24;
 let current = null;
 
+// A picture has no times.
 const range = hit => hit.end_s > hit.start_s ? `${seconds(hit.start_s)} to ${seconds(hit.end_s)}` : "picture";
-const nameOf = hit => hit.path.split("/").pop();
+const nameOf = hit => hit.video_id.split("/").pop();
 
 function watch(hit) {
   current = hit;
@@ -39,7 +40,7 @@ async function search(event) {
   showError(null);
   if (!text) {
     byId("query").focus();
-    showError(new RangeError("Write what to look for first."));
+    showError(new RequestError("Write what to look for first."));
     return;
   }
   const button = byId("search-submit"), status = byId("search-status"), started = performance.now();
@@ -63,7 +64,11 @@ async function search(event) {
   }
 }
 
-export function startSearching() {
+export function startSearching(info) {
+  if (!info.search) {
+    byId("search-status").textContent =
+      "The library has no index yet. Make one in the project of the server: clipbert index build";
+  }
   byId("search-form").addEventListener("submit", search);
   byId("watch-close").addEventListener("click", () => byId("watch").close());
   byId("watch").addEventListener("close", () => {
@@ -75,6 +80,6 @@ export function startSearching() {
     const hit = current;
     byId("watch").close();
     location.hash = "#ask";
-    pick({path: hit.path, address: hit.media, start: hit.start_s, end: hit.end_s});
+    pick({id: hit.video_id, address: hit.media, start: hit.start_s, end: hit.end_s});
   });
 }
