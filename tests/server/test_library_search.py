@@ -107,7 +107,7 @@ def test_a_missing_index_a_new_one_and_one_of_another_model(tmp_path: Path, sear
         shutil.copytree(searchable_project / "artifacts" / "search", tmp_path / "artifacts" / "search")
         assert client.post("/v1/search", data={"text": TEXT}).json()["videos"] == 5
         index = tmp_path / "artifacts" / "search" / "index.json"
-        index.write_text(index.read_text().replace("segments", "segmenst"))
+        index.write_text(index.read_text().replace("segments", "pieces"))
         assert client.post("/v1/search", data={"text": TEXT}).status_code == 404
         shutil.copy(searchable_project / "artifacts" / "search" / "index.json", index)
         assert client.post("/v1/search", data={"text": TEXT}).status_code == 200

@@ -71,9 +71,10 @@ class Load:
                     self.answers.append((0, repr(error), []))
 
     def wait_for(self, name: str) -> None:
-        """Wait until an answer is from a model."""
+        """Wait until the newest answers are from a model."""
         deadline = time.monotonic() + SWAP_S
-        while not any(model == name for _, model, _ in self.answers[-20:]):
+        start = len(self.answers)
+        while len(self.answers) < start + 6 or {model for _, model, _ in self.answers[-6:]} != {name}:
             assert time.monotonic() < deadline, self._server.log.read_text()[-3000:]
             time.sleep(0.05)
 

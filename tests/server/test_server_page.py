@@ -229,9 +229,12 @@ def test_a_moment_is_found_played_and_asked_about(page: Page, searchable_project
         check(page, server)
         spans = page.evaluate("[...document.querySelectorAll('.hit .range')].map(each => each.innerText)")
         assert "picture" in spans
-        page.evaluate(
-            "[...document.querySelectorAll('.hit button')].find(each => each.innerText.includes('a long one')).click()"
-        )
+        open_hit = "[...document.querySelectorAll('.hit button')].find(each => each.innerText.includes({!r})).click()"
+        page.evaluate(open_hit.format("red.png"))
+        page.wait_for("Ask about this picture")
+        assert page.evaluate("document.querySelector('#watch-picture').naturalWidth") == 64
+        click(page, "#watch-close")
+        page.evaluate(open_hit.format("a long one"))
         page.wait_for("Ask about this moment")
         start = float(str(page.evaluate("document.querySelector('#watch-video').src")).split("#t=")[1].split(",")[0])
         page.wait_for("score")

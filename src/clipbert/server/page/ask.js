@@ -44,7 +44,7 @@ function clearResult() {
 }
 
 // Shows a video: a file of the reader, or one of the library by its path and address.
-export function pick({file = null, id = null, address = null, start = null, end = null}) {
+export function pick({file = null, id = null, address = null, start = null, end = null, picture: still = false}) {
   if (file && file.size > state.uploadMb * 1e6) {
     showError(new RequestError(`${file.name} has ${(file.size / 1e6).toFixed(0)} MB: this server takes at most ${state.uploadMb} MB.`));
     return;
@@ -52,7 +52,7 @@ export function pick({file = null, id = null, address = null, start = null, end 
   if (state.file && state.address) URL.revokeObjectURL(state.address);
   Object.assign(state, {file, id, address: file ? URL.createObjectURL(file) : address});
   clearResult();
-  const isPicture = file && file.type.startsWith("image/");
+  const isPicture = file ? file.type.startsWith("image/") : still;
   const video = byId("video"), picture = byId("picture");
   video.hidden = Boolean(isPicture);
   picture.hidden = !isPicture;

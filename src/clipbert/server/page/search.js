@@ -6,15 +6,26 @@ import {byId, make, seconds} from "./dom.js";
 const SHOWN = 24;
 let current = null;
 
-// A picture has no times.
-const range = hit => hit.end_s > hit.start_s ? `${seconds(hit.start_s)} to ${seconds(hit.end_s)}` : "picture";
+// What the reader sees on the picture itself, or does not look for.
+const TECHNICAL = new Set(["kind", "container", "codec", "width", "height", "fps", "duration_s"]);
+
+const isPicture = hit => hit.end_s <= hit.start_s;
+const range = hit => !isPicture(hit) ? `${seconds(hit.start_s)} to ${seconds(hit.end_s)}` : "picture";
 const nameOf = hit => hit.video_id.split("/").pop();
 
 function watch(hit) {
   current = hit;
   byId("watch-title").textContent = nameOf(hit);
   byId("watch-detail").textContent = `${range(hit)} · score ${hit.score.toFixed(2)}`;
-  const video = byId("watch-video");
+  const video = byId("watch-video"), picture = byId("watch-picture");
+  picture.hidden = !isPicture(hit);
+  video.hidden = isPicture(hit);
+  byId("watch-ask").textContent = isPicture(hit) ? "Ask about this picture" : "Ask about this moment";
+  if (isPicture(hit)) {
+    picture.src = hit.media;
+    byId("watch").showModal();
+    return;
+  }
   video.poster = hit.thumbnail;
   video.src = `${hit.media}#t=${hit.start_s},${hit.end_s}`;
   byId("watch").showModal();
@@ -22,7 +33,7 @@ function watch(hit) {
 }
 
 function card(hit) {
-  const metadata = Object.entries(hit.metadata).map(([name, value]) => `${name}: ${value}`).join(" · ");
+  const metadata = Object.entries(hit.metadata).filter(([name, value]) => !TECHNICAL.has(name) && value !== null).map(([name, value]) => `${name}: ${value}`).join(" · ");
   return make("li", {class: "hit"}, make(
     "button",
     {type: "button", onclick: () => watch(hit), "aria-label": `${nameOf(hit)}, ${range(hit)}: play`},
@@ -80,6 +91,7 @@ export function startSearching(info) {
     const hit = current;
     byId("watch").close();
     location.hash = "#ask";
-    pick({id: hit.video_id, address: hit.media, start: hit.start_s, end: hit.end_s});
+    if (isPicture(hit)) pick({id: hit.video_id, address: hit.media, picture: true});
+    else pick({id: hit.video_id, address: hit.media, start: hit.start_s, end: hit.end_s});
   });
 }
