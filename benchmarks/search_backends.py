@@ -12,6 +12,7 @@ estimate is printed. usearch, lancedb and hnswlib are not dependencies of the pr
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -141,22 +142,27 @@ class Faiss:
         return found
 
 
-class FaissSegments(Faiss):
-    """As `Faiss`, mapped from the file; what is added later is a segment of its own."""
+class Segments:
+    """The segments of `clipbert.search`: faiss in half precision, mapped from a file; what is added is another one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "vectors.faiss"
 
     def build(self, clips: Vectors) -> None:
-        import faiss
+        from clipbert.search.vectors import Vectors as Stored
+        from clipbert.search.vectors import write_vectors
 
-        super().build(clips)
-        self.index = faiss.read_index(str(self.file), faiss.IO_FLAG_MMAP)
-        self.index.parallel_mode = 1
+        if not self.file.is_file():
+            write_vectors(self.file, clips.astype(np.float16))
+        self.stored = Stored(self.file)
 
     def add(self, clips: Vectors) -> None:
-        import faiss
+        from clipbert.search.vectors import write_vectors
 
-        more = faiss.IndexScalarQuantizer(DIMENSION, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-        more.add(clips)
-        faiss.write_index(more, str(self.file.with_name("more.faiss")))
+        write_vectors(self.file.with_name("more.faiss"), clips.astype(np.float16))
+
+    def search(self, query: Vectors) -> NDArray[np.int64]:
+        return self.stored.search(query, TOP)[1]
 
 
 class Usearch:
@@ -246,7 +252,7 @@ BACKENDS: dict[str, Callable[[Path, int], Any]] = {
     "faiss fp16": lambda folder, size: Faiss(folder, "fp16"),
     "faiss sq8": lambda folder, size: Faiss(folder, "sq8"),
     "faiss ivf fp16": lambda folder, size: Faiss(folder, "ivf-fp16", probes(size)),
-    "faiss ivf fp16, mapped": lambda folder, size: FaissSegments(folder, "ivf-fp16", probes(size)),
+    "clipbert.search": lambda folder, size: Segments(folder),
     "faiss ivf sq8": lambda folder, size: Faiss(folder, "ivf-sq8", probes(size)),
     "faiss hnsw": lambda folder, size: Faiss(folder, "hnsw", 400),
     "usearch hnsw f16": lambda folder, size: Usearch(folder, "f16", 400),
@@ -267,11 +273,12 @@ def used(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measure(name: str, size: int, data: Path) -> dict[str, Any]:
-    """Return the figures of one backend; the vectors are in `data`."""
+def measure(name: str, size: int, data: Path, keep: bool) -> dict[str, Any]:
+    """Return the figures of one backend; the vectors are in `data`, and with `keep` the index stays there."""
     clips, queries, truth = (np.load(data / f"{part}.npy", mmap_mode="r") for part in ("clips", "queries", "truth"))
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with contextlib.ExitStack() as opened:
+        folder = data / "index" if keep else Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(exist_ok=True)
         backend = BACKENDS[name](folder, size)
         given = np.array(clips)
         started, cpu = time.monotonic(), time.process_time()
@@ -280,11 +287,13 @@ def measure(name: str, size: int, data: Path) -> dict[str, Any]:
         del given
         stored = used(folder)
         hits, seconds = 0, []
+        cpu = time.process_time()
         for number, query in enumerate(np.array(queries)):
             started = time.monotonic()
             found = backend.search(query)
             seconds.append(time.monotonic() - started)
             hits += len(np.intersect1d(found, truth[number]))
+        query_cpu = (time.process_time() - cpu) / len(queries)
         memory = resident_mb()
         before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
         more, started = np.array(clips[:1000]), time.monotonic()
@@ -298,6 +307,7 @@ def measure(name: str, size: int, data: Path) -> dict[str, Any]:
         "recall@100": round(hits / truth.size, 4),
         "p50_ms": round(1000 * p50, 2),
         "p95_ms": round(1000 * p95, 2),
+        "query_cpu_ms": round(1000 * query_cpu, 2),
         "disk_mb": round(stored / 1e6, 1),
         "resident_mb": round(memory),
         "build_s": round(built, 1),
@@ -330,23 +340,31 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(BACKENDS), default=list(BACKENDS))
     parser.add_argument("--limit", type=float, default=150.0, help="CPU seconds of a build")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
+    parser.add_argument("--work", type=Path, help="keep vectors and indexes there, and measure queries of them again")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one is not None:
-        print(json.dumps(measure(options.one[0], options.sizes[0], Path(options.one[1]))))
+        print(json.dumps(measure(options.one[0], options.sizes[0], Path(options.one[1]), bool(options.work))))
         return
     rows: list[dict[str, Any]] = []
     for size in options.sizes:
-        with tempfile.TemporaryDirectory() as temporary:
-            prepare(size, Path(temporary))
+        with contextlib.ExitStack() as opened:
+            if options.work is None:
+                data = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+            else:
+                data = options.work / str(size)
+                data.mkdir(parents=True, exist_ok=True)
+            if not (data / "truth.npy").is_file():
+                prepare(size, data)
             for name in options.only:
                 known = [row for row in rows if row["backend"] == name]
                 expected = known[-1]["build_cpu_s"] * (size / known[-1]["clips"]) ** 1.1 if known else 0.0
                 if expected > options.limit:
                     print(f"{name}, {size} clips: not built, about {expected:.0f} CPU s", flush=True)
                     continue
-                command = (sys.executable, "-m", "benchmarks.search_backends", "--sizes", str(size), "--one", name)
-                done = subprocess.run((*command, temporary), stdout=subprocess.PIPE, text=True)
+                command = [sys.executable, "-m", "benchmarks.search_backends", "--sizes", str(size), "--one", name]
+                command += [str(data)] if options.work is None else [str(data), "--work", str(options.work)]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
                 if done.returncode:
                     print(f"{name}, {size} clips: failed", flush=True)
                     continue

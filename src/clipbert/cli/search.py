@@ -164,6 +164,8 @@ def info(
 
     folder = _folder(out)
     opened = SearchIndex.open(folder)
+    for segment in opened.segments:
+        segment.check_tokens()
     found = opened.info()
     failures = [asdict(each) for each in opened.state.failures]
     if as_json:

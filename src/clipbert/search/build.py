@@ -19,7 +19,7 @@ from clipbert.search.executors import Executor, LocalExecutor
 from clipbert.search.index_file import SEGMENTS, Failure, SegmentRecord, read_state
 from clipbert.search.segment import VIDEOS_FILE, IndexedVideo, Segment, record_of, segment_name, write_rows
 from clipbert.search.sources import VideoSource, plain
-from clipbert.search.writer import IndexWriter, open_writer, other_model, stamp_of, stored_path, unchanged
+from clipbert.search.writer import IndexWriter, open_writer, other_model, stamp_of, stored_path, unchanged, write_lock
 
 NEW = ".new"
 
@@ -81,17 +81,20 @@ def build_index(
         place = folder.with_name(folder.name + NEW)
         if place.exists() and not _has(place, settings):
             shutil.rmtree(place)
-    with open_writer(place, settings, name) as writer:
-        run = executor or LocalExecutor(pipeline, settings, frame_cache, workers)
-        result = _update(writer, run, videos, title, final=folder)
-        wanted = {source.video_id for source in videos}
-        gone = [video_id for video_id in writer.places if video_id not in wanted]
-        stale = [each.video_id for each in writer.state.failures if each.video_id not in wanted]
-        if gone or stale:
-            writer.remove([*gone, *stale])
-        result = replace(result, removed=len(gone), failures=writer.state.failures)
-    if place != folder:
-        _take_place(place, folder)
+    with contextlib.ExitStack() as held:
+        if place != folder:
+            held.enter_context(write_lock(folder))
+        with open_writer(place, settings, name) as writer:
+            run = executor or LocalExecutor(pipeline, settings, frame_cache, workers)
+            result = _update(writer, run, videos, title, final=folder)
+            wanted = {source.video_id for source in videos}
+            gone = [video_id for video_id in writer.places if video_id not in wanted]
+            stale = [each.video_id for each in writer.state.failures if each.video_id not in wanted]
+            if gone or stale:
+                writer.remove([*gone, *stale])
+            result = replace(result, removed=len(gone), failures=writer.state.failures)
+        if place != folder:
+            _take_place(place, folder)
     return result
 
 
@@ -184,7 +187,7 @@ def _adopt(writer: IndexWriter, other: Path, record: SegmentRecord) -> int:
         row["path"] = stored_path(writer.folder, resolved(other, row["path"]))
     new = _with_rows(writer, segment, rows)
     names = [rows[number]["video_id"] for number in np.flatnonzero(segment.live_videos).tolist()]
-    state = writer._without([name for name in names if name in writer.places])
+    state = writer.without([name for name in names if name in writer.places])
     writer.adopt(state.with_segments(replace(new, deleted=record.deleted)))
     return len(names)
 

@@ -177,8 +177,8 @@ def encode_there(
     """
     with _lock:  # a dask worker runs its tasks in threads, of which torch uses all cores
         executor = _executor_there(folder, tuple(sorted(frames.items())), _frozen(settings))
-        found = dict(executor.imap(sources))
-    return [_portable(found[source]) for source in sources]
+        found = {source.video_id: outcome for source, outcome in executor.imap(sources)}
+    return [_portable(found[source.video_id]) for source in sources]
 
 
 _lock = threading.Lock()

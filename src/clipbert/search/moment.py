@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clipbert.errors import ClipBertError
+from clipbert.errors import ClipBertError, first_line
 from clipbert.files.atomic import atomic_write
 from clipbert.files.leftovers import scratch_folder
 from clipbert.process_pool import WorkerError, time_limit
@@ -55,8 +55,8 @@ def write_moment(source: Path, start_s: float, end_s: float, out: Path, timeout_
             )
             try:
                 job.result()
-            except (WorkerError, OSError) as error:
-                raise ClipBertError(f"{source}: the moment cannot be written: {error}.") from error
+            except (WorkerError, OSError, ValueError) as error:  # PyAV's errors are of these types
+                raise ClipBertError(f"{source}: the moment cannot be written: {first_line(error)}.") from error
         with atomic_write(out) as file, made.open("rb") as content:
             shutil.copyfileobj(content, file)
 

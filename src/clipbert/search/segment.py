@@ -193,6 +193,16 @@ class Segment:
         row: dict[str, Any] = self.videos.slice(number, 1).to_pylist()[0]
         return row
 
+    def check_tokens(self) -> None:
+        """Check the content of the file of the tokens.
+
+        Raises:
+            ClipBertError: it is damaged.
+        """
+        path = self.folder / TOKENS_FILE
+        if self.tokens is not None and sha256_file(path) != self.record.files[TOKENS_FILE]:
+            raise ClipBertError(f"{path}: damaged: it is not what was written. {REMEDY}")
+
     def read_tokens(self, row: int) -> NDArray[np.float16]:
         """Return the visual tokens (K, V, hidden) of a clip.
 

@@ -79,7 +79,7 @@ class IndexWriter:
             number = self.state.written
             record = write_segment(self.folder, number, self._pending)
             replaced = [video.video_id for video in self._pending if video.video_id in self.places]
-            state = self._without(replaced).with_segments(record)
+            state = self.without(replaced).with_segments(record)
             names = {video.video_id for video in self._pending}
             state = replace(state, failures=tuple(each for each in state.failures if each.video_id not in names))
             self._write(state)
@@ -100,7 +100,7 @@ class IndexWriter:
     def remove(self, names: Iterable[str]) -> None:
         """Remove videos and records of failures by their names."""
         gone = set(names)
-        state = self._without([name for name in gone if name in self.places])
+        state = self.without([name for name in gone if name in self.places])
         self._write(replace(state, failures=tuple(each for each in state.failures if each.video_id not in gone)))
         for name in gone:
             self.places.pop(name, None)
@@ -114,7 +114,7 @@ class IndexWriter:
         while chosen := mergeable(self.state.segments):
             self._merge(chosen)
 
-    def _without(self, names: Iterable[str]) -> IndexState:
+    def without(self, names: Iterable[str]) -> IndexState:
         """Return the state in which videos do not count any more."""
         gone: dict[str, set[int]] = {}
         for name in names:
@@ -186,17 +186,7 @@ def open_writer(folder: Path, settings: Settings | None, model_name: str = "") -
     """
     if settings is None:
         read_state(folder)
-    with write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = contextlib.ExitStack()
-            lock.enter_context(file_lock(folder / LOCK, on_unsupported=lambda _: None))
-        except Timeout:
-            raise ClipBertError(
-                f"{folder}: another process writes this index. Wait until it has finished, or stop it. Searches are "
-                "not affected."
-            ) from None
-    with lock:
+    with write_lock(folder):
         if settings is not None and not (folder / INDEX_FILE).is_file():
             write_state(folder, IndexState(settings, model_name))
         state = read_state(folder)
@@ -205,6 +195,26 @@ def open_writer(folder: Path, settings: Settings | None, model_name: str = "") -
         remove_stale_temporaries([folder, folder / SEGMENTS])
         remove_unused(folder, state)
         yield IndexWriter(folder, state)
+
+
+@contextlib.contextmanager
+def write_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of the writer of an index; its folder is made if it does not exist.
+
+    Raises:
+        ClipBertError: another process holds it, or the folder cannot be written.
+    """
+    with contextlib.ExitStack() as held:
+        with write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(file_lock(folder / LOCK, on_unsupported=lambda _: None))
+            except Timeout:
+                raise ClipBertError(
+                    f"{folder}: another process writes this index. Wait until it has finished, or stop it. Searches "
+                    "are not affected."
+                ) from None
+        yield
 
 
 def check_settings(folder: Path, state: IndexState, settings: Settings, model_name: str) -> None:
