@@ -30,11 +30,17 @@ if TYPE_CHECKING:
     from clipbert.training.trainer import Trainer
 
 
-def sample_data(project: Project, seed: int, kinds: Sequence[str] = ()) -> None:
-    """Create the sample data set in data/; `kinds` ask every open question of these kinds and no others."""
+def sample_data(project: Project, seed: int, kinds: Sequence[str], counts: tuple[int, int, int]) -> None:
+    """Create the sample data set in data/.
+
+    Args:
+        kinds: ask every open question of these kinds and no others; if empty, a few of all kinds.
+        counts: numbers of training, validation and test videos.
+    """
     from clipbert.data.synthetic.sample_set import make_sample_data
 
-    make_sample_data(writable_data(project.data), seed, kinds=kinds)
+    train, val, test = counts
+    make_sample_data(writable_data(project.data), seed, train, val, test, kinds)
 
 
 def ingest(project: Project, params: Params) -> None:

@@ -45,6 +45,16 @@ def test_the_version_is_shown() -> None:
     assert (done.exit_code, done.stdout) == (0, f"clipbert {__version__}\n")
 
 
+def test_a_smaller_sample_set_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_params(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["sample-data", "--train", "4", "--val", "1", "--test", "2"])
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in (tmp_path / "data/multiple_choice.jsonl").read_text().splitlines()]
+    splits = {row["media"]: row["split"] for row in rows}
+    assert sorted(splits.values()) == ["test", "test", "train", "train", "train", "train", "val"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "script", "typed"),

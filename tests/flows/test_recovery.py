@@ -1,11 +1,14 @@
-"""Interruptions of a retraining (docs/how-to/retraining.md): a cancellation, a second run, the end of every process."""
+"""Interruptions of a retraining (docs/how-to/retraining.md): a cancellation, a second run, the end of its programs."""
 
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -93,6 +96,48 @@ def test_after_the_end_of_every_process_a_run_is_crashed_and_the_next_one_does_i
         end = servers.wait(servers.start(RETRAIN, retrainable, promote=False))
         assert end["type"] == "COMPLETED", end
         assert end["message"].startswith("4 of 5 stages had work")
+    assert (retrainable / "params.yaml").read_text() == before
+
+
+@contextlib.contextmanager
+def scheduled(prefect: Prefect, project: Path) -> Iterator[str]:
+    """Let the deployment retrain run in `project` every 60 seconds, first in 15; yield its id."""
+    deployment = prefect.call("GET", f"/deployments/name/{RETRAIN}")
+    path = f"/deployments/{deployment['id']}"
+    prefect.call("PATCH", path, {"job_variables": {"env": {"CLIPBERT_ROOT": str(project)}}})
+    first = (datetime.now(UTC) + timedelta(seconds=15)).isoformat()
+    interval = {"schedule": {"interval": 60, "anchor_date": first}, "active": True, "parameters": CHANGES}
+    (schedule,) = prefect.call("POST", f"{path}/schedules", [interval])
+    try:
+        yield str(deployment["id"])
+    finally:
+        prefect.call("DELETE", f"{path}/schedules/{schedule['id']}")
+        prefect.call("PATCH", path, {"job_variables": deployment["job_variables"]})
+
+
+def started_by_schedule(prefect: Prefect, deployment: str, state: str) -> list[dict[str, Any]]:
+    """Return the runs of a deployment that its schedule started and that have a state, oldest first."""
+    wanted = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": {"type": {"any_": [state]}}}}
+    found = prefect.call("POST", "/flow_runs/filter", wanted | {"sort": "START_TIME_ASC"})
+    return [run for run in found if run["auto_scheduled"]]
+
+
+def test_the_next_scheduled_run_continues_what_a_killed_worker_left(prefect: Prefect, retrainable: Path) -> None:
+    """The worker dies in a training; the stage before it is not repeated."""
+    before = (retrainable / "params.yaml").read_text()
+    (retrainable / "orders/prepare").unlink()
+    (retrainable / "orders/train@left").write_text("wait")
+    with scheduled(prefect, retrainable) as deployment:
+        pids = stage_processes(retrainable)
+        lost = started_by_schedule(prefect, deployment, "RUNNING")[0]["id"]
+        (worker,) = prefect.programs("gpu")
+        worker.kill()
+        prefect.wait(lost, "CRASHED")
+        assert running(pids) == []
+        (retrainable / "orders/train@left").unlink()
+        (resumed, *_) = wait_until(lambda: started_by_schedule(prefect, deployment, "COMPLETED"))
+    assert prefect.state(resumed["id"])["message"].startswith("3 of 5 stages had work")
+    assert prefect.tasks(resumed["id"])["prepare"]["state"]["name"] == "Unchanged"
     assert (retrainable / "params.yaml").read_text() == before
 
 

@@ -6,11 +6,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from small_releases import scored_items
 
 from clipbert.errors import ClipBertError
 from clipbert.evaluation.item_checks import read_predictions
+from clipbert.project import Project
 from clipbert.release import backfill as module
 from clipbert.release.backfill import backfill
+from clipbert.release.compared_models import ModelFinder
 
 NAME = "clipbert"
 
@@ -61,3 +64,26 @@ def test_a_version_that_does_not_exist_is_named(root: Path, release_embedded: An
     release_embedded(0, predictions(30))
     with pytest.raises(ClipBertError, match=r"clipbert-retrieval has no version '7'; expected one of 1\."):
         backfill(root, "retrieval", NAME, evaluate, root / "out", ["1", "7"])
+
+
+def test_a_comparison_takes_the_predictions_of_today_where_the_test_items_differ(
+    root: Path, release_embedded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that was registered before new test items came is compared by its evaluation on today's items."""
+    data = ["old data"]
+    monkeypatch.setattr(module, "data_digest", lambda _: data[0])
+    release_embedded(0, scored_items(30))
+    data[0] = "new data"
+    release_embedded(1, scored_items(52, 64))
+    names = ["models:/clipbert-retrieval/1", "models:/clipbert-retrieval/2"]
+
+    def items() -> list[tuple[int, float]]:
+        sources = ModelFinder(Project(root), NAME).load(names)
+        return [(len(source.items), source.items["score"].sum()) for source in sources]
+
+    assert items() == [(60, 30.0), (64, 52.0)]
+    out = root / "artifacts/backfill/retrieval"
+    backfill(root, "retrieval", NAME, lambda *_: (scored_items(33, 64), {"retrieval/mrr": 1.0}), out, ["1"])
+    assert items() == [(64, 33.0), (64, 52.0)]
+    data[0] = "newer data"
+    assert items() == [(60, 30.0), (64, 52.0)], "an evaluation on other data is not used"

@@ -175,7 +175,8 @@ def running_servers(project: Path, folder: Path, **settings: str) -> Iterator[Pr
         "CLIPBERT_PREFECT_PORT": str(prefect),
         **settings,
     }
-    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+    # Without the last one each process would compile the code again.
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PYTHONDONTWRITEBYTECODE"):
         environment.pop(name, None)
     log = folder / "ui.log"
     with log.open("wb") as output:

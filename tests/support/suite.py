@@ -51,7 +51,6 @@ SERVER_FILES = {
             "tests/flows/test_project_lock.py",
             "tests/flows/test_promotion_flows.py",
             "tests/flows/test_recovery.py",
-            "tests/flows/test_retrain.py",
             "tests/flows/test_schedules.py",
             "tests/flows/test_study_flow.py",
             "tests/flows/test_ui.py",
@@ -83,6 +82,7 @@ SERVER_FILES = {
 }
 # What takes longest starts first, so that no worker is left with it at the end.
 LONGEST = (
+    "tests/flows/test_operate.py",
     "prefect",
     "mlflow",
     "installation",

@@ -24,9 +24,12 @@ def sample_data(
             metavar="KIND", help="Ask every open question of this kind, such as direction, and no others. Repeatable."
         ),
     ] = None,
+    train: Annotated[int, typer.Option(min=1, help="Number of training videos; pictures in proportion.")] = 1100,
+    val: Annotated[int, typer.Option(min=1, help="Number of validation videos.")] = 100,
+    test: Annotated[int, typer.Option(min=1, help="Number of test videos.")] = 160,
 ) -> None:
     """Create a sample data set of moving shapes in data/."""
-    stages.sample_data(project(), seed, questions or ())
+    stages.sample_data(project(), seed, questions or (), (train, val, test))
 
 
 @pipeline.command(epilog="Example: `clipbert ingest --set ingest.timeout_s=60`", rich_help_panel=PANEL)

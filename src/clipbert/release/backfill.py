@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ import pandas as pd
 
 from clipbert.console import console
 from clipbert.errors import ClipBertError
-from clipbert.evaluation.conditions import from_tags
+from clipbert.evaluation.comparison.source import Source
+from clipbert.evaluation.conditions import ATTRIBUTE, from_tags
+from clipbert.evaluation.item_checks import read_predictions
 from clipbert.evaluation.predictions_file import write_predictions
 from clipbert.files.atomic import write_json
+from clipbert.project import Project
 from clipbert.release.aliases import aliases
 from clipbert.release.connection import open_store
 from clipbert.release.provenance import data_digest
@@ -87,6 +90,27 @@ def backfill(
             write_json(path, asdict(result), sort_keys=False)
         results.append(result)
     return results, named
+
+
+def on_todays_data(project: Project, sources: Sequence[Source], versions: Sequence[Any]) -> list[Source]:
+    """Return models of different test items with the predictions of `backfill` for versions that have some.
+
+    Models of the same test items are returned as they are: they can be compared without today's data.
+
+    Args:
+        versions: MLflow's model version of each model; None: it is not a registered version.
+    """
+    found = list(sources)
+    if len({frozenset(source.items.index) for source in sources}) == 1:
+        return found
+    today = data_digest(project.root) or ""
+    for place, (source, version) in enumerate(zip(sources, versions, strict=True)):
+        if version is not None:
+            path = project.artifacts / "backfill" / source.task / f"{version.version}.json"
+            if _read(path, version.tags.get("digest", ""), today) is not None:
+                items = read_predictions(path.with_suffix(".parquet"), source.task)
+                found[place] = replace(source, items=items, conditions=items.attrs.get(ATTRIBUTE, {}))
+    return found
 
 
 def _wanted(store: Store, task: str, found: Mapping[str, Any], versions: Sequence[str]) -> list[str]:

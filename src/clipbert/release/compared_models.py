@@ -18,6 +18,7 @@ from clipbert.evaluation.item_checks import read_predictions
 from clipbert.files.signed_json import read_signed_json
 from clipbert.project import Project
 from clipbert.release.aliases import aliases
+from clipbert.release.backfill import on_todays_data
 from clipbert.release.connection import open_store
 from clipbert.release.gate import stored_predictions
 from clipbert.release.recorded_cost import cost_of_run, recorded_cost
@@ -88,7 +89,8 @@ class ModelFinder:
         matches = [self.find(name) for name in names]
         task = self._task(matches)
         with tempfile.TemporaryDirectory() as scratch:
-            return [self._read(match, task, Path(scratch)) for match in matches]
+            sources = [self._read(match, task, Path(scratch)) for match in matches]
+        return on_todays_data(self.project, sources, [match.version for match in matches])
 
     def find(self, name: str) -> Match:
         """Return what a name stands for.
