@@ -22,3 +22,4 @@ started=$(date +%s)
 python -m scripts.run_tasks
 echo "The stages took $(($(date +%s) - started)) s"
 clipbert summary
+python -m scripts.show_use
