@@ -1,4 +1,4 @@
-"""Commands for model folders: convert checkpoints of the authors' code, export to ONNX, and check files."""
+"""Commands for model folders: convert, export to ONNX, upload to the hub, and check files."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -90,6 +90,41 @@ def export(
         )
     if form == "onnx":
         console.print(f"Use it without torch: python {output}/example.py VIDEO TEXT")
+
+
+@models.command(
+    epilog="Example: `clipbert push me/clipbert-open-qa --model models:/clipbert-open_qa@champion --license mit`",
+    rich_help_panel=PANEL,
+)
+def push(
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A repository of the hub; made if missing.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="A model folder or a registered version (models:/NAME@champion), whose card has the test results.",
+        ),
+    ] = None,
+    license_name: Annotated[
+        str, typer.Option("--license", help="Licence of the weights by the hub's identifiers, such as cc-by-4.0.")
+    ] = "unknown",
+    language: Annotated[str, typer.Option(help="Language of the texts.")] = "en",
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Write the folder here and upload nothing.")
+    ] = None,
+) -> None:
+    """Upload a model to the Hugging Face hub, with its card, or write the folder that would be uploaded."""
+    with ExitStack() as scratch:
+        chosen = choose_model(project(), model, task_names(), scratch)
+        from clipbert.model.weights.hub import push_folder, write_hub_folder
+
+        if output is not None:
+            write_hub_folder(chosen.folder, output, license_name, language)
+            console.print(f"{output}: {chosen.name}, ready for {repository}")
+        else:
+            console.print(push_folder(chosen.folder, repository, license_name, language, private))
 
 
 @models.command(epilog="Example: `clipbert checksum artifacts/models/retrieval --check`", rich_help_panel=PANEL)

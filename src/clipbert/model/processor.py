@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerFast
+from transformers.utils import PushToHubMixin
 
 from clipbert.config.schema import FramesParams
 from clipbert.errors import ClipBertError, ModelFolderError
@@ -21,6 +22,7 @@ from clipbert.model.dual_tokenizer import FOLDER, DualTokenizer, load_dual_token
 from clipbert.model.processor_file import (
     FRAME_SETTINGS,
     POSITIVE,
+    PROCESSOR_FILE,
     RESIZES,
     SETTINGS,
     is_positive_integer,
@@ -38,17 +40,17 @@ from clipbert.model.processor_inputs import (
 )
 from clipbert.model.tokenizer import load_tokenizer, train_tokenizer
 from clipbert.model.weights.checksums import check_model, sign_files
+from clipbert.model.weights.hub import HUB_ID, download_without_weights
 from clipbert.sampling.clips import uniform_clips
 from clipbert.sampling.segments import segment_item
 from clipbert.video.still_images import upright_rgb
 
 logger = logging.getLogger(__name__)
 
-PROCESSOR_FILE = "processor_config.json"
 PAD_TO_MULTIPLE_OF = 8
 
 
-class ClipBertProcessor:
+class ClipBertProcessor(PushToHubMixin):
     """Processor of ClipBERT: makes `pixel_values`, `input_ids` and `attention_mask`.
 
     The longer side of a frame is resized to `image_size`, and the rest of the square is filled with zeros at the right
@@ -313,12 +315,18 @@ class ClipBertProcessor:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **overrides: Any) -> "ClipBertProcessor":
-        """Load the processor of a folder; keyword arguments replace its settings.
+        """Load the processor of a folder or of a repository of the hub; keyword arguments replace its settings.
+
+        Args:
+            source: folder, or the id OWNER/NAME.
+            overrides: settings; for the hub also `revision`, `cache_dir`, `token` and `local_files_only`.
 
         Raises:
             ModelFolderError: `processor_config.json` or the tokenizer's files are missing, unreadable, or have
                 changed since they were saved, or a field of `processor_config.json` has a wrong value.
         """
+        if not Path(source).is_dir() and HUB_ID.fullmatch(str(source)):
+            source = download_without_weights(str(source), **overrides)
         path = Path(source) / PROCESSOR_FILE
         for file in (path, Path(source) / "tokenizer.json"):
             if not file.is_file():

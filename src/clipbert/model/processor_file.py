@@ -9,6 +9,7 @@ from clipbert.config.schema import FramesParams
 from clipbert.config.tasks import CaptioningParams
 from clipbert.errors import ModelFolderError
 
+PROCESSOR_FILE = "processor_config.json"
 SETTINGS = ("image_size", "clips", "frames_per_clip", "max_text_length")
 FRAME_SETTINGS = ("fps", "size", "max_frames", "sampling")  # of section frames: those that decide which pixels are seen
 GENERATION_SETTINGS = tuple(CaptioningParams().generation())

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clipbert.config.schema import ModelParams
-from clipbert.model.weights.card import model_card, table
+from clipbert.model.weights.card import folded, model_card, table
 from clipbert.training.trainer import Trainer
 
 
@@ -34,10 +34,11 @@ def training_card(trainer: Trainer, model: ModelParams, folder: Path, origin: Ma
         ("weights at the start", _initial_weights(model)),
         ("MLflow run", f"artifacts/runs/{task.name}.json"),
     ]
+    settings = sorted(parameters.items())
     sections = {
         "Data": table(("split", "media", "texts"), counts),
         "Lineage": table(("made from", ""), lineage),
-        "Parameters": table(("parameter", "value"), sorted(parameters.items())),
+        "Parameters": folded(f"{len(parameters)} parameters", table(("parameter", "value"), settings)),
     }
     best = next((row for row in state.validation if row["step"] == state.best_step), None)
     if best is not None:

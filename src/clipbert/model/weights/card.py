@@ -15,6 +15,12 @@ from clipbert.redact import redact
 
 CARD = "README.md"
 RESULTS = "## Results on the test split"
+USE_AND_LIMITS = (
+    "For videos and texts like those of the training, whose numbers are below. Other input gets an answer too; "
+    "`pipeline.remarks` and the commands of clipbert note it. The model sees a few frames of a video, so it misses "
+    "short events between them, and it hears nothing. It was not tested for bias; do not use it to identify people or "
+    "to decide about them."
+)
 # Beginnings of the figures that the model's are compared with, and ends of those that describe its intervals.
 TRIVIAL = (
     *("blank_frames_", "chance_", "constant_", "frequent_option_", "majority_", "question_only_"),
@@ -64,6 +70,7 @@ def model_card(text: CardText, folder: str, architecture: str, sections: Mapping
         f"A `{architecture}` after [Lei et al., CVPR 2021](https://arxiv.org/abs/2102.06183): text and a few sparsely "
         f"sampled frames through one encoder. {text.about}",
         f"## Use\n\n```python\nfrom clipbert import pipeline\n\n{text.example.format(folder=folder)}\n```",
+        f"## Intended use and limits\n\n{USE_AND_LIMITS}",
         *(f"## {title}\n\n{body}" for title, body in sections.items()),
     ]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
@@ -106,6 +113,11 @@ def table(head: tuple[str, ...], rows: Any) -> str:
     """A Markdown table; numbers as they are written in JSON."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+
+
+def folded(title: str, body: str) -> str:
+    """Return a part of a card that is shown after a click on its title."""
+    return f"<details>\n<summary>{title}</summary>\n\n{body}\n\n</details>"
 
 
 def write_card(folder: Path, card: str) -> None:
