@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from clipbert.errors import ClipBertError
+from clipbert.errors import ClipBertError, first_line
 from clipbert.files.byte_cache import ByteCache
 from clipbert.files.leftovers import scratch_folder
 from clipbert.process_pool import BYTES_AT_BASE, WorkerError
@@ -158,7 +158,7 @@ class ShapeChecker:
             try:
                 pool = decoder_pool(DEFAULT_WORKER_MB)
                 shape = pool.submit(read_shape, str(file.path), timeout_s=self._limits.request_s).result()
-            except (WorkerError, ClipBertError) as error:
+            except (WorkerError, ClipBertError, MemoryError) as error:
                 raise ApiError(
                     422, "not_a_video", f"{file.name}: is not a video or picture that can be read: {file.said(error)}."
                 ) from error
@@ -200,23 +200,26 @@ def read_shape(path: str) -> Shape:
     Raises:
         ClipBertError: the file is neither a picture nor a video.
     """
-    picture = _picture_shape(path)
-    if picture is not None:
-        return picture
+    try:
+        return _picture_shape(path) or _video_shape(path)
+    except (ClipBertError, MemoryError):
+        raise
+    except Exception as error:  # damaged files cause many types, as PIL's struct.error and PyAV's
+        raise ClipBertError(first_line(error)) from error
+
+
+def _video_shape(path: str) -> Shape:
     import av
 
-    try:
-        with av.open(path, options={"format_whitelist": FORMATS}) as container:
-            if not container.streams.video:
-                raise ClipBertError("it has no video stream")
-            stream = container.streams.video[0]
-            width, height = stream.codec_context.width, stream.codec_context.height
-            length = float(container.duration or 0) / av.time_base
-            if stream.duration and stream.time_base:
-                length = max(length, float(stream.duration * stream.time_base))
-            return Shape(False, width or 0, height or 0, length)
-    except av.FFmpegError as error:
-        raise ClipBertError(str(error.strerror or "unknown format")) from error
+    with av.open(path, options={"format_whitelist": FORMATS}) as container:
+        if not container.streams.video:
+            raise ClipBertError("it has no video stream")
+        stream = container.streams.video[0]
+        width, height = stream.codec_context.width, stream.codec_context.height
+        length = float(container.duration or 0) / av.time_base
+        if stream.duration and stream.time_base:
+            length = max(length, float(stream.duration * stream.time_base))
+        return Shape(False, width or 0, height or 0, length)
 
 
 def _picture_shape(path: str) -> Shape | None:
