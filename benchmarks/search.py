@@ -1,6 +1,6 @@
 """What does `clipbert search` cost, compared with the cross-encoder over every video, and how fast is an index made?
 
-    python -m benchmarks.search PROJECT [--split test] [--queries 200] [--rerank 10 20 50] [--json OUT]
+    python -m benchmarks.search PROJECT [--split test] [--queries 200] [--rerank 20 30 50] [--json OUT]
 
 Every media of the project's manifest is indexed by its retrieval model. The queries are captions of `--split`, one of
 each video; a query is right if its own video is among the first ten hits. "All" scores each query with the
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--exhaustive", type=int, default=200, help="queries that the cross-encoder scores with all")
-    parser.add_argument("--rerank", type=int, nargs="+", default=[10, 20, 50])
+    parser.add_argument("--rerank", type=int, nargs="+", default=[20, 30, 50])
     parser.add_argument("--videos-only", action="store_true", help="leave out images")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args()

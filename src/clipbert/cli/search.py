@@ -205,7 +205,7 @@ def search(
     ] = None,
     rerank: Annotated[
         int, typer.Option("--rerank", min=0, help="Let the cross-encoder rank this many videos; 0: none.")
-    ] = 50,
+    ] = 30,
     out: Index = None,
     model: Model = None,
     as_json: AsJson = False,

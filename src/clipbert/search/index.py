@@ -24,7 +24,7 @@ from clipbert.tasks.scoring import match_scores
 
 logger = logging.getLogger(__name__)
 
-K, RERANK = 10, 50
+K, RERANK = 10, 30
 ATTEMPTS = 5
 CLIPS_PER_VIDEO = 2  # of the first look; more are read where the best clips are of few videos
 

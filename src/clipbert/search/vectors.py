@@ -15,8 +15,8 @@ from clipbert.errors import ClipBertError
 
 INVERTED_FROM = 50_000  # clips of a segment
 LISTS, SAMPLES_PER_LIST = 2, 40  # lists of an inverted file, times the root of the number of clips
-ALL_READ_TO = 40_000  # clips up to which a quarter of the lists is read; of more clips, a smaller part
-PROBED = 0.25
+FULL_SHARE_TO = 40_000  # clips up to which this share of the lists is read; of more clips, a smaller one
+PROBED = 0.15
 ADDED_AT_ONCE = 50_000
 
 
@@ -87,7 +87,7 @@ class Vectors:
         self.inverted = isinstance(self._index, faiss.IndexIVF)
         if self.inverted:
             self._index.parallel_mode = 1  # over the lists of one query
-            share = PROBED * min(1.0, (ALL_READ_TO / self.count) ** 0.5)
+            share = PROBED * min(1.0, (FULL_SHARE_TO / self.count) ** 0.5)
             self._probes = max(16, int(share * self._index.nlist))
 
     def __len__(self) -> int:
