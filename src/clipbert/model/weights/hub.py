@@ -81,7 +81,7 @@ def push_folder(folder: Path, repo_id: str, license_name: str, language: str, pr
     The repository is made if it does not exist. The token is that of `hf auth login` or HF_TOKEN.
 
     Raises:
-        ClipBertError: a wrong id, no usable model, or an answer of the hub that is no success.
+        ClipBertError: a wrong id, no usable model, or the hub refused it.
     """
     if not HUB_ID.fullmatch(repo_id):
         raise ClipBertError(f"{repo_id}: expected the id of a repository of the hub, OWNER/NAME.")
