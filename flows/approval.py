@@ -18,7 +18,7 @@ from flows.artifacts import mlflow_server, read_result
 from flows.supervisor import Supervisor
 
 COMPARISON = re.compile(r"^MLflow: run (?P<run>[0-9a-f]{32}) of \S+, experiment (?P<experiment>\d+)$")
-MARKS = {"passed": "✅ passed", "failed": "❌ failed", "skipped": "not applicable"}
+MARKS = {"passed": "✓ passed", "failed": "✗ failed", "skipped": "not applicable"}
 # A command line cannot carry NUL, and the history shows one line per answer.
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
 
