@@ -76,7 +76,7 @@ def test_a_candidate_is_promoted_after_a_persons_yes_and_a_first_champion_cannot
     run = prefect.start(PROMOTE, registered, task="retrieval")
     shown = form(prefect, run)
     assert "# Promote clipbert-retrieval version 1?" in shown["description"]
-    assert "| ✅ passed | R@1 | +65.7 points on 60 test items, 95% interval +5" in shown["description"]
+    assert "| ✓ passed | R@1 | +65.7 points on 60 test items, 95% interval +5" in shown["description"]
     assert "[Verdict with every number](http://" in shown["description"]
     assert prefect.artifacts(run)["clipbert-candidate-retrieval"] == shown["description"]
     assert shown["schema"]["required"] == ["decision", "name"]
