@@ -116,7 +116,7 @@ def test_the_lock_pins_everything_and_names_no_address() -> None:
 def test_the_readme_is_an_overview() -> None:
     text = (PROJECT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
-    assert len(re.findall(r"!\[", text)) == 2  # a report and the dashboard
+    assert len(re.findall(r"!\[", text)) == 3  # a report, the dashboard, and the page of `clipbert app`
     assert len(re.findall(r"^\|---", text, flags=re.M)) <= 2  # results, and where next
 
 
