@@ -15,7 +15,7 @@ def page_command(start: str) -> str:
     """Return the only command of the page that begins with `start`, with its continued lines."""
     text = PAGE.read_text(encoding="utf-8")
     commands = [match[1] for match in re.finditer(r"^    \$ ((?:.*\\\n)*.*)$", text, flags=re.M)]
-    (found,) = [command for command in commands if command.startswith(start)]
+    (found,) = {command for command in commands if command.startswith(start)}
     return found
 
 
