@@ -375,9 +375,9 @@ def test_a_library_is_encoded_once_for_all_queries(folder, videos, monkeypatch):
     first = search("a red circle", [*videos, {"video": videos[0], "end_s": 1}])
     assert len(encoded) == 4
     assert search("a red circle", [*map(str, videos), {"video": videos[0].read_bytes(), "end_s": 1}]) != first
-    assert [row["score"] for row in search("a red circle", videos)] == [
-        row["score"] for row in first if row["index"] < 3
-    ]
+    # another number of pairs in a batch changes the last digits
+    again = [row["score"] for row in search("a red circle", videos)]
+    assert again == pytest.approx([row["score"] for row in first if row["index"] < 3], rel=1e-5)
     search("what color", [videos[2], videos[0]])
     assert len(encoded) == 5  # the bytes have no suffix, so they may be decoded in another way
     search.forget()

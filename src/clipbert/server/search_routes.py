@@ -30,7 +30,7 @@ async def search(
         Text | None, Form(description="What to find. Or give an example: `video`, `path` or `video_id`.")
     ] = None,
     k: Annotated[int, Form(ge=1, le=MOST_HITS, description="Hits to return.")] = 10,
-    rerank: Annotated[int, Form(ge=0, le=MOST_RERANKED, description="Videos that the cross-encoder ranks.")] = 50,
+    rerank: Annotated[int, Form(ge=0, le=MOST_RERANKED, description="Videos that the cross-encoder ranks.")] = 30,
     where: Where = [],  # noqa: B006  FastAPI copies it
 ) -> SearchAnswer:
     """Find the moments of the indexed videos that match a text, or that look like an example."""
