@@ -1,4 +1,4 @@
-"""Answers to requests about different videos in common forward passes, for servers."""
+"""Answers to requests about different videos in common forward passes, for servers and tables."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

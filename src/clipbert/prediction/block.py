@@ -10,20 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipbert.inference.answer_batch import answer_batch
 from clipbert.inference.base import INPUT_ERRORS, GivenFrames, Pipeline
-from clipbert.inference.pipelines import CaptioningPipeline, MultipleChoicePipeline, OpenQAPipeline, RetrievalPipeline
-from clipbert.prediction.table import ERROR, RESULTS, options_of, text_of, video_of
+from clipbert.prediction.table import ERROR, NEEDED, RESULTS, options_of, text_of, video_of
 from clipbert.sampling.decoder_pool import decoder_pool
-from clipbert.tasks.scoring import (
-    VIDEOS_AT_ONCE,
-    answer_probabilities,
-    clip_pixels,
-    match_scores,
-    matched_probabilities,
-    option_probabilities,
-    option_texts,
-    write_captions,
-)
+from clipbert.tasks.scoring import VIDEOS_AT_ONCE, clip_pixels
 
 Row = Mapping[str, Any]
 Result = dict[str, Any]
@@ -107,13 +98,13 @@ class BlockPredictor:
         """Return the results of a block's rows; a row or a video that cannot be used gets its error."""
         results: list[Result] = [dict.fromkeys((*RESULTS[self.task], ERROR)) for _ in block.rows]
         good: list[int] = []
-        texts: list[Any] = []
+        asked: list[Result] = []
         keys: list[str] = []
         embeds, failed = self._encode(decoding)
         for place, row in enumerate(block.rows):
             try:
                 key = _key(video_of(row, self.media))
-                text = self._text(row)
+                request = self._request(row)
             except ValueError as error:
                 results[place][ERROR] = str(error)
                 continue
@@ -122,9 +113,9 @@ class BlockPredictor:
                 continue
             good.append(place)
             keys.append(key)
-            texts.append(text)
+            asked.append(request)
         if good:
-            for place, found in zip(good, self._answers([embeds[key] for key in keys], texts), strict=True):
+            for place, found in zip(good, self._answers([embeds[key] for key in keys], asked), strict=True):
                 results[place] |= found
         return results
 
@@ -146,67 +137,28 @@ class BlockPredictor:
             embeds |= dict(zip(some, encoded, strict=True))
         return embeds, failed
 
-    def _text(self, row: Row) -> Any:
-        """Return what the model reads of a row.
+    def _request(self, row: Row) -> Result:
+        """Return the request of a row, as `answer_batch` takes it.
 
         Raises:
-            ValueError: it is missing or empty.
+            ValueError: a text is missing or empty.
         """
-        if isinstance(self.pipeline, CaptioningPipeline):
-            return None
-        if isinstance(self.pipeline, MultipleChoicePipeline):
-            return text_of(row, "question"), options_of(row)
-        return text_of(row, "question" if isinstance(self.pipeline, OpenQAPipeline) else "text")
+        needed = NEEDED[self.task]
+        if "text" in needed:
+            return {"texts": [text_of(row, "text")]}
+        request: Result = {"question": text_of(row, "question"), "top": 1} if "question" in needed else {}
+        return request | ({"options": options_of(row)} if "options" in needed else {})
 
-    def _answers(self, embeds: list[Tensor], texts: list[Any]) -> list[Result]:
-        """Return the results of rows with their visual tokens and texts, in batches of similar length."""
-        order = sorted(range(len(texts)), key=lambda place: len(str(texts[place])))
-        found: list[Result] = [{} for _ in texts]
+    def _answers(self, embeds: list[Tensor], asked: list[Result]) -> list[Result]:
+        """Return the best answer to each row's request, in batches of similar length."""
+        order = sorted(range(len(asked)), key=lambda place: len(str(asked[place])))
+        found: list[Result] = [{} for _ in asked]
         for start in range(0, len(order), self.pipeline.batch_size):
             some = order[start : start + self.pipeline.batch_size]
-            stacked = torch.stack([embeds[place] for place in some])
-            batch = self._batch(stacked, [texts[place] for place in some])
-            for place, result in zip(some, batch, strict=True):
-                found[place] = result
+            answers = answer_batch(self.pipeline, [embeds[place] for place in some], [asked[place] for place in some])
+            for place, rows in zip(some, answers, strict=True):
+                found[place] = {name: rows[0].get(name) for name in RESULTS[self.task]}
         return found
-
-    def _batch(self, embeds: Tensor, texts: list[Any]) -> list[Result]:
-        """Return the results of texts, each with its visual tokens (N, K, V, hidden)."""
-        pipeline = self.pipeline
-        model = pipeline.model
-        if isinstance(pipeline, CaptioningPipeline):
-            words = pipeline.processor.tokenizer
-            ids, scores = write_captions(model, embeds, words.cls_token_id, words.sep_token_id, pipeline.generation({}))
-            captions = pipeline.tokenize.decode(ids)
-            return [{"caption": text, "score": score} for text, score in zip(captions, scores, strict=True)]
-        if isinstance(pipeline, MultipleChoicePipeline):
-            flat = [text for question, options in texts for text in option_texts(question, options)]
-            counts = torch.tensor([len(options) for _, options in texts], device=model.device)
-            rows = option_probabilities(model, embeds, *pipeline.tokenize(flat), counts).tolist()
-            return [
-                self._best(options, scores[: len(options)], "option")
-                for (_, options), scores in zip(texts, rows, strict=True)
-            ]
-        tokens = pipeline.tokenize(texts)
-        if isinstance(pipeline, OpenQAPipeline):
-            answers = model.config.answers
-            return [self._best(answers, scores) for scores in answer_probabilities(model, embeds, *tokens).tolist()]
-        if isinstance(pipeline, RetrievalPipeline):
-            similarity = None
-            if model.contrast is not None:
-                vectors = model.get_text_features(*tokens), model.get_video_features(embeds)
-                similarity = model.similarity(*vectors).diagonal().float()
-            matches = match_scores(model, embeds, *tokens, similarity, pipeline.batch_size)
-            return [{"score": score} for score in matches.tolist()]
-        out = model(visual_embeds=embeds, input_ids=tokens[0], attention_mask=tokens[1])
-        return [{"score": score} for score in matched_probabilities(model, out.itm_logits).tolist()]
-
-    def _best(self, answers: Sequence[str], scores: list[float], position: str | None = None) -> Result:
-        """Return the most probable answer with its score and its calibrated confidence, where there is one."""
-        rows = self.pipeline.with_confidence([{"score": score} for score in scores])
-        best = max(range(len(scores)), key=scores.__getitem__)
-        found = {"answer": answers[best], "score": scores[best], "confidence": rows[best].get("confidence")}
-        return found if position is None else found | {position: best}
 
 
 def _key(video: Mapping[str, Any]) -> str:
