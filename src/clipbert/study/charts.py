@@ -29,6 +29,7 @@ def cost_chart(analysis: Analysis, width: int = 640, height: int = 300) -> str:
         "type": "quantitative",
         "title": COST_TITLES[analysis.cost],
         "scale": {"zero": False, "padding": 24},
+        "axis": {"tickCount": 8, "labelFlush": False},
     }
     y = {"type": "quantitative", "title": f"validation {analysis.metric}", "scale": {"zero": False}}
     color = {
