@@ -31,7 +31,7 @@ from clipbert.export.write import export_model
 
 TASKS = ("retrieval", "open_qa")
 SIZES = {"one request": (1, 2, 16), "a batch of 16": (16, 2, 16)}  # videos or texts, clips, tokens
-QUESTIONS, VIDEOS = 600, 100  # of the validation split
+QUESTIONS, VIDEOS = 300, 100  # of the validation split
 
 
 def quantize(folder: Path, threads: int) -> Model:
@@ -96,7 +96,7 @@ def recall_at_1(model: Model, root: Path) -> float:
 
 def accuracy(model: Model, root: Path) -> float:
     """Return the percentage of validation questions that are answered right."""
-    asked = validation(root, "question").head(QUESTIONS)
+    asked = validation(root, "open_qa").head(QUESTIONS)
     right = 0
     for media, own in asked.groupby("media"):
         seen = model.run("vision_encoder", pixel_values=model.pixels(str(root / "data" / str(media))))
@@ -136,8 +136,9 @@ def main() -> None:
             sizes = [sum(path.stat().st_size for path in out.glob("*.onnx")) / 1e6 for out in (plain, small)]
             name = f"R@1 of {VIDEOS}" if task == "retrieval" else f"accuracy of {QUESTIONS}"
             quality.add_row(task, name, *figures, *(f"{size:.1f}" for size in sizes))
-    Console().print(table)
-    Console().print(quality)
+    console = Console(width=150)
+    console.print(table)
+    console.print(quality)
 
 
 if __name__ == "__main__":
