@@ -52,7 +52,7 @@ def test_gpus_are_counted_by_their_driver(tmp_path: Path) -> None:
 
 def test_parameters_are_described_and_invalid_ones_are_refused(prefect: Prefect) -> None:
     deployments = prefect.call("POST", "/deployments/filter", {})
-    assert len(deployments) == 7
+    assert len(deployments) == 8
     for found in deployments:
         assert found["enforce_parameter_schema"]
         for name, parameter in found["parameter_openapi_schema"]["properties"].items():

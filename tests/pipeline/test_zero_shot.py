@@ -53,7 +53,7 @@ def test_a_clip_model_is_evaluated_registered_and_served(
     found = {row["video"]: row["score"] for row in search(TEXT, videos)}
     assert found == pytest.approx(_zero_shot_scores(root, search, videos), abs=1e-3)
     monkeypatch.setenv("CLIPBERT_MEDIA_ROOTS", str(root / "data"))
-    mlflow.set_tracking_uri(embedded_uri(root))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", embedded_uri(root))  # set_tracking_uri would last for other tests
     served = mlflow.pyfunc.load_model("models:/clipbert-retrieval@candidate")
     rows = served.predict(pd.DataFrame({"video": videos, "text": [TEXT] * 3}))
     assert dict(zip(videos, rows["score"], strict=True)) == pytest.approx(found, abs=1e-4)

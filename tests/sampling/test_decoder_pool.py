@@ -25,6 +25,7 @@ PARAMS = FramesParams(fps=2.0, size=32, max_frames=8)
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
     forget_decoded()
+    stop_decoders()  # those of other tests in this process
     return write_video(tmp_path / "v.mp4", [numbered(i) for i in range(20)])
 
 

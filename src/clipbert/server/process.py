@@ -149,6 +149,7 @@ def _open(settings: ServerSettings) -> socket.socket:
         opened = socket.socket(family, socket.SOCK_STREAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
+        opened.listen(BACKLOG)  # clients that connect while the models load wait for their answer
         opened.set_inheritable(True)
     except OSError as error:
         remedy = (

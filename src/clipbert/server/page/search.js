@@ -83,6 +83,7 @@ export function startSearching(info) {
   byId("search-form").addEventListener("submit", search);
   byId("watch-close").addEventListener("click", () => byId("watch").close());
   byId("watch").addEventListener("close", () => {
+    if (byId("watch").open) return;  // the event comes late: another moment is open already
     byId("watch-video").pause();
     byId("watch-video").removeAttribute("src");
     byId("watch-video").load();
