@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from invoked_commands import fail, run
 from PIL import Image
 from small_releases import releaser, save_model, scored_items
-from typer.testing import CliRunner
 
 from clipbert import pipeline
-from clipbert.cli.main import app
 from clipbert.cli.model_choice import choose_model
 from clipbert.errors import ClipBertError
 from clipbert.project import Project
@@ -31,19 +30,6 @@ def root(tmp_path: Path, tiny_video: Callable[..., Path], monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     tiny_video(tmp_path / "a.mp4")
     return tmp_path
-
-
-def run(*arguments: str) -> str:
-    done = CliRunner().invoke(app, list(arguments))
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def fail(*arguments: str) -> str:
-    """Return the message of a command that a user called with something wrong."""
-    done = CliRunner().invoke(app, list(arguments))
-    assert isinstance(done.exception, ClipBertError), done.output
-    return str(done.exception)
 
 
 def run_json(*arguments: str) -> dict[str, Any]:

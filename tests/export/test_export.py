@@ -16,7 +16,7 @@ from small_model import TEXTS, save_small_model
 from clipbert import pipeline
 from clipbert.errors import ClipBertError
 from clipbert.export import write
-from clipbert.export.write import export_model, read_settings
+from clipbert.export.write import export_model
 from clipbert.model import (
     ClipBertForCaptioning,
     ClipBertForMultipleChoice,
@@ -97,7 +97,7 @@ def test_the_example_gives_the_pipelines_answers_without_torch(tmp_path: Path, t
 def test_a_program_of_torch_export_runs_with_other_sizes(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model", ClipBertForRetrieval, projection_size=8)
     export_model(folder, tmp_path / "export", "pt2")
-    settings = read_settings(tmp_path / "export")
+    settings = json.loads((tmp_path / "export" / "export.json").read_text())
     assert not (tmp_path / "export" / "example.py").exists()
     model = pipeline("retrieval", folder).model
     encode = torch.export.load(tmp_path / "export" / settings["parts"]["vision_encoder"]["file"]).module()

@@ -5,28 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from invoked_commands import fail, run
 
-from clipbert.cli.main import app
-from clipbert.errors import ClipBertError
 from clipbert.search import SearchIndex
 
 pytestmark = pytest.mark.slow  # decodes files in other processes
 
 TEXT = "a red square moves left"
-
-
-def run(*arguments: str) -> str:
-    done = CliRunner().invoke(app, list(arguments))
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def fail(*arguments: str) -> str:
-    """Return the message of a command that a user called with something wrong."""
-    done = CliRunner().invoke(app, list(arguments))
-    assert isinstance(done.exception, ClipBertError), done.output
-    return str(done.exception)
 
 
 @pytest.fixture

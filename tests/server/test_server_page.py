@@ -9,7 +9,7 @@ from clipbert_server import RunningServer, running_server
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium"),
+    pytest.mark.skipif(find_chromium() is None, reason="needs Chromium"),
 ]
 
 KEY = "0123456789abcdef-secret"

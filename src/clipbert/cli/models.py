@@ -8,6 +8,7 @@ import typer
 
 from clipbert.cli.model_choice import choose_model
 from clipbert.cli.options import project
+from clipbert.cli.use import Model
 from clipbert.config.tasks import task_names
 from clipbert.console import console
 from clipbert.errors import ClipBertError, ModelFolderError
@@ -65,15 +66,7 @@ def convert(
 )
 def export(
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="The folder to write.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            help="A model folder, a registered version (models:/NAME@champion) or a hub id. Default: the first task's "
-            "champion, else the last trained model of the project.",
-        ),
-    ] = None,
+    model: Model = None,
     form: Annotated[str, typer.Option("--format", help="onnx, or pt2 for a program of torch.export.")] = "onnx",
 ) -> None:
     """Export a model as ONNX or torch.export files, checked against the model."""
@@ -98,14 +91,7 @@ def export(
 )
 def push(
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A repository of the hub; made if missing.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            help="A model folder or a registered version (models:/NAME@champion), whose card has the test results.",
-        ),
-    ] = None,
+    model: Model = None,
     license_name: Annotated[
         str, typer.Option("--license", help="Licence of the weights by the hub's identifiers, such as cc-by-4.0.")
     ] = "unknown",

@@ -10,6 +10,7 @@ import typer
 
 from clipbert.cli.model_choice import ChosenModel, choose_model
 from clipbert.cli.options import project
+from clipbert.cli.use import PANEL, AsJson, Model
 from clipbert.console import console
 from clipbert.errors import ClipBertError
 
@@ -19,21 +20,11 @@ if TYPE_CHECKING:
 
 index_group = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 searching = typer.Typer(rich_markup_mode="markdown")
-PANEL = "Use"
 TASKS = ("retrieval",)
 SHOWN_FAILURES = 5
 
 Index = Annotated[
     Path | None, typer.Option("--index", metavar="DIR", help="The folder of the index. Default: artifacts/search.")
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="MODEL",
-        help="A model folder, a registered version (models:/NAME@champion) or a hub id. Default: the champion, else "
-        "the last trained model of retrieval.",
-    ),
 ]
 Metadata = Annotated[
     Path | None,
@@ -43,7 +34,6 @@ Executor = Annotated[
     str, typer.Option("--executor", metavar="local|dask://HOST:PORT", help="Where the vectors are made.")
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Decoder processes. Default: one per core.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @index_group.callback()

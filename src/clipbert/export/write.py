@@ -3,7 +3,6 @@
 import contextlib
 import importlib.metadata
 import io
-import json
 import logging
 import shutil
 import warnings
@@ -20,10 +19,11 @@ from torch import Tensor
 from clipbert import __version__
 from clipbert.errors import ClipBertError, first_line
 from clipbert.export.parts import BATCH, CLIPS, LENGTH, MOST, SIZES, Part, export_parts, similarity_constants
-from clipbert.files.atomic import atomic_directory, sha256_file, write_json
+from clipbert.files.atomic import atomic_directory, write_json
 from clipbert.files.checksums import write_checksums
 from clipbert.inference.pipelines import pipeline
 from clipbert.model.processor import PAD_TO_MULTIPLE_OF
+from clipbert.model.weights.init_from import digest
 
 FORMATS = ("onnx", "pt2")
 TOLERANCE = 1e-4  # largest difference from the model, relative to the largest value where that is above 1
@@ -76,11 +76,12 @@ def export_model(
     model, processor = loaded.model.eval(), loaded.processor
     written: list[ExportedPart] = []
     with atomic_directory(out) as fresh:
-        for part in export_parts(model, processor):
+        parts = export_parts(model, processor)
+        for part in parts:
             progress(f"{part.name}: {part.about}")
             written.append(_export_part(part, model, fresh, form))
         _copy_tokenizers(folder, fresh)
-        write_json(fresh / SETTINGS, _settings(loaded, folder, form, written), sort_keys=False)
+        write_json(fresh / SETTINGS, _settings(loaded, folder, form, parts, written), sort_keys=False)
         if form == "onnx":
             shutil.copyfile(Path(__file__).with_name(EXAMPLE), fresh / EXAMPLE)
         write_checksums(fresh, [path for path in sorted(fresh.rglob("*")) if path.is_file()])
@@ -195,16 +196,15 @@ def _tuple(value: Any) -> tuple[Tensor, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _settings(loaded: Any, folder: Path, form: str, written: list[ExportedPart]) -> dict[str, Any]:
+def _settings(loaded: Any, folder: Path, form: str, parts: list[Part], written: list[ExportedPart]) -> dict[str, Any]:
     """Return what a program needs to know to use the files."""
     model, processor = loaded.model, loaded.processor
-    parts = export_parts(model, processor)
     tokenizer = processor.tokenizer
     settings: dict[str, Any] = {
         "format": form,
         "task": loaded.task,
         "model": type(model).__name__,
-        "model_sha256": sha256_file(folder / "config.json"),
+        "model_sha256": digest(folder),
         "clipbert": __version__,
         "torch": importlib.metadata.version("torch"),
         "frames": processor.candidates.model_dump(include={"fps", "size", "max_frames", "sampling"}),
@@ -244,19 +244,6 @@ def _copy_tokenizers(folder: Path, out: Path) -> None:
     for other in folder.iterdir():
         if other.is_dir() and any(other.glob("*tokenizer*")):
             shutil.copytree(other, out / other.name)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Return `export.json` of an export.
-
-    Raises:
-        ClipBertError: the folder holds no export.
-    """
-    path = folder / SETTINGS
-    if not path.is_file():
-        raise ClipBertError(f"{path}: not found: expected a folder that `clipbert export` wrote.")
-    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return settings
 
 
 @contextlib.contextmanager

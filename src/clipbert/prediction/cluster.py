@@ -1,12 +1,10 @@
 """Prediction of blocks on a Dask cluster: each worker process loads the model once."""
 
-import collections
 import contextlib
 import functools
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from clipbert.config.schema import FramesParams
 from clipbert.errors import ClipBertError
@@ -16,8 +14,6 @@ from clipbert.frame_cache.cluster import open_cluster
 from clipbert.inference.pipelines import pipeline
 from clipbert.prediction.block import Block, BlockPredictor, Result
 
-BLOCKS_PER_WORKER = 2  # submitted at a time
-POLL_S = 1.0
 _lock = threading.Lock()
 
 
@@ -61,10 +57,10 @@ class DaskPredictor:
         sums = folder / CHECKSUMS
         if not sums.is_file():
             raise ClipBertError(f"{sums}: not found: workers check the model by it. Run: clipbert checksum {folder}")
-        self.address = address
-        self.arguments = (str(folder), task, str(media), sha256_file(sums))
+        self._arguments = (str(folder), task, str(media), sha256_file(sums))
         self._opened = contextlib.ExitStack()
-        self.client = self._opened.enter_context(open_cluster(FramesParams(executor=address))).client
+        params = FramesParams(executor=address)
+        self._dask = self._opened.enter_context(open_cluster(params, command="clipbert predict"))
 
     def close(self) -> None:
         """Disconnect."""
@@ -74,39 +70,6 @@ class DaskPredictor:
         """Yield each block with the results of its rows.
 
         Raises:
-            ClipBertError: the scheduler is lost, or a worker cannot predict.
+            ClipBertError: the scheduler is lost, its workers die, or a worker cannot predict.
         """
-        pending: collections.deque[tuple[Block, Any]] = collections.deque()
-        most = BLOCKS_PER_WORKER * max(1, len(self.client.nthreads()))
-        try:
-            for block in blocks:
-                pending.append((block, self.client.submit(predict_there, block, *self.arguments, pure=False)))
-                if len(pending) >= most:
-                    yield self._settle(*pending.popleft())
-            while pending:
-                yield self._settle(*pending.popleft())
-        finally:
-            for _, future in pending:
-                future.cancel()
-
-    def _settle(self, block: Block, future: Any) -> tuple[Block, list[Result]]:
-        from distributed import KilledWorker
-        from distributed.client import FutureCancelledError
-
-        ended = threading.Event()
-        future.add_done_callback(lambda _: ended.set())
-        try:
-            while not ended.wait(POLL_S):
-                if self.client.status != "running":
-                    raise ConnectionError(f"client {self.client.status}")
-            return block, future.result()
-        except KilledWorker as error:
-            raise ClipBertError(
-                f"{self.address}: several workers died while predicting {block.rows[0].get('video')} and others "
-                f"({error}). Look at their logs; give them more memory."
-            ) from error
-        except (OSError, FutureCancelledError) as error:
-            raise ClipBertError(
-                f"{self.address}: the connection to the scheduler was lost ({error}). What was predicted is kept; "
-                "rerun the command."
-            ) from error
+        return self._dask.map(predict_there, blocks, lambda block: str(block.rows[0].get("video")), *self._arguments)

@@ -115,7 +115,7 @@ def add_videos(
         as those of `build_index`.
 
     Raises:
-        ClipBertError: as `build_index`, or there is no index.
+        ClipBertError: as `build_index`, or the index is missing.
     """
     if not videos:
         raise ClipBertError(f"{folder}: no videos to add: expected at least one.")
@@ -130,7 +130,7 @@ def remove_videos(folder: Path, names: Iterable[str]) -> int:
     """Remove videos from an index by their names or folders of names, and return how many.
 
     Raises:
-        ClipBertError: there is no index, or no such video in it.
+        ClipBertError: the index is missing, or does not contain the video.
     """
     with open_writer(folder, None) as writer:
         gone: set[str] = set()

@@ -60,7 +60,7 @@ class SearchIndex:
                 are read.
 
         Raises:
-            ClipBertError: there is no index, or it is damaged.
+            ClipBertError: the index is missing or damaged.
         """
         folder = Path(folder)
         for _ in range(ATTEMPTS):

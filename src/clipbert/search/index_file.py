@@ -95,7 +95,7 @@ def read_state(folder: Path) -> IndexState:
     """Read the state of an index.
 
     Raises:
-        ClipBertError: there is no index, or it is damaged or of another version.
+        ClipBertError: the index is missing, damaged or of another version.
     """
     path = folder / INDEX_FILE
     if not path.is_file():

@@ -88,7 +88,7 @@ def from_manifest(manifest_dir: Path, data: Path) -> list[VideoSource]:
         data: the folder of the media.
 
     Raises:
-        ClipBertError: there is no manifest, it is damaged, or it is empty.
+        ClipBertError: the manifest is missing, damaged or empty.
     """
     from clipbert.data.manifest import read_video_columns
 

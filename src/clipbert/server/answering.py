@@ -143,7 +143,7 @@ class Answering:
         """Yield the video of a request; an upload is removed after the block.
 
         Raises:
-            ApiError: there is none, or it cannot be used.
+            ApiError: the request names no video, or one that cannot be used.
         """
         async with AsyncExitStack() as stack:
             self.models.preparing += 1
@@ -210,7 +210,7 @@ class Answering:
         """Return a frame of an indexed video as JPEG.
 
         Raises:
-            ApiError: there is no such video, or it cannot be decoded.
+            ApiError: the video is not in the index or cannot be decoded.
         """
         async with self.models.use("match") as model:
             deadline = time.monotonic() + self.settings.limits.request_s

@@ -38,7 +38,7 @@ class Library:
         """Return the `SearchIndex` as it is now.
 
         Raises:
-            ApiError: 404 where there is none, or it is damaged.
+            ApiError: 404 for a missing or damaged index.
         """
         if self._folder is None or not self.exists:
             raise ApiError(404, "no_index", NO_INDEX)
@@ -102,7 +102,7 @@ class Library:
         """Return the frame of a video at a time as JPEG.
 
         Raises:
-            ApiError: 404 where there is no such video, 422 where it cannot be decoded.
+            ApiError: 404 for a video that is not in the index, 422 for one that cannot be decoded.
         """
         import numpy as np
         from PIL import Image

@@ -79,7 +79,7 @@ def find_file(roots: Sequence[Path], given: str, limits: Limits) -> VideoFile:
         given: relative to a root, or absolute.
 
     Raises:
-        ApiError: 404 where there is no such file, 413 where it is too large, 422 for a URL.
+        ApiError: 404 for a missing file, 413 for one that is too large, 422 for a URL.
     """
     if "://" in given or given[:5].lower() == "data:":
         raise ApiError(422, "url", f"path is {given!r:.100}: URLs are not fetched. Upload the file as `video`.")
